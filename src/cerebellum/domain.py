@@ -1,0 +1,213 @@
+"""The nouns. Frozen, comparable, without behaviour that touches files or llama.cpp."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cerebellum.keys import content_key
+from cerebellum.quants import TYPES, QuantType
+
+Tokens = npt.NDArray[np.int32]
+
+_BLOCK_NAME = re.compile(r"^blk\.(\d+)\.(.+)$")
+
+
+def role_of(name: str) -> str:
+    """A tensor's role: its name without block number and ``.weight`` (``blk.3.ffn_gate.weight`` → ``ffn_gate``)."""
+    found = _BLOCK_NAME.match(name)
+    return (found[2] if found else name).removesuffix(".weight")
+
+
+def block_of(name: str) -> int | None:
+    """The block number in a tensor's name, or None for tensors outside the blocks."""
+    found = _BLOCK_NAME.match(name)
+    return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a GGUF. ``shape`` is ggml's order: the row length comes first."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: str
+
+    @property
+    def role(self) -> str:
+        return role_of(self.name)
+
+    @property
+    def block(self) -> int | None:
+        return block_of(self.name)
+
+    @property
+    def row_length(self) -> int:
+        return self.shape[0]
+
+    @property
+    def n_elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def n_bytes(self) -> int:
+        return self.bytes_as(TYPES[self.type])
+
+    def bytes_as(self, quant: QuantType) -> int:
+        """Bytes this tensor takes when stored as ``quant``."""
+        return quant.n_bytes(self.n_elements)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What a GGUF file says of itself: enough to plan with, no weights."""
+
+    path: Path
+    architecture: str
+    name: str
+    n_blocks: int
+    ftype: str | None
+    context_length: int
+    tensors: tuple[Tensor, ...]
+    file_bytes: int
+    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Tensor name → type name, for every tensor."""
+        return {t.name: t.type for t in self.tensors}
+
+    @property
+    def tensor_bytes(self) -> int:
+        return sum(t.n_bytes for t in self.tensors)
+
+    @property
+    def n_weights(self) -> int:
+        return sum(t.n_elements for t in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8.0 * self.tensor_bytes / self.n_weights
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether any matrix is stored in a quantized type: such a file can only be quantized a second time."""
+        return any(TYPES[t.type].quantized for t in self.tensors)
+
+    def tensor(self, name: str) -> Tensor | None:
+        return next((t for t in self.tensors if t.name == name), None)
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Swap:
+    """One tensor stored in another type. ``type`` is the type really stored, never one that falls back."""
+
+    tensor: str
+    type: str
+
+
+Swaps = tuple[Swap, ...]
+
+
+def swaps_of(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> Swaps:
+    """Swaps in canonical order from ``{tensor: type}``."""
+    items = pairs.items() if isinstance(pairs, Mapping) else pairs
+    return tuple(sorted(Swap(tensor, kind) for tensor, kind in items))
+
+
+class TrialKind(enum.StrEnum):
+    """What a trial is for."""
+
+    BASE = "base"
+    SINGLE = "single"
+    RECIPE = "recipe"
+    BLANKET = "blanket"
+    RANDOM = "random"
+    REQUANTIZED = "requantized"
+    REFERENCE = "reference"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A named set of swaps away from the base: one thing that can be measured."""
+
+    label: str
+    kind: TrialKind
+    swaps: Swaps = ()
+
+    def types(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Every tensor's realized type in this trial, given the base file's."""
+        return {**base, **{s.tensor: s.type for s in self.swaps}}
+
+    def key(self, base: Mapping[str, str]) -> str:
+        """Content key of the realized types: two labels that store the same types are one trial."""
+        return content_key("types", self.types(base))
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """``tokens`` int32 [n_ctx], first one already BOS where the vocabulary wants it; ``id`` is its place in the text."""
+
+    id: int
+    tokens: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """A tokenized text, cut into consecutive chunks of ``n_ctx`` tokens as ``llama-perplexity`` does."""
+
+    name: str
+    text_sha256: str
+    tokens_sha256: str
+    n_ctx: int
+    tokens: Tokens = field(repr=False, compare=False)
+    bos: int | None
+
+    @property
+    def n_chunks(self) -> int:
+        return len(self.tokens) // self.n_ctx
+
+    def chunk(self, number: int) -> Chunk:
+        """Chunk ``number`` with its first token replaced by BOS where the vocabulary wants one."""
+        if not 0 <= number < self.n_chunks:
+            raise IndexError(f"{self.name} has {self.n_chunks} chunks of {self.n_ctx} tokens, no chunk {number}")
+        tokens = self.tokens[number * self.n_ctx : (number + 1) * self.n_ctx].copy()
+        if self.bos is not None:
+            tokens[0] = self.bos
+        return Chunk(number, tokens)
+
+    def chunks(self, numbers: Sequence[int]) -> list[Chunk]:
+        return [self.chunk(number) for number in numbers]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkScore:
+    """Sums over the scored tokens of one chunk, in nats; divide once, at the end.
+
+    ``tempered`` holds the NLL sums at `cerebellum.metrics.INVERSE_TEMPERATURES`. The KL fields are None where no
+    reference was given: ``kld`` is the sum of KL(reference ‖ trial), ``kld_slack`` how much larger the true sum could be
+    (0 in exact mode), ``same_top`` counts tokens whose most likely next token agrees, ``dp``, ``dp2`` and ``dp4`` are sums of
+    powers of the change in the true token's probability, ``kld_tokens`` the per-token values (float32) for the tail.
+    """
+
+    chunk: int
+    n_tokens: int
+    nll: float
+    nll2: float
+    tempered: tuple[float, ...] = ()
+    kld: float | None = None
+    kld2: float | None = None
+    kld_slack: float | None = None
+    same_top: int | None = None
+    dp: float | None = None
+    dp2: float | None = None
+    dp4: float | None = None
+    kld_tokens: bytes | None = field(default=None, repr=False)

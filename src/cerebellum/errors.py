@@ -1,0 +1,86 @@
+"""The error tree. Every failure that a user can meet is one of these, and says what, which and what to do.
+
+    CerebellumError                 exit 1   anything we raise on purpose
+    ├── InputError                  exit 2   what was given can't be used
+    │   ├── ModelFileError                   not a GGUF, truncated, wrong architecture
+    │   ├── TextError                        empty, too short, not UTF-8
+    │   ├── TypeChoiceError                  unknown type or ftype, a type the row can't hold, imatrix missing
+    │   ├── TensorChoiceError                unknown tensor, role or block
+    │   └── OverrideError                    an override line that is malformed, hits nothing or hits too much
+    ├── OutputError                 exit 3   a folder that can't be written, a full disk
+    ├── EngineError                 exit 4   llama.cpp refused or failed; names the trial
+    │   └── EngineDied                       the native process is gone (abort, kill); names the trial
+    ├── StudyError                  exit 5   a foreign, newer or damaged study database
+    ├── ProofError                  exit 6   the written file is not what was measured
+    └── RefusedError                exit 7   a policy refuses to choose (perplexity not valid, say)
+
+Exit code 130 is Ctrl-C: what was measured is kept and the same command goes on.
+"""
+
+from __future__ import annotations
+
+
+class CerebellumError(Exception):
+    """Base of every error raised on purpose; ``exit_code`` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(CerebellumError):
+    """Something the user gave can't be used."""
+
+    exit_code = 2
+
+
+class ModelFileError(InputError):
+    """A model file that isn't a whole GGUF, or whose architecture llama.cpp doesn't know."""
+
+
+class TextError(InputError):
+    """A text that is missing, empty, not UTF-8, or shorter than what the measurement needs."""
+
+
+class TypeChoiceError(InputError):
+    """A quantization type that is unknown, that the row can't hold, or that needs an importance matrix."""
+
+
+class TensorChoiceError(InputError):
+    """A tensor, role or block that the model doesn't have."""
+
+
+class OverrideError(InputError):
+    """An override that is malformed, hits no tensor, or hits more than it says."""
+
+
+class OutputError(CerebellumError):
+    """Something couldn't be written: the folder, the disk, the file."""
+
+    exit_code = 3
+
+
+class EngineError(CerebellumError):
+    """llama.cpp refused or failed; the message names the trial."""
+
+    exit_code = 4
+
+
+class EngineDied(EngineError):
+    """The process that holds llama.cpp ended by itself: an abort, a signal, out of memory."""
+
+
+class StudyError(CerebellumError):
+    """A study database that is of another model, of a newer version, or damaged."""
+
+    exit_code = 5
+
+
+class ProofError(CerebellumError):
+    """The written file isn't what was planned or measured."""
+
+    exit_code = 6
+
+
+class RefusedError(CerebellumError):
+    """A policy that refuses to choose, with its reason."""
+
+    exit_code = 7

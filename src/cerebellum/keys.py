@@ -1,0 +1,40 @@
+"""Canonical JSON and tagged content hashes: two things share a key only if nothing that can change a number differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cerebellum.errors import InputError
+
+_BLOCK = 1 << 22
+
+
+def canonical_json(value: Any) -> str:
+    """``value`` as JSON with sorted keys and no spaces. Raises `ValueError` on NaN or infinity."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_key(tag: str, value: Any) -> str:
+    """``tag:`` and the first 40 hex digits of the sha256 of the tag and the canonical JSON of ``value``."""
+    digest = hashlib.sha256(f"{tag}\n{canonical_json(value)}".encode()).hexdigest()
+    return f"{tag}:{digest[:40]}"
+
+
+def sha256_bytes(data: bytes | memoryview) -> str:
+    """Hex sha256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks. Raises `InputError` if it can't be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"can't read {path}: {error.strerror or error}") from error
+    return digest.hexdigest()

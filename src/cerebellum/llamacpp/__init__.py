@@ -1,0 +1,1 @@
+"""Adapters around llama.cpp. Nothing outside this folder touches ctypes."""
