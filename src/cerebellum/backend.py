@@ -1,0 +1,104 @@
+"""The seam around llama.cpp: what the rest of the code knows of it. `cerebellum.llamacpp` is the real thing, `cerebellum.testing` a fake.
+
+Two ports. A **Backend** opens models and writes files; it is picklable and holds nothing open. An **Engine** is one opened model:
+it tokenizes, and it scores chunks of text with any set of tensors stored in other types. Whoever implements it promises:
+
+* *exact*: the sums of ``score(swaps, chunks)`` equal, bit for bit, those of a file written with these types and opened fresh;
+* *memoryless*: no call's result depends on the calls before it;
+* *closed*: logits stay inside; per-chunk sums come out, one by one, as they are known;
+* *named*: a failure, a native abort included, is an `EngineError` that carries the label of the trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
+from cerebellum.reference import ReferenceStore
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything about opening a model that can change a number; all but ``n_threads`` is part of a measurement's key.
+
+    ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048; ``n_ubatch`` at most that.
+    """
+
+    n_ctx: int = 2048
+    n_batch: int | None = None
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    n_gpu_layers: int = 0
+    flash_attention: bool | None = None
+
+    def as_key(self) -> dict[str, Any]:
+        """The part that can change a number."""
+        return {
+            "n_ctx": self.n_ctx,
+            "n_batch": self.n_batch,
+            "n_ubatch": self.n_ubatch,
+            "n_gpu_layers": self.n_gpu_layers,
+            "flash_attention": self.flash_attention,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the weights of swapped tensors come from: ``weights`` is a GGUF (the unquantized source, or the base itself)."""
+
+    weights: Path
+    imatrix: Path | None = None
+
+
+class Engine(Protocol):
+    """One opened model."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Tensors of the file that no forward pass reads: swapping one can change nothing."""
+        ...
+
+    def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
+        """Tokenize as llama-perplexity does. Raises `TextError` where the text has no two chunks of ``n_ctx``."""
+        ...
+
+    def score(
+        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+    ) -> Iterator[ChunkScore]:
+        """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``."""
+        ...
+
+    def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
+        """Keep this model's rows of ``chunks`` in ``store`` as a reference; yields each chunk's id when it's safe."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Opens models and writes files."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the build: two results are comparable only if it is the same."""
+        ...
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> Engine:
+        """Open a GGUF. Raises `ModelFileError` or `EngineError`."""
+        ...
+
+    def types(self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]], imatrix: Path | None) -> Mapping[str, str]:
+        """The type each tensor would really get (a dry run): tensor name → type name."""
+        ...
+
+    def quantize(
+        self, source: Path, out: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
+    ) -> None:
+        """Write ``out`` with llama.cpp's own quantizer. Raises `EngineError` or `OutputError`; leaves nothing half-written."""
+        ...

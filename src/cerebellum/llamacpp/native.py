@@ -1,0 +1,182 @@
+"""ctypes access to ggml and llama.cpp: the structs, the functions, the log. No policy here.
+
+`struct ggml_tensor` is public (ggml.h), so a weight's type, strides and data can be read and replaced; `check_layout` compares what
+we read through this struct with what the library's own functions say, so that a changed layout is an error and never a wrong number.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes as C
+import functools
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import llama_cpp.llama_cpp as lc
+
+from cerebellum.errors import EngineError
+
+MAX_DIMS, MAX_SRC = 4, 10
+OP_NONE = 0
+USAGE_WEIGHTS = 1
+
+
+class Tensor(C.Structure):
+    """`struct ggml_tensor` of ggml.h."""
+
+    _fields_ = (
+        ("type", C.c_int),
+        ("buffer", C.c_void_p),
+        ("ne", C.c_int64 * MAX_DIMS),
+        ("nb", C.c_size_t * MAX_DIMS),
+        ("op", C.c_int),
+        ("op_params", C.c_int32 * 16),
+        ("flags", C.c_int32),
+        ("src", C.c_void_p * MAX_SRC),
+        ("view_src", C.c_void_p),
+        ("view_offs", C.c_size_t),
+        ("data", C.c_void_p),
+        ("name", C.c_char * 64),
+        ("extra", C.c_void_p),
+        ("pad", C.c_char * 8),
+    )
+
+
+class InitParams(C.Structure):
+    """`struct ggml_init_params` of ggml.h."""
+
+    _fields_ = (("mem_size", C.c_size_t), ("mem_buffer", C.c_void_p), ("no_alloc", C.c_bool))
+
+
+TO_FLOAT = C.CFUNCTYPE(None, C.c_void_p, C.c_void_p, C.c_int64)
+
+
+class TypeTraits(C.Structure):
+    """`struct ggml_type_traits` of ggml.h, up to the function that turns a row into floats."""
+
+    _fields_ = (
+        ("type_name", C.c_char_p),
+        ("block_size", C.c_int64),
+        ("block_size_interleave", C.c_int64),
+        ("type_size", C.c_size_t),
+        ("is_quantized", C.c_bool),
+        ("to_float", C.c_void_p),
+    )
+
+
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_row_size": (C.c_size_t, (C.c_int, C.c_int64)),
+    "ggml_type_size": (C.c_size_t, (C.c_int,)),
+    "ggml_blck_size": (C.c_int64, (C.c_int,)),
+    "ggml_type_name": (C.c_char_p, (C.c_int,)),
+    "ggml_nbytes": (C.c_size_t, (C.c_void_p,)),
+    "ggml_get_name": (C.c_char_p, (C.c_void_p,)),
+    "ggml_get_data": (C.c_void_p, (C.c_void_p,)),
+    "ggml_nrows": (C.c_int64, (C.c_void_p,)),
+    "ggml_get_type_traits": (C.POINTER(TypeTraits), (C.c_int,)),
+    "ggml_fp16_to_fp32_row": (None, (C.c_void_p, C.c_void_p, C.c_int64)),
+    "ggml_bf16_to_fp32_row": (None, (C.c_void_p, C.c_void_p, C.c_int64)),
+    "ggml_quantize_init": (None, (C.c_int,)),
+    "ggml_quantize_requires_imatrix": (C.c_bool, (C.c_int,)),
+    "ggml_quantize_chunk": (
+        C.c_size_t,
+        (C.c_int, C.c_void_p, C.c_void_p, C.c_int64, C.c_int64, C.c_int64, C.c_void_p),
+    ),
+    "ggml_validate_row_data": (C.c_bool, (C.c_int, C.c_void_p, C.c_size_t)),
+    "ggml_init": (C.c_void_p, (InitParams,)),
+    "ggml_free": (None, (C.c_void_p,)),
+    "ggml_tensor_overhead": (C.c_size_t, ()),
+    "ggml_new_tensor": (C.c_void_p, (C.c_void_p, C.c_int, C.c_int, C.POINTER(C.c_int64))),
+    "ggml_backend_tensor_set": (None, (C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)),
+    "ggml_backend_tensor_get": (None, (C.c_void_p, C.c_void_p, C.c_size_t, C.c_size_t)),
+    "ggml_backend_buffer_get_type": (C.c_void_p, (C.c_void_p,)),
+    "ggml_backend_buffer_set_usage": (None, (C.c_void_p, C.c_int)),
+    "ggml_backend_buffer_is_host": (C.c_bool, (C.c_void_p,)),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (C.c_void_p, (C.c_void_p, C.c_void_p)),
+    "ggml_backend_buffer_free": (None, (C.c_void_p,)),
+}
+
+
+def library_folder() -> Path:
+    """The folder of llama-cpp-python's bundled libraries."""
+    return Path(llama_cpp.__file__).parent / "lib"
+
+
+@functools.cache
+def ggml() -> Any:
+    """libggml-base with typed functions. Raises `EngineError` where llama-cpp-python doesn't bundle it."""
+    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
+    path = library_folder() / name
+    try:
+        library = C.CDLL(str(path))
+    except OSError as error:
+        raise EngineError(f"llama-cpp-python has no usable {name}: {error}; reinstall it") from error
+    for function, (result, arguments) in _SIGNATURES.items():
+        getattr(library, function).restype = result
+        getattr(library, function).argtypes = arguments
+    return library
+
+
+@functools.cache
+def build_id() -> str:
+    """Identity of the native build: package version, what its CPU code was compiled for, and a hash of its libraries."""
+    digest = hashlib.sha256()
+    for path in sorted(library_folder().iterdir()):
+        if "ggml" in path.name or path.name.startswith(("libllama.", "llama.")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    digest.update(lc.llama_print_system_info())
+    return f"llama-cpp-python {llama_cpp.__version__} ({digest.hexdigest()[:16]})"
+
+
+def tensor_at(pointer: int) -> Tensor:
+    """The struct at an address; changes to it are changes to the library's tensor."""
+    return C.cast(pointer, C.POINTER(Tensor)).contents
+
+
+class NativeLog:
+    """Keeps the last lines that llama.cpp logged, quietly. One for the process; install with `install`."""
+
+    def __init__(self, keep: int = 20_000) -> None:
+        self.lines: collections.deque[str] = collections.deque(maxlen=keep)
+        self._partial = ""
+        self._callback = lc.llama_log_callback(self._take)
+
+    def _take(self, level: int, text: bytes, _user: Any) -> None:
+        self._partial += text.decode("utf-8", "replace")
+        *whole, self._partial = self._partial.split("\n")
+        self.lines.extend(line for line in whole if line.strip())
+
+    def errors(self) -> str:
+        """The last few lines that look like an error, for a message."""
+        words = ("error", "failed", "unknown", "invalid", "missing", "unable", "unsupported", "wrong", "mismatch")
+        found = [line for line in self.lines if any(word in line.lower() for word in words)]
+        return "; ".join(line.strip() for line in found[-3:]) or "; ".join(list(self.lines)[-2:])
+
+
+@functools.cache
+def native_log() -> NativeLog:
+    """Start the backend once and take its log."""
+    log = NativeLog()
+    lc.llama_log_set(log._callback, C.c_void_p(0))
+    lc.llama_backend_init()
+    return log
+
+
+def check_layout(pointer: int) -> None:
+    """Compare a weight read through `Tensor` with the library's own answers. Raises `EngineError` if they differ."""
+    t, library = tensor_at(pointer), ggml()
+    data = library.ggml_get_data(pointer)
+    rows = t.ne[1] * t.ne[2] * t.ne[3]
+    same = (
+        t.name == library.ggml_get_name(pointer)
+        and t.data == data
+        and rows == library.ggml_nrows(pointer)
+        and t.nb[1] == library.ggml_row_size(t.type, t.ne[0])
+        and t.nb[1] * rows == library.ggml_nbytes(pointer)
+    )
+    if not same:
+        raise EngineError("this llama.cpp lays out struct ggml_tensor differently; install the pinned llama-cpp-python")

@@ -1,0 +1,188 @@
+"""The engine in a process of its own: a native abort becomes an error that names the trial, and the run goes on or ends cleanly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from cerebellum.backend import Settings, Sources
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
+from cerebellum.errors import EngineDied, EngineError
+from cerebellum.reference import ReferenceStore
+
+
+class Child:
+    """A worker process and the two pipes to it. Not safe to share between threads."""
+
+    def __init__(self, what: str) -> None:
+        """``what`` names the work in messages until a call gives a better name."""
+        self._what = what
+        self._stderr = tempfile.TemporaryFile()
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cerebellum.llamacpp.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stream(self, label: str, method: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        """Call ``method`` and yield its items, then return its value. Errors carry ``label``."""
+        self._send(label, (method, args, kwargs))
+        finished = False
+        try:
+            while True:
+                kind, value = self._receive(label)
+                if kind == "item":
+                    yield value
+                    continue
+                finished = True
+                if kind == "error":
+                    raise self._named(value, label)
+                return value
+        finally:
+            if not finished and self._process.poll() is None:
+                self.kill()
+
+    def call(self, label: str, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call ``method`` and return its value."""
+        stream = self.stream(label, method, *args, **kwargs)
+        while True:
+            try:
+                next(stream)
+            except StopIteration as end:
+                return end.value
+
+    def _send(self, label: str, message: Any) -> None:
+        assert self._process.stdin is not None
+        try:
+            pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError) as error:
+            raise self._death(label) from error
+
+    def _receive(self, label: str) -> tuple[str, Any]:
+        assert self._process.stdout is not None
+        try:
+            return cast(tuple[str, Any], pickle.load(self._process.stdout))
+        except (EOFError, pickle.UnpicklingError, ConnectionError) as error:
+            raise self._death(label) from error
+
+    def _named(self, error: Exception, label: str) -> Exception:
+        if isinstance(error, EngineError) and label and label not in str(error):
+            return type(error)(f"{label}: {error}")
+        return error
+
+    def _death(self, label: str) -> EngineDied:
+        code = self._process.wait()
+        try:
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        except ValueError:
+            how = f"signal {-code}"
+        said = self._last_words()
+        return EngineDied(f"{label or self._what}: llama.cpp's process died ({how}){': ' + said if said else ''}")
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        aborts = [line for line in lines if "GGML_ASSERT" in line or "abort" in line.lower()]
+        return (aborts or lines or [""])[-1].strip()[:400]
+
+    def kill(self) -> None:
+        """End the process now."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """Let the process end by itself; insist after a while."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._stderr.close()
+
+
+class EngineProcess:
+    """An `Engine` whose llama.cpp lives in a `Child`."""
+
+    def __init__(self, path: Path, settings: Settings, sources: Sources | None) -> None:
+        self._child = Child(f"opening {path.name}")
+        try:
+            self.n_vocab, self.unused = cast(
+                tuple[int, frozenset[str]], self._child.call(f"opening {path.name}", "open", path, settings, sources)
+            )
+        except BaseException:
+            self._child.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._child.pid
+
+    def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
+        return cast(Corpus, self._child.call(f"tokenizing {name}", "call", "corpus", name, text, n_ctx))
+
+    def score(
+        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+    ) -> Iterator[ChunkScore]:
+        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference)
+
+    def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
+        return self._child.stream("keeping the reference", "call", "capture", chunks, store)
+
+    def logits(self, swaps: Swaps, chunk: Chunk) -> Any:
+        """Scored rows float32 [n, vocabulary] of one chunk; for proofs."""
+        return self._child.call("logits", "call", "logits", swaps, chunk)
+
+    def close(self) -> None:
+        self._child.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaBackend:
+    """llama.cpp through llama-cpp-python. See `cerebellum.backend.Backend`."""
+
+    @property
+    def id(self) -> str:
+        return cast(str, self._once("asking llama.cpp for its build", "build_id"))
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
+        return EngineProcess(model, settings, sources)
+
+    def types(
+        self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
+    ) -> Mapping[str, str]:
+        label = f"planning {ftype} of {source.name}"
+        return cast(Mapping[str, str], self._once(label, "types", source, ftype, tuple(overrides), imatrix))
+
+    def quantize(
+        self, source: Path, out: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
+    ) -> None:
+        self._once(f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix)
+
+    def _once(self, label: str, method: str, *args: Any) -> Any:
+        child = Child(label)
+        try:
+            return child.call(label, method, *args)
+        finally:
+            child.close()

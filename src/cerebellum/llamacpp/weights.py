@@ -1,0 +1,132 @@
+"""The weights of an opened model: found once, and stored in other types and put back while the model stays open.
+
+A swapped tensor's data lives in a buffer of the same kind as the one it replaces (``ggml_backend_buffer_get_type``), allocated and
+filled through ggml's backend calls, so the same code serves CPU and GPU. Nothing is copied when swapping: the tensor's type, strides,
+buffer and data pointer are exchanged. A tied embedding may stand in the model as several structs of one name; all are exchanged.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes as C
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cerebellum.domain import Swaps
+from cerebellum.errors import EngineError
+from cerebellum.llamacpp import native
+from cerebellum.llamacpp.quantizer import Bytes
+from cerebellum.quants import quant_type
+
+_FIELDS = ("type", "buffer", "data", "extra")
+
+
+class Finder:
+    """An eval callback that notes every tensor a graph's nodes read, by name."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[int]] = {}
+        self._seen: set[int] = set()
+
+    def __call__(self, pointer: int, ask: bool, _user: Any) -> bool:
+        if ask:
+            self._note(native.tensor_at(pointer))
+        return False
+
+    def _note(self, node: native.Tensor) -> None:
+        for address in (*node.src, node.view_src):
+            if address and address not in self._seen:
+                self._seen.add(address)
+                leaf = native.tensor_at(address)
+                if leaf.op == native.OP_NONE and not leaf.view_src:
+                    self.found.setdefault(leaf.name.decode("utf-8", "replace"), []).append(address)
+
+
+@dataclass(slots=True)
+class Stored:
+    """A tensor's data in another type, in a buffer of its own."""
+
+    struct: native.Tensor
+    buffer: int
+    context: int
+    n_bytes: int
+
+    def free(self) -> None:
+        native.ggml().ggml_backend_buffer_free(self.buffer)
+        native.ggml().ggml_free(self.context)
+
+
+def store_like(old: native.Tensor, type_id: int, data: Bytes) -> Stored:
+    """Allocate and fill a tensor of ``old``'s shape and buffer type. Raises `EngineError` where memory runs out."""
+    library = native.ggml()
+    size = library.ggml_tensor_overhead() + 1024
+    context = library.ggml_init(native.InitParams(size, None, True))
+    shape = (C.c_int64 * native.MAX_DIMS)(*old.ne)
+    pointer = library.ggml_new_tensor(context, type_id, native.MAX_DIMS, shape)
+    kind = library.ggml_backend_buffer_get_type(old.buffer)
+    buffer = library.ggml_backend_alloc_ctx_tensors_from_buft(context, kind)
+    if not buffer:
+        library.ggml_free(context)
+        raise EngineError(f"no memory for {data.nbytes} bytes of {old.name.decode()} in another type")
+    library.ggml_backend_buffer_set_usage(buffer, native.USAGE_WEIGHTS)
+    if library.ggml_nbytes(pointer) != data.nbytes:
+        raise EngineError(f"{old.name.decode()} takes {library.ggml_nbytes(pointer)} bytes, {data.nbytes} were given")
+    library.ggml_backend_tensor_set(pointer, data.ctypes.data, 0, data.nbytes)
+    return Stored(native.tensor_at(pointer), buffer, context, data.nbytes)
+
+
+class Weights:
+    """The swappable weights of one model and a bounded cache of their data in other types."""
+
+    def __init__(self, found: dict[str, list[int]], make: Callable[[str, str], Bytes], cache_bytes: int) -> None:
+        """``make(tensor, type)`` gives the bytes; ``cache_bytes`` bounds what is kept of them after a swap ends."""
+        self.found = found
+        self._make = make
+        self._limit = cache_bytes
+        self._cache: collections.OrderedDict[tuple[str, str], Stored] = collections.OrderedDict()
+        self._in_force: Swaps = ()
+
+    @contextmanager
+    def swapped(self, swaps: Swaps) -> Iterator[None]:
+        """The model with ``swaps`` in force; the base's weights are back when the block ends, however it ends."""
+        if self._in_force:
+            raise EngineError("swaps are already in force")
+        kept: list[tuple[native.Tensor, tuple[Any, ...], list[int]]] = []
+        self._in_force = swaps
+        try:
+            for swap in swaps:
+                for pointer in self.found.get(swap.tensor, ()):
+                    target = native.tensor_at(pointer)
+                    new = self._stored(swap.tensor, swap.type, target).struct
+                    kept.append((target, tuple(getattr(target, name) for name in _FIELDS), list(target.nb)))
+                    _put(target, tuple(getattr(new, name) for name in _FIELDS), list(new.nb))
+            yield
+        finally:
+            for target, values, strides in reversed(kept):
+                _put(target, values, strides)
+            self._in_force = ()
+            self._trim()
+
+    def _stored(self, tensor: str, kind: str, like: native.Tensor) -> Stored:
+        key = (tensor, kind)
+        if key not in self._cache:
+            self._cache[key] = store_like(like, quant_type(kind).id, self._make(tensor, kind))
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def _trim(self) -> None:
+        while self._cache and sum(stored.n_bytes for stored in self._cache.values()) > self._limit:
+            self._cache.popitem(last=False)[1].free()
+
+    def close(self) -> None:
+        """Free every cached buffer."""
+        while self._cache:
+            self._cache.popitem()[1].free()
+
+
+def _put(target: native.Tensor, values: tuple[Any, ...], strides: list[int]) -> None:
+    for name, value in zip(_FIELDS, values, strict=True):
+        setattr(target, name, value)
+    target.nb[:] = strides

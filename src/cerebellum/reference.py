@@ -1,0 +1,68 @@
+"""The reference's scored rows on disk: one file a chunk, written whole or not at all, in the folder its key names.
+
+Complete rows (float32 logits) where the vocabulary is small, else the ``k`` largest logits of each row with the normalizer: a
+262,144-word vocabulary then takes 8 bytes × k a token instead of the 2 bytes × vocabulary of llama-perplexity's format.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cerebellum.errors import OutputError, StudyError
+from cerebellum.metrics import ReferenceRows
+
+#: Vocabularies up to this size are kept complete: exact, and at most 32 KiB a token.
+COMPLETE_UP_TO = 8192
+DEFAULT_K = 256
+
+
+def default_k(n_vocab: int) -> int | None:
+    """None (complete rows) for small vocabularies, else `DEFAULT_K`."""
+    return None if n_vocab <= COMPLETE_UP_TO else DEFAULT_K
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceStore:
+    """A folder of reference rows. Picklable: it travels to the engine's process, the rows never do."""
+
+    folder: Path
+    k: int | None
+
+    def path(self, chunk: int) -> Path:
+        return self.folder / f"chunk-{chunk:06d}.npz"
+
+    def has(self, chunk: int) -> bool:
+        return self.path(chunk).exists()
+
+    def write(self, chunk: int, rows: ReferenceRows) -> None:
+        """Save the rows of one chunk; all or nothing. Raises `OutputError`."""
+        arrays = {"logits": rows.logits, "lse": rows.lse, "target_nll": rows.target_nll, "top": rows.top}
+        if rows.ids is not None:
+            arrays["ids"] = rows.ids
+        partial = self.folder / f".chunk-{chunk:06d}.{os.getpid()}.partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as stream:
+                np.savez(stream, **arrays)
+            partial.replace(self.path(chunk))
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise OutputError(f"can't save reference rows in {self.folder}: {error.strerror or error}") from error
+
+    def read(self, chunk: int) -> ReferenceRows:
+        """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
+        try:
+            with np.load(self.path(chunk)) as found:
+                ids = found["ids"] if "ids" in found else None
+                return ReferenceRows(found["logits"], found["lse"], found["target_nll"], found["top"], ids)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise StudyError(f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again") from error
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes on disk so far."""
+        return sum(path.stat().st_size for path in self.folder.glob("chunk-*.npz"))
