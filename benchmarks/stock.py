@@ -104,7 +104,7 @@ def _downloaded(wanted: str, home: Path) -> Path:
 
 
 def _unpacked(sdist: Path, home: Path) -> Path:
-    """The vendored llama.cpp; unpacked beside its place and moved, so an interrupted unpacking isn't taken for whole."""
+    """The vendored llama.cpp; unpacked beside its place and moved: an interrupted unpacking isn't taken for whole."""
     source = home / "source"
     if not source.is_dir():
         _say("unpack the sources")
@@ -120,7 +120,7 @@ def _step(what: str, command: list[str], home: Path) -> None:
     """Run one command with its output in a log file; on failure say what it printed last."""
     _say(what)
     started = time.monotonic()
-    log = home / f"{what.split()[0]}.log"
+    log = home / f"{what.partition(' ')[0]}.log"
     try:
         with log.open("w") as output:
             code = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False).returncode

@@ -1,0 +1,63 @@
+"""What the comparisons share: running the stock programs and our own command line, and printing tables."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+OURS = [sys.executable, "-c", "import sys; from cerebellum.cli import main; sys.exit(main())"]
+
+
+class CommandFailedError(RuntimeError):
+    """A program ended with an error; the message holds the command and the end of what it printed."""
+
+
+def run(command: Sequence[str | Path]) -> str:
+    """Run a program to its end; its stdout and stderr as one text. Raises CommandFailedError."""
+    words = [str(word) for word in command]
+    print("$", *_shortened(words), file=sys.stderr, flush=True)
+    # Stock programs echo pieces of the text they read, which a chunk may cut inside a character.
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+    output = done.stdout.decode(errors="replace")
+    if done.returncode != 0:
+        raise CommandFailedError(f"{' '.join(_shortened(words))} ended with {done.returncode}:\n{output[-1500:]}")
+    return output
+
+
+def run_ours(*arguments: str | Path) -> Any:
+    """Run a `cerebellum` command with --json; what it printed, parsed. Raises CommandFailedError."""
+    words = [*OURS, *map(str, arguments), "--json"]
+    print("$", *_shortened(words), file=sys.stderr, flush=True)
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CommandFailedError(f"{' '.join(_shortened(words))} ended with {done.returncode}:\n{done.stderr[-1500:]}")
+    return json.loads(done.stdout)
+
+
+def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout; the first column is text, the others figures."""
+    table = Table(title=title, title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(str, row))
+    console = Console()
+    # Piped into a file, rich assumes 80 columns and would cut figures off.
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def relative(ours: float, stock: float) -> float:
+    """(ours − stock) / |stock|; absolute where stock is zero."""
+    return (ours - stock) / abs(stock) if stock else ours - stock
+
+
+def _shortened(words: Sequence[str]) -> list[str]:
+    words = ["cerebellum", *words[len(OURS) :]] if list(words[: len(OURS)]) == OURS else list(words)
+    return [Path(word).name if "/" in word else word for word in words]
