@@ -1,0 +1,212 @@
+"""Differences between two measurements of one text, paired by chunk, with intervals that hold for few chunks.
+
+Why chunks: tokens of one chunk share a context, so they aren't independent samples; chunks nearly are. Why paired: the
+same chunk is hard for both files, and the difference sheds that. Sums and counts come in; one division happens, last.
+
+The interval is Student's t widened by Hall's skewness transformation (P. Hall 1992, "On the removal of skewness by
+transformation", J. R. Statist. Soc. B 54, 221-228), which removes the order-1/sqrt(n) error that skewed chunks cause.
+Hall's limit is taken where it lies further out, Student's elsewhere: Hall's shorter side rests on an estimated third
+moment, and `benchmarks/planted_truth.py --intervals` shows that it undercovers for few chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+ChunkSums = Mapping[int, tuple[float, int]]
+Method = Literal["skew", "hall", "t"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A two-sided interval at ``level`` (0.95, say) for a mean over chunks; the unit is that of the values given.
+
+    With fewer than two chunks nothing is known of the spread: ``std_error`` is inf, the limits are -inf and inf.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    std_error: float
+    n_chunks: int
+    level: float
+
+    def excludes(self, value: float = 0.0) -> bool:
+        return value < self.low or value > self.high
+
+    def inside(self, margin: float) -> bool:
+        """Whether the whole interval lies within -margin … margin."""
+        return -margin <= self.low and self.high <= margin
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2.0
+
+
+def paired_values(trial: ChunkSums, base: ChunkSums, *, missing: Literal["refuse", "intersect"] = "refuse") -> Floats:
+    """Per-chunk differences trial - base, float64 [n_chunks] in order of chunk id, in nats per token.
+
+    ``trial`` and ``base`` map a chunk id to (sum in nats, scored tokens). The mean of the result is the difference of
+    the token-weighted means. Where chunks have different token counts the values are linearized ratio residuals, whose
+    spread gives the ratio's standard error (W. G. Cochran, Sampling Techniques, 3rd ed., section 6.4).
+
+    Raises ValueError when the chunk ids differ (unless ``missing`` is "intersect"), none is shared, or a chunk has
+    another number of tokens in the two.
+    """
+    if missing == "refuse" and trial.keys() != base.keys():
+        odd = sorted(trial.keys() ^ base.keys())
+        raise ValueError(f"{len(odd)} chunks were measured on one side only, for example chunk {odd[0]}")
+    shared = sorted(trial.keys() & base.keys())
+    if not shared:
+        raise ValueError("the two measurements share no chunk")
+    for chunk in shared:
+        if trial[chunk][1] != base[chunk][1] or trial[chunk][1] <= 0:
+            raise ValueError(f"chunk {chunk} has {trial[chunk][1]} scored tokens in one, {base[chunk][1]} in the other")
+    sums = np.array([trial[chunk][0] - base[chunk][0] for chunk in shared], dtype=np.float64)
+    return ratio_values(sums, np.array([base[chunk][1] for chunk in shared], dtype=np.float64))
+
+
+def ratio_values(sums: Floats, counts: Floats) -> Floats:
+    """Values [n] whose mean is sum(sums)/sum(counts) and whose spread is that of the ratio estimator (linearized)."""
+    ratio = sums.sum() / counts.sum()
+    return np.asarray(ratio + (sums - ratio * counts) * (len(sums) / counts.sum()), dtype=np.float64)
+
+
+def paired_interval(
+    trial: ChunkSums, base: ChunkSums, level: float = 0.95, *, missing: Literal["refuse", "intersect"] = "refuse"
+) -> Interval:
+    """Interval for the token-weighted mean difference trial - base, in nats per token. Raises as `paired_values`
+    does.
+    """
+    return mean_interval(paired_values(trial, base, missing=missing), level)
+
+
+def mean_interval(values: Floats | Sequence[float], level: float = 0.95, method: Method = "skew") -> Interval:
+    """Interval for the mean of independent per-chunk ``values`` [n], any unit.
+
+    ``method``: "skew" (default, see the module), "hall" (Hall's interval with Student quantiles) or "t" (Student's).
+    Raises ValueError for no values, values that aren't finite, or a level outside (0, 1).
+    """
+    from scipy.special import stdtrit
+
+    x = _checked(values, level)
+    n = len(x)
+    if n < 2:
+        return Interval(float(x[0]), -math.inf, math.inf, math.inf, n, level)
+    quantile = float(stdtrit(n - 1, (1.0 + level) / 2.0))
+    return interval_from_quantile(x, quantile, level, method)
+
+
+def interval_from_quantile(x: Floats, quantile: float, level: float, method: Method = "skew") -> Interval:
+    """The interval whose Student limits would lie ``quantile`` standard errors from the mean of ``x`` [n >= 2]."""
+    mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
+    below = above = quantile
+    if method != "t":
+        below, above = _hall_limits(skewness(x) / math.sqrt(len(x)), quantile)
+        if method == "skew":
+            below, above = max(below, quantile), max(above, quantile)
+    return Interval(mean, mean - below * error, mean + above * error, error, len(x), level)
+
+
+def skewness(x: Floats) -> float:
+    """Moment skewness m3 / m2^1.5 of ``x`` [n]; 0 for a constant sample. At most (n - 2)/sqrt(n - 1) in size."""
+    centred = x - x.mean()
+    variance = float(np.mean(centred**2))
+    scale = float(np.abs(x).max())
+    if variance <= (1e-14 * scale) ** 2:
+        return 0.0
+    return float(np.mean((centred / math.sqrt(variance)) ** 3))
+
+
+def _hall_limits(a: float, quantile: float) -> tuple[float, float]:
+    """Standard errors below and above the mean, by inverting g(T) = T + aT²/3 + a²T³/27 + a/6, a = skewness/sqrt(n)."""
+    if abs(a) < 1e-9:
+        return quantile, quantile
+
+    def inverse(x: float) -> float:
+        return 3.0 / a * (math.cbrt(1.0 + a * (x - a / 6.0)) - 1.0)
+
+    return inverse(quantile), -inverse(-quantile)
+
+
+def percent_change(log_ratio: Interval) -> Interval:
+    """A difference of mean NLL (nats per token, the log of a perplexity ratio) as a change of perplexity in percent.
+
+    The limits are transformed, so their level is kept; the standard error is the first-order one (delta method).
+    """
+
+    def percent(x: float) -> float:
+        return 100.0 * math.expm1(x) if x < 700.0 else math.inf
+
+    error = 100.0 * math.exp(min(log_ratio.estimate, 700.0)) * log_ratio.std_error
+    limits = percent(log_ratio.low), percent(log_ratio.high)
+    return Interval(percent(log_ratio.estimate), *limits, error, log_ratio.n_chunks, log_ratio.level)
+
+
+def perplexity(nll_nats: float, nll2: float, n_tokens: int) -> tuple[float, float]:
+    """Perplexity and its token-level standard error, as stock ``llama-perplexity`` prints them.
+
+    ``nll_nats`` and ``nll2`` are the sums of the NLL and its square over ``n_tokens`` scored tokens. The error takes
+    tokens for independent (exp(mean) · sqrt((mean of squares - mean²)/(n - 1))): too small for judging, kept for
+    comparison. Raises ValueError for fewer than one token.
+    """
+    if n_tokens < 1:
+        raise ValueError("perplexity needs at least one scored token")
+    mean = nll_nats / n_tokens
+    value = math.exp(mean)
+    if n_tokens < 2:
+        return value, math.inf
+    return value, value * math.sqrt(max(nll2 / n_tokens - mean * mean, 0.0) / (n_tokens - 1))
+
+
+def smallest_detectable(std_error: float, n_chunks: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest true difference (unit of ``std_error``) that a two-sided test at ``alpha`` finds with ``power``.
+
+    (t[1-alpha/2] + t[power]) · standard error with n - 1 degrees of freedom (J. Cohen; W. G. Snedecor & W. G. Cochran,
+    section 6.14). inf with fewer than two chunks. Raises ValueError unless 0 < alpha < 1 and 0 < power < 1.
+    """
+    from scipy.special import stdtrit
+
+    if not (0.0 < alpha < 1.0 and 0.0 < power < 1.0):
+        raise ValueError(f"alpha {alpha} and power {power} must lie between 0 and 1")
+    if n_chunks < 2:
+        return math.inf
+    return float(stdtrit(n_chunks - 1, 1.0 - alpha / 2.0) + stdtrit(n_chunks - 1, power)) * std_error
+
+
+def chunks_needed(effect: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Chunks after which ``effect`` is detectable when one chunk's standard deviation is ``spread`` (both in one
+    unit).
+    """
+    if effect <= 0.0:
+        raise ValueError(f"an effect of {effect} can't be found with any number of chunks")
+    n = 2
+    while smallest_detectable(spread / math.sqrt(n), n, alpha, power) > effect and n < 10**7:
+        n = max(n + 1, int(n * 1.02))
+    return n
+
+
+def percentiles(values: npt.ArrayLike, percents: Sequence[float]) -> tuple[float, ...]:
+    """Percentiles (0 to 100) of per-token ``values``, linear between order statistics (Hyndman & Fan type 7)."""
+    x = np.asarray(values, dtype=np.float64)
+    if x.size == 0:
+        raise ValueError("no values to take a percentile of")
+    return tuple(float(v) for v in np.percentile(x, list(percents)))
+
+
+def _checked(values: Floats | Sequence[float], level: float) -> Floats:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or x.size == 0:
+        raise ValueError("an interval needs at least one chunk")
+    if not np.isfinite(x).all():
+        raise ValueError("a chunk's value is not finite")
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"level {level} must lie between 0 and 1")
+    return x
