@@ -136,6 +136,19 @@ def _hall_limits(a: float, quantile: float) -> tuple[float, float]:
     return inverse(quantile), -inverse(-quantile)
 
 
+def quantile_to_reach(x: Floats, value: float = 0.0) -> float:
+    """The quantile at which `interval_from_quantile` (method "skew") of ``x`` [n >= 2] has ``value`` as a limit.
+
+    0 when even the narrowest interval holds it, inf for a constant sample elsewhere. Hall's g in closed form.
+    """
+    distance, error = float(x.mean()) - value, float(x.std(ddof=1)) / math.sqrt(len(x))
+    if error <= 1e-14 * abs(distance):
+        return math.inf if distance != 0.0 else 0.0
+    t = abs(distance) / error
+    a = math.copysign(1.0, distance) * skewness(x) / math.sqrt(len(x))
+    return max(0.0, min(t, t + a * t**2 / 3.0 + a**2 * t**3 / 27.0 + a / 6.0))
+
+
 def percent_change(log_ratio: Interval) -> Interval:
     """A difference of mean NLL (nats per token, the log of a perplexity ratio) as a change of perplexity in percent.
 
