@@ -33,22 +33,8 @@ MAX_NAME_BYTES = 64
 LONG_ARRAY = 1024
 
 _STRING, _ARRAY, _UINT32 = 8, 9, 4
-_SCALARS = {
-    number: struct.Struct("<" + code)
-    for number, code in {
-        0: "B",
-        1: "b",
-        2: "H",
-        3: "h",
-        4: "I",
-        5: "i",
-        6: "f",
-        7: "?",
-        10: "Q",
-        11: "q",
-        12: "d",
-    }.items()
-}
+_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_SCALARS = {number: struct.Struct("<" + code) for number, code in _CODES.items()}
 _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
 

@@ -59,7 +59,7 @@ def _refuse(path: Path, problem: str) -> NoReturn:
     raise ModelFileError(f"the importance matrix {path} can't be used: {problem}")
 
 
-# -- GGUF ----------------------------------------------------------------------------------------------------------------
+# -- GGUF --------------------------------------------------------------------------------------------------------------
 
 
 def _gguf(path: Path, buffer: Buffer, size: int) -> Parts:
@@ -96,7 +96,7 @@ def _floats(path: Path, buffer: Buffer, header: Header, name: str) -> Floats:
     return np.frombuffer(buffer, dtype="<f4", count=tensor.n_elements, offset=header.offsets[name]).astype(np.float32)
 
 
-# -- legacy ---------------------------------------------------------------------------------------------------------------
+# -- legacy ------------------------------------------------------------------------------------------------------------
 
 
 class _Reader:
