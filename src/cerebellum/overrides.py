@@ -55,13 +55,9 @@ class Hit:
 
 
 def parse_overrides(text: str) -> Overrides:
-    """The overrides in an override file's ``text``. Raises `OverrideError` with the line number."""
-    found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        found += [_parse_word(word, number) for word in _SPACE.split(line) if word]
-    if not found:
-        raise OverrideError("the override file holds no overrides; write lines like blk.11.ffn_gate.weight=Q2_K")
-    return tuple(found)
+    """The overrides in an override file's ``text``, none for an empty one. Raises `OverrideError` with the line number."""
+    numbered = enumerate(text.split("\n"), start=1)
+    return tuple(_parse_word(word, number) for number, line in numbered for word in _SPACE.split(line) if word)
 
 
 def _parse_word(word: str, line: int) -> Override:

@@ -1,0 +1,82 @@
+"""The published words for one tensor's effect on perplexity: regularization, mild benefit, neutral, damage.
+
+Size and interval decide together. An effect whose interval holds zero is neutral, however large it looks: if the whole interval
+is small it is *shown* to be neutral, else it is undecided. An effect without an interval (a published figure) is judged by its
+size alone, and says so. The words are about perplexity on one text, so "regularization" is a name, not praise: whether the
+model is better only KL divergence and tasks can tell.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+from cerebellum.errors import InputError
+
+
+class Word(enum.StrEnum):
+    """What a single tensor's effect is called."""
+
+    REGULARIZATION = "regularization"
+    MILD_BENEFIT = "mild benefit"
+    NEUTRAL = "neutral"
+    DAMAGE = "damage"
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Limits in percent of perplexity; each belongs to the word on its far side.
+
+    The published table calls -6.6 % regularization, -4.7 % mild benefit and +8 % damage; -5 lies between the first two.
+    Nothing published lies near zero: ±1 % is our choice, and with an interval it only says which *shown* effects are small.
+    """
+
+    regularization: float = -5.0
+    mild_benefit: float = -1.0
+    damage: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.regularization <= self.mild_benefit <= 0.0 <= self.damage:
+            raise InputError(
+                f"the thresholds {self.regularization}, {self.mild_benefit}, {self.damage} (percent) are out of order: "
+                "they must rise from regularization over mild benefit and 0 to damage"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Class:
+    """A word, whether it is decided, and why."""
+
+    word: Word
+    decided: bool
+    reason: str
+
+
+def classify(
+    effect_percent: float, low: float | None = None, high: float | None = None, thresholds: Thresholds | None = None
+) -> Class:
+    """The word for a change of perplexity of ``effect_percent`` with the interval ``low`` … ``high`` (percent; None: unknown).
+
+    Raises `InputError` for numbers that aren't an estimate within its interval; infinite limits mean one chunk, so undecided.
+    """
+    limits = thresholds or Thresholds()
+    word = _by_size(effect_percent, limits)
+    if low is None or high is None:
+        return Class(word, True, f"{effect_percent:+.1f} %, by size alone: no interval is known")
+    if not (math.isfinite(effect_percent) and low <= effect_percent <= high):
+        raise InputError(f"an effect of {effect_percent} % can't lie within {low} to {high} %; measure it again")
+    said = f"{effect_percent:+.2f} % ({low:+.2f} to {high:+.2f} %)"
+    if low > 0.0 or high < 0.0:
+        return Class(word, True, f"{said}: the interval excludes zero")
+    if limits.mild_benefit <= low and high <= limits.damage:
+        return Class(Word.NEUTRAL, True, f"{said}: the whole interval is small")
+    return Class(Word.NEUTRAL, False, f"{said}: undecided, the interval holds zero; more text would tell")
+
+
+def _by_size(percent: float, limits: Thresholds) -> Word:
+    if percent <= limits.regularization:
+        return Word.REGULARIZATION
+    if percent <= limits.mild_benefit:
+        return Word.MILD_BENEFIT
+    return Word.DAMAGE if percent >= limits.damage else Word.NEUTRAL
