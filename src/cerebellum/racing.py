@@ -28,8 +28,9 @@ from cerebellum.sequential import (
     planned_looks,
     repeated_interval,
     running_interval,
+    student_quantile,
 )
-from cerebellum.stats import ChunkSums, Floats, Interval, ratio_values
+from cerebellum.stats import ChunkSums, Floats, Interval, mean_limits, ratio_values
 from cerebellum.verdict import Judgement, Verdict, judge
 
 Bools = npt.NDArray[np.bool_]
@@ -148,7 +149,7 @@ def chunk_order(chunk_ids: Sequence[int], seed: int) -> tuple[int, ...]:
 
 
 def plan_race(
-    chunk_ids: Sequence[int], seed: int, *, first: int = 6, growth: float = 1.6, spending: Spending = Spending.LINEAR
+    chunk_ids: Sequence[int], seed: int, *, first: int = 6, growth: float = 1.6, spending: Spending = Spending.FRONT
 ) -> tuple[tuple[int, ...], Schedule]:
     """(order, schedule) for `RaceRules` over all of ``chunk_ids``."""
     order = chunk_order(chunk_ids, seed)
@@ -290,30 +291,15 @@ def pairs_ahead(x: Floats, limit: float, margin: float) -> Bools:
     ``limit``: the normal boundary of this look; the paired differences get Student's quantile of the same tail, widened
     for skewness as everywhere.
     """
+    quantile = student_quantile(limit, x.shape[1])
     out = np.zeros((len(x), len(x)), dtype=bool)
     for i in range(len(x)):
         difference = x - x[i]
-        low, high = _limits(difference, limit)
-        first = (difference.mean(axis=1) > 0.0) | ((difference.mean(axis=1) == 0.0) & (np.arange(len(x)) > i))
+        mean, _, low, high = mean_limits(difference, quantile)
+        first = (mean > 0.0) | ((mean == 0.0) & (np.arange(len(x)) > i))
         out[i] = (low > 0.0) | ((low >= -margin) & (high <= margin) & first)
         out[i, i] = False
     return out
-
-
-def _limits(d: Floats, limit: float) -> tuple[Floats, Floats]:
-    """Limits [m] of the means of ``d`` [m, n]: `cerebellum.stats.interval_from_quantile`, all rows at once."""
-    from scipy.special import ndtr, stdtrit
-
-    n = d.shape[1]
-    quantile = -float(stdtrit(n - 1, float(ndtr(-limit))))
-    mean, sd = d.mean(axis=1), d.std(axis=1, ddof=1)
-    centred = (d - mean[:, None]) / np.where(sd > 0.0, sd, 1.0)[:, None]
-    a = np.mean(centred**3, axis=1) * (n / (n - 1.0)) ** 1.5 / np.sqrt(n)
-    a = np.where(np.abs(a) < 1e-9, 1e-9, a)
-    below = 3.0 / a * (np.cbrt(1.0 + a * (quantile - a / 6.0)) - 1.0)
-    above = -3.0 / a * (np.cbrt(1.0 + a * (-quantile - a / 6.0)) - 1.0)
-    error = sd / np.sqrt(n)
-    return mean - np.maximum(below, quantile) * error, mean + np.maximum(above, quantile) * error
 
 
 def place(ahead: Bools, keep: int) -> list[str]:

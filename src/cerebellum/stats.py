@@ -106,34 +106,34 @@ def mean_interval(values: Floats | Sequence[float], level: float = 0.95, method:
 
 def interval_from_quantile(x: Floats, quantile: float, level: float, method: Method = "skew") -> Interval:
     """The interval whose Student limits would lie ``quantile`` standard errors from the mean of ``x`` [n >= 2]."""
-    mean, error = float(x.mean()), float(x.std(ddof=1)) / math.sqrt(len(x))
-    below = above = quantile
+    mean, error, low, high = (float(v[0]) for v in mean_limits(x[None, :], quantile, method))
+    return Interval(mean, low, high, error, len(x), level)
+
+
+def mean_limits(x: Floats, quantile: float, method: Method = "skew") -> tuple[Floats, Floats, Floats, Floats]:
+    """(mean, standard error, low, high), each [m], for m samples at once: ``x`` is [m, n >= 2].
+
+    Hall's limits invert g(T) = T + aT²/3 + a²T³/27 + a/6 with a = skewness/sqrt(n), T the Student ratio.
+    """
+    mean, error = x.mean(axis=1), x.std(axis=1, ddof=1) / math.sqrt(x.shape[1])
+    below = above = np.full(len(x), quantile)
     if method != "t":
-        below, above = _hall_limits(skewness(x) / math.sqrt(len(x)), quantile)
+        a = skewness(x) / math.sqrt(x.shape[1])
+        a = np.where(np.abs(a) < 1e-9, 1e-9, a)
+        below = 3.0 / a * (np.cbrt(1.0 + a * (quantile - a / 6.0)) - 1.0)
+        above = 3.0 / a * (1.0 - np.cbrt(1.0 - a * (quantile + a / 6.0)))
         if method == "skew":
-            below, above = max(below, quantile), max(above, quantile)
-    return Interval(mean, mean - below * error, mean + above * error, error, len(x), level)
+            below, above = np.maximum(below, quantile), np.maximum(above, quantile)
+    return mean, error, mean - below * error, mean + above * error
 
 
-def skewness(x: Floats) -> float:
-    """Moment skewness m3 / m2^1.5 of ``x`` [n]; 0 for a constant sample. At most (n - 2)/sqrt(n - 1) in size."""
-    centred = x - x.mean()
-    variance = float(np.mean(centred**2))
-    scale = float(np.abs(x).max())
-    if variance <= (1e-14 * scale) ** 2:
-        return 0.0
-    return float(np.mean((centred / math.sqrt(variance)) ** 3))
-
-
-def _hall_limits(a: float, quantile: float) -> tuple[float, float]:
-    """Standard errors below and above the mean, by inverting g(T) = T + aT²/3 + a²T³/27 + a/6, a = skewness/sqrt(n)."""
-    if abs(a) < 1e-9:
-        return quantile, quantile
-
-    def inverse(x: float) -> float:
-        return 3.0 / a * (math.cbrt(1.0 + a * (x - a / 6.0)) - 1.0)
-
-    return inverse(quantile), -inverse(-quantile)
+def skewness(x: Floats) -> Floats:
+    """Moment skewness m3 / m2^1.5 along the last axis; 0 for a constant sample. At most (n - 2)/sqrt(n - 1) in size."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    spread = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True))
+    constant = spread <= 1e-14 * np.abs(x).max(axis=-1, keepdims=True)
+    unit = np.where(constant, 0.0, centred / np.where(constant, 1.0, spread))
+    return np.asarray(np.mean(unit**3, axis=-1), dtype=np.float64)
 
 
 def quantile_to_reach(x: Floats, value: float = 0.0) -> float:
@@ -145,7 +145,7 @@ def quantile_to_reach(x: Floats, value: float = 0.0) -> float:
     if error <= 1e-14 * abs(distance):
         return math.inf if distance != 0.0 else 0.0
     t = abs(distance) / error
-    a = math.copysign(1.0, distance) * skewness(x) / math.sqrt(len(x))
+    a = math.copysign(1.0, distance) * float(skewness(x)) / math.sqrt(len(x))
     return max(0.0, min(t, t + a * t**2 / 3.0 + a**2 * t**3 / 27.0 + a / 6.0))
 
 
