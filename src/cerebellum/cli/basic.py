@@ -1,0 +1,104 @@
+"""`inspect`, `quantize`, `perplexity`: one file, one answer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from cerebellum import gguf_file
+from cerebellum.cli.common import (
+    chunks_option,
+    engine_options,
+    guarded,
+    json_option,
+    model_argument,
+    print_json,
+    quiet_option,
+    settings_of,
+)
+from cerebellum.cli.console import ConsoleProgress, stdout_console
+from cerebellum.inspect import describe, tables
+
+
+@click.command()
+@model_argument
+@json_option
+@guarded
+def inspect(model: Path, as_json: bool) -> None:
+    """Architecture, blocks, tensors by role and type, sizes, bits per weight.
+
+    Example: cerebellum inspect model-F16.gguf
+    """
+    found = gguf_file.read_model(model)
+    if as_json:
+        print_json(describe(found))
+        return
+    for table in tables(found):
+        stdout_console().print(table)
+
+
+@click.command()
+@model_argument
+@click.argument("type", metavar="TYPE")
+@click.option("--overrides", type=click.Path(path_type=Path), help="File of pattern=type lines, as for llama-quantize.")
+@click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix (GGUF or .dat).")
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@json_option
+@quiet_option
+@guarded
+def quantize(
+    model: Path, type: str, overrides: Path | None, imatrix: Path | None, out: Path, force: bool, as_json: bool, quiet: bool
+) -> None:
+    """Write MODEL as the file type TYPE (Q3_K_M, …), some tensors as the overrides say.
+
+    The file appears under its name only when it is whole. Fallbacks of rows that a type can't hold are listed.
+
+    Example: cerebellum quantize model-F16.gguf Q3_K_M --overrides overrides.txt --out model-Q3_K_M.gguf
+    """
+    from cerebellum.llamacpp.process import LlamaBackend
+    from cerebellum.quantize import quantize_model
+
+    result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, ConsoleProgress(quiet=quiet))
+    if as_json:
+        print_json(result.as_json())
+        return
+    print(result.summary())
+
+
+@click.command()
+@model_argument
+@click.option("-f", "--text", type=click.Path(path_type=Path), required=True, help="UTF-8 text file.")
+@engine_options
+@chunks_option
+@json_option
+@quiet_option
+@guarded
+def perplexity(
+    model: Path,
+    text: Path,
+    n_ctx: int,
+    n_threads: int | None,
+    n_gpu_layers: int,
+    n_chunks: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Perplexity of MODEL on a text, chunk for chunk as llama-perplexity computes it.
+
+    Example: cerebellum perplexity model-Q3_K_M.gguf --text wiki.test.raw --ctx 512
+    """
+    from cerebellum.llamacpp.process import LlamaBackend
+    from cerebellum.perplexity import measure_perplexity
+
+    settings = settings_of(n_ctx, n_threads, n_gpu_layers)
+    result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet))
+    if as_json:
+        print_json({**asdict(result), "model": str(model), "text": str(text), "ctx": n_ctx})
+        return
+    print(
+        f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
+        f"of {model.name} on {text.name}: {result.chunks} chunks of {n_ctx} tokens, {result.tokens} scored"
+    )

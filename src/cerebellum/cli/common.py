@@ -1,0 +1,80 @@
+"""What the commands share: options, printing, and the one place where an error becomes a message and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cerebellum.backend import Settings
+from cerebellum.errors import CerebellumError, OutputError
+
+INTERRUPTED = 130
+
+model_argument = click.argument("model", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+ctx_option = click.option(
+    "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."
+)
+chunks_option = click.option(
+    "--chunks", "n_chunks", type=click.IntRange(min=1), help="Use only this many chunks of the text. [default: all]"
+)
+threads_option = click.option(
+    "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
+)
+gpu_option = click.option(
+    "-ngl", "--gpu-layers", "n_gpu_layers", type=int, default=0, show_default=True, help="Layers on the GPU."
+)
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how a model is opened."""
+    for option in (gpu_option, threads_option, ctx_option):
+        command = option(command)
+    return command
+
+
+def settings_of(n_ctx: int, n_threads: int | None, n_gpu_layers: int) -> Settings:
+    """Engine settings from the options."""
+    return Settings(n_ctx=n_ctx, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
+
+
+def print_json(value: Any) -> None:
+    """``value`` on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn the errors a user can meet into one line on standard error and the exit code of `cerebellum.errors`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except CerebellumError as error:
+            _end(f"error: {error}", error.exit_code)
+        except KeyboardInterrupt:
+            _end("stopped. What was measured is kept: the same command goes on from there.", INTERRUPTED)
+        except BrokenPipeError:
+            sys.stderr.close()
+            sys.exit(0)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                _end(f"error: the disk is full ({error.filename or 'writing'}); free some space and run again", 3)
+            if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+                _end(f"error: can't write {error.filename}: {error.strerror}", OutputError.exit_code)
+            raise
+
+    return run
+
+
+def _end(message: str, code: int) -> None:
+    print(f"cerebellum: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,65 @@
+"""Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+#: Seconds between plain lines where there is no terminal.
+PLAIN_EVERY = 10.0
+
+
+class ConsoleProgress:
+    """See `cerebellum.progress.Progress`."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
+
+    def note(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self._what, self._total, self._done, self._first = what, total, done, done
+        self._started = self._last = time.monotonic()
+        if self._live:
+            columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self._bar = Progress(
+                TextColumn("{task.description}"), *columns, TextColumn("{task.fields[now]}"),
+                console=self._console, transient=True,
+            )  # fmt: skip
+            self._task = self._bar.add_task(what, total=total, completed=done, now="")
+            self._bar.start()
+        elif done:
+            self.note(f"{what}: {done} of {total} done before")
+
+    def step(self, what: str = "") -> None:
+        self._done += 1
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, now=what)
+        elif time.monotonic() - self._last > PLAIN_EVERY:
+            self._last = time.monotonic()
+            self.note(f"{self._what}: {self._done} of {self._total}, {self._left():.0f} s left")
+
+    def _left(self) -> float:
+        fresh = self._done - self._first
+        return (time.monotonic() - self._started) / max(1, fresh) * (self._total - self._done)
+
+    def end(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+        if self._done > self._first:
+            self.note(f"{self._what}: {self._done} of {self._total} in {time.monotonic() - self._started:.1f} s")
+
+
+def stdout_console() -> Console:
+    """For results: tables on standard output, as wide as they need where it's not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160, file=sys.stdout)

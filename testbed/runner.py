@@ -1,0 +1,101 @@
+"""llama.cpp as the testbed needs it: tokens, logits, greedy text. Kept apart from the product's engine, so that each can check the other."""
+
+from __future__ import annotations
+
+import ctypes as C
+import functools
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@functools.cache
+def _quiet() -> Any:
+    """Loads the backends and silences the log; the callback must outlive every call, hence the cache."""
+    silent = lc.llama_log_callback(lambda level, text, user: None)
+    lc.llama_log_set(silent, C.c_void_p(0))
+    lc.llama_backend_init()
+    return silent
+
+
+class Runner:
+    """An opened GGUF with one context. Use it with ``with``; the plain weight layout is kept (no repacking)."""
+
+    def __init__(self, path: Path, n_ctx: int = 2048, threads: int = 2) -> None:
+        _quiet()
+        model_params = lc.llama_model_default_params()
+        model_params.use_extra_bufts = False
+        self._model = lc.llama_model_load_from_file(str(path).encode(), model_params)
+        if not self._model:
+            raise OSError(f"llama.cpp can't open {path}")
+        params = lc.llama_context_default_params()
+        params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
+        params.n_threads = params.n_threads_batch = threads
+        self._context = lc.llama_init_from_model(self._model, params)
+        self._vocab = lc.llama_model_get_vocab(self._model)
+        self.n_ctx, self.n_vocab = n_ctx, lc.llama_vocab_n_tokens(self._vocab)
+        self.bos, self.eos = lc.llama_vocab_bos(self._vocab), lc.llama_vocab_eos(self._vocab)
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        lc.llama_free(self._context)
+        lc.llama_model_free(self._model)
+
+    def tokenize(self, text: str, *, bos: bool = True, special: bool = False) -> list[int]:
+        """The tokens of ``text``; ``special`` reads <start_of_turn> and its like as the tokens they name."""
+        data = text.encode()
+        out = (lc.llama_token * (len(data) + 2))()
+        n = lc.llama_tokenize(self._vocab, data, len(data), out, len(out), bos, special)
+        if n < 0:
+            raise ValueError("llama.cpp could not tokenize the text")
+        return list(out[:n])
+
+    def text(self, tokens: list[int]) -> str:
+        """The text of ``tokens``, special ones left out."""
+        piece, parts = C.create_string_buffer(256), []
+        for token in tokens:
+            n = lc.llama_token_to_piece(self._vocab, token, piece, len(piece), 0, False)
+            parts.append(piece.raw[:n])
+        return b"".join(parts).decode("utf-8", "replace")
+
+    def logits(self, tokens: list[int], *, start: int = 0) -> Floats:
+        """float32 [tokens, vocabulary]: one decode of ``tokens`` at positions from ``start``; 0 clears what came before."""
+        if start == 0:
+            lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
+        batch = lc.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for i, token in enumerate(tokens):
+            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = int(token), start + i, 1, 1
+            batch.seq_id[i][0] = 0
+        status = lc.llama_decode(self._context, batch)
+        lc.llama_batch_free(batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode failed with status {status}")
+        return np.ctypeslib.as_array(lc.llama_get_logits(self._context), shape=(len(tokens), self.n_vocab)).copy()
+
+    def greedy(self, prompt: list[int], n: int, stop: str) -> str:
+        """Up to ``n`` most likely tokens after ``prompt``, cut before ``stop``."""
+        out: list[int] = []
+        last, position = self.logits(prompt)[-1], len(prompt)
+        while len(out) < n:
+            token = int(last.argmax())
+            out.append(token)
+            if token == self.eos or stop in self.text(out):
+                break
+            last = self.logits([token], start=position)[-1]
+            position += 1
+        return self.text(out).split(stop)[0]
+
+
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Natural log-probabilities over the last axis, in double precision."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
