@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 ChunkSums = Mapping[int, tuple[float, int]]
 Method = Literal["skew", "hall", "t"]
 
+_SYMMETRIC = 1e-6
+"""Below this skewness / sqrt(n) Hall's limits are Student's: closer than the cube root's rounding."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:
@@ -119,9 +122,11 @@ def mean_limits(x: Floats, quantile: float, method: Method = "skew") -> tuple[Fl
     below = above = np.full(len(x), quantile)
     if method != "t":
         a = skewness(x) / math.sqrt(x.shape[1])
-        a = np.where(np.abs(a) < 1e-9, 1e-9, a)
+        small = np.abs(a) < _SYMMETRIC
+        a = np.where(small, 1.0, a)
         below = 3.0 / a * (np.cbrt(1.0 + a * (quantile - a / 6.0)) - 1.0)
         above = 3.0 / a * (1.0 - np.cbrt(1.0 - a * (quantile + a / 6.0)))
+        below, above = np.where(small, quantile, below), np.where(small, quantile, above)
         if method == "skew":
             below, above = np.maximum(below, quantile), np.maximum(above, quantile)
     return mean, error, mean - below * error, mean + above * error
