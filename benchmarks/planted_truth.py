@@ -68,7 +68,7 @@ def resampled(rng: np.random.Generator, args: argparse.Namespace, measured: Floa
     pool = np.where(nulls[:, None], pool - pool.mean(axis=1, keepdims=True), pool)
     pool = np.where(nulls[:, None] & (rng.random(args.trials) < 0.5)[:, None], -pool, pool)
     columns = rng.integers(0, measured.shape[1], args.chunks)
-    return World(pool.mean(axis=1), pool[:, columns])
+    return World(np.where(nulls, 0.0, pool.mean(axis=1)), pool[:, columns])
 
 
 def race(world: World, rules: RaceRules, names: list[str]) -> RaceState:
@@ -111,6 +111,7 @@ def one(world: World, args: argparse.Namespace, spending: Spending, seed: int) -
     improves = np.array([s.verdict is Verdict.IMPROVES for s in stood])
     false = said & ((world.truth == 0) | ((world.truth < 0) != improves))
     full = full_text(world, args.alpha, args.rate, args.margin)
+    other = [Verdict.UNDECIDED not in (s.verdict, v) and s.verdict is not v for s, v in zip(stood, full, strict=True)]
     clear = np.array([v is not Verdict.UNDECIDED for v in full])
     same = np.array([s.verdict is v for s, v in zip(stood, full, strict=True)])
     chunks = np.array([s.n_chunks for s in stood])
@@ -119,7 +120,7 @@ def one(world: World, args: argparse.Namespace, spending: Spending, seed: int) -
     return {
         "hits": float(hit.sum()), "trials": m,
         "hits_early": float(hit[early].sum()), "trials_early": float(early.sum()),
-        "fdp": float(false.sum() / max(said.sum(), 1)), "same": float(same.sum()),
+        "fdp": float(false.sum() / max(said.sum(), 1)), "same": float(same.sum()), "opposite": float(sum(other)),
         "same_clear": float((same & clear).sum()), "clear": float(clear.sum()), "tokens": float(chunks.sum() / (m * n)),
         "tokens_clear": float(chunks[clear].sum() / max(clear.sum() * n, 1)),
         "tokens_nonnull": float(chunks[world.truth != 0].mean() / n), **top,
@@ -164,6 +165,7 @@ def simulate(args: argparse.Namespace, spending: Spending) -> dict[str, Any]:
         "tokens_where_full_is_clear": mean["tokens_clear"],
         "same_verdict": total["same"] / total["trials"],
         "same_where_full_is_clear": total["same_clear"] / max(total["clear"], 1.0),
+        "contradicts_full": total["opposite"] / total["trials"],
         "top_tokens": mean["top_tokens"],
         "top_same": mean["top_same"],
         "top_regret": mean["top_regret"],

@@ -55,8 +55,8 @@ def spent(spending: Spending, alpha: float, fraction: float) -> float:
     alpha·t and root alpha·sqrt(t): power family of K. Kim & D. L. DeMets 1987, Biometrika 74, 149-154. FRONT is ours:
     0.4·alpha at once, then 0.6·alpha·t². In a sweep most effects are large, so most trials stop at the first looks: a
     level spent late is wasted on them, while near-null trials need theirs at the end. In `benchmarks/planted_truth.py
-    --compare` it takes the fewest tokens among those that agree as often with the full text, and covers nearest to the
-    nominal level.
+    --compare` it agrees with the full text more often than Pocock-like spending for as few tokens, and its coverage is
+    the nearest to nominal.
     """
     from scipy.special import ndtr, ndtri
 
