@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.running import CommandFailedError, run, run_ours, show
+from benchmarks.running import CommandFailedError, run, run_ours, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
 from benchmarks.stock_output import Statistic, StockOutputError, parse_divergence
 
@@ -83,8 +83,8 @@ def stock_divergences(options: argparse.Namespace) -> Iterator[tuple[Path, dict[
         base = Path(folder) / "reference.kld"
         run([program, "-m", options.reference, "-f", options.text, *shared, *limit, "--kl-divergence-base", base])
         for model in options.models:
-            output = run([program, "-m", model, *shared, "--kl-divergence-base", base, "--kl-divergence"])
-            yield model, parse_divergence(output)
+            command = [program, "-m", model, *shared, "--kl-divergence-base", base, "--kl-divergence"]
+            yield model, run_stock(command, parse_divergence)
 
 
 def compared(options: argparse.Namespace) -> Iterator[Figure]:

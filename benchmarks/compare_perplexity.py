@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from benchmarks.running import CommandFailedError, relative, run, run_ours, show
+from benchmarks.running import CommandFailedError, relative, run_ours, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
 from benchmarks.stock_output import StockOutputError, StockPerplexity, parse_perplexity
 
@@ -63,7 +63,7 @@ def compare(model: Path, text: Path, n_ctx: int, n_chunks: int | None, stock_opt
         "--no-repack",
         *stock_options,
     ]
-    stock = parse_perplexity(run(command))
+    stock = run_stock(command, parse_perplexity)
     ours = run_ours("perplexity", model, "--text", text, "--ctx", str(n_ctx), *limit)
     return Comparison(model, text, n_ctx, stock, ours["perplexity"], ours["std_error"], ours["chunks"])
 

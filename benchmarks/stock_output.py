@@ -14,6 +14,10 @@ _STATISTIC = re.compile(
 )
 
 
+#: Without it the end of the output was lost.
+LAST_STATISTIC = "Same top p"
+
+
 class StockOutputError(ValueError):
     """The text isn't what the program prints when all went well."""
 
@@ -50,7 +54,7 @@ def parse_perplexity(output: str) -> StockPerplexity:
 def parse_divergence(output: str) -> dict[str, Statistic]:
     """Name as printed ("Mean KLD", "99.9% KLD", "Same top p", …; runs of blanks made one) → figure.
 
-    Raises StockOutputError where the statistics are missing: the program prints none for fewer than 100 tokens.
+    Raises StockOutputError where they are missing or cut off: the program prints none for fewer than 100 tokens.
     """
     found: dict[str, Statistic] = {}
     in_section = False
@@ -59,7 +63,7 @@ def parse_divergence(output: str) -> dict[str, Statistic]:
         match = _STATISTIC.match(line) if in_section else None
         if match:
             found[" ".join(match["name"].split())] = _statistic(match)
-    if "Mean KLD" not in found:
+    if "Mean KLD" not in found or LAST_STATISTIC not in found:
         raise StockOutputError(
             f"no KL divergence statistics in llama-perplexity's output, which ends:\n{output[-400:]}"
         )
