@@ -222,10 +222,8 @@ def main() -> None:
     parser.add_argument("--intervals", action="store_true", help="interval methods on textbook populations")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    if args.intervals:
-        rows = intervals(args)
-    else:
-        rows = [simulate(args, s) for s in (list(Spending) if args.compare else [args.spending])]
+    spendings = list(Spending) if args.compare else [args.spending]
+    rows = intervals(args) if args.intervals else [simulate(args, s) for s in spendings]
     print(json.dumps(rows, indent=1)) if args.json else show(rows)
 
 

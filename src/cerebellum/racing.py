@@ -185,8 +185,9 @@ def race_state(rules: RaceRules, trials: Sequence[str], measured: Mapping[str, C
     replay = _Replay(rules, sorted(trials), measured)
     for number in range(len(rules.schedule.looks)):
         lacking = replay.lacking(number)
+        waiting = {a.trial for a in lacking}
         for trial in replay.open:
-            if trial not in {a.trial for a in lacking}:
+            if trial not in waiting:
                 replay.take_look(trial, number)
         if lacking:
             return replay.state(number, lacking)

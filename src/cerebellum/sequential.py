@@ -101,7 +101,7 @@ def planned_looks(n_chunks: int, first: int = 6, growth: float = 1.6) -> tuple[i
     looks: list[int] = []
     n = float(first)
     while n * math.sqrt(growth) < n_chunks:
-        if not looks or round(n) > looks[-1]:
+        if (not looks or round(n) > looks[-1]) and round(n) < n_chunks:
             looks.append(round(n))
         n *= growth
     return (*looks, n_chunks)
@@ -182,7 +182,11 @@ class _Walk:
             return _NO_STOP
         if self.exit(t, 0.0) <= spend:
             return 0.0
-        return float(brentq(lambda b: math.log(self.exit(t, b) / spend), 0.0, _NO_STOP, xtol=1e-9))
+
+        def excess(b: float) -> float:
+            return math.log(max(self.exit(t, b), 1e-300) / spend)
+
+        return float(brentq(excess, 0.0, _NO_STOP, xtol=1e-9))
 
 
 def _density(x: Floats, sd: float) -> Floats:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
@@ -13,14 +15,16 @@ from cerebellum.fdr import adjusted_p, fcr_level
 p_lists = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(p_lists, st.sampled_from(["bh", "by"]))
-def test_adjusted_p_values_are_scipys(p, method):
+def test_adjusted_p_values_are_scipys(p: Any, method: Any) -> None:
     """Both procedures agree with scipy.stats.false_discovery_control."""
     assert adjusted_p(p, method) == pytest.approx(scipy_stats.false_discovery_control(p, method=method))
 
 
+@settings(deadline=None)
 @given(p_lists, st.sampled_from([0.01, 0.05, 0.2]))
-def test_rejections_are_those_of_the_step_up_procedure(p, q):
+def test_rejections_are_those_of_the_step_up_procedure(p: Any, q: Any) -> None:
     """adjusted <= q rejects exactly the p-values up to the largest k with p(k) <= kq/m."""
     m = len(p)
     passing = [k for k in range(1, m + 1) if sorted(p)[k - 1] * m / k <= q]
@@ -28,15 +32,16 @@ def test_rejections_are_those_of_the_step_up_procedure(p, q):
     assert list(adjusted_p(p) <= q) == [x <= threshold for x in p]
 
 
+@settings(deadline=None)
 @given(p_lists, st.data())
-def test_lowering_one_p_value_raises_no_adjusted_one(p, data):
+def test_lowering_one_p_value_raises_no_adjusted_one(p: Any, data: Any) -> None:
     """Monotone: what a race rejects early stays rejected while other trials' p-values fall."""
     i = data.draw(st.integers(0, len(p) - 1))
     lower = [*p[:i], p[i] * data.draw(st.floats(0, 1)), *p[i + 1 :]]
     assert (adjusted_p(lower) <= adjusted_p(p) + 1e-12).all()
 
 
-def test_false_discoveries_stay_under_the_rate():
+def test_false_discoveries_stay_under_the_rate() -> None:
     """70 nulls and 30 effects with correlated errors: the mean share of false discoveries is at most 10 %."""
     rng, shares = np.random.default_rng(0), []
     for _ in range(400):
@@ -47,7 +52,7 @@ def test_false_discoveries_stay_under_the_rate():
     assert np.mean(shares) <= 0.1
 
 
-def test_intervals_of_selected_trials_cover_at_the_adjusted_level():
+def test_intervals_of_selected_trials_cover_at_the_adjusted_level() -> None:
     """Selected by p < 0.05 among many nulls, plain intervals miss far too often; at the FCR level at most 5 % miss."""
     rng, plain, adjusted = np.random.default_rng(1), [], []
     for _ in range(400):
@@ -62,7 +67,7 @@ def test_intervals_of_selected_trials_cover_at_the_adjusted_level():
     assert np.mean(plain) > 0.06 and np.mean(adjusted) <= 0.05
 
 
-def test_bad_input_is_refused():
+def test_bad_input_is_refused() -> None:
     """Impossible p-values, counts and rates are errors."""
     with pytest.raises(ValueError):
         adjusted_p([0.5, 1.5])
