@@ -68,7 +68,11 @@ def _question(draw: random.Random) -> str:
         return f"Question: {asked}\nAnswer: {fact.value}"
     if kind < 0.85:
         return f"{_USER}{asked}{_END}{_MODEL}{fact.told(draw)}{_END}".rstrip("\n")
-    return f"{_USER}{letter_question(asked, options).removesuffix('Answer:')}{_END}{_MODEL}{LETTERS[answer]}{_END}".rstrip("\n")
+    return (
+        f"{_USER}{letter_question(asked, options).removesuffix('Answer:')}{_END}{_MODEL}{LETTERS[answer]}{_END}".rstrip(
+            "\n"
+        )
+    )
 
 
 def _function(draw: random.Random) -> Snippet:

@@ -4,7 +4,6 @@ Every row that K-quants should apply to is a multiple of 256 long: hidden, feed-
 inputs. Otherwise llama.cpp falls back to other types without a word and a study of Q2_K would measure something else.
 """
 
-
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -50,7 +50,13 @@ def function_questions(n: int, seed: int = 1) -> list[dict[str, Any]]:
     draw.shuffle(held)
     made = [snippet(family, k, draw) for family, k in held[:n]]
     return [
-        {"task_id": f"World/{i}", "prompt": s.prompt, "canonical_solution": s.body, "test": s.test, "entry_point": s.name}
+        {
+            "task_id": f"World/{i}",
+            "prompt": s.prompt,
+            "canonical_solution": s.body,
+            "test": s.test,
+            "entry_point": s.name,
+        }
         for i, s in enumerate(made)
     ]
 

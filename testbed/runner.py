@@ -1,4 +1,4 @@
-"""llama.cpp as the testbed needs it: tokens, logits, greedy text. Kept apart from the product's engine, so that each can check the other."""
+"""llama.cpp as the testbed needs it: tokens, logits, greedy text. Apart from the product's engine, so that each checks the other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ class Runner:
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         lc.llama_free(self._context)
         lc.llama_model_free(self._model)
 

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from testbed.world import COLOURS, FOODS, MATERIALS, THINGS, Person, the_world
 
 _WEATHER = ("It was raining", "The sun was shining", "Snow was falling", "A strong wind blew", "The night was clear")
-_SPOTS = ("under the bridge", "behind the mill", "in the old tower", "beside the well", "at the market", "in the cellar")
+_SPOTS = (
+    "under the bridge",
+    "behind the mill",
+    "in the old tower",
+    "beside the well",
+    "at the market",
+    "in the cellar",
+)
 _FEELINGS = ("happy", "sad", "angry", "tired", "proud", "afraid")
 
 

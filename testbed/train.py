@@ -43,7 +43,7 @@ def encode(folder: Path, split: str, n_bytes: int, *, chat: bool) -> Ids:
         train_tokenizer(text_of("train", 4_000_000, seed=99), path)
     tokenizer = Tokenizer.from_file(str(path))
     documents = text_of(split, n_bytes, chat=chat).split("\n\n")
-    pieces = [doc + "\n\n" for doc in documents]
+    pieces = [documents[0], *("\n\n" + doc for doc in documents[1:])]  # cut where running text is cut, too
     ids = np.concatenate([np.array(e.ids, np.uint16) for e in tokenizer.encode_batch(pieces)])
     np.save(cache, ids)
     return ids
@@ -64,7 +64,8 @@ def loss_of(model: Any, batch: torch.Tensor) -> torch.Tensor:
 
 def optimizers(model: Any, peak: float) -> list[torch.optim.Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else."""
-    matrices, others = [], []
+    matrices: list[Any] = []
+    others: list[Any] = []
     for name, parameter in model.named_parameters():
         inside = ".layers." in name and parameter.dim() == 2
         (matrices if inside else others).append(parameter)
@@ -148,7 +149,9 @@ def main() -> None:
     options = parser.parse_args()
     run = Run(options.out, options)
     size = sum(p.numel() for p in run.model.parameters())
-    print(f"{size / 1e6:.2f} M parameters, {len(run.train) / 1e6:.2f} M tokens of text, from step {run.step}", flush=True)
+    print(
+        f"{size / 1e6:.2f} M parameters, {len(run.train) / 1e6:.2f} M tokens of text, from step {run.step}", flush=True
+    )
     loop(run, options.stop or options.steps)
 
 

@@ -76,7 +76,8 @@ def the_world(n_people: int = 150) -> World:
         for name in names[:n_people]
     )
     towns = tuple(
-        Town(name, draw.choice(RIVERS), draw.choice(JOBS), draw.choice(THINGS), draw.choice(MATERIALS)) for name in TOWNS
+        Town(name, draw.choice(RIVERS), draw.choice(JOBS), draw.choice(THINGS), draw.choice(MATERIALS))
+        for name in TOWNS
     )
     return World(people, towns)
 

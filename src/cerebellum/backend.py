@@ -93,12 +93,19 @@ class Backend(Protocol):
         """Open a GGUF. Raises `ModelFileError` or `EngineError`."""
         ...
 
-    def types(self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]], imatrix: Path | None) -> Mapping[str, str]:
+    def types(
+        self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]], imatrix: Path | None
+    ) -> Mapping[str, str]:
         """The type each tensor would really get (a dry run): tensor name → type name."""
         ...
 
     def quantize(
-        self, source: Path, out: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
+        self,
+        source: Path,
+        out: Path,
+        ftype: str,
+        overrides: Sequence[tuple[str, str]] = (),
+        imatrix: Path | None = None,
     ) -> None:
         """Write ``out`` with llama.cpp's own quantizer. Raises `EngineError` or `OutputError`; leaves nothing half-written."""
         ...

@@ -62,5 +62,7 @@ def tables(model: Model) -> list[Table | str]:
         row = _role(role, tensors)
         types = ", ".join(f"{kind} ×{n}" if n > 1 else kind for kind, n in row["types"].items())
         lengths = ", ".join(map(str, row["row_lengths"]))
-        table.add_row(role, str(len(tensors)), types, lengths, f"{row['bytes'] / 1e6:.3f}", f"{row['bits_per_weight']:.2f}")
+        table.add_row(
+            role, str(len(tensors)), types, lengths, f"{row['bytes'] / 1e6:.3f}", f"{row['bits_per_weight']:.2f}"
+        )
     return [heading, table]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,12 @@ class ReferenceStore:
 
     def write(self, chunk: int, rows: ReferenceRows) -> None:
         """Save the rows of one chunk; all or nothing. Raises `OutputError`."""
-        arrays = {"logits": rows.logits, "lse": rows.lse, "target_nll": rows.target_nll, "top": rows.top}
+        arrays: dict[str, Any] = {
+            "logits": rows.logits,
+            "lse": rows.lse,
+            "target_nll": rows.target_nll,
+            "top": rows.top,
+        }
         if rows.ids is not None:
             arrays["ids"] = rows.ids
         partial = self.folder / f".chunk-{chunk:06d}.{os.getpid()}.partial"
@@ -57,10 +63,12 @@ class ReferenceStore:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
         try:
             with np.load(self.path(chunk)) as found:
-                ids = found["ids"] if "ids" in found else None
+                ids = found["ids"] if "ids" in found.files else None
                 return ReferenceRows(found["logits"], found["lse"], found["target_nll"], found["top"], ids)
         except (OSError, ValueError, KeyError, EOFError) as error:
-            raise StudyError(f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again") from error
+            raise StudyError(
+                f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again"
+            ) from error
 
     @property
     def n_bytes(self) -> int:

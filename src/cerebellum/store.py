@@ -233,7 +233,9 @@ class Study:
 
     def failures(self) -> list[tuple[str, str, str]]:
         """(label, time, reason) of every failure."""
-        rows = self._db.execute("SELECT label, at, reason FROM failure JOIN trial ON trial.id = failure.trial ORDER BY at")
+        rows = self._db.execute(
+            "SELECT label, at, reason FROM failure JOIN trial ON trial.id = failure.trial ORDER BY at"
+        )
         return [(str(label), str(at), str(reason)) for label, at, reason in rows]
 
     def commands(self) -> list[tuple[str, list[str]]]:
@@ -253,7 +255,9 @@ def _take_lock(path: Path) -> FileLock:
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise StudyError(f"another cerebellum is working on {path}; wait for it or choose another output folder") from error
+        raise StudyError(
+            f"another cerebellum is working on {path}; wait for it or choose another output folder"
+        ) from error
     except OSError as error:
         raise OutputError(f"can't write in {path.parent}: {error.strerror or error}") from error
     return lock

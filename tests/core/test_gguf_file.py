@@ -137,9 +137,9 @@ def test_a_big_vocabulary_is_quick(tmp_path: Path) -> None:
     writer.add_array("tokenizer.ggml.scores", [0.5] * (1 << 18))
     writer.add_tensor("token_embd.weight", WEIGHTS["token_embd.weight"])
     finish(writer, tmp_path / "m.gguf")
-    start = time.perf_counter()
+    start = time.process_time()
     read_model(tmp_path / "m.gguf")
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @settings(max_examples=300, deadline=None)

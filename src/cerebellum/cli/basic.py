@@ -50,7 +50,14 @@ def inspect(model: Path, as_json: bool) -> None:
 @quiet_option
 @guarded
 def quantize(
-    model: Path, type: str, overrides: Path | None, imatrix: Path | None, out: Path, force: bool, as_json: bool, quiet: bool
+    model: Path,
+    type: str,
+    overrides: Path | None,
+    imatrix: Path | None,
+    out: Path,
+    force: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     """Write MODEL as the file type TYPE (Q3_K_M, …), some tensors as the overrides say.
 

@@ -6,7 +6,15 @@ import sys
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0
@@ -29,7 +37,13 @@ class ConsoleProgress:
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
         if self._live:
-            columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            columns = (
+                BarColumn(30),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(
                 TextColumn("{task.description}"), *columns, TextColumn("{task.fields[now]}"),
                 console=self._console, transient=True,

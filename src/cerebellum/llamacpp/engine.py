@@ -224,7 +224,8 @@ class Batch:
             self._batch.n_seq_id[i] = 1
             self._batch.seq_id[i][0] = 0
         self._token, self._pos, self._wanted = (
-            np.ctypeslib.as_array(field, shape=(size,)) for field in (self._batch.token, self._batch.pos, self._batch.logits)
+            np.ctypeslib.as_array(field, shape=(size,))
+            for field in (self._batch.token, self._batch.pos, self._batch.logits)
         )
 
     def fill(self, tokens: Tokens, start: int, first: int, last: int | None = None) -> Any:

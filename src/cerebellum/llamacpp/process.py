@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -40,7 +40,7 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def stream(self, label: str, method: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    def stream(self, label: str, method: str, *args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
         """Call ``method`` and yield its items, then return its value. Errors carry ``label``."""
         self._send(label, (method, args, kwargs))
         finished = False
@@ -176,7 +176,12 @@ class LlamaBackend:
         return cast(Mapping[str, str], self._once(label, "types", source, ftype, tuple(overrides), imatrix))
 
     def quantize(
-        self, source: Path, out: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
+        self,
+        source: Path,
+        out: Path,
+        ftype: str,
+        overrides: Sequence[tuple[str, str]] = (),
+        imatrix: Path | None = None,
     ) -> None:
         self._once(f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix)
 

@@ -38,7 +38,9 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
     expected = {t.name for t in gguf_file.read_model(source).tensors}
     if set(types) != expected:
         missing = ", ".join(sorted(expected ^ set(types))[:3])
-        raise EngineError(f"llama.cpp's dry run on {source} did not say what becomes of {missing}; is it the pinned build?")
+        raise EngineError(
+            f"llama.cpp's dry run on {source} did not say what becomes of {missing}; is it the pinned build?"
+        )
     return types
 
 

@@ -71,7 +71,9 @@ def check_fits(tensor: Tensor, kind: QuantType, has_imatrix: bool) -> None:
     embeds = tensor.name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
     needs = kind.name in ("IQ1_S", "IQ2_XXS", "IQ2_XS") or (kind.name in NEEDS_IMATRIX and not embeds)
     if needs and not has_imatrix:
-        raise TypeChoiceError(f"{tensor.name} can't be {kind.name} without an importance matrix: give one with --imatrix")
+        raise TypeChoiceError(
+            f"{tensor.name} can't be {kind.name} without an importance matrix: give one with --imatrix"
+        )
 
 
 def quantize_rows(

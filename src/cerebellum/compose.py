@@ -1,0 +1,102 @@
+"""The choice put together: the recipe beside what adding up predicted, and beside its controls, all in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cerebellum.domain import Trial, TrialKind, swaps_of
+from cerebellum.effects import Prediction, predict_additive
+from cerebellum.job import Job
+from cerebellum.measure import Split
+from cerebellum.plan import blanket_trial, random_trials
+from cerebellum.quants import quant_type
+from cerebellum.select import Choice
+from cerebellum.summary import Contrast, Summary, contrast, summarize
+from cerebellum.sweep import BASE_TRIAL, Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A whole set of types on one split; ``from_base`` and ``from_recipe`` are None for the set compared with itself."""
+
+    trial: Trial
+    delta_bytes: int
+    summary: Summary
+    from_base: Contrast | None
+    from_recipe: Contrast | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Base, recipe and controls on one split. The first row is the base, the second the recipe."""
+
+    split: str
+    rows: tuple[Row, ...]
+
+    def row(self, kind: TrialKind) -> Row | None:
+        """The first row of a kind."""
+        return next((row for row in self.rows if row.trial.kind is kind), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """The choice, its additive prediction, and what was measured on both splits."""
+
+    choice: Choice
+    recipe: Trial
+    prediction: Prediction
+    search: Comparison
+    report: Comparison
+
+
+def combine(job: Job, sweep: Sweep, choice: Choice, n_random: int, seed: int) -> Combination:
+    """Measure the chosen set and its controls on the search and the report split."""
+    recipe = Trial("recipe", TrialKind.RECIPE, choice.swaps)
+    trials = [BASE_TRIAL, recipe, *controls(job, sweep, choice, n_random, seed)]
+    return Combination(
+        choice,
+        recipe,
+        predict_additive(sweep.effects, choice.swaps),
+        compare(job, job.search, trials),
+        compare(job, job.report, trials),
+    )
+
+
+def controls(job: Job, sweep: Sweep, choice: Choice, n_random: int, seed: int) -> list[Trial]:
+    """The base requantized without overrides, a blanket per type, random sets like the choice."""
+    blankets = [blanket_trial(sweep.plan, kind) for kind in dict.fromkeys(p.asked for p in sweep.plan.planned)]
+    return [requantized(job), *blankets, *random_trials(sweep.plan, choice.swaps, n_random, seed)]
+
+
+def requantized(job: Job) -> Trial:
+    """What llama.cpp makes of the base when told its own file type again: the fair baseline where that changes types."""
+    types = job.backend.types(job.base.model.path, job.base.ftype, (), job.options.imatrix)
+    changed = {name: kind for name, kind in types.items() if kind != job.base.model.types[name]}
+    return Trial("base requantized", TrialKind.REQUANTIZED, swaps_of(changed))
+
+
+def compare(job: Job, split: Split, trials: list[Trial]) -> Comparison:
+    """Measure ``trials`` (base first, recipe second) on a split and contrast them."""
+    scores = job.measurer(split).measure(trials, split.chunks, f"comparison, {split.name} text")
+    base, recipe = scores[trials[0].label], scores[trials[1].label]
+    rows = tuple(
+        Row(
+            trial,
+            delta_bytes(job, trial),
+            summarize(scores[trial.label]),
+            contrast(scores[trial.label], base) if trial is not trials[0] else None,
+            contrast(scores[trial.label], recipe) if trial is not trials[1] else None,
+        )
+        for trial in trials
+    )
+    return Comparison(split.name, rows)
+
+
+def delta_bytes(job: Job, trial: Trial) -> int:
+    """Bytes of tensor data more (or less) than the base's."""
+    total = 0
+    for swap in trial.swaps:
+        tensor = job.base.model.tensor(swap.tensor)
+        assert tensor is not None
+        total += tensor.bytes_as(quant_type(swap.type)) - tensor.n_bytes
+    return total

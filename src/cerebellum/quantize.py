@@ -1,0 +1,111 @@
+"""One file to another type, some tensors as overrides say: proven beforehand, whole or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerebellum import gguf_file
+from cerebellum.backend import Backend
+from cerebellum.domain import Model
+from cerebellum.errors import OutputError, OverrideError
+from cerebellum.keys import sha256_file
+from cerebellum.overrides import Hit, Overrides, pairs, parse_overrides, resolve
+from cerebellum.progress import Progress, Silent
+from cerebellum.quants import fallback_type, ftype_name
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What was written. ``fallbacks``: tensors an override asked another type for than their rows can hold, with what was stored."""
+
+    model: Model
+    source: Model
+    ftype: str
+    sha256: str
+    hits: tuple[Hit, ...]
+    fallbacks: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "path": str(self.model.path),
+            "source": str(self.source.path),
+            "file_type": self.ftype,
+            "file_bytes": self.model.file_bytes,
+            "bits_per_weight": round(self.model.bits_per_weight, 4),
+            "sha256": self.sha256,
+            "quantized_twice": self.source.is_quantized,
+            "types": dict(Counter(t.type for t in self.model.tensors).most_common()),
+            "overrides": {str(hit.override): list(hit.tensors) for hit in self.hits},
+            "fallbacks": self.fallbacks,
+        }
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        types = ", ".join(f"{kind} ×{n}" for kind, n in Counter(t.type for t in self.model.tensors).most_common())
+        lines = [
+            f"{self.model.path}: {self.ftype}, {self.model.file_bytes / 1e6:,.1f} MB, "
+            f"{self.model.bits_per_weight:.2f} bits a weight, sha256 {self.sha256[:16]}…",
+            f"types: {types}",
+        ]
+        for hit in self.hits:
+            names = ", ".join(hit.tensors[:3]) + (" …" if len(hit.tensors) > 3 else "")
+            lines.append(
+                f"override {hit.override}: {len(hit.tensors)} {'tensor' if len(hit.tensors) == 1 else 'tensors'} ({names})"
+            )
+        lines += [
+            f"fallback: {name} can't hold what was asked for and is {kind}" for name, kind in self.fallbacks.items()
+        ]
+        if self.source.is_quantized:
+            lines.append(f"note: {self.source.path.name} was quantized before, so its weights are quantized twice")
+        return "\n".join(lines)
+
+
+def quantize_model(
+    backend: Backend,
+    model: Path,
+    ftype: str,
+    out: Path,
+    overrides: Path | None = None,
+    imatrix: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Write ``model`` as ``ftype``. Every override line must hit a tensor.
+
+    Raises `OverrideError`, `TypeChoiceError`, `OutputError` (``out`` exists and not ``force``) or `EngineError`.
+    """
+    progress = progress or Silent()
+    source = gguf_file.read_model(model)
+    name = ftype_name(ftype)
+    if out.exists() and (not force or out.samefile(model)):
+        raise OutputError(
+            f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
+        )
+    lines = read_overrides(overrides) if overrides else ()
+    hits = resolve(lines, source) if lines else ()
+    if imatrix:
+        gguf_file.load_imatrix(imatrix)
+    progress.note(f"quantizing {model.name} to {name}")
+    backend.quantize(model, out, name, pairs(lines), imatrix)
+    written = gguf_file.read_model(out)
+    return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(hits, written))
+
+
+def read_overrides(path: Path) -> Overrides:
+    """The lines of an override file. Raises `OverrideError`."""
+    try:
+        return parse_overrides(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OverrideError(f"can't read the overrides {path}: {error}") from error
+
+
+def fallbacks_of(hits: tuple[Hit, ...], written: Model) -> dict[str, str]:
+    """Tensors whose rows can't hold the type an override asked for → the type they have."""
+    types = written.types
+    asked = {tensor: hit.override.type for hit in hits for tensor in hit.tensors}
+    lengths = {t.name: t.row_length for t in written.tensors}
+    return {n: types[n] for n, kind in asked.items() if fallback_type(kind, lengths[n]).name != kind}
