@@ -75,10 +75,15 @@ class Choice:
 Policy = Callable[[Effects, Rules], Choice]
 
 
-def choose(policy: str, effects: Effects, rules: Rules | None = None) -> Choice:
-    """The choice of the named policy. Raises `InputError` for an unknown name, listing those there are."""
+def check_policy(policy: str) -> None:
+    """Raises `InputError` for a name that is no policy's."""
     if policy not in POLICIES:
         raise InputError(f"unknown policy {policy!r}; the policies are {', '.join(POLICIES)}")
+
+
+def choose(policy: str, effects: Effects, rules: Rules | None = None) -> Choice:
+    """The choice of the named policy. Raises `InputError` for an unknown name, listing those there are."""
+    check_policy(policy)
     return POLICIES[policy](effects, rules or Rules())
 
 

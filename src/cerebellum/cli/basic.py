@@ -19,7 +19,7 @@ from cerebellum.cli.common import (
     settings_of,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
-from cerebellum.inspect import describe, tables
+from cerebellum.verbs.inspect import describe, tables
 
 
 @click.command()
@@ -66,7 +66,7 @@ def quantize(
     Example: cerebellum quantize model-F16.gguf Q3_K_M --overrides overrides.txt --out model-Q3_K_M.gguf
     """
     from cerebellum.llamacpp.process import LlamaBackend
-    from cerebellum.quantize import quantize_model
+    from cerebellum.verbs.quantize import quantize_model
 
     result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, ConsoleProgress(quiet=quiet))
     if as_json:
@@ -98,7 +98,7 @@ def perplexity(
     Example: cerebellum perplexity model-Q3_K_M.gguf --text wiki.test.raw --ctx 512
     """
     from cerebellum.llamacpp.process import LlamaBackend
-    from cerebellum.perplexity import measure_perplexity
+    from cerebellum.verbs.perplexity import measure_perplexity
 
     settings = settings_of(n_ctx, n_threads, n_gpu_layers)
     result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet))

@@ -15,9 +15,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
+from rich.text import Text
+
+from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0
+#: Columns that the widest table needs.
+WIDE = 160
 
 
 class ConsoleProgress:
@@ -76,4 +82,20 @@ class ConsoleProgress:
 def stdout_console() -> Console:
     """For results: tables on standard output, as wide as they need where it's not a terminal."""
     console = Console()
-    return console if console.is_terminal else Console(width=160, file=sys.stdout)
+    return console if console.is_terminal else Console(width=WIDE, file=sys.stdout)
+
+
+def print_grid(grid: Grid) -> None:
+    """A table of the report on standard output, its notes beneath."""
+    console = stdout_console()
+    table = Table(
+        title=grid.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for column in grid.columns:
+        table.add_column(column, no_wrap=console.width >= WIDE)
+    for row in grid.rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    for note in grid.notes:
+        console.print(f"  {note}", highlight=False, markup=False, style="dim")
+    console.print()

@@ -26,7 +26,7 @@ class Child:
     def __init__(self, what: str) -> None:
         """``what`` names the work in messages until a call gives a better name."""
         self._what = what
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cerebellum.llamacpp.worker"],

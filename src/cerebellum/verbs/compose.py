@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cerebellum.domain import Trial, TrialKind, swaps_of
 from cerebellum.effects import Prediction, predict_additive
-from cerebellum.job import Job
 from cerebellum.measure import Split
 from cerebellum.plan import blanket_trial, random_trials
 from cerebellum.quants import quant_type
 from cerebellum.select import Choice
 from cerebellum.summary import Contrast, Summary, contrast, summarize
-from cerebellum.sweep import BASE_TRIAL, Sweep
+from cerebellum.verbs.job import Job
+from cerebellum.verbs.sweep import BASE_TRIAL, Sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,13 @@ class Combination:
     report: Comparison
 
 
-def combine(job: Job, sweep: Sweep, choice: Choice, n_random: int, seed: int) -> Combination:
-    """Measure the chosen set and its controls on the search and the report split."""
+def combine(
+    job: Job, sweep: Sweep, choice: Choice, alternatives: Sequence[Choice], n_random: int, seed: int
+) -> Combination:
+    """Measure the chosen set, what other policies would have chosen, and the controls, on the search and the report split."""
     recipe = Trial("recipe", TrialKind.RECIPE, choice.swaps)
-    trials = [BASE_TRIAL, recipe, *controls(job, sweep, choice, n_random, seed)]
+    others = [Trial(f"policy {c.policy}", TrialKind.RECIPE, c.swaps) for c in alternatives if c.effects]
+    trials = [BASE_TRIAL, recipe, *others, *controls(job, sweep, choice, n_random, seed)]
     return Combination(
         choice,
         recipe,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cerebellum import gguf_file
+from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Engine, Settings, Sources
 from cerebellum.corpus import read_text
 from cerebellum.domain import Corpus, Model
@@ -29,12 +29,12 @@ class JobOptions:
     """What a study is made of. ``base`` None: Q3_K_M of an unquantized model, the file itself of a quantized one.
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
-    ``reference`` None: the model file itself.
+    ``reference`` None: the model file itself. ``command`` is noted in the study and the report.
     """
 
     model: Path
     out: Path
-    text: Path
+    text: Path = bundled.SEARCH_TEXT
     report_text: Path | None = None
     base: str | None = None
     reference: Path | None = None
@@ -42,6 +42,7 @@ class JobOptions:
     settings: Settings = field(default_factory=Settings)
     n_chunks: int | None = None
     workers: int = 1
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
         progress.note(f"reading {options.model.name} ({options.model.stat().st_size / 1e6:,.1f} MB)")
         sha256 = cached_sha256(study, options.model)
         study.bind(subject_of(sha256, options.imatrix), options.model.name)
+        study.add_command(list(options.command))
         base = prepare_base(options, source, backend, study, progress)
         build = backend.id
         sources = Sources(options.model, options.imatrix)

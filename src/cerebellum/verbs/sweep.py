@@ -9,13 +9,13 @@ from cerebellum.classify import Class, Thresholds
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.effects import SingleEffect
 from cerebellum.fdr import adjusted_p
-from cerebellum.job import Job
 from cerebellum.measure import Scores
 from cerebellum.plan import SweepPlan, plan_sweep
 from cerebellum.quants import quant_type
 from cerebellum.sequential import Schedule, sequential_p
 from cerebellum.stats import paired_values
 from cerebellum.summary import Contrast, Summary, contrast, kld_sums, nll_sums, summarize
+from cerebellum.verbs.job import Job
 
 #: Share of false discoveries that is tolerated among the effects of a sweep that are called real.
 FALSE_DISCOVERIES = 0.05

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cerebellum import gguf_file
-from cerebellum.compose import Combination
 from cerebellum.domain import ChunkScore, Trial, TrialKind
 from cerebellum.errors import OutputError, ProofError
-from cerebellum.job import Job
 from cerebellum.keys import sha256_file
 from cerebellum.measure import Measurer, Scores
 from cerebellum.overrides import Hit, Overrides, format_overrides, pairs, pin, prove
 from cerebellum.summary import Contrast, Summary, contrast, summarize
-from cerebellum.sweep import BASE_TRIAL
+from cerebellum.verbs.compose import Combination
+from cerebellum.verbs.job import Job
+from cerebellum.verbs.sweep import BASE_TRIAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,9 @@ class Written:
 
     path: Path
     overrides_path: Path
+    source: str
+    ftype: str
+    imatrix: str | None
     sha256: str
     file_bytes: int
     base_bytes: int
@@ -37,7 +40,10 @@ class Written:
     @property
     def reproduce(self) -> str:
         """The stock command that makes the same tensors."""
-        return f"llama-quantize --tensor-type-file {self.overrides_path.name} SOURCE.gguf OUT.gguf"
+        imatrix = f"--imatrix {self.imatrix} " if self.imatrix else ""
+        return (
+            f"llama-quantize {imatrix}--tensor-type-file {self.overrides_path.name} {self.source} OUT.gguf {self.ftype}"
+        )
 
 
 def make_overrides(job: Job, recipe: Trial) -> Overrides:
@@ -73,6 +79,9 @@ def write_recipe(job: Job, combination: Combination, name: str | None = None) ->
     return Written(
         path=path,
         overrides_path=overrides_path,
+        source=job.source.path.name,
+        ftype=job.base.ftype,
+        imatrix=job.options.imatrix.name if job.options.imatrix else None,
         sha256=sha256,
         file_bytes=path.stat().st_size,
         base_bytes=job.base.model.file_bytes,

@@ -1,0 +1,149 @@
+"""The verbs as functions: what a notebook calls and what the command line calls. Paths may be strings; everything else is by name.
+
+import cerebellum
+
+cerebellum.inspect("model-F16.gguf").bits_per_weight
+result = cerebellum.run("model-F16.gguf", out="study", text="wiki.train.raw", chunks=64)
+result.written.path
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cerebellum import bundled, gguf_file
+from cerebellum.backend import Backend, Settings
+from cerebellum.domain import Model
+from cerebellum.effects import Objective
+from cerebellum.errors import InputError
+from cerebellum.progress import Progress
+from cerebellum.verbs.job import JobOptions
+from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
+from cerebellum.verbs.pipeline import ChoiceOptions, RunResult, SweepResult, run_job, sweep_job
+from cerebellum.verbs.quantize import Quantized, quantize_model
+from cerebellum.verbs.sweep import SweepOptions
+
+PathLike = str | Path
+Names = str | Iterable[str]
+
+
+def inspect(model: PathLike) -> Model:
+    """What a GGUF says of itself. Raises `ModelFileError`."""
+    return gguf_file.read_model(Path(model))
+
+
+def quantize(
+    model: PathLike,
+    ftype: str,
+    *,
+    out: PathLike,
+    overrides: PathLike | None = None,
+    imatrix: PathLike | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> Quantized:
+    """Write ``model`` as ``ftype`` ("Q3_K_M"), some tensors as the override file says. Raises a `CerebellumError`."""
+    return quantize_model(
+        backend or _llama(), Path(model), ftype, Path(out), _path(overrides), _path(imatrix), force, progress
+    )
+
+
+def perplexity(
+    model: PathLike,
+    text: PathLike,
+    *,
+    ctx: int = 2048,
+    chunks: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> Perplexity:
+    """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it."""
+    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress)
+
+
+def sweep(
+    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+) -> SweepResult:
+    """Each chosen tensor alone at another type. ``options`` are those of `run`, as far as they concern a sweep."""
+    job, trials, _ = split_options(Path(model), Path(out), options)
+    return sweep_job(job, trials, backend=backend or _llama(), progress=progress)
+
+
+def run(
+    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+) -> RunResult:
+    """The whole job into the folder ``out``; resumes what was begun there.
+
+    Options, all by name: text, report_text, base ("Q3_K_M"), role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list),
+    blocks (numbers), policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that
+    demotions may add), max_growth (bytes), reference, imatrix, ctx (2048), chunks (of each split; all by default), threads, gpu_layers,
+    workers, n_random (3), seed (0). Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
+    job, trials, choice = split_options(Path(model), Path(out), options)
+    return run_job(job, trials, choice, backend=backend or _llama(), progress=progress)
+
+
+def demo(
+    *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+) -> RunResult:
+    """`run` on the bundled model and its own texts, small enough for two minutes on two cores."""
+    small = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 24}
+    return run(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **options})
+
+
+def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOptions, SweepOptions, ChoiceOptions]:
+    """The flat options of `run` as the three things they are about. Raises `InputError` for one that doesn't exist."""
+    options = {name: value for name, value in given.items() if value is not None}
+
+    def take(names: dict[str, str]) -> dict[str, Any]:
+        return {field: options.pop(name) for name, field in names.items() if name in options}
+
+    settings = Settings(**take({"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}))
+    paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
+    if "text" not in paths:
+        paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
+    job = take({"base": "base", "chunks": "n_chunks", "workers": "workers", "command": "command"})
+    trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
+    trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
+    if "blocks" in trials:
+        trials["blocks"] = tuple(trials["blocks"])
+    choice = take(_CHOICE)
+    if options:
+        raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
+    return JobOptions(model, out, settings=settings, **paths, **job), SweepOptions(**trials), ChoiceOptions(**choice)
+
+
+_PATHS = ("text", "report_text", "reference", "imatrix")
+_CHOICE = {
+    "policy": "policy",
+    "objective": "objective",
+    "allow": "allowed_damage",
+    "max_growth": "max_growth_bytes",
+    "n_random": "n_random",
+    "seed": "seed",
+}
+
+
+def names(value: Names) -> tuple[str, ...]:
+    """One name, several with commas between, or a list of them, as a tuple without repeats."""
+    parts = [value] if isinstance(value, str) else list(value)
+    return tuple(dict.fromkeys(word.strip() for part in parts for word in part.split(",") if word.strip()))
+
+
+def _path(value: PathLike | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _llama() -> Backend:
+    from cerebellum.llamacpp.process import LlamaBackend
+
+    return LlamaBackend()
+
+
+__all__ = ["Objective", "demo", "inspect", "perplexity", "quantize", "run", "sweep"]

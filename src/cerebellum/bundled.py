@@ -1,0 +1,11 @@
+"""The small real model and its texts that come with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "bundled"
+MODEL = FOLDER / "world-gemma4-F16.gguf"
+SEARCH_TEXT = FOLDER / "search.txt"
+REPORT_TEXT = FOLDER / "report.txt"
+QUESTIONS = FOLDER / "questions"

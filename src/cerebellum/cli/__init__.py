@@ -1,0 +1,22 @@
+"""The command line: one verb a command. Results on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import click
+
+from cerebellum import __version__
+from cerebellum.cli.basic import inspect, perplexity, quantize
+from cerebellum.cli.job import demo, run, sweep
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="cerebellum")
+def main() -> None:
+    """Find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
+
+    Start with: cerebellum demo
+    """
+
+
+for command in (run, sweep, demo, inspect, quantize, perplexity):
+    main.add_command(command)

@@ -1,0 +1,187 @@
+"""`run`, `sweep`, `demo`: the job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cerebellum import bundled
+from cerebellum.cli.common import (
+    gpu_option,
+    guarded,
+    json_option,
+    model_argument,
+    print_json,
+    quiet_option,
+    threads_option,
+)
+from cerebellum.cli.console import ConsoleProgress, print_grid, stdout_console
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.pipeline import RunResult, SweepResult
+
+FilePath = click.Path(path_type=Path)
+
+
+def parse_blocks(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """``0-3,7`` → (0, 1, 2, 3, 7)."""
+    if value is None:
+        return None
+    blocks: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise click.BadParameter(f"{part!r} is not a block or a range of blocks; write 0-3,7 for example")
+        blocks += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(blocks))
+
+
+SWEEP_OPTIONS = (
+    click.option(
+        "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
+    ),
+    click.option("--role", default="ffn_gate", show_default=True, help="Roles to try, with commas between, or 'all'."),
+    click.option("--to", default="Q2_K", show_default=True, help="Types to try, with commas between; larger ones too."),
+    click.option("--blocks", callback=parse_blocks, help="Blocks to try, as in 0-3,7. [default: all]"),
+    click.option("-f", "--text", type=FilePath, help="UTF-8 text that chooses. [default: the bundled small world]"),
+    click.option("--report-text", type=FilePath, help="Text that reports. [default: the second half of --text]"),
+    click.option("--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: MODEL]"),
+    click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
+    click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
+    click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),
+    threads_option,
+    gpu_option,
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
+)
+
+CHOICE_OPTIONS = (
+    click.option("--policy", default="greedy", show_default=True, help="How to choose: greedy or published."),
+    click.option(
+        "--objective", type=click.Choice(["kld", "nll"]), default="kld", show_default=True,
+        help="What greedy minimizes: KL divergence, or the NLL that perplexity is made of.",
+    ),
+    click.option(
+        "--allow", type=click.FloatRange(min=0), default=0.05, show_default=True,
+        help="Share of the base's own KL divergence that smaller types together may add.",
+    ),
+    click.option("--max-growth", type=int, default=0, show_default=True, help="Bytes the file may grow by."),
+    click.option("--random", "n_random", type=click.IntRange(min=0), default=3, show_default=True, help="Random sets as controls."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sets."),
+)  # fmt: skip
+
+out_option = click.option(
+    "-o", "--out", type=FilePath, required=True, help="Folder for the results and the study database."
+)
+
+
+def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, listed in ``--help`` in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command()
+@model_argument
+@with_options(out_option, *SWEEP_OPTIONS, *CHOICE_OPTIONS)
+@json_option
+@quiet_option
+@guarded
+def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Find, prove and write MODEL's mixed-precision quantization.
+
+    Quantizes MODEL to the base type, measures each tensor of the chosen roles alone at another type, chooses, measures the
+    combination beside its controls, writes the GGUF and its override file, and proves that the file is what was measured.
+    Stop it with Ctrl-C; the same command goes on.
+
+    Example: cerebellum run model-F16.gguf --role ffn_gate,ffn_up --to Q2_K,Q4_K --text wiki.train.raw --chunks 64 --out study
+    """
+    from cerebellum import api
+
+    show_run(api.run(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+
+
+@click.command()
+@model_argument
+@with_options(out_option, *SWEEP_OPTIONS)
+@json_option
+@quiet_option
+@guarded
+def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Measure each tensor of the chosen roles alone at another type.
+
+    The measurements stay in the folder: `run` with the same options takes them over.
+
+    Example: cerebellum sweep model-F16.gguf --role all --to Q2_K --blocks 0-3 --text wiki.train.raw --out study
+    """
+    from cerebellum import api
+    from cerebellum.report.plain import sweep_json
+
+    result = api.sweep(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
+    if as_json:
+        print_json({"facts": result.facts, **sweep_json(result.sweep)})
+        return
+    show_sweep(result)
+
+
+@click.command()
+@click.option("-o", "--out", type=FilePath, default=Path("demo-out"), show_default=True, help="Folder for the results.")
+@with_options(threads_option, *CHOICE_OPTIONS)
+@json_option
+@quiet_option
+@guarded
+def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """The whole job on the bundled small model: what `run` does, in about two minutes.
+
+    Example: cerebellum demo --out demo-out
+    """
+    from cerebellum import api
+
+    show_run(api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+
+
+def told(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the command line they came from; a default text is mentioned."""
+    if "text" in options and options["text"] is None:
+        text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
+        print(text, file=sys.stderr)
+    options |= {"threads": options.pop("n_threads", None), "gpu_layers": options.pop("n_gpu_layers", None)}
+    return {**options, "command": ("cerebellum", *sys.argv[1:])}
+
+
+def show_sweep(result: SweepResult) -> None:
+    """The sweep's table."""
+    from cerebellum.report.grids import sweep_grid
+
+    print_grid(sweep_grid(result.sweep, result.facts))
+
+
+def show_run(result: RunResult, out: Path, as_json: bool) -> None:
+    """Sweep, choice, combination, controls, file."""
+    from cerebellum.report.grids import choice_lines, comparison_grid, prediction_grid, sweep_grid, written_lines
+    from cerebellum.report.plain import summary_of
+
+    if as_json:
+        print_json(summary_of(result))
+        return
+    say = stdout_console()
+    print_grid(sweep_grid(result.sweep, result.facts))
+    say.print("[bold]Choice[/bold]")
+    for line in choice_lines(result):
+        say.print(f"  {line}", highlight=False, markup=False)
+    say.print()
+    if result.combination is not None:
+        print_grid(prediction_grid(result.combination))
+        print_grid(comparison_grid(result.combination.report, result.facts))
+    say.print("[bold]File[/bold]")
+    for line in written_lines(result):
+        say.print(f"  {line}", highlight=False, markup=False)
+    say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)

@@ -1,0 +1,26 @@
+"""What was found, for people and for programs, from a finished result only: nothing here measures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cerebellum.report.card import model_card
+from cerebellum.report.markdown import full_report
+from cerebellum.report.plain import summary_of
+from cerebellum.verbs.write import write_text
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.pipeline import RunResult
+
+
+def write_report(result: RunResult, out: Path) -> None:
+    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``. Raises `OutputError`."""
+    from cerebellum.report.chart import sweep_chart
+
+    write_text(out / "sweep.svg", sweep_chart(result.sweep))
+    write_text(out / "report.md", full_report(result))
+    write_text(out / "report.json", json.dumps(summary_of(result), indent=2, ensure_ascii=False) + "\n")
+    if result.written is not None:
+        write_text(result.written.path.with_suffix(".card.md"), model_card(result))

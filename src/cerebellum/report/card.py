@@ -1,0 +1,66 @@
+"""The model card of a written file: what it is, what it was measured on, how to run and to reproduce it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cerebellum import __version__
+from cerebellum.report.grids import comparison_grid, perplexity_cell
+from cerebellum.report.markdown import grid_markdown, on_what
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.pipeline import RunResult
+
+
+def model_card(result: RunResult) -> str:
+    """Markdown with the front matter that model hubs read. A written file is required."""
+    written, combination = result.written, result.combination
+    assert written is not None and combination is not None
+    lines = "\n".join(map(str, written.overrides))
+    judged = written.from_base.judgement
+    parts = [
+        "---",
+        "tags: [gguf, quantized, cerebellum]",
+        f"base_model: {result.model}",
+        "---",
+        "",
+        f"# {written.path.stem}",
+        "",
+        f"{result.model} quantized to {result.base.ftype}, {len(combination.recipe.swaps)} tensors stored in another type, "
+        "chosen by measuring each "
+        f"of {len(result.sweep.rows)} changes alone. {written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
+        "",
+        f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {judged.reason}",
+        "",
+        f"Perplexity {perplexity_cell(written.summary)} on that text. It was not tested on tasks: run the benchmarks that matter to you.",
+        "",
+        "## Run it",
+        "",
+        "```sh",
+        f"llama-cli -m {written.path.name}",
+        "```",
+        "",
+        "For Ollama, a `Modelfile` with one line, `FROM ./"
+        + written.path.name
+        + "`, then `ollama create NAME -f Modelfile`.",
+        "",
+        "## Reproduce it",
+        "",
+        f"Save as `{written.overrides_path.name}`:",
+        "",
+        "```",
+        lines,
+        "```",
+        "",
+        "```sh",
+        written.reproduce,
+        "```",
+        "",
+        grid_markdown(comparison_grid(combination.report, result.facts)),
+        "## On what",
+        "",
+        *on_what(result),
+        "",
+        f"Made with cerebellum {__version__}.",
+    ]
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,89 @@
+"""The sweep as a picture: each trial's change of KL divergence (or perplexity) with its interval. Plain SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from cerebellum.stats import Interval
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.sweep import Sweep
+
+ROW, LEFT, WIDTH, TOP, RIGHT = 18, 230, 420, 46, 150
+COLOURS = {
+    "improves": "#0a7d4f",
+    "damages": "#b3261e",
+    "drift": "#b26a00",
+    "undecided": "#777777",
+    "no detectable difference": "#777777",
+}
+
+
+def ticks(low: float, high: float, n: int = 5) -> list[float]:
+    """Round numbers from at most ``low`` to at least ``high``; always holds zero."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    if high <= low:
+        high = low + 1.0
+    rough = (high - low) / n
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= rough)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    return [step * i for i in range(first, last + 1)]
+
+
+def sweep_chart(sweep: Sweep) -> str:
+    """SVG of the sweep in the order of blocks."""
+    rows = sweep.rows
+    by_kld = all(row.contrast.kld for row in rows)
+    values = [(row.contrast.kld or row.contrast.ppl) if by_kld else row.contrast.percent for row in rows]
+    scale, unit = (
+        (1e3, "change of KL divergence, thousandths of a nat a token") if by_kld else (1.0, "change of perplexity, %")
+    )
+    marks = [_finite(v, scale) for v in values]
+    axis = ticks(min(low for _, low, _ in marks), max(high for *_, high in marks))
+    height = TOP + ROW * len(rows) + 40
+    body = [_axis(axis, height - 40, unit)]
+    for place, (row, mark) in enumerate(zip(rows, marks, strict=True)):
+        label = f"{row.effect.tensor.removesuffix('.weight')} → {row.effect.to_type}"
+        word = str(row.contrast.judgement.verdict)
+        body.append(_row(TOP + ROW * (place + 0.5), label, word, [_x(v, axis) for v in mark]))
+    total = LEFT + WIDTH + RIGHT
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" width="{total}" height="{height}" '
+        'font-family="sans-serif" font-size="11">'
+        f'<title>Sweep</title><rect width="{total}" height="{height}" fill="white"/>{"".join(body)}</svg>\n'
+    )
+
+
+def _finite(x: Interval, scale: float) -> tuple[float, float, float]:
+    low, high = (v if math.isfinite(v) else x.estimate for v in (x.low, x.high))
+    return x.estimate * scale, low * scale, high * scale
+
+
+def _x(value: float, axis: Sequence[float]) -> float:
+    return LEFT + WIDTH * (value - axis[0]) / (axis[-1] - axis[0])
+
+
+def _axis(axis: Sequence[float], bottom: float, unit: str) -> str:
+    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(unit)}, with 95 % interval</text>']
+    for value in axis:
+        x, zero = _x(value, axis), abs(value) < 1e-12
+        parts.append(
+            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{TOP - 6}" y2="{bottom}" stroke="{"#333" if zero else "#ddd"}"/>'
+        )
+        parts.append(f'<text x="{x:.1f}" y="{TOP - 12}" text-anchor="middle" fill="#555">{value:g}</text>')
+    return "".join(parts)
+
+
+def _row(y: float, label: str, word: str, xs: Sequence[float]) -> str:
+    colour = COLOURS.get(word, "#777777")
+    middle, low, high = xs
+    return (
+        f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="2"/>'
+        f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+        f'<text x="{LEFT + WIDTH + 8}" y="{y + 4:.1f}" fill="{colour}">{escape(word)}</text>'
+    )

@@ -1,0 +1,242 @@
+"""Tables as data: a title, what it was measured on, columns, cells. Markdown and the terminal draw the same ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.domain import TrialKind
+from cerebellum.effects import Prediction
+from cerebellum.stats import Interval, smallest_detectable
+from cerebellum.summary import Contrast, Summary
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.compose import Combination, Comparison, Row
+    from cerebellum.verbs.pipeline import RunResult
+    from cerebellum.verbs.sweep import Sweep, SweepRow
+
+#: KL divergences are shown in thousandths of a nat.
+MILLI = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """``rows`` of cells under ``columns``; ``notes`` say on what and how sure."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def signed(x: float, digits: int = 2) -> str:
+    """A difference with its sign; nothing where it isn't known."""
+    return f"{x:+.{digits}f}" if math.isfinite(x) else "?"
+
+
+def with_limits(x: Interval, scale: float = 1.0, digits: int = 2, *, sign: bool = True) -> str:
+    """``estimate [low, high]``."""
+    if not math.isfinite(x.low):
+        return f"{x.estimate * scale:{'+' if sign else ''}.{digits}f} [?]"
+    values = (v * scale for v in (x.estimate, x.low, x.high))
+    estimate, low, high = (f"{v:{'+' if sign else ''}.{digits}f}" for v in values)
+    return f"{estimate} [{low}, {high}]"
+
+
+def kilobytes(n: int) -> str:
+    """A difference of sizes."""
+    return f"{n / 1e3:+,.1f} kB" if abs(n) < 10_000_000 else f"{n / 1e6:+,.1f} MB"
+
+
+def perplexity_cell(summary: Summary) -> str:
+    """Perplexity ± llama-perplexity's standard error."""
+    return f"{summary.perplexity:.4f} ± {summary.std_error:.4f}"
+
+
+def measured_on(facts: dict[str, Any], split: str) -> str:
+    """On what a split's figures were measured, in one line."""
+    of = facts["splits"][split]
+    first, last = of["chunks"]
+    return (
+        f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {of['text']}, chunks {first} to {last} "
+        f"({of['n_chunks']} of {of['ctx']} tokens, the second half of each scored)"
+    )
+
+
+def interval_note(contrasts: Sequence[Contrast], facts: dict[str, Any]) -> tuple[str, ...]:
+    """How sure: the level, the pairing, the smallest effect that this much text could have shown."""
+    known = [c.kld or c.ppl for c in contrasts]
+    known = [x for x in known if math.isfinite(x.std_error) and x.n_chunks > 1]
+    notes = [
+        "Brackets: 95 % intervals, paired by chunk; changes are from the base. ±: one standard error over tokens (llama-perplexity's)."
+    ]
+    if any(c.kld for c in contrasts):
+        notes.append(
+            f"KLD: mean KL divergence to the reference {facts['reference'].get('file', '')}, thousandths of a nat a token."
+        )
+    if known:
+        least = median(smallest_detectable(x.std_error, x.n_chunks) for x in known)
+        unit = (
+            f"{least * MILLI:.3g} thousandths of a nat"
+            if contrasts[0].kld
+            else f"{100 * math.expm1(least):.3g} % of perplexity"
+        )
+        notes.append(
+            f"Smallest difference that this much text shows four times in five (median over the rows): {unit}."
+        )
+    return tuple(notes)
+
+
+# -- sweep -------------------------------------------------------------------------------------------------------------
+
+
+def sweep_grid(sweep: Sweep, facts: dict[str, Any]) -> Grid:
+    """A row per trial, the base first."""
+    columns = ("tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class")
+    base = sweep.base
+    base_kld = base.divergence
+    own_kld = f"({base_kld.mean.estimate * MILLI:.3f})" if base_kld else ""
+    first = ("base", facts["base"]["ftype"], "", perplexity_cell(base), "", "", own_kld, "", "")
+    rows = [first, *(_sweep_row(row, base) for row in sweep.rows)]
+    notes = (
+        measured_on(facts, "search"),
+        *interval_note([row.contrast for row in sweep.rows], facts),
+        *sweep_notes(sweep),
+    )
+    return Grid("Sweep: each tensor alone at another type", columns, tuple(rows), notes)
+
+
+def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
+    """False discoveries, and what was left out."""
+    notes = ["Verdicts hold after false-discovery control over the whole sweep (Benjamini-Hochberg, 5 %)."]
+    notes += sweep.plan.notes
+    notes += [f"Not measured: {s.tensor} as {s.type} {s.reason}." for s in sweep.plan.skipped[:5]]
+    if len(sweep.plan.skipped) > 5:
+        notes.append(f"… and {len(sweep.plan.skipped) - 5} more; report.json lists them.")
+    return tuple(notes)
+
+
+def _sweep_row(row: SweepRow, base: Summary) -> tuple[str, ...]:
+    effect, difference = row.effect, row.contrast
+    return (
+        effect.tensor.removesuffix(".weight"),
+        f"{effect.from_type} → {effect.to_type}",
+        kilobytes(effect.delta_bytes),
+        perplexity_cell(row.summary),
+        with_limits(difference.percent),
+        calibrated_change(row.summary, base),
+        kld_change(difference),
+        str(difference.judgement.verdict),
+        f"{row.word.word}{'' if row.word.decided else ' (undecided)'}",
+    )
+
+
+def calibrated_change(trial: Summary, base: Summary) -> str:
+    """The change of perplexity with each at its own best temperature: what of it is information."""
+    if trial.calibrated is None or base.calibrated is None:
+        return "?"
+    return signed(100.0 * (trial.calibrated / base.calibrated - 1.0))
+
+
+def kld_change(difference: Contrast) -> str:
+    """The change of KL divergence with its interval, in thousandths."""
+    return "" if difference.kld is None else with_limits(difference.kld, MILLI, 3)
+
+
+# -- combination -------------------------------------------------------------------------------------------------------
+
+
+def comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
+    """Base, recipe and controls; the last columns are against the recipe."""
+    columns = ("set", "size", "PPL", "PPL change, %", "KLD", "KLD change", "verdict", "KLD less the recipe's")
+    rows = tuple(_comparison_row(row) for row in comparison.rows)
+    contrasts = [row.from_base for row in comparison.rows if row.from_base]
+    notes = (measured_on(facts, comparison.split), *interval_note(contrasts, facts))
+    return Grid(f"Recipe and controls, {comparison.split} text", columns, rows, notes)
+
+
+def _comparison_row(row: Row) -> tuple[str, ...]:
+    divergence = row.summary.divergence
+    tensors = f" ({len(row.trial.swaps)})" if row.trial.swaps else ""
+    return (
+        row.trial.label + tensors,
+        kilobytes(row.delta_bytes),
+        perplexity_cell(row.summary),
+        with_limits(row.from_base.percent) if row.from_base else "",
+        with_limits(divergence.mean, MILLI, 3, sign=False) if divergence else "",
+        kld_change(row.from_base) if row.from_base else "",
+        _verdict(row),
+        kld_change(row.from_recipe) if row.from_recipe else "",
+    )
+
+
+def _verdict(row: Row) -> str:
+    if row.from_base is None:
+        return ""
+    if row.trial.kind is TrialKind.REQUANTIZED and not row.trial.swaps:
+        return "identical"
+    return str(row.from_base.judgement.verdict)
+
+
+def prediction_grid(combination: Combination) -> Grid:
+    """The chosen set: what adding up predicted, what was measured on the text that chose, and on the text that did not."""
+    search, report = (c.row(TrialKind.RECIPE) for c in (combination.search, combination.report))
+    assert search and report and search.from_base and report.from_base
+    predicted = combination.prediction
+    rows = [
+        ("single effects added up (search)", _percent(predicted), _kld(predicted)),
+        ("measured together (search)", with_limits(search.from_base.percent), kld_change(search.from_base)),
+        ("measured together (report)", with_limits(report.from_base.percent), kld_change(report.from_base)),
+    ]
+    gap = search.from_base.ppl.estimate - report.from_base.ppl.estimate
+    gap_kld = [c.from_base.kld.estimate for c in (search, report) if c.from_base and c.from_base.kld]
+    kld = f"{(gap_kld[0] - gap_kld[1]) * MILLI:+.3f}" if len(gap_kld) == 2 else ""
+    rows.append(("winner's curse: search less report", signed(100 * gap), kld))
+    notes = (
+        "Change from the base. The interval of a sum is the sum of the intervals: wide enough for any correlation, blind to interaction.",
+    )
+    return Grid("Prediction and measurement", ("", "perplexity, %", "KLD, thousandths of a nat"), tuple(rows), notes)
+
+
+def _percent(predicted: Prediction) -> str:
+    if predicted.nll_low is None or predicted.nll_high is None:
+        return signed(predicted.percent)
+    low, high = (100 * math.expm1(x) if x < 700 else math.inf for x in (predicted.nll_low, predicted.nll_high))
+    return f"{predicted.percent:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _kld(predicted: Prediction) -> str:
+    if predicted.kld is None:
+        return ""
+    if predicted.kld_low is None or predicted.kld_high is None:
+        return signed(predicted.kld * MILLI, 3)
+    return f"{predicted.kld * MILLI:+.3f} [{predicted.kld_low * MILLI:+.3f}, {predicted.kld_high * MILLI:+.3f}]"
+
+
+def choice_lines(result: RunResult) -> list[str]:
+    """What was chosen, by which policy, and what the others would have chosen."""
+    lines = [f"{result.choice.policy}: {result.choice.reason}"]
+    swaps = ", ".join(f"{s.tensor}={s.type}" for s in result.choice.swaps)
+    lines.append(f"chosen: {swaps or 'nothing; the base is the recipe'}")
+    for other in result.alternatives:
+        names = ", ".join(f"{s.tensor}={s.type}" for s in other.swaps)
+        lines.append(f"{other.policy} would choose: {names or 'nothing'} ({other.reason})")
+    return lines
+
+
+def written_lines(result: RunResult) -> list[str]:
+    """The proven file."""
+    written = result.written
+    if written is None:
+        return ["No file was written: nothing was chosen."]
+    return [
+        f"{written.path.name}: {written.file_bytes:,} bytes (base {written.base_bytes:,}), sha256 {written.sha256}",
+        f"proof: opened again, {written.equal_chunks} of {written.equal_chunks} chunks of the report text give the very sums "
+        "that were measured in memory; every tensor has the planned type",
+        f"perplexity {perplexity_cell(written.summary)} on the report text, {written.from_base.judgement.reason}",
+        f"overrides: {written.overrides_path.name} ({len(written.overrides)} lines, each hits one tensor)",
+        f"reproduce: {written.reproduce}",
+    ]

@@ -1,0 +1,57 @@
+"""A result as plain data: the JSON report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.select import Choice
+from cerebellum.summary import as_json
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.pipeline import RunResult
+    from cerebellum.verbs.sweep import Sweep
+
+
+def summary_of(result: RunResult) -> dict[str, Any]:
+    """The result as plain data: the JSON report."""
+    combination = result.combination
+    return {
+        "facts": result.facts,
+        **sweep_json(result.sweep),
+        "choice": choice_json(result.choice),
+        "alternatives": [choice_json(choice) for choice in result.alternatives],
+        "combination": None
+        if combination is None
+        else {
+            "predicted": as_json(combination.prediction),
+            "search": as_json(combination.search),
+            "report": as_json(combination.report),
+        },
+        "written": as_json(result.written),
+    }
+
+
+def choice_json(choice: Choice) -> dict[str, Any]:
+    """A choice as plain data."""
+    return {
+        "policy": choice.policy,
+        "reason": choice.reason,
+        "delta_bytes": choice.delta_bytes,
+        "swaps": {swap.tensor: swap.type for swap in choice.swaps},
+    }
+
+
+def sweep_json(sweep: Sweep) -> dict[str, Any]:
+    """The base, a row per trial, and what was left out."""
+    rows = [
+        {
+            **as_json(row.effect),
+            "percent": row.effect.percent,
+            "summary": as_json(row.summary),
+            "contrast": as_json(row.contrast),
+            "class": as_json(row.word),
+            "p_adjusted": row.p_adjusted,
+        }
+        for row in sweep.rows
+    ]
+    return {"base": as_json(sweep.base), "sweep": rows, "skipped": as_json(sweep.plan.skipped)}

@@ -1,0 +1,1 @@
+"""What can be done with a model, one module a verb. Effects live here; arithmetic lives in the pure core."""
