@@ -1,0 +1,203 @@
+"""Small random models that llama.cpp opens, written with the `gguf` package: rows of 256, experts, a tied and a per-layer embedding.
+
+Random weights are enough where the claim is equality to the last bit; their scale is chosen so that every tensor moves the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Shapes = Iterator[tuple[str, tuple[int, ...]]]
+
+WIDTH, FEED_FORWARD, BLOCKS, VOCAB = 256, 512, 3, 320
+EXPERTS = 4
+PER_LAYER = 256
+_LETTERS = "etaoinshrdlcumwfgypbvkxjqz.,'"
+
+
+def text(n_words: int = 200, seed: int = 0) -> str:
+    """Made-up words, the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    words = "once upon a time there was little girl who found the old key and ran home to her mother .".split()
+    return " ".join(rng.choice(words, n_words))
+
+
+def llama(path: Path, seed: int = 0) -> Path:
+    """Rows of 256 and 512 weights, an output matrix of its own, F16."""
+    writer = _writer(path, "llama")
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_rope_dimension_count(WIDTH // 4)
+    shapes = [*_outside(), ("output.weight", (VOCAB, WIDTH)), *_each_block(_attention, _feed_forward)]
+    return _finish(writer, path, shapes, seed)
+
+
+def experts(path: Path, seed: int = 0) -> Path:
+    """A llama of four experts, two of them used: its feed-forward weights are three-dimensional."""
+    writer = _writer(path, "llama")
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_rope_dimension_count(WIDTH // 4)
+    writer.add_expert_count(EXPERTS)
+    writer.add_expert_used_count(2)
+    shapes = [*_outside(), ("output.weight", (VOCAB, WIDTH)), *_each_block(_attention, _expert_feed_forward)]
+    return _finish(writer, path, shapes, seed)
+
+
+def gemma4(path: Path, seed: int = 0) -> Path:
+    """Per-layer inputs, a tied embedding, sliding and full blocks, the last block with an earlier one's keys and values."""
+    writer = _writer(path, "gemma4")
+    writer.add_head_count_kv([1] * BLOCKS)
+    writer.add_feed_forward_length([FEED_FORWARD] * BLOCKS)
+    writer.add_sliding_window(32)
+    writer.add_sliding_window_pattern([True, False, False])
+    writer.add_shared_kv_layers(1)
+    writer.add_embedding_length_per_layer_input(PER_LAYER)
+    writer.add_final_logit_softcapping(30.0)
+    writer.add_rope_freq_base(1e6)
+    writer.add_rope_freq_base_swa(1e4)
+    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
+        add(128)
+    for add in (writer.add_key_length_swa, writer.add_value_length_swa, writer.add_rope_dimension_count_swa):
+        add(64)
+    outside: list[tuple[str, tuple[int, ...]]] = [
+        *_outside(),
+        ("per_layer_token_embd.weight", (VOCAB, BLOCKS * PER_LAYER)),
+        ("per_layer_model_proj.weight", (BLOCKS * PER_LAYER, WIDTH)),
+        ("per_layer_proj_norm.weight", (PER_LAYER,)),
+    ]
+    writer.add_tensor("rope_freqs.weight", np.array([1.0] * 16 + [1e30] * 48, np.float32))
+    return _finish(writer, path, [*outside, *_each_block(_gemma_block)], seed)
+
+
+def _outside() -> Shapes:
+    yield "token_embd.weight", (VOCAB, WIDTH)
+    yield "output_norm.weight", (WIDTH,)
+
+
+def _each_block(*parts: Callable[[int], Shapes]) -> Shapes:
+    for block in range(BLOCKS):
+        for part in parts:
+            for name, shape in part(block):
+                yield f"blk.{block}.{name}.weight", shape
+
+
+def _attention(_block: int) -> Shapes:
+    yield "attn_norm", (WIDTH,)
+    yield "attn_q", (WIDTH, WIDTH)
+    yield "attn_k", (WIDTH // 2, WIDTH)
+    yield "attn_v", (WIDTH // 2, WIDTH)
+    yield "attn_output", (WIDTH, WIDTH)
+    yield "ffn_norm", (WIDTH,)
+
+
+def _feed_forward(_block: int) -> Shapes:
+    yield "ffn_gate", (FEED_FORWARD, WIDTH)
+    yield "ffn_up", (FEED_FORWARD, WIDTH)
+    yield "ffn_down", (WIDTH, FEED_FORWARD)
+
+
+def _expert_feed_forward(_block: int) -> Shapes:
+    yield "ffn_gate_inp", (EXPERTS, WIDTH)
+    yield "ffn_gate_exps", (EXPERTS, FEED_FORWARD, WIDTH)
+    yield "ffn_up_exps", (EXPERTS, FEED_FORWARD, WIDTH)
+    yield "ffn_down_exps", (EXPERTS, WIDTH, FEED_FORWARD)
+
+
+def _gemma_block(block: int) -> Shapes:
+    head = 64 if block == 0 else 128
+    yield from (("attn_norm", (WIDTH,)), ("ffn_norm", (WIDTH,)))
+    yield from (("attn_q_norm", (head,)), ("attn_k_norm", (head,)))
+    yield from (("post_attention_norm", (WIDTH,)), ("post_ffw_norm", (WIDTH,)), ("post_norm", (WIDTH,)))
+    yield from (("attn_q", (4 * head, WIDTH)), ("attn_k", (head, WIDTH)), ("attn_v", (head, WIDTH)))
+    yield "attn_output", (WIDTH, 4 * head)
+    yield from (("inp_gate", (PER_LAYER, WIDTH)), ("proj", (WIDTH, PER_LAYER)), ("layer_output_scale", (1,)))
+    yield from _feed_forward(block)
+
+
+def _writer(path: Path, architecture: str) -> Any:
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_block_count(BLOCKS)
+    writer.add_context_length(512)
+    writer.add_embedding_length(WIDTH)
+    writer.add_head_count(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
+    _add_tokenizer(writer)
+    return writer
+
+
+def _add_tokenizer(writer: Any) -> None:
+    """Sentencepiece with byte fallback: three specials, 256 bytes, a space mark and letters, the rest unused."""
+    kinds = gguf.TokenType
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *_LETTERS]
+    types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * (1 + len(_LETTERS))]
+    unused = VOCAB - len(tokens)
+    tokens += [f"<unused{i}>" for i in range(unused)]
+    types += [kinds.UNUSED] * unused
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_vocab_size(VOCAB)
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(VOCAB)])
+    writer.add_token_types([int(kind) for kind in types])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+
+
+def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[Any]:
+    if len(shape) == 1:
+        return np.ones(shape, np.float32)
+    values = rng.standard_normal(shape, np.float32) * np.float32(0.08)
+    return values if "ffn_gate_inp" in name else values.astype(np.float16)
+
+
+def _finish(writer: Any, path: Path, shapes: list[tuple[str, tuple[int, ...]]], seed: int) -> Path:
+    rng = np.random.default_rng(seed)
+    for name, shape in shapes:
+        writer.add_tensor(name, _values(name, shape, rng))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def imatrix_gguf(path: Path, entries: dict[str, Floats]) -> Path:
+    """An importance matrix as llama-imatrix writes it now. ``entries``: float32 [experts, row length], counts of 2 each."""
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    writer.add_array("imatrix.datasets", ["made up"])
+    writer.add_uint32("imatrix.chunk_count", 2)
+    writer.add_uint32("imatrix.chunk_size", 64)
+    for name, rows in entries.items():
+        writer.add_tensor(f"{name}.in_sum2", rows * np.float32(2))
+        writer.add_tensor(f"{name}.counts", np.full((len(rows), 1), 2, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def imatrix_legacy(path: Path, entries: dict[str, Floats]) -> Path:
+    """The same importance matrix in the older ``.dat`` form."""
+
+    def integer(value: int) -> bytes:
+        return value.to_bytes(4, "little", signed=True)
+
+    data = integer(len(entries))
+    for name, rows in entries.items():
+        spelled = name.encode()
+        sums = rows * np.float32(2)
+        data += integer(len(spelled)) + spelled + integer(2) + integer(sums.size) + sums.tobytes()
+    path.write_bytes(data + integer(2) + integer(7) + b"made up")
+    return path
