@@ -17,10 +17,11 @@ transaction with the number that records it; a newer or foreign file is refused 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -101,20 +102,19 @@ class Study:
         """Open or create the study at ``path``. Raises `StudyError` (foreign, newer, in use) or `OutputError`."""
         if read_only and not path.exists():
             raise StudyError(f"there is no study at {path}")
-        lock = None if read_only else _take_lock(path)
-        try:
-            connection = sqlite3.connect(f"{path.resolve().as_uri()}{'?mode=ro' if read_only else ''}", uri=True)
-            study = cls(path, connection, lock)
-            study._check_or_migrate(read_only)
+        with ExitStack() as stack:
+            lock = None if read_only else _take_lock(path)
+            if lock is not None:
+                stack.callback(lock.release)
+            try:
+                connection = sqlite3.connect(f"{path.resolve().as_uri()}{'?mode=ro' if read_only else ''}", uri=True)
+                stack.callback(connection.close)
+                study = cls(path, connection, lock)
+                study._check_or_migrate(read_only)
+            except sqlite3.Error as error:
+                raise _storage_error(path, error) from error
+            stack.pop_all()  # now the study's own to close
             return study
-        except sqlite3.Error as error:
-            if lock:
-                lock.release()
-            raise _storage_error(path, error) from error
-        except StudyError:
-            if lock:
-                lock.release()
-            raise
 
     def __enter__(self) -> Self:
         return self
@@ -151,6 +151,12 @@ class Study:
         except sqlite3.Error as error:
             raise _storage_error(self.path, error) from error
 
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _storage_error(self.path, error) from error
+
     # -- facts -------------------------------------------------------------------------------------------------------
 
     def bind(self, subject: Mapping[str, Any], describe: str) -> None:
@@ -165,8 +171,8 @@ class Study:
 
     def fact(self, name: str) -> Any:
         """The fact called ``name``, or None."""
-        row = self._db.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM fact WHERE name = ?", name)
+        return json.loads(rows[0][0]) if rows else None
 
     def set_fact(self, name: str, value: Any) -> None:
         """Store a fact, replacing one of the same name."""
@@ -187,12 +193,11 @@ class Study:
             db.execute(
                 "INSERT OR IGNORE INTO series (key, name, facts) VALUES (?, ?, ?)", (key, name, canonical_json(facts))
             )
-        return int(self._db.execute("SELECT id FROM series WHERE key = ?", (key,)).fetchone()[0])
+        return int(self._rows("SELECT id FROM series WHERE key = ?", key)[0][0])
 
     def series_facts(self, series: int) -> dict[str, Any]:
         """The facts a series was made with."""
-        row = self._db.execute("SELECT facts FROM series WHERE id = ?", (series,)).fetchone()
-        return dict(json.loads(row[0]))
+        return dict(json.loads(self._rows("SELECT facts FROM series WHERE id = ?", series)[0][0]))
 
     def trial(self, series: int, trial: Trial, base_types: Mapping[str, str]) -> int:
         """The id of a trial in a series, made if new."""
@@ -203,11 +208,28 @@ class Study:
                 "INSERT OR IGNORE INTO trial (series, key, label, kind, swaps) VALUES (?, ?, ?, ?, ?)",
                 (series, key, trial.label, trial.kind.value, swaps),
             )
-        found = self._db.execute("SELECT id FROM trial WHERE series = ? AND key = ?", (series, key)).fetchone()
-        return int(found[0])
+        return int(self._rows("SELECT id FROM trial WHERE series = ? AND key = ?", series, key)[0][0])
 
     def add_score(self, trial: int, score: ChunkScore) -> None:
-        """Commit one measurement. A second one of the same chunk must be equal, else `StudyError`."""
+        """Commit one measurement. A second one of the same chunk must be equal, and every sum finite, else `StudyError`.
+
+        SQLite keeps a NaN as NULL, which would read as "not measured".
+        """
+        sums = (
+            score.nll,
+            score.nll2,
+            *score.tempered,
+            score.kld,
+            score.kld2,
+            score.kld_slack,
+            score.dp,
+            score.dp2,
+            score.dp4,
+        )
+        if not all(value is None or math.isfinite(value) for value in sums):
+            raise StudyError(
+                f"a sum of trial {trial}, chunk {score.chunk} is not a finite number; is the model broken?"
+            )
         values = [getattr(score, name) for name in _SCORE_COLUMNS]
         values[4] = struct.pack(f"<{len(score.tempered)}d", *score.tempered)
         marks = ", ".join("?" * (len(values) + 1))
@@ -219,12 +241,12 @@ class Study:
     def scores(self, trial: int) -> dict[int, ChunkScore]:
         """Chunk id → score, of all that is measured of a trial."""
         columns = ", ".join(_SCORE_COLUMNS)
-        rows = self._db.execute(f"SELECT {columns} FROM score WHERE trial = ? ORDER BY chunk", (trial,))
+        rows = self._rows(f"SELECT {columns} FROM score WHERE trial = ? ORDER BY chunk", trial)
         return {row[0]: _score(row) for row in rows}
 
     def chunks_done(self, trial: int) -> set[int]:
         """The chunks a trial has been measured on."""
-        return {row[0] for row in self._db.execute("SELECT chunk FROM score WHERE trial = ?", (trial,))}
+        return {row[0] for row in self._rows("SELECT chunk FROM score WHERE trial = ?", trial)}
 
     def add_failure(self, trial: int, reason: str) -> None:
         """Note that a trial ended in an error."""
@@ -233,14 +255,12 @@ class Study:
 
     def failures(self) -> list[tuple[str, str, str]]:
         """(label, time, reason) of every failure."""
-        rows = self._db.execute(
-            "SELECT label, at, reason FROM failure JOIN trial ON trial.id = failure.trial ORDER BY at"
-        )
+        rows = self._rows("SELECT label, at, reason FROM failure JOIN trial ON trial.id = failure.trial ORDER BY at")
         return [(str(label), str(at), str(reason)) for label, at, reason in rows]
 
     def commands(self) -> list[tuple[str, list[str]]]:
         """(time, argv) of every command noted."""
-        return [(at, json.loads(argv)) for at, argv in self._db.execute("SELECT at, argv FROM command ORDER BY at")]
+        return [(at, json.loads(argv)) for at, argv in self._rows("SELECT at, argv FROM command ORDER BY at")]
 
 
 def _score(row: tuple[Any, ...]) -> ChunkScore:
