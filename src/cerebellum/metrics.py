@@ -19,10 +19,13 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of every measurement's key.
-METRIC_VERSION = 1
+METRIC_VERSION = 2
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
+
+#: Bounds the rounding of a sum of probabilities in float64, whose terms come from logits of up to a hundred and their normalizer.
+_ROUNDING = 1e-13
 
 _BLOCK_VALUES = 1 << 18
 
@@ -139,11 +142,12 @@ def compact_divergence(log_p: Doubles, log_q: Doubles, lowest: Doubles) -> tuple
 
     ``log_p``, ``log_q`` [n, k] are the kept tokens' log-probabilities under reference and trial, ``lowest`` [n] the trial's smallest
     log-probability of any token. With P and Q the rest's masses, the rest adds at least P log(P/Q); since each of the rest's
-    reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest).
+    reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a difference
+    from 1, so it is taken `_ROUNDING` larger: the value stays a lower bound where a peaked trial leaves the rest next to nothing.
     """
     p = np.exp(log_p)
     rest_p = np.maximum(1.0 - p.sum(axis=1), 0.0)
-    rest_q = np.maximum(1.0 - np.exp(log_q).sum(axis=1), np.finfo(np.float64).tiny)
+    rest_q = np.maximum(1.0 - np.exp(log_q).sum(axis=1), 0.0) + _ROUNDING
     some = rest_p > 0
     log_rest = np.log(np.where(some, rest_p, 1.0))
     least = np.where(some, rest_p * (log_rest - np.log(rest_q)), 0.0)
