@@ -6,7 +6,9 @@ Complete rows (float32 logits) where the vocabulary is small, else the ``k`` lar
 
 from __future__ import annotations
 
+import contextlib
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,16 +58,17 @@ class ReferenceStore:
                 np.savez(stream, **arrays)
             partial.replace(self.path(chunk))
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # its folder may be what is wrong
+                partial.unlink(missing_ok=True)
             raise OutputError(f"can't save reference rows in {self.folder}: {error.strerror or error}") from error
 
     def read(self, chunk: int) -> ReferenceRows:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
         try:
-            with np.load(self.path(chunk)) as found:
+            with self.path(chunk).open("rb") as stream, np.load(stream) as found:
                 ids = found["ids"] if "ids" in found.files else None
                 return ReferenceRows(found["logits"], found["lse"], found["target_nll"], found["top"], ids)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StudyError(
                 f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again"
             ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import os
 import re
@@ -56,7 +57,8 @@ def write_file(source: Path, out: Path, ftype: str, overrides: Overrides, imatri
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # its folder may be what is wrong
+            partial.unlink(missing_ok=True)
 
 
 def _check_writable(partial: Path) -> None:
