@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +115,10 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
         base = prepare_base(options, source, backend, study, progress)
         build = backend.id
         sources = Sources(options.model, options.imatrix)
+        settings = shared_out(options.settings, options.workers)
         engines: list[Engine] = []
         for _ in range(options.workers):
-            engines.append(backend.open(base.model.path, options.settings, sources))
+            engines.append(backend.open(base.model.path, settings, sources))
             stack.callback(engines[-1].close)
         search, report = make_splits(engines[0], options, text, report_text)
         refuse_calibration_text(search, report, imatrix)
@@ -127,6 +128,13 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
         )
         keep_reference(job)
         yield job
+
+
+def shared_out(settings: Settings, workers: int) -> Settings:
+    """The settings of one of several engines: the cores are divided among them unless threads were asked for."""
+    if settings.n_threads is not None or workers < 2:
+        return settings
+    return replace(settings, n_threads=max(1, (os.cpu_count() or 1) // workers))
 
 
 def make_folder(out: Path) -> None:

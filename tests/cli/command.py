@@ -1,0 +1,41 @@
+"""The command as a user runs it: a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+
+
+def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+    """``cerebellum ARGUMENTS`` in ``folder``, under way."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "cerebellum", *map(str, arguments)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def cerebellum(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``cerebellum ARGUMENTS`` in ``folder``, ended."""
+    process = start(folder, *arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """It ended with ``code`` and one clear message that holds ``words``, without a traceback."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith(("cerebellum: error:", "Error:")), done.stderr
+    for word in words:
+        assert word in message, message
+    assert done.stdout == ""

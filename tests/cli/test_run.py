@@ -1,0 +1,194 @@
+"""The job by its command, on small random models: what it leaves, that it resumes, that its report says what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cerebellum.gguf_file import read_model
+from tests.cli.command import cerebellum, refused, start
+from tests.engine import tiny
+
+pytestmark = pytest.mark.engine
+
+SMALL = ("--text", "text.txt", "--ctx", "64", "--chunks", "6", "-t", "1", "--quiet")
+JOB = ("run", "model.gguf", "--role", "ffn_gate,ffn_up", "--to", "Q2_K,Q5_K", "--allow", "0.5", *SMALL)
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and a text."""
+    folder = tmp_path_factory.mktemp("ground")
+    tiny.gemma4(folder / "model.gguf")
+    (folder / "text.txt").write_text(tiny.text(1200))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(ground: Path) -> dict[str, Any]:
+    """The report of a run that nothing disturbed, in ``ground/whole``."""
+    done = cerebellum(ground, *JOB, "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    (ground / "printed.txt").write_text(done.stdout)
+    return report(ground / "whole")
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """What must not depend on how often a run was interrupted: everything but the folder's name and the command."""
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text().replace(f"{folder.name}/", ""))
+    found["facts"].pop("command")
+    return found
+
+
+def test_the_job_leaves_file_overrides_report_and_study(ground: Path, finished: dict[str, Any]) -> None:
+    whole = ground / "whole"
+    written = finished["written"]
+    data = (whole / written["path"]).read_bytes()
+    assert hashlib.sha256(data).hexdigest() == written["sha256"]
+    assert len(data) == written["file_bytes"]
+    for name in ("report.md", "study.sqlite", "sweep.svg", written["overrides_path"]):
+        assert (whole / name).stat().st_size > 0
+    assert not [path for path in whole.rglob("*") if "partial" in path.name or "unproven" in path.name]
+
+
+def test_the_written_file_has_the_base_types_and_the_chosen_swaps(ground: Path, finished: dict[str, Any]) -> None:
+    whole = ground / "whole"
+    types = read_model(whole / finished["written"]["path"]).types
+    base = read_model(whole / "base-Q3_K_M.gguf").types
+    assert finished["choice"]["swaps"]
+    assert types == {**base, **finished["choice"]["swaps"]}
+
+
+def test_the_override_file_makes_the_same_bytes(ground: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    whole = ground / "whole"
+    overrides = whole / finished["written"]["overrides_path"]
+    done = cerebellum(
+        ground, "quantize", "model.gguf", "Q3_K_M", "--overrides", overrides, "--out", tmp_path / "again.gguf", "-q"
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "again.gguf").read_bytes() == (whole / finished["written"]["path"]).read_bytes()
+
+
+def test_the_sweep_has_a_row_per_tensor_and_type_with_its_perplexity(ground: Path, finished: dict[str, Any]) -> None:
+    rows = {(row["tensor"], row["to_type"]): row for row in finished["sweep"]}
+    assert len(rows) == 2 * 2 * tiny.BLOCKS
+    row = rows["blk.1.ffn_gate.weight", "Q2_K"]
+    (ground / "one.txt").write_text("blk.1.ffn_gate.weight=Q2_K\n")
+    cerebellum(
+        ground, "quantize", "model.gguf", "Q3_K_M", "--overrides", "one.txt", "--out", "one.gguf", "--force", "-q"
+    )
+    measured = cerebellum(ground, "perplexity", "one.gguf", "--json", *SMALL)
+    assert json.loads(measured.stdout)["perplexity"] == row["summary"]["perplexity"]
+
+
+def test_the_command_prints_table_choice_combination_controls_and_file(ground: Path, finished: dict[str, Any]) -> None:
+    printed = (ground / "printed.txt").read_text()
+    for words in ("blk.2.ffn_up", "Choice", "single effects added up", "blanket Q2_K", "base requantized", "random 1"):
+        assert words in printed
+    assert finished["written"]["sha256"] in printed
+    assert "search text text.txt, chunks 0 to 5" in printed
+
+
+def test_search_and_report_share_no_chunk(finished: dict[str, Any]) -> None:
+    splits = finished["facts"]["splits"]
+    assert splits["search"]["chunks"][1] < splits["report"]["chunks"][0]
+
+
+def scores(study: Path) -> int:
+    """Measurements in a study so far."""
+    try:
+        with sqlite3.connect(f"{study.resolve().as_uri()}?mode=ro", uri=True) as db:
+            return int(db.execute("SELECT count(*) FROM score").fetchone()[0])
+    except sqlite3.Error:
+        return 0
+
+
+@pytest.mark.parametrize("after", [0, 1, 20, 60, 100])
+def test_a_killed_run_resumes_and_equals_the_unbroken_one(ground: Path, finished: dict[str, Any], after: int) -> None:
+    out = ground / f"killed{after}"
+    process = start(ground, *JOB, "--out", out.name)
+    while not (out.exists() and scores(out / "study.sqlite") >= after) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = scores(out / "study.sqlite")
+    assert kept < scores(ground / "whole" / "study.sqlite"), "killed too late to show anything"
+    assert not (out / "report.json").exists()
+    done = cerebellum(ground, *JOB, "--out", out.name)
+    assert done.returncode == 0, done.stderr
+    assert report(out) == finished
+
+
+def test_a_finished_run_repeats_from_the_study_alone(ground: Path, finished: dict[str, Any]) -> None:
+    before = scores(ground / "whole" / "study.sqlite")
+    assert cerebellum(ground, *JOB, "--out", "whole").returncode == 0
+    assert scores(ground / "whole" / "study.sqlite") == before
+    assert report(ground / "whole") == finished
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ("-t", "2")])
+def test_worker_and_thread_count_change_nothing(
+    ground: Path, finished: dict[str, Any], options: tuple[str, ...]
+) -> None:
+    out = f"with{'-'.join(options)}"
+    assert cerebellum(ground, *JOB, *options, "--out", out).returncode == 0
+    assert report(ground / out) == finished
+
+
+def test_a_quantized_file_is_its_own_base_and_the_report_says_quantized_twice(ground: Path) -> None:
+    cerebellum(ground, "quantize", "model.gguf", "Q4_K_M", "--out", "quantized.gguf", "--force", "-q")
+    done = cerebellum(
+        ground,
+        "run",
+        "quantized.gguf",
+        "--reference",
+        "model.gguf",
+        "--to",
+        "Q2_K",
+        "--allow",
+        "1",
+        *SMALL,
+        "--out",
+        "twice",
+    )
+    assert done.returncode == 0, done.stderr
+    found = report(ground / "twice")
+    assert found["facts"]["base"] | {"file_bytes": 0} == {"ftype": "Q4_K_M", "file_bytes": 0, "quantized_twice": True}
+    assert "quantized twice" in (ground / "twice" / "report.md").read_text()
+    assert found["written"]["equal_chunks"] == 6
+
+
+def test_another_model_is_not_mixed_into_a_study(ground: Path, finished: dict[str, Any]) -> None:
+    tiny.gemma4(ground / "other.gguf", seed=1)
+    refused(cerebellum(ground, "run", "other.gguf", *SMALL, "--out", "whole"), 5, "model.gguf", "another output folder")
+    assert report(ground / "whole") == finished
+
+
+def test_the_sweep_command_measures_and_run_takes_it_over(ground: Path) -> None:
+    done = cerebellum(ground, "sweep", "model.gguf", "--blocks", "0-1", "--json", *SMALL, "--out", "swept")
+    assert done.returncode == 0, done.stderr
+    assert [row["block"] for row in json.loads(done.stdout)["sweep"]] == [0, 1]
+    before = scores(ground / "swept" / "study.sqlite")
+    cerebellum(ground, "run", "model.gguf", "--blocks", "0-1", "--allow", "0", *SMALL, "--out", "swept")
+    assert before == 3 * 6
+    with sqlite3.connect(ground / "swept" / "study.sqlite") as db:
+        assert db.execute("SELECT count(*) FROM command").fetchone()[0] == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
+    process = start(ground, *JOB, "--out", "interrupted")
+    while scores(ground / "interrupted" / "study.sqlite") < 10 and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "kept" in err and "Traceback" not in err
