@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"}
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(SOURCE)}
 
 
 def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
