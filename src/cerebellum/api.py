@@ -23,7 +23,7 @@ from cerebellum.verbs.job import JobOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, RunResult, SweepResult, run_job, sweep_job
 from cerebellum.verbs.quantize import Quantized, quantize_model
-from cerebellum.verbs.sweep import SweepOptions
+from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 
 PathLike = str | Path
 Names = str | Iterable[str]
@@ -80,10 +80,17 @@ def run(
 ) -> RunResult:
     """The whole job into the folder ``out``; resumes what was begun there.
 
-    Options, all by name: text, report_text, base ("Q3_K_M"), role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list),
-    blocks (numbers), policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that
-    demotions may add), max_growth (bytes), reference, imatrix, ctx (2048), chunks (of each split; all by default), threads, gpu_layers,
-    workers, n_random (3), seed (0). Raises a `CerebellumError`; whatever was measured by then is kept.
+    Options, all by name:
+
+    * text, report_text: what chooses, what reports; ctx (2048), chunks (of each text; all by default)
+    * base ("Q3_K_M"), reference (the model), imatrix
+    * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
+    * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
+    * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
+      types may add), max_growth (bytes), n_random (3), seed (0)
+    * threads, gpu_layers, workers
+
+    Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     job, trials, choice = split_options(Path(model), Path(out), options)
     return run_job(job, trials, choice, backend=backend or _llama(), progress=progress)
@@ -113,6 +120,9 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
         trials["blocks"] = tuple(trials["blocks"])
+    budget = take({"budget_tokens": "budget_tokens", "budget_minutes": "budget_minutes"})
+    if options.pop("race", False) or budget:
+        trials["race"] = RaceOptions(**budget)
     choice = take(_CHOICE)
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")

@@ -67,14 +67,21 @@ class Measurer:
 
         Raises `EngineError` naming the trial; whatever was measured before stays.
         """
-        ids = {trial.label: self._trial_id(trial) for trial in trials}
+        return self.measure_each([(trial, chunks) for trial in trials], what)
+
+    def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
+        """Like `measure`, each trial on chunks of its own. A chunk is taken up once for all trials that lack it."""
+        ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
-        groups = [(chunk, [t for t in trials if chunk not in done[t.label]]) for chunk in chunks]
-        total = len(trials) * len(chunks)
-        missing = sum(len(group) for _, group in groups)
+        groups: dict[int, list[Trial]] = {}
+        for trial, chunks in wanted:
+            for chunk in chunks:
+                if chunk not in done[trial.label]:
+                    groups.setdefault(chunk, []).append(trial)
+        total, missing = sum(len(chunks) for _, chunks in wanted), sum(map(len, groups.values()))
         self.progress.begin(what, total, total - missing)
         try:
-            for trial, score in fan_out(self.engines, [g for g in groups if g[1]], self._score):
+            for trial, score in fan_out(self.engines, list(groups.items()), self._score):
                 self.study.add_score(ids[trial.label], score)
                 self.progress.step(trial.label)
         except TrialFailed as failure:
@@ -82,10 +89,12 @@ class Measurer:
             raise
         finally:
             self.progress.end()
-        wanted = set(chunks)
-        return {
-            label: {c: s for c, s in self.study.scores(number).items() if c in wanted} for label, number in ids.items()
-        }
+        return {trial.label: self.known(trial, chunks) for trial, chunks in wanted}
+
+    def known(self, trial: Trial, chunks: Sequence[int]) -> Scores:
+        """What the study holds of a trial on ``chunks``; nothing is measured."""
+        asked = set(chunks)
+        return {c: s for c, s in self.study.scores(self._trial_id(trial)).items() if c in asked}
 
     def _trial_id(self, trial: Trial) -> int:
         return self.study.trial(self.series, trial, self.base_types)

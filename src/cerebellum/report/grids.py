@@ -109,9 +109,20 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any]) -> Grid:
     return Grid("Sweep: each tensor alone at another type", columns, tuple(rows), notes)
 
 
+def race_note(sweep: Sweep) -> list[str]:
+    """What a race took of the full text."""
+    if sweep.race is None:
+        return []
+    race = sweep.race
+    spent = f"{race.n_chunks} of {race.n_chunks_full} chunks ({100 * race.n_chunks / race.n_chunks_full:.0f} %)"
+    ending = "; the budget ended it, so some are undecided for want of text" if race.exhausted else ""
+    return [f"A race: trials took {spent} in {race.n_rounds} looks{ending}. Intervals hold under repeated looks."]
+
+
 def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
-    """False discoveries, and what was left out."""
-    notes = ["Verdicts hold after false-discovery control over the whole sweep (Benjamini-Hochberg, 5 %)."]
+    """False discoveries, the race, and what was left out."""
+    notes = race_note(sweep)
+    notes += ["Verdicts hold after false-discovery control over the whole sweep (Benjamini-Hochberg, 5 %)."]
     notes += sweep.plan.notes
     notes += [f"Not measured: {s.tensor} as {s.type} {s.reason}." for s in sweep.plan.skipped[:5]]
     if len(sweep.plan.skipped) > 5:

@@ -54,4 +54,9 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
         }
         for row in sweep.rows
     ]
-    return {"base": as_json(sweep.base), "sweep": rows, "skipped": as_json(sweep.plan.skipped)}
+    return {
+        "base": as_json(sweep.base),
+        "sweep": rows,
+        "skipped": as_json(sweep.plan.skipped),
+        "race": as_json(sweep.race),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cerebellum.classify import Class, Thresholds
@@ -24,13 +24,23 @@ BASE_TRIAL = Trial("base", TrialKind.BASE)
 
 
 @dataclass(frozen=True, slots=True)
+class RaceOptions:
+    """Give each trial chunks only until its verdict is settled. Budgets bound what all trials together may decode."""
+
+    budget_tokens: int | None = None
+    budget_minutes: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What to try: roles (or 'all'), types, blocks (None: all)."""
+    """What to try: roles (or 'all'), types, blocks (None: all). ``race`` None: every trial gets the whole search text."""
 
     roles: tuple[str, ...] = ("ffn_gate",)
     types: tuple[str, ...] = ("Q2_K",)
     blocks: tuple[int, ...] | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
+    race: RaceOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +55,25 @@ class SweepRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Race:
+    """How a race went: chunks decoded for trials, what the full text would have taken, rounds, and whether the budget ended it."""
+
+    n_chunks: int
+    n_chunks_full: int
+    n_rounds: int
+    exhausted: bool
+    looks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
-    """The plan, the base on the search split, and a row per trial in the order of blocks."""
+    """The plan, the base on the search split, a row per trial in the order of blocks, and how the race went, if it was one."""
 
     plan: SweepPlan
     base: Summary
     base_scores: Scores
     rows: tuple[SweepRow, ...]
+    race: Race | None = None
 
     @property
     def effects(self) -> tuple[SingleEffect, ...]:
@@ -76,8 +98,12 @@ def make_plan(job: Job, options: SweepOptions) -> SweepPlan:
 
 
 def run_sweep(job: Job, options: SweepOptions) -> Sweep:
-    """Measure every planned trial on the search split; what was measured before is not measured again."""
+    """Measure the planned trials on the search split; what was measured before is not measured again."""
     plan = make_plan(job, options)
+    if options.race is not None:
+        from cerebellum.verbs.race import run_race
+
+        return run_race(job, plan, options, options.race)
     scores = job.measurer(job.search).measure([BASE_TRIAL, *plan.trials], job.search.chunks, "sweep")
     base = scores.pop(BASE_TRIAL.label)
     return Sweep(plan, summarize(base), base, judge_rows(job, plan, scores, base, options.thresholds))
@@ -94,6 +120,11 @@ def judge_rows(
         difference = contrast(measured, base, significant=p <= FALSE_DISCOVERIES)
         effect = effect_of(job, planned.trial, difference)
         rows.append(SweepRow(effect, summarize(measured), difference, effect.classify(thresholds), p))
+    return in_order(rows)
+
+
+def in_order(rows: Iterable[SweepRow]) -> tuple[SweepRow, ...]:
+    """Rows by block, tensor, type."""
     return tuple(sorted(rows, key=lambda row: (_place(row.effect), row.effect.tensor, row.effect.to_type)))
 
 
