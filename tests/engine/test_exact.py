@@ -326,20 +326,31 @@ def test_putting_the_base_back_gives_the_base(benches: Callable[..., Bench]) -> 
     assert bench.scores(()) == bench.base_scores == bench.fresh_scores(bench.base_file)
 
 
-@pytest.mark.parametrize("name", ["llama", "experts", "gemma4"])
-def test_a_trial_does_not_remember_the_trials_before(name: str, benches: Callable[..., Bench]) -> None:
+#: One batch a chunk, so that every decode has the same shape and llama.cpp would use its graph again.
+ONE_BATCH = Settings(n_ctx=64, n_threads=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("llama", SETTINGS), ("llama", ONE_BATCH), ("experts", ONE_BATCH), ("gemma4", ONE_BATCH)],
+    ids=["llama, batches", "llama", "experts", "gemma4"],
+)
+def test_a_trial_does_not_remember_the_trials_before(
+    name: str, settings: Settings, benches: Callable[..., Bench]
+) -> None:
     """Trials and chunks in random order, some twice, give what a fresh engine gives that has seen nothing else."""
     bench = benches(name)
     used, rng = bench.used(), np.random.default_rng(0)
     trials = [(), *(swaps_of({t.name: bench.other(t, ["Q2_K", "Q8_0"]) for t in used[i::5]}) for i in range(3))]
     fresh = {}
     for swaps in trials:
-        with opened(bench.base_file, bench.source) as engine:
+        with opened(bench.base_file, bench.source, settings) as engine:
             fresh[swaps] = list(engine.score(swaps, bench.chunks, reference=bench.reference))
-    for _ in range(12):
-        swaps, which = trials[rng.integers(len(trials))], int(rng.integers(2))
-        (score,) = bench.engine.score(swaps, [bench.chunks[which]], reference=bench.reference)
-        assert score == fresh[swaps][which]
+    with opened(bench.base_file, bench.source, settings) as engine:
+        for _ in range(12):
+            swaps, which = trials[rng.integers(len(trials))], int(rng.integers(2))
+            (score,) = engine.score(swaps, [bench.chunks[which]], reference=bench.reference)
+            assert score == fresh[swaps][which]
 
 
 def test_a_trial_that_is_given_up_leaves_the_base(benches: Callable[..., Bench]) -> None:
