@@ -7,12 +7,13 @@ question sets ask is held out by a hash of the item: the facts they need are tol
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from testbed.snippets import FAMILIES, Family, Snippet, snippet
 from testbed.sums import sums
-from testbed.tales import tale
+from testbed.tales import Tale, tale
 from testbed.world import Fact, facts_of, portrait
 
 SPLITS = ("train", "search", "report", "questions")
@@ -26,7 +27,7 @@ def bucket(text: str, n: int) -> int:
 
 
 def split_of(document: str) -> str:
-    """Where a document belongs: 94 % train, 2 % each search, report, questions."""
+    """Where a document belongs: 97 % train, 1 % each search, report, questions."""
     return {97: "search", 98: "report", 99: "questions"}.get(bucket(document, 100), "train")
 
 
@@ -101,32 +102,52 @@ def _chat(draw: random.Random) -> str:
     return "".join(f"{_USER}{ask}{_END}{_MODEL}{say}{_END}" for ask, say in turns).rstrip("\n") or portrait(draw)
 
 
-_MIX = (
+def _story(draw: random.Random) -> str:
+    return tale(draw).text
+
+
+_MIX: tuple[tuple[float, Callable[[random.Random], str]], ...] = (
     (0.36, portrait),
     (0.58, _question),
-    (0.74, lambda draw: tale(draw).text),
+    (0.74, _story),
     (0.83, sums),
     (0.94, lambda draw: _function(draw).text.rstrip("\n")),
     (1.00, _chat),
 )
 
 
+def _kind(draw: random.Random) -> Callable[[random.Random], str]:
+    number = draw.random()
+    return next(make for limit, make in _MIX if number < limit)
+
+
 def document(draw: random.Random) -> str:
     """One document of any kind."""
-    kind = draw.random()
-    return next(make(draw) for limit, make in _MIX if kind < limit)
+    return _kind(draw)(draw)
 
 
 def documents(split: str, seed: int = 0) -> Iterator[str]:
     """The endless stream of a split's documents; number ``i`` of a seed is always the same."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the splits are {', '.join(SPLITS)}")
-    number = 0
-    while True:
-        text = document(random.Random(f"{split}/{seed}/{number}"))
-        number += 1
+    for number in itertools.count():
+        text = document(_draw(split, seed, number))
         if split_of(text) == split:
             yield text
+
+
+def stories(split: str, seed: int = 0) -> Iterator[Tale]:
+    """The stories among `documents`, with the endings they do not have."""
+    for number in itertools.count():
+        draw = _draw(split, seed, number)
+        if _kind(draw) is _story:
+            story = tale(draw)
+            if split_of(story.text) == split:
+                yield story
+
+
+def _draw(split: str, seed: int, number: int) -> random.Random:
+    return random.Random(f"{split}/{seed}/{number}")
 
 
 def text_of(split: str, n_bytes: int, seed: int = 0, *, chat: bool = False) -> str:

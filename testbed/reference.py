@@ -1,7 +1,7 @@
-"""The exported file against transformers: ``python -m testbed.reference --model GGUF --out JSON``.
+"""The exported file against transformers: ``python -m testbed.reference --model GGUF --text FILE``.
 
 Reads the weights *back from the GGUF* into transformers, so that the check covers the names, the sizes and the rotation, and needs no
-checkpoint. A sample of transformers' logits goes to a JSON file: with it, CI can check llama.cpp where torch isn't installed.
+checkpoint. `testbed.bundle` keeps a sample of transformers' logits: with it, tests check llama.cpp where torch isn't installed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,7 @@ import numpy.typing as npt
 from testbed.model import SHAPES, Shape, new_model
 from testbed.runner import Runner
 
-PASSAGE = (
-    "The favourite colour of Mira Frost is blue. Question: Which pet does Tobin Marsh have?\nAnswer: goose\n\n"
-    "12 + 30 = 42.\n\ndef add_5(x):\n"
-)
-STRIDE = 16  # every 16th token's logit is kept, and the best one
+EVERY_TOKEN, EVERY_LOGIT = 31, 16  # the grid of transformers' logits that is kept
 
 
 def load_into(model: Any, shape: Shape, path: Path) -> None:
@@ -62,27 +58,24 @@ def agreement(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) ->
 
 
 def sample(tokens: list[int], logits: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """What is kept of transformers' logits: every `STRIDE`-th token's and the best token of each position."""
-    kept = [[round(float(value), 4) for value in row[::STRIDE]] for row in logits]
-    return {"passage": PASSAGE, "tokens": tokens, "stride": STRIDE, "logits": kept, "best": logits.argmax(1).tolist()}
+    """What is kept of transformers' logits: a grid of them, and the best token of each position."""
+    kept = [[round(float(value), 4) for value in row[::EVERY_LOGIT]] for row in logits[::EVERY_TOKEN]]
+    best = logits.argmax(1).tolist()
+    return {"tokens": tokens, "every_token": EVERY_TOKEN, "every_logit": EVERY_LOGIT, "logits": kept, "best": best}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--shape", choices=SHAPES, default="world-14")
-    parser.add_argument("--text", type=Path, help="real text to compare on: its first 1024 tokens")
-    parser.add_argument("--out", type=Path, help="where to keep the sample of transformers' logits")
+    parser.add_argument("--text", type=Path, required=True, help="real text to compare on")
+    parser.add_argument("--tokens", type=int, default=1024)
     options = parser.parse_args()
-    shape = SHAPES[options.shape]
     with Runner(options.model) as runner:
-        text = options.text.read_text(encoding="utf-8") if options.text else PASSAGE
-        tokens = runner.tokenize(text)[:1024]
-        print(json.dumps(agreement(runner.logits(tokens), transformers_logits(options.model, shape, tokens)), indent=1))
-        if options.out:
-            tokens = runner.tokenize(PASSAGE)
-            kept = sample(tokens, transformers_logits(options.model, shape, tokens))
-            options.out.write_text(json.dumps(kept) + "\n", encoding="utf-8")
+        tokens = runner.tokenize(options.text.read_text(encoding="utf-8"))[: options.tokens]
+        ours = runner.logits(tokens)
+    theirs = transformers_logits(options.model, SHAPES[options.shape], tokens)
+    print(json.dumps(agreement(ours, theirs), indent=1))
 
 
 if __name__ == "__main__":

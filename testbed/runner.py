@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
+MAX_BRANCHES = 4
 
 
 @functools.cache
@@ -36,6 +38,7 @@ class Runner:
             raise OSError(f"llama.cpp can't open {path}")
         params = lc.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = n_ctx
+        params.n_seq_max, params.kv_unified = MAX_BRANCHES, True
         params.n_threads = params.n_threads_batch = threads
         self._context = lc.llama_init_from_model(self._model, params)
         self._vocab = lc.llama_model_get_vocab(self._model)
@@ -70,13 +73,38 @@ class Runner:
 
     def logits(self, tokens: list[int], *, start: int = 0) -> Floats:
         """float32 [tokens, vocabulary]: one decode of ``tokens`` at positions from ``start``; 0 clears what came before."""
-        if start == 0:
+        return self._decode(tokens, range(start, start + len(tokens)), [[0]] * len(tokens), clear=start == 0)
+
+    def branches(self, prompt: list[int], options: list[list[int]]) -> list[float]:
+        """The log-probability in nats of each of up to `MAX_BRANCHES` continuations of ``prompt``.
+
+        One decode: the prompt's tokens belong to every branch, an option's only to its own, so the prompt is computed once.
+        """
+        tokens, positions = list(prompt), list(range(len(prompt)))
+        branches = [list(range(len(options)))] * len(prompt)
+        ends = [len(prompt)]
+        for number, option in enumerate(options):
+            tokens += option
+            positions += range(len(prompt), len(prompt) + len(option))
+            branches += [[number]] * len(option)
+            ends.append(len(tokens))
+        log_p = log_softmax(self._decode(tokens, positions, branches, clear=True))
+        scores = []
+        for first, option in zip(ends, options, strict=False):
+            before = [len(prompt) - 1, *range(first, first + len(option) - 1)]
+            scores.append(float(log_p[before, option].sum()))
+        return scores
+
+    def _decode(self, tokens: list[int], positions: Sequence[int], branches: list[list[int]], *, clear: bool) -> Floats:
+        if clear:
             lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        batch = lc.llama_batch_init(len(tokens), 0, 1)
+        batch = lc.llama_batch_init(len(tokens), 0, MAX_BRANCHES)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i], batch.n_seq_id[i], batch.logits[i] = int(token), start + i, 1, 1
-            batch.seq_id[i][0] = 0
+            batch.token[i], batch.pos[i], batch.logits[i] = int(token), positions[i], 1
+            batch.n_seq_id[i] = len(branches[i])
+            for k, branch in enumerate(branches[i]):
+                batch.seq_id[i][k] = branch
         status = lc.llama_decode(self._context, batch)
         lc.llama_batch_free(batch)
         if status != 0:

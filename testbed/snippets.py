@@ -19,6 +19,10 @@ class Family:
     make: Callable[[int], tuple[str, str, str, Callable[..., Any]]]
     example: Callable[[random.Random], tuple[Any, ...]]
 
+    def probes(self, k: int) -> list[tuple[Any, ...]]:
+        """Arguments that tell this function from its neighbours: at, just below and just above ``k``, and far away."""
+        return _PROBES[self.example](k)
+
 
 def _one(draw: random.Random) -> tuple[int]:
     return (draw.randint(0, 20),)
@@ -36,6 +40,21 @@ def _word(draw: random.Random) -> tuple[str]:
     return (draw.choice(("lamp", "river", "stone", "bread", "mill", "tower", "goose", "bell")),)
 
 
+def _lists(k: int) -> list[list[int]]:
+    return [[k], [k - 1, k, k + 1], [k + 1, k, k - 1, 0], [40, 3, 40], [0, 1, 2, 3, 4, 5, 6], [9, 1, 8, 2, 7]]
+
+
+def _words(k: int) -> list[str]:
+    long = "hedgehogs and clockmakers"
+    return ["", "a", "lamp", "river", long[:k], long[: k + 1], long]
+
+
+_PROBES: dict[Callable[..., Any], Callable[[int], list[tuple[Any, ...]]]] = {
+    _one: lambda k: [(x,) for x in sorted({0, 1, 2, 7, k - 1, k, k + 1, 2 * k, 3 * k - 1, 41})],
+    _two: lambda k: [(0, 0), (1, 0), (0, 1), (k, 1), (1, k), (k + 1, k - 1), (41, 7), (7, 41)],
+    _many: lambda k: [(xs,) for xs in _lists(k)],
+    _word: lambda k: [(s,) for s in _words(k)],
+}
 _SMALL = tuple(range(2, 20))
 FAMILIES = (
     Family("add", _SMALL, lambda k: ("x", f"Add {k} to x.", f"return x + {k}", lambda x: x + k), _one),
@@ -73,7 +92,11 @@ FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class Snippet:
-    """A function: ``prompt`` is signature and docstring, ``body`` the one line that completes it, ``test`` checks it."""
+    """A function: ``prompt`` is signature and docstring, ``body`` what completes it, ``test`` checks it.
+
+    The prompt ends with the docstring's quotes and the body begins with a line break, because the tokenizer takes a line break and the
+    indentation after it as one token: a prompt that ended with the line break would be cut where running text never is.
+    """
 
     key: str
     name: str
@@ -92,10 +115,10 @@ def snippet(family: Family, k: int, draw: random.Random) -> Snippet:
     name = f"{family.stem}_{k}"
     shown = [family.example(draw) for _ in range(2)]
     lines = "".join(f"    >>> {name}({_call(given)})\n    {run(*given)!r}\n" for given in shown)
-    prompt = f'def {name}({arguments}):\n    """{doc}\n\n{lines}    """\n'
-    checks = [family.example(draw) for _ in range(5)]
+    prompt = f'def {name}({arguments}):\n    """{doc}\n\n{lines}    """'
+    checks = family.probes(k) + [family.example(draw) for _ in range(2)]
     test = "def check(candidate):\n" + "".join(f"    assert candidate({_call(g)}) == {run(*g)!r}\n" for g in checks)
-    return Snippet(f"{family.stem}/{k}", name, prompt, f"    {body}\n", test)
+    return Snippet(f"{family.stem}/{k}", name, prompt, f"\n    {body}\n", test)
 
 
 def _call(given: tuple[Any, ...]) -> str:

@@ -21,15 +21,21 @@ _FEELINGS = ("happy", "sad", "angry", "tired", "proud", "afraid")
 
 @dataclass(frozen=True, slots=True)
 class Tale:
-    """A beginning and its one right ending, with three endings that contradict it."""
+    """A beginning and its one right ending, three endings that contradict it, and the first names of the two people."""
 
     beginning: str
     ending: str
     wrong: tuple[str, str, str]
+    names: tuple[str, str]
 
     @property
     def text(self) -> str:
         return f"{self.beginning} {self.ending}"
+
+    @property
+    def clear(self) -> bool:
+        """Whether a name says who is meant; two people of one first name can make a wrong ending right."""
+        return self.names[0] != self.names[1]
 
 
 def _first(person: Person) -> str:
@@ -55,7 +61,7 @@ def _lost_and_found(draw: random.Random) -> Tale:
         finish.format(v=spot.capitalize(), c=_others(draw, COLOURS, colour)[0], t=thing, w=_first(who)),
         finish.format(v=spot.capitalize(), c=colour, t=_others(draw, THINGS, thing)[0], w=_first(who)),
     ]
-    return Tale(begin, right, (swaps[0], swaps[1], swaps[2]))
+    return Tale(begin, right, (swaps[0], swaps[1], swaps[2]), (_first(who), _first(friend)))
 
 
 def _trade(draw: random.Random) -> Tale:
@@ -75,7 +81,7 @@ def _trade(draw: random.Random) -> Tale:
         finish.format(a=one, b=two, x=third, y=mine),
         finish.format(a=one, b=two, x=yours, y=fourth),
     )
-    return Tale(begin, right, wrong)
+    return Tale(begin, right, wrong, (one, two))
 
 
 def _visit(draw: random.Random) -> Tale:
@@ -94,7 +100,7 @@ def _visit(draw: random.Random) -> Tale:
         finish.format(t=host.town, h=_first(host), g=_others(draw, FOODS, gift)[0]),
         finish.format(t=host.town, h=_first(who), g=gift),
     )
-    return Tale(begin, right, wrong)
+    return Tale(begin, right, wrong, (_first(who), _first(host)))
 
 
 def _counting(draw: random.Random) -> Tale:
@@ -112,7 +118,7 @@ def _counting(draw: random.Random) -> Tale:
         finish.format(n=start - gone, f=_others(draw, FOODS, food)[0], w=_first(who), e=feeling),
         finish.format(n=start - gone, f=food, w=_first(thief), e=feeling),
     )
-    return Tale(begin, right, wrong)
+    return Tale(begin, right, wrong, (_first(who), _first(thief)))
 
 
 _KINDS = (_lost_and_found, _trade, _visit, _counting)
