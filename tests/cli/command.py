@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(SOURCE)}
 
 
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
-    """``cerebellum ARGUMENTS`` in ``folder``, under way."""
+def start(folder: Path, *arguments: str | Path, before: Callable[[], None] | None = None) -> subprocess.Popen[str]:
+    """``cerebellum ARGUMENTS`` in ``folder``, under way; ``before`` runs in the new process first."""
     return subprocess.Popen(
         [sys.executable, "-m", "cerebellum", *map(str, arguments)],
         cwd=folder,
@@ -21,12 +22,15 @@ def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=before,  # noqa: PLW1509 no threads run here
     )
 
 
-def cerebellum(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def cerebellum(
+    folder: Path, *arguments: str | Path, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     """``cerebellum ARGUMENTS`` in ``folder``, ended."""
-    process = start(folder, *arguments)
+    process = start(folder, *arguments, before=before)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 

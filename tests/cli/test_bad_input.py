@@ -135,25 +135,12 @@ def test_an_output_folder_without_permission(ground: Path, tmp_path: Path) -> No
 def test_a_full_disk_while_writing_says_so(ground: Path, tmp_path: Path) -> None:
     """A file size limit stands for the full disk: writes past it fail as writes to a full disk do."""
     import resource
-    import subprocess
-    import sys
+    import signal
 
     def limit() -> None:
-        import signal
-
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    command = [
-        sys.executable,
-        "-m",
-        "cerebellum",
-        "quantize",
-        "model.gguf",
-        "Q8_0",
-        "--out",
-        str(tmp_path / "out.gguf"),
-    ]
-    done = subprocess.run(command, cwd=ground, capture_output=True, text=True, preexec_fn=limit, check=False)
+    done = cerebellum(ground, "quantize", "model.gguf", "Q8_0", "--out", tmp_path / "out.gguf", before=limit)
     refused(done, 3, "out.gguf")
     assert not list(tmp_path.iterdir())

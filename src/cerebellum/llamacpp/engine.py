@@ -22,6 +22,7 @@ from cerebellum.backend import Settings, Sources
 from cerebellum.corpus import check_length, cut
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens
 from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
+from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.weights import Finder, Weights
@@ -57,6 +58,7 @@ class LlamaEngine:
         self.settings = settings
         self.model_file = gguf_file.read_model(path)
         self._tensors = {t.name: t for t in self.model_file.tensors}
+        self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
         self._n_threads = settings.n_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._n_threads)
         self._open_sources(sources)
@@ -149,6 +151,8 @@ class LlamaEngine:
         for swap in swaps:
             if swap.tensor not in self._tensors:
                 raise TensorChoiceError(f"{self.model_file.path.name} has no tensor {swap.tensor}")
+            if swap.tensor not in self._swappable:
+                raise TensorChoiceError(f"llama.cpp never quantizes {swap.tensor}, so it can't be {swap.type}")
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as C
+import errno
 import os
 import re
 from collections.abc import Sequence
@@ -88,9 +89,13 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
     status = lc.llama_model_quantize(os.fsencode(source), os.fsencode(out), C.byref(params))
     del keep
     if status != 0:
-        message = log.errors()
+        message = log.errors().rpartition("failed to quantize: ")[2]
+        if "iostream error" in message:
+            raise OSError(errno.ENOSPC, "llama.cpp could not write all of it; is the disk full?")
         if "importance matrix" in message.lower():
             raise TypeChoiceError(f"{ftype} needs an importance matrix: give one with --imatrix ({message})")
+        if "unknown model architecture" in message:
+            raise ModelFileError(f"{source} has an architecture that this build of llama.cpp doesn't know ({message})")
         raise EngineError(f"llama.cpp could not quantize {source}: {message}")
 
 
