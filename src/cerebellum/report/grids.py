@@ -98,7 +98,7 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any]) -> Grid:
     columns = ("tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class")
     base = sweep.base
     base_kld = base.divergence
-    own_kld = f"({base_kld.mean.estimate * MILLI:.3f})" if base_kld else ""
+    own_kld = f"({with_limits(base_kld.mean, MILLI, 3, sign=False)})" if base_kld else ""
     first = ("base", facts["base"]["ftype"], "", perplexity_cell(base), "", "", own_kld, "", "")
     rows = [first, *(_sweep_row(row, base) for row in sweep.rows)]
     notes = (
