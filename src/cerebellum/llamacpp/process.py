@@ -19,7 +19,6 @@ from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.reference import ReferenceStore
 
-
 #: How long OpenMP's threads spin at a barrier before they sleep. libgomp's default (no core shared: for ever) is 4 % faster on an
 #: idle machine and ten times slower where another process wants a core.
 WAITING = {"GOMP_SPINCOUNT": "1000"}
