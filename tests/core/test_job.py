@@ -14,6 +14,7 @@ from cerebellum.errors import EngineError, InputError, ProofError
 from cerebellum.gguf_file import read_model
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 from cerebellum.verbs import write
+from cerebellum.verbs.pipeline import RunResult
 from cerebellum.verdict import Verdict
 
 BLOCKS = 8
@@ -43,7 +44,7 @@ def options(model: Path, **more: Any) -> dict[str, Any]:
     return {"text": model.parent / "text.txt", "ctx": 64, "out": model.parent / "out", **more}
 
 
-def run(model: Path, backend: FakeBackend | None = None, **more: Any) -> api.RunResult:
+def run(model: Path, backend: FakeBackend | None = None, **more: Any) -> RunResult:
     return api.run(model, backend=backend or FakeBackend(EFFECTS), **options(model, **more))
 
 
@@ -143,7 +144,7 @@ def test_a_budget_bounds_the_race_and_one_too_small_says_the_least(model: Path) 
 
 
 def test_the_json_report_is_plain_and_complete(model: Path) -> None:
-    result = run(model, allow=0.06)
+    run(model, allow=0.06)
     found = json.loads((model.parent / "out" / "report.json").read_text())
     assert len(found["sweep"]) == BLOCKS
     assert found["choice"]["swaps"] == {gate(i).tensor: "Q2_K" for i in (0, 1, 4, 7)}
