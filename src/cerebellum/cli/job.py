@@ -169,7 +169,14 @@ def show_sweep(result: SweepResult) -> None:
 
 def show_run(result: RunResult, out: Path, as_json: bool) -> None:
     """Sweep, choice, combination, controls, file."""
-    from cerebellum.report.grids import choice_lines, comparison_grid, prediction_grid, sweep_grid, written_lines
+    from cerebellum.report.grids import (
+        choice_lines,
+        comparison_grid,
+        controls_lines,
+        prediction_grid,
+        sweep_grid,
+        written_lines,
+    )
     from cerebellum.report.plain import summary_of
 
     if as_json:
@@ -184,6 +191,10 @@ def show_run(result: RunResult, out: Path, as_json: bool) -> None:
     if result.combination is not None:
         print_grid(prediction_grid(result.combination))
         print_grid(comparison_grid(result.combination.report, result.facts))
+        say.print("[bold]Controls[/bold]")
+        for line in controls_lines(result):
+            say.print(f"  {line}", highlight=False, markup=False)
+        say.print()
     say.print("[bold]File[/bold]")
     for line in written_lines(result):
         say.print(f"  {line}", highlight=False, markup=False)

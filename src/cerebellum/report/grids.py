@@ -238,6 +238,30 @@ def choice_lines(result: RunResult) -> list[str]:
     return lines
 
 
+def controls_lines(result: RunResult) -> list[str]:
+    """What the controls say of the choice, in sentences: on the report text, by KL divergence where there is one."""
+    if result.combination is None:
+        return []
+    rows = result.combination.report.rows
+    lines = []
+    draws = [row for row in rows if row.trial.kind is TrialKind.RANDOM and row.from_recipe]
+    if draws:
+        worse = sum(_main(row).low > 0.0 for row in draws)
+        better = sum(_main(row).high < 0.0 for row in draws)
+        said = f"{worse} of {len(draws)} random sets of as many tensors are worse than the recipe beyond their interval, {better} better"
+        lines.append(said + ("" if worse else ": that these very tensors matter is not shown"))
+    else:
+        lines.append("no random sets: no other set of as many tensors is in the sweep")
+    for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
+        lines.append(f"{row.trial.label}, all {len(row.trial.swaps)} tensors: {_verdict(row)}")
+    return lines
+
+
+def _main(row: Row) -> Interval:
+    assert row.from_recipe is not None
+    return row.from_recipe.kld or row.from_recipe.ppl
+
+
 def written_lines(result: RunResult) -> list[str]:
     """The proven file."""
     written = result.written

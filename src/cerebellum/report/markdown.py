@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
-from cerebellum.report.grids import Grid, choice_lines, comparison_grid, prediction_grid, sweep_grid, written_lines
+from cerebellum.report.grids import (
+    Grid,
+    choice_lines,
+    comparison_grid,
+    controls_lines,
+    prediction_grid,
+    sweep_grid,
+    written_lines,
+)
 
 if TYPE_CHECKING:
     from cerebellum.verbs.pipeline import RunResult
@@ -24,7 +32,12 @@ def full_report(result: RunResult) -> str:
     """Everything: what was measured on what, the sweep, the choice, the controls, the proven file."""
     facts = result.facts
     parts = [f"# {result.model}: what its quantization deserves", "", *header(result), ""]
-    parts += ["## Result", "", *(f"* {line}" for line in [*choice_lines(result), *written_lines(result)]), ""]
+    parts += [
+        "## Result",
+        "",
+        *(f"* {line}" for line in [*choice_lines(result), *controls_lines(result), *written_lines(result)]),
+        "",
+    ]
     if result.combination is not None:
         parts += [grid_markdown(prediction_grid(result.combination))]
         parts += [
