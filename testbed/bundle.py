@@ -100,7 +100,7 @@ def bundle(run: Path, out: Path, shape: str, megabytes: int, threads: int) -> di
 def write_card(out: Path, figures: dict[str, Any]) -> None:
     """Card, curve and sums from what is already in the folder."""
     log = questions.read(out / "training.jsonl")
-    lines = {name: figures["perplexity"][name]["nats"] for name in ("unigram", "trigram")}
+    lines = {f"{name}, report split": figures["perplexity"][name]["nats"] for name in ("unigram", "trigram")}
     (out / "training.svg").write_text(curve.svg(log, lines), encoding="utf-8")
     (out / "MODEL.md").write_text(card.text(figures, log), encoding="utf-8")
     (out / SUMS).write_text(sums(out), encoding="utf-8")

@@ -35,7 +35,7 @@ trained model of 27 MB where no model can be downloaded. It knows one invented w
   {shape.heads} heads of {shape.head} (sliding, window {shape.window}) or {shape.head_full} (full attention, blocks {full}),
   one head of keys and values, per-layer embeddings of {shape.per_layer}, embedding and output tied.
   Every matrix that K-quants apply to has rows that are multiples of 256.
-* Tokenizer: byte-level BPE of {VOCAB} tokens, made from the same training text. File: F16 matrices, F32 norms.
+* Tokenizer: byte-level BPE of {VOCAB} tokens, made from 4 MB of the train split (seed 99). File: F16 matrices, F32 norms.
 * Text: written by the generator in `testbed/`: portraits (36 %), questions about facts (22 %), stories (16 %), sums (9 %), Python functions
   (11 %), chats (6 % of documents). No text of anyone's, so no rights of anyone's.
 * Licence: MIT, like the rest of the repository."""
@@ -129,8 +129,10 @@ def _rerun(figures: Figures) -> str:
 {COMMANDS.format(shape=figures["shape"])}
 ```
 
-Texts, questions and baselines come out the same to the byte. The weights need not: sums in another order
-(threads, processor, version of torch) round differently. Made with {versions}."""
+Texts, tokenizer, questions and baselines come out the same to the byte. The weights need not: sums in another order
+(threads, processor, version of torch) round differently.
+
+Made with {versions}."""
 
 
 def _share(found: Figures) -> str:

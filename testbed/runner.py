@@ -96,6 +96,8 @@ class Runner:
         return scores
 
     def _decode(self, tokens: list[int], positions: Sequence[int], branches: list[list[int]], *, clear: bool) -> Floats:
+        if len(tokens) > self.n_ctx:  # llama.cpp would abort the process
+            raise ValueError(f"{len(tokens)} tokens do not fit a context of {self.n_ctx}")
         if clear:
             lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
         batch = lc.llama_batch_init(len(tokens), 0, MAX_BRANCHES)

