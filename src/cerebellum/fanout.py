@@ -28,7 +28,8 @@ def fan_out(
 ) -> Iterator[Result]:
     """Yield every result of ``work(worker, group)`` over all groups, as they arrive.
 
-    The first error stops the others after the result they are computing, and is raised. So does closing the iterator.
+    The first error stops the others after the result they are computing; what they had is still yielded, then it is raised. Closing
+    the iterator stops them too.
     """
     if len(workers) == 1:
         for group in groups:
@@ -58,12 +59,13 @@ def fan_out(
     for thread in threads:
         thread.start()
     try:
-        yield from _collect(results, len(threads))
+        yield from _collect(results, len(threads), stop)
     finally:
         stop.set()
 
 
-def _collect(results: queue.Queue[Result | _End], running: int) -> Iterator[Result]:
+def _collect(results: queue.Queue[Result | _End], running: int, stop: threading.Event) -> Iterator[Result]:
+    first: BaseException | None = None
     while running:
         item = results.get()
         if not isinstance(item, _End):
@@ -71,4 +73,7 @@ def _collect(results: queue.Queue[Result | _End], running: int) -> Iterator[Resu
             continue
         running -= 1
         if item.error is not None:
-            raise item.error
+            stop.set()
+            first = first or item.error
+    if first is not None:
+        raise first

@@ -85,3 +85,22 @@ def test_closing_the_iterator_stops_the_work(n_workers: int) -> None:
     after = len(done)
     time.sleep(0.1)
     assert len(done) == after <= 4 * n_workers
+
+
+def test_what_others_had_when_one_failed_is_not_lost() -> None:
+    """The result a second worker is computing when the first one fails is measured, so it must be handed over."""
+    failed = threading.Event()
+
+    def work(worker: int, group: str) -> Iterator[str]:
+        if group == "fails":
+            failed.set()
+            raise KeyError(group)
+        failed.wait(5)
+        time.sleep(0.1)
+        yield group
+
+    results = []
+    with pytest.raises(KeyError, match="fails"):
+        for result in fan_out(range(2), ["slow", "fails"], work):
+            results.append(result)
+    assert results == ["slow"]

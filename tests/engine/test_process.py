@@ -77,10 +77,23 @@ def test_death_while_scoring_names_the_trial_and_the_signal(
         list(engine.score((), chunks, label="the next one"))
 
 
-def test_a_native_abort_is_reported_with_its_own_words(engine: EngineProcess, corpus: Corpus) -> None:
-    """A norm in a quantized type is more than ggml can compute: it aborts, and what it printed is in the message."""
-    with pytest.raises(EngineDied, match=r"^trial 'norm': llama\.cpp's process died \(SIG(ABRT|SEGV)\): \S+") as caught:
-        list(engine.score(swaps_of({"blk.1.attn_norm.weight": "Q8_0"}), corpus.chunks([0]), label="trial 'norm'"))
+def test_a_native_abort_is_reported_with_its_own_words(
+    model: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm in a quantized type is more than ggml can compute: it aborts, and what it printed is in the message.
+
+    The engine refuses such a swap, so the worker is started with that check taken out.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "from cerebellum import llama_rules\nllama_rules.quantizable_tensors = lambda model: model.tensors\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    unchecked = BACKEND.open(model, SETTINGS, Sources(model))
+    try:
+        with pytest.raises(EngineDied, match=r"^trial 'norm': llama\.cpp's process died \(SIG(ABRT|SEGV)\): \S+") as caught:
+            list(unchecked.score(swaps_of({"blk.1.attn_norm.weight": "Q8_0"}), corpus.chunks([0]), label="trial 'norm'"))
+    finally:
+        unchecked.close()
     assert len(str(caught.value)) < 600
 
 

@@ -92,7 +92,7 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
         message = log.errors().rpartition("failed to quantize: ")[2]
         if "iostream error" in message:
             raise OSError(errno.ENOSPC, "llama.cpp could not write all of it; is the disk full?")
-        if "importance matrix" in message.lower():
+        if "importance matrix" in message.lower() or "imatrix" in message.lower():
             raise TypeChoiceError(f"{ftype} needs an importance matrix: give one with --imatrix ({message})")
         if "unknown model architecture" in message:
             raise ModelFileError(f"{source} has an architecture that this build of llama.cpp doesn't know ({message})")
