@@ -9,7 +9,7 @@ result.written.path
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from cerebellum.domain import Model
 from cerebellum.effects import Objective
 from cerebellum.errors import InputError
 from cerebellum.progress import Progress
+from cerebellum.verbs.divergence import Measurement, measure_files
 from cerebellum.verbs.job import JobOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, RunResult, SweepResult, run_job, sweep_job
@@ -65,6 +66,27 @@ def perplexity(
     """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it."""
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress)
+
+
+def measure(
+    models: PathLike | Sequence[PathLike],
+    *,
+    reference: PathLike,
+    text: PathLike,
+    ctx: int = 2048,
+    chunks: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    out: PathLike | None = None,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> Measurement:
+    """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
+    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
+    return measure_files(
+        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress
+    )
 
 
 def sweep(
@@ -156,4 +178,4 @@ def _llama() -> Backend:
     return LlamaBackend()
 
 
-__all__ = ["Objective", "demo", "inspect", "perplexity", "quantize", "run", "sweep"]
+__all__ = ["Objective", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep"]

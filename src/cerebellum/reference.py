@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,14 +65,22 @@ class ReferenceStore:
 
     def read(self, chunk: int) -> ReferenceRows:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
+        logits, lse, target_nll, top, *ids = self._load(chunk, ("logits", "lse", "target_nll", "top"), ("ids",))
+        return ReferenceRows(logits, lse, target_nll, top, ids[0] if ids else None)
+
+    def _load(self, chunk: int, names: Sequence[str], optional: Sequence[str] = ()) -> list[Any]:
         try:
             with self.path(chunk).open("rb") as stream, np.load(stream) as found:
-                ids = found["ids"] if "ids" in found.files else None
-                return ReferenceRows(found["logits"], found["lse"], found["target_nll"], found["top"], ids)
+                return [found[name] for name in (*names, *(name for name in optional if name in found.files))]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StudyError(
                 f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again"
             ) from error
+
+    def nll(self, chunk: int) -> tuple[float, int]:
+        """The reference's own (NLL sum in nats, scored tokens) on a chunk. Raises `StudyError` as `read` does."""
+        target_nll = self._load(chunk, ("target_nll",))[0]
+        return float(target_nll.sum()), len(target_nll)
 
     @property
     def n_bytes(self) -> int:

@@ -219,6 +219,30 @@ def percentiles(values: npt.ArrayLike, percents: Sequence[float]) -> tuple[float
     return tuple(float(v) for v in np.percentile(x, list(percents)))
 
 
+def quantile_interval(per_chunk: Sequence[npt.ArrayLike], percent: float, level: float = 0.95) -> Interval:
+    """The ``percent`` percentile of the tokens of all chunks, with limits that know that tokens of one chunk are alike.
+
+    ``per_chunk``: the tokens' values, one array a chunk. Woodruff's interval (R. S. Woodruff 1952, J. Am. Stat. Ass. 47, 635-646): the
+    share of tokens at or below the percentile is a ratio with an interval over chunks, and the percentiles at its limits are the
+    limits. ``std_error`` is half their distance in units of the quantile used; limits are infinite for fewer than two chunks.
+    Raises ValueError for no values.
+    """
+    from scipy.special import stdtrit
+
+    chunks = [np.asarray(values, dtype=np.float64) for values in per_chunk]
+    everything = np.concatenate(chunks) if chunks else np.zeros(0)
+    (estimate,) = percentiles(everything, (percent,))
+    n = len(chunks)
+    if n < 2:
+        return Interval(estimate, -math.inf, math.inf, math.inf, n, level)
+    below = np.array([np.count_nonzero(values <= estimate) for values in chunks], dtype=np.float64)
+    shares = ratio_values(below, np.array([values.size for values in chunks], dtype=np.float64))
+    quantile = float(stdtrit(n - 1, (1.0 + level) / 2.0))
+    reach = 100.0 * quantile * float(shares.std(ddof=1)) / math.sqrt(n)
+    low, high = percentiles(everything, (max(percent - reach, 0.0), min(percent + reach, 100.0)))
+    return Interval(estimate, low, high, (high - low) / (2.0 * quantile), n, level)
+
+
 def _checked(values: Floats | Sequence[float], level: float) -> Floats:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or x.size == 0:

@@ -11,28 +11,32 @@ import numpy as np
 
 from cerebellum.domain import ChunkScore
 from cerebellum.metrics import INVERSE_TEMPERATURES
-from cerebellum.stats import Interval, mean_interval, paired_interval, percent_change, percentiles, ratio_values
+from cerebellum.stats import Interval, mean_interval, paired_interval, percent_change, quantile_interval, ratio_values
 from cerebellum.verdict import Judgement, judge, practical_margin
 
 Scores = Mapping[int, ChunkScore]
 
 
+#: The percentiles of the per-token KL divergence that are kept, by name.
+PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
+
+
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """KL(reference ‖ trial) in nats a token: mean with interval over chunks, tail, and what goes with it.
+    """KL(reference ‖ trial) in nats a token, and what goes with it; each figure with its interval over chunks.
 
-    ``slack`` bounds how much larger the true mean could be (0 when exact). ``same_top`` is the share of tokens whose most likely next
-    token agrees; ``rms_dp`` the root mean square change of the true token's probability.
+    ``slack`` bounds how much larger the true mean could be (0 when exact). ``percentiles``: of the per-token values, by the names of
+    `PERCENTILES`. ``same_top`` is the share of tokens whose most likely next token agrees; ``mean_dp`` and ``rms_dp`` the mean and the
+    root mean square change of the true token's probability.
     """
 
     mean: Interval
     slack: float
-    p99: float
-    p999: float
+    percentiles: Mapping[str, Interval]
     maximum: float
-    same_top: float
-    rms_dp: float
-    mean_dp: float
+    same_top: Interval
+    mean_dp: Interval
+    rms_dp: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +114,27 @@ def _divergence(scores: Scores, n: int) -> Divergence | None:
     sums = kld_sums(scores)
     if sums is None:
         return None
-    tokens = np.concatenate([np.frombuffer(s.kld_tokens or b"", np.float32) for s in scores.values()])
-    p99, p999, maximum = percentiles(tokens, (99.0, 99.9, 100.0))
+    tokens = [np.frombuffer(s.kld_tokens or b"", np.float32) for s in scores.values()]
 
-    def share(name: str) -> float:
-        return math.fsum(getattr(s, name) for s in scores.values()) / n
+    def mean(name: str) -> Interval:
+        return mean_of({chunk: (getattr(s, name), s.n_tokens) for chunk, s in scores.items()})
 
     return Divergence(
-        mean_of(sums), share("kld_slack"), p99, p999, maximum, share("same_top"), math.sqrt(share("dp2")), share("dp")
+        mean=mean_of(sums),
+        slack=math.fsum(s.kld_slack or 0.0 for s in scores.values()) / n,
+        percentiles={name: quantile_interval(tokens, percent) for name, percent in PERCENTILES.items()},
+        maximum=max(float(values.max()) for values in tokens),
+        same_top=mean("same_top"),
+        mean_dp=mean("dp"),
+        rms_dp=root(mean("dp2")),
     )
+
+
+def root(x: Interval) -> Interval:
+    """The square root of a mean of squares: the limits transformed, so their level is kept."""
+    value = math.sqrt(max(x.estimate, 0.0))
+    error = x.std_error / (2.0 * value) if value else 0.0
+    return Interval(value, math.sqrt(max(x.low, 0.0)), math.sqrt(x.high), error, x.n_chunks, x.level)
 
 
 def best_temperature(scores: Iterable[ChunkScore]) -> tuple[float | None, float | None]:

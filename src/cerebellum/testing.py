@@ -145,12 +145,13 @@ class FakeEngine:
             yield self._score(types, chunk, rows)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
-        """Of the reference only a mark of its types is kept: enough to know a model from itself."""
+        """Of the reference its NLL is kept and, for "top", a mark of its types: enough to know a model from itself."""
         self._check_open("keeping the reference")
         for chunk in chunks:
             if not store.has(chunk.id):
-                nothing = np.zeros((0, 0), np.float32)
-                store.write(chunk.id, ReferenceRows(nothing, np.zeros(0), np.zeros(0), self._mark(self._model.types)))
+                nothing, own = np.zeros((0, 0), np.float32), self._score(self._model.types, chunk, None)
+                nll = np.full(own.n_tokens, own.nll / own.n_tokens)
+                store.write(chunk.id, ReferenceRows(nothing, np.zeros(0), nll, self._mark(self._model.types)))
             yield chunk.id
 
     def close(self) -> None:

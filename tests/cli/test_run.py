@@ -185,7 +185,20 @@ def test_the_sweep_command_measures_and_run_takes_it_over(ground: Path) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
-    long = ("run", "model.gguf", "--role", "all", "--to", "Q2_K,Q4_K,Q5_K", "--text", "text.txt", "--ctx", "64", "-t", "1")
+    long = (
+        "run",
+        "model.gguf",
+        "--role",
+        "all",
+        "--to",
+        "Q2_K,Q4_K,Q5_K",
+        "--text",
+        "text.txt",
+        "--ctx",
+        "64",
+        "-t",
+        "1",
+    )
     process = start(ground, *long, "--quiet", "--out", "interrupted")
     while scores(ground / "interrupted" / "study.sqlite") < 10 and process.poll() is None:
         time.sleep(0.005)

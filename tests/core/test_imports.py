@@ -19,10 +19,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("quants", "keys"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "effects", "fdr", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
-     "sequential", "stats", "summary", "validity", "verdict"),
+    ("classify", "effects", "fdr", "ladder", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
+     "sequential", "stats", "summary", "verdict"),
     # ports and adapters
-    ("backend", "bundled", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measure", "reference", "store",
+    ("backend", "bundled", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference", "store",
      "llamacpp", "testing"),
     # verbs and what they report
     ("verbs", "report"),

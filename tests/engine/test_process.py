@@ -17,7 +17,7 @@ from cerebellum.domain import Chunk, Corpus, Trial, TrialKind, swaps_of
 from cerebellum.errors import EngineDied, EngineError, ModelFileError, OutputError, TypeChoiceError
 from cerebellum.gguf_file import read_model
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
-from cerebellum.measure import Measurer, TrialFailed
+from cerebellum.measurer import Measurer, TrialFailed
 from cerebellum.store import Study
 from tests.engine import tiny
 
@@ -90,8 +90,12 @@ def test_a_native_abort_is_reported_with_its_own_words(
     monkeypatch.syspath_prepend(tmp_path)
     unchecked = BACKEND.open(model, SETTINGS, Sources(model))
     try:
-        with pytest.raises(EngineDied, match=r"^trial 'norm': llama\.cpp's process died \(SIG(ABRT|SEGV)\): \S+") as caught:
-            list(unchecked.score(swaps_of({"blk.1.attn_norm.weight": "Q8_0"}), corpus.chunks([0]), label="trial 'norm'"))
+        with pytest.raises(
+            EngineDied, match=r"^trial 'norm': llama\.cpp's process died \(SIG(ABRT|SEGV)\): \S+"
+        ) as caught:
+            list(
+                unchecked.score(swaps_of({"blk.1.attn_norm.weight": "Q8_0"}), corpus.chunks([0]), label="trial 'norm'")
+            )
     finally:
         unchecked.close()
     assert len(str(caught.value)) < 600

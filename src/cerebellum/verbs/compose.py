@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cerebellum.domain import Trial, TrialKind, swaps_of
 from cerebellum.effects import Prediction, predict_additive
-from cerebellum.measure import Split
+from cerebellum.measurer import Split
 from cerebellum.plan import blanket_trial, random_trials
 from cerebellum.quants import quant_type
 from cerebellum.select import Choice

@@ -13,13 +13,14 @@ from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Engine, Settings, Sources
 from cerebellum.corpus import read_text
 from cerebellum.domain import Corpus, Model
-from cerebellum.errors import InputError, OutputError, TextError
+from cerebellum.errors import OutputError, TextError
 from cerebellum.keys import content_key, sha256_file
-from cerebellum.measure import Measurer, Split, series_facts
+from cerebellum.measurer import Measurer, Split, series_facts
 from cerebellum.progress import Progress
 from cerebellum.quants import ftype_name
-from cerebellum.reference import ReferenceStore, default_k
+from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
+from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -88,9 +89,13 @@ class Job:
 
     def reference_store(self, split: Split) -> ReferenceStore:
         """Where the reference's rows of a split's text are."""
-        facts = {"tokens": split.corpus.tokens_sha256, "bos": split.corpus.bos, **self.reference_facts}
-        key = content_key("reference", {**facts, "settings": self.options.settings.as_key(), "build": self.build})
-        return ReferenceStore(self.options.out / "reference" / key.partition(":")[2][:16], self.reference_facts["k"])
+        options = self.options
+        return store_for(options.out, split.corpus, self.reference_facts, options.settings, self.build)
+
+    @property
+    def reference_path(self) -> Path:
+        """The file that KL divergence is taken to."""
+        return self.options.reference or self.options.model
 
 
 def subject_of(source_sha256: str, imatrix: Path | None) -> dict[str, Any]:
@@ -122,11 +127,13 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
             stack.callback(engines[-1].close)
         search, report = make_splits(engines[0], options, text, report_text)
         refuse_calibration_text(search, report, imatrix)
-        reference = reference_facts(options, study, sha256, engines[0].n_vocab)
+        reference_sha256 = cached_sha256(study, options.reference) if options.reference else sha256
+        reference = reference_facts(reference_sha256, engines[0].n_vocab)
         job = Job(
             options, backend, progress, study, source, sha256, base, build, reference, search, report, tuple(engines)
         )
-        keep_reference(job)
+        wanted = [(split, job.reference_store(split)) for split in (search, report)]
+        keep_rows(backend, job.reference_path, options.settings, wanted, engines[0].n_vocab, progress)
         yield job
 
 
@@ -214,34 +221,3 @@ def refuse_calibration_text(search: Split, report: Split, imatrix: gguf_file.Ima
             raise TextError(
                 f"{split.corpus.name} made the importance matrix, so it can't be the {split.name} text; give another"
             )
-
-
-def reference_facts(options: JobOptions, study: Study, source_sha256: str, n_vocab: int) -> dict[str, Any]:
-    """What identifies the reference's rows: the file's hash and how much of each row is kept."""
-    sha256 = cached_sha256(study, options.reference) if options.reference else source_sha256
-    return {"sha256": sha256, "k": default_k(n_vocab)}
-
-
-def keep_reference(job: Job) -> None:
-    """Score the reference once on both splits and keep its rows; done chunks are not done again."""
-    missing = [
-        (split, [c for c in split.chunks if not job.reference_store(split).has(c)])
-        for split in (job.search, job.report)
-    ]
-    total = sum(len(chunks) for _, chunks in missing)
-    if not total:
-        return
-    path = job.options.reference or job.options.model
-    engine = job.backend.open(path, job.options.settings)
-    try:
-        if engine.n_vocab != job.engines[0].n_vocab:
-            raise InputError(
-                f"{path.name} has {engine.n_vocab} tokens, the model {job.engines[0].n_vocab}: not a reference for it"
-            )
-        job.progress.begin(f"reference {path.name}", total)
-        for split, chunks in missing:
-            for chunk in engine.capture(split.corpus.chunks(chunks), job.reference_store(split)):
-                job.progress.step(f"{split.name} {chunk}")
-        job.progress.end()
-    finally:
-        engine.close()

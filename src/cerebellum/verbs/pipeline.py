@@ -111,7 +111,7 @@ def facts_of(job: Job) -> dict[str, Any]:
     return {
         "model": {"file": job.source.path.name, "sha256": job.source_sha256, "architecture": job.source.architecture},
         "base": {"ftype": job.base.ftype, "file_bytes": job.base.model.file_bytes, "quantized_twice": job.base.twice},
-        "reference": {**job.reference_facts, "file": (job.options.reference or job.options.model).name},
+        "reference": {**job.reference_facts, "file": job.reference_path.name},
         "imatrix": job.options.imatrix.name if job.options.imatrix else None,
         "build": job.build,
         "settings": job.options.settings.as_key(),

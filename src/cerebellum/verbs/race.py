@@ -13,7 +13,7 @@ import numpy as np
 
 from cerebellum.domain import Trial
 from cerebellum.errors import InputError
-from cerebellum.measure import Measurer, Scores
+from cerebellum.measurer import Measurer, Scores
 from cerebellum.plan import SweepPlan
 from cerebellum.racing import RaceRules, RaceState, Standing, next_step, plan_race, race_state
 from cerebellum.sequential import repeated_interval

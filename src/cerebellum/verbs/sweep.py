@@ -9,7 +9,7 @@ from cerebellum.classify import Class, Thresholds
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.effects import SingleEffect
 from cerebellum.fdr import adjusted_p
-from cerebellum.measure import Scores
+from cerebellum.measurer import Scores
 from cerebellum.plan import SweepPlan, plan_sweep
 from cerebellum.quants import quant_type
 from cerebellum.sequential import Schedule, sequential_p

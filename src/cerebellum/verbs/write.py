@@ -12,7 +12,7 @@ from cerebellum import gguf_file
 from cerebellum.domain import ChunkScore, Trial, TrialKind
 from cerebellum.errors import OutputError, ProofError
 from cerebellum.keys import sha256_file
-from cerebellum.measure import Measurer, Scores
+from cerebellum.measurer import Measurer, Scores
 from cerebellum.overrides import Hit, Overrides, format_overrides, pairs, pin, prove
 from cerebellum.summary import Contrast, Summary, contrast, summarize
 from cerebellum.verbs.compose import Combination

@@ -12,7 +12,7 @@ from cerebellum.backend import Backend, Settings, Sources
 from cerebellum.domain import Corpus, Swap, Trial, TrialKind, swaps_of
 from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import read_model
-from cerebellum.measure import Measurer, Split, TrialFailed, series_facts
+from cerebellum.measurer import Measurer, Split, TrialFailed, series_facts
 from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from cerebellum.errors import InputError
-from cerebellum.validity import Rung, Validity, assess, kendall, parse_ladder, permutation_p, spearman
+from cerebellum.ladder import Rung, Validity, assess, kendall, parse_ladder, permutation_p, spearman
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("CEREBELLUM_SHARED_DATA", ROOT.parent / "shared" / "data"))

@@ -1,0 +1,66 @@
+"""`measure` and `validity`: what a file is away from its reference, and whether perplexity can tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cerebellum.cli.common import (
+    chunks_option,
+    engine_options,
+    guarded,
+    json_option,
+    print_json,
+    quiet_option,
+)
+from cerebellum.cli.console import ConsoleProgress, print_grid
+
+FilePath = click.Path(path_type=Path)
+models_argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=FilePath)
+
+
+@click.command()
+@models_argument
+@click.option("-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to.")
+@click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
+@engine_options
+@chunks_option
+@click.option(
+    "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
+)
+@json_option
+@quiet_option
+@guarded
+def measure(
+    models: tuple[Path, ...],
+    reference: Path,
+    text: Path,
+    n_ctx: int,
+    n_threads: int | None,
+    n_gpu_layers: int,
+    n_chunks: int | None,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """How far each MODEL is from a reference on a text: KL divergence with its tail, perplexity, agreement, all with intervals.
+
+    With several MODELs each is also compared with the first, paired by chunk.
+
+    Example: cerebellum measure model-Q4_K_M.gguf model-Q3_K_M.gguf --reference model-BF16.gguf --text wiki.test.raw --ctx 512
+    """
+    from cerebellum import api
+    from cerebellum.report.divergence import measurement_grid
+    from cerebellum.summary import as_json as plain
+    from cerebellum.verbs.divergence import flat
+
+    found = api.measure(
+        models, reference=reference, text=text, ctx=n_ctx, chunks=n_chunks, threads=n_threads, gpu_layers=n_gpu_layers,
+        out=out, progress=ConsoleProgress(quiet=quiet),
+    )  # fmt: skip
+    if not as_json:
+        print_grid(measurement_grid(found))
+        return
+    files = [plain({**flat(f, found), "from_first": f.from_first}) for f in found.files]
+    print_json({**files[0], "facts": found.facts} if len(files) == 1 else {"files": files, "facts": found.facts})

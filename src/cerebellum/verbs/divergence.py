@@ -1,0 +1,194 @@
+"""`measure`: whole files against a reference on a text, every metric with its interval."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cerebellum import gguf_file
+from cerebellum.backend import Backend, Settings
+from cerebellum.corpus import read_text
+from cerebellum.domain import Trial, TrialKind
+from cerebellum.errors import InputError
+from cerebellum.measurer import Measurer, Scores, Split, series_facts
+from cerebellum.progress import Progress, Silent
+from cerebellum.reference import ReferenceStore
+from cerebellum.stats import ChunkSums, Interval, paired_interval
+from cerebellum.store import Study
+from cerebellum.summary import Contrast, Summary, contrast, mean_of, nll_sums, summarize
+from cerebellum.verbs.job import cached_sha256, make_folder
+from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One file. ``log_ratio``: its mean NLL less the reference's, nats a token, paired by chunk (the log of the perplexity ratio).
+
+    ``from_first``: its difference from the first file measured, None for that one.
+    """
+
+    name: str
+    sha256: str
+    file_bytes: int
+    bits_per_weight: float
+    summary: Summary
+    log_ratio: Interval
+    from_first: Contrast | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Files against one reference on one text; ``reference_nll`` is the reference's own mean NLL, nats a token."""
+
+    files: tuple[Measured, ...]
+    reference_nll: Interval
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def measure_files(
+    backend: Backend,
+    models: Sequence[Path],
+    reference: Path,
+    text: Path,
+    settings: Settings,
+    n_chunks: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure ``models`` against ``reference`` on the first ``n_chunks`` chunks of ``text`` (all by default).
+
+    With ``out`` every measurement stays there and the same call goes on where it was stopped. Raises a `CerebellumError`.
+    """
+    progress = progress or Silent()
+    if not models:
+        raise InputError("no model was given to measure")
+    for path in (*models, reference):
+        gguf_file.read_model(path)
+    content = read_text(text)
+    with opened_study(out) as (folder, study):
+        sha256 = cached_sha256(study, reference)
+        study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
+        ground = Ground(backend, study, folder, reference, sha256, settings, backend.id, progress)
+        found: list[tuple[Split, ReferenceStore, Scores]] = []
+        for path in models:
+            found.append(measure_file(ground, path, text.name, content, n_chunks))
+            if found[-1][0].corpus.tokens_sha256 != found[0][0].corpus.tokens_sha256:
+                raise InputError(f"{path.name} cuts {text.name} into other tokens than {models[0].name} does")
+        split, store, first = found[0]
+        own = {chunk: store.nll(chunk) for chunk in split.chunks}
+        files = [describe(study, path, scores, own, first) for path, (*_, scores) in zip(models, found, strict=True)]
+        return Measurement(tuple(files), mean_of(own), facts_of(ground, split, store))
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all files of a measurement share."""
+
+    backend: Backend
+    study: Study
+    folder: Path
+    reference: Path
+    reference_sha256: str
+    settings: Settings
+    build: str
+    progress: Progress
+
+
+def measure_file(
+    ground: Ground, path: Path, name: str, content: str, n_chunks: int | None
+) -> tuple[Split, ReferenceStore, Scores]:
+    """One file's scores on the text; the reference's rows are kept first where they are missing."""
+    engine = ground.backend.open(path, ground.settings)
+    try:
+        corpus = engine.corpus(name, content, ground.settings.n_ctx)
+        split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
+        facts = reference_facts(ground.reference_sha256, engine.n_vocab)
+        store = store_for(ground.folder, corpus, facts, ground.settings, ground.build)
+        keep_rows(ground.backend, ground.reference, ground.settings, [(split, store)], engine.n_vocab, ground.progress)
+        subject = {"file_sha256": cached_sha256(ground.study, path)}
+        series = ground.study.series("text", series_facts(subject, split, ground.settings, ground.build, facts))
+        trial, types = Trial(path.name, TrialKind.FILE), gguf_file.read_model(path).types
+        measurer = Measurer([engine], ground.study, series, types, corpus, store, ground.progress)
+        return split, store, measurer.measure([trial], split.chunks, path.name)[trial.label]
+    finally:
+        engine.close()
+
+
+def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, first: Scores) -> Measured:
+    """A file's figures from its scores."""
+    model = gguf_file.read_model(path)
+    return Measured(
+        name=path.name,
+        sha256=cached_sha256(study, path),
+        file_bytes=model.file_bytes,
+        bits_per_weight=model.bits_per_weight,
+        summary=summarize(scores),
+        log_ratio=paired_interval(nll_sums(scores), reference),
+        from_first=contrast(scores, first) if scores is not first else None,
+    )
+
+
+def facts_of(ground: Ground, split: Split, store: ReferenceStore) -> dict[str, Any]:
+    """On what and with what it was measured."""
+    return {
+        "reference": {"file": ground.reference.name, "sha256": ground.reference_sha256, "k": store.k},
+        "text": {
+            "file": split.corpus.name,
+            "sha256": split.corpus.text_sha256,
+            "tokens_sha256": split.corpus.tokens_sha256,
+            "ctx": ground.settings.n_ctx,
+            "n_chunks": len(split.chunks),
+            "n_chunks_whole": split.corpus.n_chunks,
+        },
+        "settings": ground.settings.as_key(),
+        "build": ground.build,
+    }
+
+
+@contextlib.contextmanager
+def opened_study(out: Path | None) -> Iterator[tuple[Path, Study]]:
+    """(folder, study) in ``out``, or in a folder that is gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        if out is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cerebellum-")))
+        else:
+            make_folder(out)
+            folder = out
+        yield folder, stack.enter_context(Study.open(folder / "study.sqlite"))
+
+
+def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
+    """One file's figures as flat data: nats, shares (not percent); ``…_low`` and ``…_high`` are 95 % limits over chunks."""
+    summary, own = measured.summary, measurement.reference_nll
+    found: dict[str, Any] = {
+        "model": measured.name,
+        "sha256": measured.sha256,
+        "file_bytes": measured.file_bytes,
+        "bits_per_weight": measured.bits_per_weight,
+        "chunks": summary.n_chunks,
+        "tokens": summary.n_tokens,
+        "perplexity": summary.perplexity,
+        "std_error": summary.std_error,
+        "perplexity_low": math.exp(min(summary.nll.low, 700.0)),
+        "perplexity_high": math.exp(min(summary.nll.high, 700.0)),
+        "reference_perplexity": math.exp(own.estimate),
+        **limits("log_ratio", measured.log_ratio),
+        "calibrated_perplexity": summary.calibrated,
+        "temperature": summary.temperature,
+    }
+    if (d := summary.divergence) is not None:
+        found |= limits("kld", d.mean) | {"kld_slack": d.slack, "kld_max": d.maximum}
+        for name, x in d.percentiles.items():
+            found |= limits(f"kld_{name}", x)
+        found |= limits("same_top", d.same_top) | limits("mean_dp", d.mean_dp) | limits("rms_dp", d.rms_dp)
+    return found
+
+
+def limits(name: str, x: Interval) -> dict[str, float]:
+    """The estimate under ``name`` and its limits."""
+    return {name: x.estimate, f"{name}_low": x.low, f"{name}_high": x.high}

@@ -1,0 +1,55 @@
+"""The reference's rows: where they are kept, and keeping those that are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cerebellum.backend import Backend, Settings
+from cerebellum.domain import Corpus
+from cerebellum.errors import InputError
+from cerebellum.keys import content_key
+from cerebellum.measurer import Split
+from cerebellum.progress import Progress
+from cerebellum.reference import ReferenceStore, default_k
+
+
+def reference_facts(sha256: str, n_vocab: int) -> dict[str, Any]:
+    """What identifies the reference's rows: the file's hash and how much of each row is kept."""
+    return {"sha256": sha256, "k": default_k(n_vocab)}
+
+
+def store_for(
+    out: Path, corpus: Corpus, reference: Mapping[str, Any], settings: Settings, build: str
+) -> ReferenceStore:
+    """The store in the folder ``out`` of a reference (`reference_facts`) on a text, under these settings and this build."""
+    facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, **reference}
+    key = content_key("reference", {**facts, "settings": settings.as_key(), "build": build})
+    return ReferenceStore(out / "reference" / key.partition(":")[2][:16], reference["k"])
+
+
+def keep_rows(
+    backend: Backend,
+    path: Path,
+    settings: Settings,
+    wanted: Sequence[tuple[Split, ReferenceStore]],
+    n_vocab: int,
+    progress: Progress,
+) -> None:
+    """Score the reference at ``path`` on the chunks whose rows are missing. Raises `InputError` for another vocabulary than ``n_vocab``."""
+    missing = [(split, store, [c for c in split.chunks if not store.has(c)]) for split, store in wanted]
+    total = sum(len(chunks) for *_, chunks in missing)
+    if not total:
+        return
+    engine = backend.open(path, settings)
+    try:
+        if engine.n_vocab != n_vocab:
+            raise InputError(f"{path.name} has {engine.n_vocab} tokens, the model {n_vocab}: not a reference for it")
+        progress.begin(f"reference {path.name}", total)
+        for split, store, chunks in missing:
+            for chunk in engine.capture(split.corpus.chunks(chunks), store):
+                progress.step(f"{split.name} {chunk}")
+        progress.end()
+    finally:
+        engine.close()
