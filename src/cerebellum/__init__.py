@@ -1,6 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions (`cerebellum.api`).
+`cerebellum.run`, `sweep`, `measure`, `validity`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions
+(`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -10,10 +11,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cerebellum.api import demo, inspect, measure, perplexity, quantize, run, sweep
+    from cerebellum.api import demo, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
 
-__all__ = ["CerebellumError", "__version__", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep"]
+__all__ = [
+    "CerebellumError",
+    "__version__",
+    "demo",
+    "inspect",
+    "measure",
+    "perplexity",
+    "quantize",
+    "run",
+    "sweep",
+    "validity",
+]
 
 
 def __getattr__(name: str) -> Any:

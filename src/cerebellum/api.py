@@ -25,6 +25,7 @@ from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, RunResult, SweepResult, run_job, sweep_job
 from cerebellum.verbs.quantize import Quantized, quantize_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
+from cerebellum.verbs.validity import LadderResult, check_models, judge_ladder_file
 
 PathLike = str | Path
 Names = str | Iterable[str]
@@ -89,6 +90,37 @@ def measure(
     )
 
 
+def validity(
+    models: PathLike | Sequence[PathLike] = (),
+    *,
+    ladder: PathLike | None = None,
+    text: PathLike | None = None,
+    reference: PathLike | None = None,
+    ctx: int = 2048,
+    chunks: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    out: PathLike | None = None,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> LadderResult:
+    """May perplexity rank quantizations? From a model's own ladder, from several files, or from a published ``ladder`` (JSON).
+
+    ``.report.verdict`` is valid, doubtful or invalid; ``.report.reason`` says why.
+    """
+    paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
+    if (ladder is None) == (not paths):
+        raise InputError("give models and a text, or one ladder file, and not both")
+    if ladder is not None:
+        return judge_ladder_file(Path(ladder))
+    if text is None:
+        raise InputError("a ladder is measured on a text: give one with --text")
+    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    return check_models(
+        backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress
+    )
+
+
 def sweep(
     model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
 ) -> SweepResult:
@@ -109,7 +141,7 @@ def run(
     * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
-      types may add), max_growth (bytes), n_random (3), seed (0)
+      types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
     * threads, gpu_layers, workers
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
@@ -159,6 +191,7 @@ _CHOICE = {
     "max_growth": "max_growth_bytes",
     "n_random": "n_random",
     "seed": "seed",
+    "trust_perplexity": "trust_perplexity",
 }
 
 
@@ -178,4 +211,4 @@ def _llama() -> Backend:
     return LlamaBackend()
 
 
-__all__ = ["Objective", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep"]
+__all__ = ["Objective", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep", "validity"]

@@ -82,6 +82,11 @@ def kld_sums(scores: Scores) -> dict[int, tuple[float, int]] | None:
     return {chunk: (s.kld or 0.0, s.n_tokens) for chunk, s in scores.items()}
 
 
+def mean_kld(scores: Scores) -> float:
+    """Mean KL divergence, nats a token; 0 where none was measured."""
+    return sum(s.kld or 0.0 for s in scores.values()) / sum(s.n_tokens for s in scores.values())
+
+
 def mean_of(sums: Mapping[int, tuple[float, int]], level: float = 0.95) -> Interval:
     """The token-weighted mean over chunks with its interval."""
     totals = np.array([total for total, _ in sums.values()])

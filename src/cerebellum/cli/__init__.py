@@ -7,7 +7,7 @@ import click
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.job import demo, run, sweep
-from cerebellum.cli.measure import measure
+from cerebellum.cli.measure import measure, validity
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -19,5 +19,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, perplexity, measure):
+for command in (run, sweep, demo, inspect, quantize, perplexity, measure, validity):
     main.add_command(command)

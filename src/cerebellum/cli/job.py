@@ -73,6 +73,7 @@ CHOICE_OPTIONS = (
     ),
     click.option("--max-growth", type=int, default=0, show_default=True, help="Bytes the file may grow by."),
     click.option("--random", "n_random", type=click.IntRange(min=0), default=3, show_default=True, help="Random sets as controls."),
+    click.option("--trust-perplexity", is_flag=True, help="Let perplexity choose even where its ladder says that it can't."),
     click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sets."),
 )  # fmt: skip
 
@@ -126,11 +127,11 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
     Example: cerebellum sweep model-F16.gguf --role all --to Q2_K --blocks 0-3 --text wiki.train.raw --out study
     """
     from cerebellum import api
-    from cerebellum.report.plain import sweep_json
+    from cerebellum.report.plain import noise_json, sweep_json
 
     result = api.sweep(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
     if as_json:
-        print_json({"facts": result.facts, **sweep_json(result.sweep)})
+        print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
     show_sweep(result)
 
@@ -164,7 +165,7 @@ def show_sweep(result: SweepResult) -> None:
     """The sweep's table."""
     from cerebellum.report.grids import sweep_grid
 
-    print_grid(sweep_grid(result.sweep, result.facts))
+    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
 
 
 def show_run(result: RunResult, out: Path, as_json: bool) -> None:
@@ -177,13 +178,16 @@ def show_run(result: RunResult, out: Path, as_json: bool) -> None:
         sweep_grid,
         written_lines,
     )
+    from cerebellum.report.ladder import ladder_grid
     from cerebellum.report.plain import summary_of
 
     if as_json:
         print_json(summary_of(result))
         return
     say = stdout_console()
-    print_grid(sweep_grid(result.sweep, result.facts))
+    if result.validity is not None:
+        print_grid(ladder_grid(result.validity))
+    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
     say.print("[bold]Choice[/bold]")
     for line in choice_lines(result):
         say.print(f"  {line}", highlight=False, markup=False)

@@ -64,3 +64,53 @@ def measure(
         return
     files = [plain({**flat(f, found), "from_first": f.from_first}) for f in found.files]
     print_json({**files[0], "facts": found.facts} if len(files) == 1 else {"files": files, "facts": found.facts})
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL...]", type=FilePath)
+@click.option("--ladder", type=FilePath, help="A published ladder (JSON) instead of models.")
+@click.option(
+    "-r", "--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: the first MODEL]"
+)
+@click.option("-f", "--text", type=FilePath, help="UTF-8 text file; needed with models.")
+@engine_options
+@click.option(
+    "--chunks", "n_chunks", type=click.IntRange(min=2), default=32, show_default=True, help="At most this many chunks."
+)
+@click.option(
+    "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
+)
+@json_option
+@quiet_option
+@guarded
+def validity(
+    models: tuple[Path, ...],
+    ladder: Path | None,
+    reference: Path | None,
+    text: Path | None,
+    n_ctx: int,
+    n_threads: int | None,
+    n_gpu_layers: int,
+    n_chunks: int,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """May perplexity rank quantizations of a model on a text? Says valid, doubtful or invalid, and why.
+
+    One unquantized MODEL: its stock quantizations are measured in memory. Several: the first is the reference (or give
+    --reference), the others are the rungs. `run` asks this by itself before it lets perplexity choose.
+
+    Example: cerebellum validity model-BF16.gguf --text wiki.test.raw --ctx 512
+    """
+    from cerebellum import api
+    from cerebellum.report.ladder import ladder_grid, ladder_json
+
+    found = api.validity(
+        models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, chunks=n_chunks, threads=n_threads,
+        gpu_layers=n_gpu_layers, out=out, progress=ConsoleProgress(quiet=quiet),
+    )  # fmt: skip
+    if as_json:
+        print_json(ladder_json(found))
+    else:
+        print_grid(ladder_grid(found))

@@ -15,6 +15,7 @@ from cerebellum.summary import Contrast, Summary
 
 if TYPE_CHECKING:
     from cerebellum.verbs.compose import Combination, Comparison, Row
+    from cerebellum.verbs.noise import Noise
     from cerebellum.verbs.pipeline import RunResult
     from cerebellum.verbs.sweep import Sweep, SweepRow
 
@@ -93,8 +94,10 @@ def interval_note(contrasts: Sequence[Contrast], facts: dict[str, Any]) -> tuple
 # -- sweep -------------------------------------------------------------------------------------------------------------
 
 
-def sweep_grid(sweep: Sweep, facts: dict[str, Any]) -> Grid:
+def sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
     """A row per trial, the base first."""
+    from cerebellum.report.ladder import noise_line
+
     columns = ("tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class")
     base = sweep.base
     base_kld = base.divergence
@@ -104,6 +107,7 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any]) -> Grid:
     notes = (
         measured_on(facts, "search"),
         *interval_note([row.contrast for row in sweep.rows], facts),
+        noise_line(noise),
         *sweep_notes(sweep),
     )
     return Grid("Sweep: each tensor alone at another type", columns, tuple(rows), notes)

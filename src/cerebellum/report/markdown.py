@@ -14,6 +14,7 @@ from cerebellum.report.grids import (
     sweep_grid,
     written_lines,
 )
+from cerebellum.report.ladder import ladder_grid
 
 if TYPE_CHECKING:
     from cerebellum.verbs.pipeline import RunResult
@@ -43,7 +44,9 @@ def full_report(result: RunResult) -> str:
         parts += [
             grid_markdown(comparison_grid(c, facts)) for c in (result.combination.report, result.combination.search)
         ]
-    parts += [grid_markdown(sweep_grid(result.sweep, facts)), "![the sweep](sweep.svg)", ""]
+    if result.validity is not None:
+        parts += [grid_markdown(ladder_grid(result.validity))]
+    parts += [grid_markdown(sweep_grid(result.sweep, facts, result.noise)), "![the sweep](sweep.svg)", ""]
     if result.written is not None:
         lines = "\n".join(f"{o}" + (f"    ({o.why})" if o.why else "") for o in result.written.overrides)
         parts += ["## Overrides", "", "```", lines, "```", ""]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.report.ladder import ladder_json
 from cerebellum.select import Choice
 from cerebellum.summary import as_json
 
 if TYPE_CHECKING:
+    from cerebellum.verbs.noise import Noise
     from cerebellum.verbs.pipeline import RunResult
     from cerebellum.verbs.sweep import Sweep
 
@@ -17,6 +19,8 @@ def summary_of(result: RunResult) -> dict[str, Any]:
     combination = result.combination
     return {
         "facts": result.facts,
+        "noise": noise_json(result.noise),
+        "validity": None if result.validity is None else ladder_json(result.validity),
         **sweep_json(result.sweep),
         "choice": choice_json(result.choice),
         "alternatives": [choice_json(choice) for choice in result.alternatives],
@@ -29,6 +33,11 @@ def summary_of(result: RunResult) -> dict[str, Any]:
         },
         "written": as_json(result.written),
     }
+
+
+def noise_json(noise: Noise) -> dict[str, Any]:
+    """The noise floor and what it rests on."""
+    return {"floor": noise.floor, **as_json(noise)}
 
 
 def choice_json(choice: Choice) -> dict[str, Any]:

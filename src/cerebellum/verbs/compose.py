@@ -88,8 +88,8 @@ def compare(job: Job, split: Split, trials: list[Trial]) -> Comparison:
             trial,
             delta_bytes(job, trial),
             summarize(scores[trial.label]),
-            contrast(scores[trial.label], base) if trial is not trials[0] else None,
-            contrast(scores[trial.label], recipe) if trial is not trials[1] else None,
+            contrast(scores[trial.label], base, noise_floor=job.noise_floor) if trial is not trials[0] else None,
+            contrast(scores[trial.label], recipe, noise_floor=job.noise_floor) if trial is not trials[1] else None,
         )
         for trial in trials
     )

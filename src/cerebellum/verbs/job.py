@@ -57,7 +57,7 @@ class Base:
 
 @dataclass
 class Job:
-    """Everything opened. ``search`` chooses, ``report`` reports."""
+    """Everything opened. ``search`` chooses, ``report`` reports. ``noise_floor``: nats a token, as `verbs.noise` measures it."""
 
     options: JobOptions
     backend: Backend
@@ -71,6 +71,7 @@ class Job:
     search: Split
     report: Split
     engines: Sequence[Engine] = ()
+    noise_floor: float = 0.0
 
     @property
     def subject(self) -> dict[str, Any]:

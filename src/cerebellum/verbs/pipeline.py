@@ -12,13 +12,18 @@ from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
 from cerebellum.verbs.compose import Combination, combine
 from cerebellum.verbs.job import Base, Job, JobOptions, open_job
+from cerebellum.verbs.noise import Noise, measure_noise
 from cerebellum.verbs.sweep import Sweep, SweepOptions, run_sweep
+from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
 from cerebellum.verbs.write import Written, write_recipe
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceOptions:
-    """How to choose. ``allowed_damage``: share of the base's own KL divergence that the demotions together may add."""
+    """How to choose. ``allowed_damage``: share of the base's own KL divergence that the demotions together may add.
+
+    ``trust_perplexity``: let perplexity choose even where the ladder says that it can't rank anything.
+    """
 
     policy: str = "greedy"
     objective: Objective = "kld"
@@ -26,11 +31,18 @@ class ChoiceOptions:
     max_growth_bytes: int | None = 0
     n_random: int = 3
     seed: int = 0
+    trust_perplexity: bool = False
+
+    @property
+    def by_perplexity(self) -> bool:
+        """Whether perplexity decides, which it may only where the ladder shows it valid."""
+        return self.policy == "published" or self.objective == "nll"
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run found. ``written`` is None where the policy chose nothing: then the base is the recipe."""
+    """What a run found. ``written`` is None where the policy chose nothing: then the base is the recipe. ``validity`` is the ladder, where
+    perplexity chose."""
 
     model: str
     base: Base
@@ -39,6 +51,8 @@ class RunResult:
     alternatives: tuple[Choice, ...]
     combination: Combination | None
     written: Written | None
+    noise: Noise
+    validity: LadderResult | None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,6 +63,7 @@ class SweepResult:
     model: str
     base: Base
     sweep: Sweep
+    noise: Noise
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -69,6 +84,8 @@ def run_job(
 
     check_policy(choice_options.policy)
     with open_job(options, backend, progress or Silent()) as job:
+        validity = gate(job, choice_options)
+        noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
         rules = rules_of(sweep, sweep_options, choice_options)
         choice = choose(choice_options.policy, sweep.effects, rules)
@@ -79,7 +96,9 @@ def run_job(
             combination = combine(job, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
             written = write_recipe(job, combination)
         facts = {**facts_of(job), "choice": as_json(choice_options)}
-        result = RunResult(options.model.name, job.base, sweep, choice, alternatives, combination, written, facts)
+        result = RunResult(
+            options.model.name, job.base, sweep, choice, alternatives, combination, written, noise, validity, facts
+        )
         write_report(result, options.out)
         job.study.set_fact("result", summary_of(result))
         return result
@@ -90,8 +109,26 @@ def sweep_job(
 ) -> SweepResult:
     """The sweep alone. `run_job` on the same folder takes its measurements over."""
     with open_job(options, backend, progress or Silent()) as job:
+        noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
-        return SweepResult(options.model.name, job.base, sweep, facts_of(job))
+        return SweepResult(options.model.name, job.base, sweep, noise, facts_of(job))
+
+
+def take_noise(job: Job) -> Noise:
+    """The noise floor, measured and put in force."""
+    noise = measure_noise(job)
+    job.noise_floor = noise.floor
+    return noise
+
+
+def gate(job: Job, options: ChoiceOptions) -> LadderResult | None:
+    """Where perplexity is to choose: the ladder. Raises `RefusedError` where it says that perplexity can't."""
+    if not options.by_perplexity:
+        return None
+    found = check_job(job)
+    job.progress.note(f"perplexity as a judge: {found.report.verdict}. {found.report.reason}")
+    refuse_invalid(found, options.trust_perplexity)
+    return found
 
 
 def rules_of(sweep: Sweep, sweep_options: SweepOptions, options: ChoiceOptions) -> Rules:

@@ -18,7 +18,7 @@ from cerebellum.plan import SweepPlan
 from cerebellum.racing import RaceRules, RaceState, Standing, next_step, plan_race, race_state
 from cerebellum.sequential import repeated_interval
 from cerebellum.stats import ChunkSums, Interval, ratio_values
-from cerebellum.summary import Contrast, summarize
+from cerebellum.summary import Contrast, mean_kld, summarize
 from cerebellum.verbs.job import Job
 from cerebellum.verbs.sweep import (
     BASE_TRIAL,
@@ -39,7 +39,9 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
     order, schedule = plan_race(job.search.chunks, options.seed)
     measurer = job.measurer(job.search)
     base = _base(job, measurer)
-    rules = RaceRules(order, schedule, rate=FALSE_DISCOVERIES, margin=practical_margin(_mean_kld(base)))
+    rules = RaceRules(
+        order, schedule, rate=FALSE_DISCOVERIES, noise_floor=job.noise_floor, margin=practical_margin(mean_kld(base))
+    )
     trials = {trial.label: trial for trial in plan.trials}
     budget = budget_chunks(job, options)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
@@ -77,10 +79,6 @@ def budget_chunks(job: Job, options: RaceOptions) -> int | None:
     if options.budget_minutes is not None:
         budgets.append(int(options.budget_minutes * 60 / max(float(job.study.fact("seconds a chunk") or 1.0), 1e-9)))
     return min(budgets, default=None)
-
-
-def _mean_kld(base: Scores) -> float:
-    return sum(score.kld or 0.0 for score in base.values()) / sum(score.n_tokens for score in base.values())
 
 
 def _rounds(

@@ -117,7 +117,7 @@ def judge_rows(
     rows = []
     for planned, p in zip(plan.planned, adjusted, strict=True):
         measured = scores[planned.trial.label]
-        difference = contrast(measured, base, significant=p <= FALSE_DISCOVERIES)
+        difference = contrast(measured, base, noise_floor=job.noise_floor, significant=p <= FALSE_DISCOVERIES)
         effect = effect_of(job, planned.trial, difference)
         rows.append(SweepRow(effect, summarize(measured), difference, effect.classify(thresholds), p))
     return in_order(rows)

@@ -89,7 +89,7 @@ def write_recipe(job: Job, combination: Combination, name: str | None = None) ->
         overrides=overrides,
         proof=prove(overrides, job.base.model),
         summary=summarize(scores),
-        from_base=contrast(scores, in_memory[BASE_TRIAL.label]),
+        from_base=contrast(scores, in_memory[BASE_TRIAL.label], noise_floor=job.noise_floor),
         equal_chunks=len(scores),
     )
 

@@ -1,0 +1,64 @@
+"""A ladder and the noise floor, as tables and sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.report.grids import MILLI, Grid
+from cerebellum.summary import as_json
+
+if TYPE_CHECKING:
+    from cerebellum.ladder import Rung
+    from cerebellum.verbs.noise import Noise
+    from cerebellum.verbs.validity import LadderResult
+
+
+def ladder_grid(found: LadderResult) -> Grid:
+    """The rungs from the nearest to the reference to the farthest, and the verdict beneath."""
+    rungs = sorted(found.rungs, key=lambda r: (r.kld, r.name))
+    own = found.report.reference_ppl
+    rows = [("reference", f"{own:.4f}", "", "0.000"), *(_row(rung, own) for rung in rungs)]
+    notes = [f"Perplexity as a judge: {found.report.verdict}. {found.report.reason}", *_on_what(found.facts)]
+    return Grid(
+        "Ladder", ("", "PPL", "from the reference's, %", "KLD, thousandths of a nat"), tuple(rows), tuple(notes)
+    )
+
+
+def _row(rung: Rung, own: float) -> tuple[str, ...]:
+    change = f"{100 * (rung.ppl / own - 1):+.2f}"
+    if rung.ppl_low is not None and rung.ppl_high is not None:
+        change += f" [{100 * (rung.ppl_low / own - 1):+.2f}, {100 * (rung.ppl_high / own - 1):+.2f}]"
+    return rung.name, f"{rung.ppl:.4f}", change, f"{rung.kld * MILLI:.3f}"
+
+
+def _on_what(facts: dict[str, Any]) -> list[str]:
+    if "ladder" in facts:
+        return [f"From {facts['ladder']}, as published: intervals are not known."]
+    text = facts["text"]
+    return [
+        f"Text {text['file']}: {text['n_chunks']} chunks of {text['ctx']} tokens, the second half of each scored. "
+        "Brackets: 95 % intervals, paired by chunk."
+    ]
+
+
+def ladder_json(found: LadderResult) -> dict[str, Any]:
+    """The verdict, what it rests on, the rungs."""
+    report: dict[str, Any] = as_json(found.report)
+    return {**report, "rungs": as_json(found.rungs), "facts": found.facts}
+
+
+def noise_line(noise: Noise) -> str:
+    """The floor, what made it, and on how much text."""
+    parts = []
+    for change in noise.changes:
+        said = [f"reference {_tiny(change.reference)}"] if change.reference is not None else []
+        said += [f"base {_tiny(change.base)}"] if change.base is not None else []
+        parts.append(f"{change.change}: {', '.join(said)}")
+    return (
+        f"Noise floor {_tiny(noise.floor)} thousandths of a nat: what harmless changes do to mean KLD on {noise.n_chunks} chunks of the "
+        f"search text ({'; '.join(parts)}). A smaller difference is none."
+    )
+
+
+def _tiny(x: float | None) -> str:
+    return "?" if x is None else f"{x * MILLI:.2g}"

@@ -1,0 +1,163 @@
+"""The validity gate: may perplexity rank anything on this model and text? A ladder of stock quantizations answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cerebellum import gguf_file
+from cerebellum.backend import Backend, Settings, Sources
+from cerebellum.corpus import read_text
+from cerebellum.domain import Trial, TrialKind, swaps_of
+from cerebellum.errors import InputError, RefusedError
+from cerebellum.ladder import Rung, Validity, ValidityReport, assess, parse_ladder
+from cerebellum.measurer import Measurer, Scores, Split, series_facts
+from cerebellum.progress import Progress, Silent
+from cerebellum.stats import ChunkSums, paired_interval
+from cerebellum.summary import mean_kld, nll_sums
+from cerebellum.verbs.divergence import measure_files, opened_study
+from cerebellum.verbs.job import Job, cached_sha256
+from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+
+#: The stock file types of a ladder, none of which needs an importance matrix.
+LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
+#: Chunks of the text that a ladder is measured on at most, unless asked for otherwise.
+LADDER_CHUNKS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class LadderResult:
+    """The verdict, the rungs it rests on (the reference not among them), and on what they were measured."""
+
+    report: ValidityReport
+    rungs: tuple[Rung, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def judge_ladder_file(path: Path) -> LadderResult:
+    """A published ladder: JSON as `cerebellum.ladder.parse_ladder` reads it. Raises `InputError`."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"can't read the ladder {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not isinstance(data, Mapping):
+        raise InputError(f'the ladder {path} needs an entry "by_type": {{name: {{"ppl": number, "kld": number}}}}')
+    reference_ppl, rungs = parse_ladder(data)
+    return LadderResult(assess(reference_ppl, rungs), rungs, {"ladder": path.name})
+
+
+def judge_scores(rungs: Mapping[str, Scores], reference: ChunkSums, facts: dict[str, Any]) -> LadderResult:
+    """From measured rungs and the reference's own NLL sums, on the same chunks."""
+    n_tokens = sum(n for _, n in reference.values())
+    own = math.exp(math.fsum(total for total, _ in reference.values()) / n_tokens)
+    found = tuple(rung_of(name, scores, reference, own) for name, scores in rungs.items())
+    return LadderResult(assess(own, found, n_tokens), found, facts)
+
+
+def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float) -> Rung:
+    """A rung with the limits of its perplexity relative to the reference, paired by chunk."""
+    ratio = paired_interval(nll_sums(scores), reference)
+    low, high = (own * math.exp(min(x, 700.0)) for x in (ratio.low, ratio.high))
+    return Rung(name, own * math.exp(ratio.estimate), mean_kld(scores), low, high)
+
+
+def check_models(
+    backend: Backend,
+    models: Sequence[Path],
+    reference: Path | None,
+    text: Path,
+    settings: Settings,
+    n_chunks: int | None = None,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> LadderResult:
+    """One unquantized model: a ladder of its own quantizations, in memory. Several: they are the rungs, the first the reference unless
+    ``reference`` is given. Raises a `CerebellumError`."""
+    progress = progress or Silent()
+    n_chunks = LADDER_CHUNKS if n_chunks is None else n_chunks
+    if len(models) == 1 and reference is None:
+        return _own_ladder(backend, models[0], text, settings, n_chunks, out, progress)
+    first, *rest = models
+    rungs = rest if reference is None else list(models)
+    found = measure_files(backend, rungs, reference or first, text, settings, n_chunks, out, progress)
+    own = math.exp(found.reference_nll.estimate)
+    n_tokens = found.files[0].summary.n_tokens
+    measured = []
+    for file in found.files:
+        assert file.summary.divergence is not None
+        low, high = (own * math.exp(min(x, 700.0)) for x in (file.log_ratio.low, file.log_ratio.high))
+        measured.append(Rung(file.name, file.summary.perplexity, file.summary.divergence.mean.estimate, low, high))
+    return LadderResult(assess(own, measured, n_tokens), tuple(measured), found.facts)
+
+
+def _own_ladder(
+    backend: Backend, model: Path, text: Path, settings: Settings, n_chunks: int, out: Path | None, progress: Progress
+) -> LadderResult:
+    source = gguf_file.read_model(model)
+    if source.is_quantized:
+        raise InputError(
+            f"{model.name} is quantized already, so nothing says how far it is from its original; give the unquantized file, or "
+            "several files with --reference"
+        )
+    content = read_text(text)
+    with opened_study(out) as (folder, study):
+        sha256 = cached_sha256(study, model)
+        study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
+        build = backend.id
+        engine = backend.open(model, settings, Sources(model))
+        try:
+            corpus = engine.corpus(text.name, content, settings.n_ctx)
+            split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
+            facts = reference_facts(sha256, engine.n_vocab)
+            store = store_for(folder, corpus, facts, settings, build)
+            keep_rows(backend, model, settings, [(split, store)], engine.n_vocab, progress)
+            series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
+            measurer = Measurer([engine], study, series, source.types, corpus, store, progress)
+            scores = measurer.measure(ladder_trials(backend, model, source.types, None), split.chunks, "ladder")
+        finally:
+            engine.close()
+        told = {
+            "reference": {"file": model.name, "sha256": sha256},
+            "text": {
+                "file": text.name,
+                "sha256": corpus.text_sha256,
+                "ctx": settings.n_ctx,
+                "n_chunks": len(split.chunks),
+            },
+            "settings": settings.as_key(),
+            "build": build,
+        }
+        return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told)
+
+
+def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatrix: Path | None) -> list[Trial]:
+    """A trial for each stock file type: what llama.cpp would make of ``source``, as swaps away from the ``base`` types."""
+    trials = []
+    for ftype in LADDER:
+        types = backend.types(source, ftype, (), imatrix)
+        swaps = swaps_of({name: kind for name, kind in types.items() if kind != base[name]})
+        trials.append(Trial(ftype, TrialKind.FILE, swaps))
+    return trials
+
+
+def check_job(job: Job) -> LadderResult:
+    """The ladder of a job's model on its search text, with its engines and in its study."""
+    chunks = job.search.chunks[:LADDER_CHUNKS]
+    trials = ladder_trials(job.backend, job.options.model, job.base.model.types, job.options.imatrix)
+    scores = job.measurer(job.search).measure(trials, chunks, "ladder, search text")
+    store = job.reference_store(job.search)
+    facts = {"text": {"file": job.search.corpus.name, "ctx": job.search.corpus.n_ctx, "n_chunks": len(chunks)}}
+    return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts)
+
+
+def refuse_invalid(found: LadderResult, trusted: bool) -> None:
+    """Raises `RefusedError` where perplexity may not choose and nobody insisted."""
+    if found.report.verdict is Validity.INVALID and not trusted:
+        raise RefusedError(
+            f"perplexity can't choose here: {found.report.reason} Choose by KL divergence (--policy greedy --objective kld), or insist "
+            "with --trust-perplexity"
+        )
