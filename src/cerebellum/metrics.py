@@ -19,13 +19,14 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of every measurement's key.
-METRIC_VERSION = 2
+METRIC_VERSION = 3
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
 
-#: Bounds the rounding of a sum of probabilities in float64, whose terms come from logits of up to a hundred and their normalizer.
-_ROUNDING = 1e-13
+#: Bounds the rounding of a sum of probabilities in float64, whose terms come from logits and their normalizer of this size at most;
+#: for larger ones it grows as they do.
+_ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
 _BLOCK_VALUES = 1 << 18
 
@@ -68,11 +69,18 @@ def reference_rows(logits: Floats, targets: Ids, k: int | None) -> ReferenceRows
     top = logits.argmax(axis=1).astype(np.int64)
     if k is None or k >= logits.shape[1]:
         return ReferenceRows(logits.copy(), lse, nll, top)
+    kept, ids = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.uint32)
+    for part in _blocks(len(logits), logits.shape[1]):
+        kept[part], ids[part] = _largest(logits[part], k)
+    return ReferenceRows(kept, lse, nll, top, ids)
+
+
+def _largest(logits: Floats, k: int) -> tuple[Floats, Ids]:
+    """The k largest of each row and their places [n, k], largest first."""
     ids = np.argpartition(logits, -k, axis=1)[:, -k:]
     kept = np.take_along_axis(logits, ids, axis=1)
     order = np.argsort(-kept, axis=1, kind="stable")
-    ids, kept = np.take_along_axis(ids, order, axis=1), np.take_along_axis(kept, order, axis=1)
-    return ReferenceRows(kept, lse, nll, top, ids.astype(np.uint32))
+    return np.take_along_axis(kept, order, axis=1), np.take_along_axis(ids, order, axis=1)
 
 
 def score_rows(chunk: int, logits: Floats, targets: Ids, reference: ReferenceRows | None = None) -> ChunkScore:
@@ -121,7 +129,8 @@ def _with_divergence(
             ids = reference.ids[part].astype(np.int64)
             log_q = np.take_along_axis(rows, ids, axis=1) - lse[part, None]
             lowest = rows.min(axis=1) - lse[part]
-            kld[part], slack[part] = compact_divergence(kept - full, log_q, lowest)
+            rounding = _ROUNDING * np.maximum(1.0, np.abs(lse[part]) / _ROUNDING_AT)
+            kld[part], slack[part] = compact_divergence(kept - full, log_q, lowest, rounding)
     np.maximum(kld, 0.0, out=kld)
     change = np.exp(-nll) - np.exp(-reference.target_nll)
     return ChunkScore(
@@ -137,17 +146,17 @@ def _with_divergence(
     )
 
 
-def compact_divergence(log_p: Doubles, log_q: Doubles, lowest: Doubles) -> tuple[Doubles, Doubles]:
+def compact_divergence(log_p: Doubles, log_q: Doubles, lowest: Doubles, rounding: Doubles) -> tuple[Doubles, Doubles]:
     """KL divergence from the k kept tokens and the rest as one event: value and slack, float64 [n] each.
 
     ``log_p``, ``log_q`` [n, k] are the kept tokens' log-probabilities under reference and trial, ``lowest`` [n] the trial's smallest
     log-probability of any token. With P and Q the rest's masses, the rest adds at least P log(P/Q); since each of the rest's
     reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a difference
-    from 1, so it is taken `_ROUNDING` larger: the value stays a lower bound where a peaked trial leaves the rest next to nothing.
+    from 1, so it is taken ``rounding`` [n] larger: the value stays a lower bound where a peaked trial leaves the rest next to nothing.
     """
     p = np.exp(log_p)
     rest_p = np.maximum(1.0 - p.sum(axis=1), 0.0)
-    rest_q = np.maximum(1.0 - np.exp(log_q).sum(axis=1), 0.0) + _ROUNDING
+    rest_q = np.maximum(1.0 - np.exp(log_q).sum(axis=1), 0.0) + rounding
     some = rest_p > 0
     log_rest = np.log(np.where(some, rest_p, 1.0))
     least = np.where(some, rest_p * (log_rest - np.log(rest_q)), 0.0)
