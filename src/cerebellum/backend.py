@@ -19,6 +19,9 @@ from typing import Any, Protocol
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
 from cerebellum.reference import ReferenceStore
 
+#: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
+LOGITS_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -40,6 +43,7 @@ class Settings:
             "n_ctx": self.n_ctx,
             "n_batch": self.n_batch,
             "n_ubatch": self.n_ubatch,
+            "logits_bytes": LOGITS_BYTES,
             "n_gpu_layers": self.n_gpu_layers,
             "flash_attention": self.flash_attention,
         }

@@ -38,3 +38,9 @@ def sha256_file(path: Path) -> str:
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def partial_of(path: Path) -> Path:
+    """The hidden name beside ``path`` under which it is written until it is whole; always the same, so that a later try replaces what a
+    killed one left."""
+    return path.with_name(f".{path.name}.partial")

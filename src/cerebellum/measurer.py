@@ -70,15 +70,17 @@ class Measurer:
         return self.measure_each([(trial, chunks) for trial in trials], what)
 
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
-        """Like `measure`, each trial on chunks of its own. A chunk is taken up once for all trials that lack it."""
+        """Like `measure`, each trial on chunks of its own. A chunk is taken up once for all trials that lack it, and trials of the
+        same types are one."""
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
+        asked = {(chunk, ids[trial.label]): trial for trial, chunks in reversed(wanted) for chunk in chunks}
         groups: dict[int, list[Trial]] = {}
         for trial, chunks in wanted:
             for chunk in chunks:
-                if chunk not in done[trial.label]:
+                if chunk not in done[trial.label] and asked[chunk, ids[trial.label]] is trial:
                     groups.setdefault(chunk, []).append(trial)
-        total, missing = sum(len(chunks) for _, chunks in wanted), sum(map(len, groups.values()))
+        total, missing = len(asked), sum(map(len, groups.values()))
         self.progress.begin(what, total, total - missing)
         try:
             for trial, score in fan_out(self.engines, list(groups.items()), self._score):

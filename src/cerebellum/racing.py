@@ -272,7 +272,14 @@ class _Replay:
     def state(self, number: int | None, lacking: tuple[Assignment, ...]) -> RaceState:
         judged = self.judge_all()
         standings = tuple(self._standing(t, *judged[t]) for t in self.trials)
-        return RaceState(standings, number, lacking, sum(len(rows) for rows in self.measured.values()))
+        return RaceState(standings, number, lacking, sum(self._taken(t, number) for t in self.trials))
+
+    def _taken(self, trial: str, number: int | None) -> int:
+        """Chunks measured for the race itself: those of the look reached or under way, whatever else is known of the trial."""
+        reached = len(self.intervals[trial]) - 1
+        look = reached if number is None or trial not in self.open else max(reached, number)
+        wanted = self.rules.order[: self.rules.schedule.looks[look]] if look >= 0 else ()
+        return sum(chunk in self.measured.get(trial, {}) for chunk in wanted)
 
     def _standing(self, trial: str, adjusted: float, word: Judgement | None) -> Standing:
         taken = self.intervals[trial]

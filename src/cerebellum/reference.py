@@ -7,7 +7,6 @@ Complete rows (float32 logits) where the vocabulary is small, else the ``k`` lar
 from __future__ import annotations
 
 import contextlib
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cerebellum.errors import OutputError, StudyError
+from cerebellum.keys import partial_of
 from cerebellum.metrics import ReferenceRows
 
 #: Vocabularies up to this size are kept complete: exact, and at most 32 KiB a token.
@@ -52,7 +52,7 @@ class ReferenceStore:
         }
         if rows.ids is not None:
             arrays["ids"] = rows.ids
-        partial = self.folder / f".chunk-{chunk:06d}.{os.getpid()}.partial"
+        partial = partial_of(self.path(chunk))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as stream:

@@ -224,7 +224,8 @@ def quantile_interval(per_chunk: Sequence[npt.ArrayLike], percent: float, level:
 
     ``per_chunk``: the tokens' values, one array a chunk. Woodruff's interval (R. S. Woodruff 1952, J. Am. Stat. Ass. 47, 635-646): the
     share of tokens at or below the percentile is a ratio with an interval over chunks, and the percentiles at its limits are the
-    limits. ``std_error`` is half their distance in units of the quantile used; limits are infinite for fewer than two chunks.
+    limits. ``std_error`` is half their distance in units of the quantile used. A limit is infinite where the chunks are too few to
+    know it: fewer than two, or a share that reaches 0 or 1.
     Raises ValueError for no values.
     """
     from scipy.special import stdtrit
@@ -239,7 +240,8 @@ def quantile_interval(per_chunk: Sequence[npt.ArrayLike], percent: float, level:
     shares = ratio_values(below, np.array([values.size for values in chunks], dtype=np.float64))
     quantile = float(stdtrit(n - 1, (1.0 + level) / 2.0))
     reach = 100.0 * quantile * float(shares.std(ddof=1)) / math.sqrt(n)
-    low, high = percentiles(everything, (max(percent - reach, 0.0), min(percent + reach, 100.0)))
+    low = percentiles(everything, (percent - reach,))[0] if percent > reach else -math.inf
+    high = percentiles(everything, (percent + reach,))[0] if percent + reach < 100.0 else math.inf
     return Interval(estimate, low, high, (high - low) / (2.0 * quantile), n, level)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cerebellum import gguf_file
-from cerebellum.backend import Settings, Sources
+from cerebellum.backend import LOGITS_BYTES, Settings, Sources
 from cerebellum.corpus import check_length, cut
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens
 from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
@@ -29,8 +29,6 @@ from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
 
-#: Logits held at a time: the batch is cut so that its scored rows stay under it.
-LOGITS_BYTES = 256 << 20
 #: Quantized data of swapped tensors kept for the next trial that wants it.
 CACHE_BYTES = 1 << 30
 

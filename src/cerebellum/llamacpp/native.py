@@ -12,10 +12,11 @@ import functools
 import hashlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 import llama_cpp.llama_cpp as lc
+import numpy as np
 
 from cerebellum.errors import EngineError
 
@@ -122,14 +123,19 @@ def ggml() -> Any:
 
 @functools.cache
 def build_id() -> str:
-    """Identity of the native build: package version, what its CPU code was compiled for, and a hash of its libraries."""
+    """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they and numpy use.
+
+    The sums of KL divergence are numpy's, and another of its versions or vector units may round another way.
+    """
     digest = hashlib.sha256()
     for path in sorted(library_folder().iterdir()):
         if "ggml" in path.name or path.name.startswith(("libllama.", "llama.")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(lc.llama_print_system_info())
-    return f"llama-cpp-python {llama_cpp.__version__} ({digest.hexdigest()[:16]})"
+    features = cast(dict[str, Any], np.show_config(mode="dicts")).get("SIMD Extensions", {})
+    digest.update(repr(sorted(features.get("found", ()))).encode())
+    return f"llama-cpp-python {llama_cpp.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
 
 
 def tensor_at(pointer: int) -> Tensor:

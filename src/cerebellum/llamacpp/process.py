@@ -17,6 +17,7 @@ from typing import Any, cast
 from cerebellum.backend import Settings, Sources
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
 from cerebellum.errors import EngineDied, EngineError
+from cerebellum.keys import partial_of
 from cerebellum.reference import ReferenceStore
 
 #: How long OpenMP's threads spin at a barrier before they sleep. libgomp's default (no core shared: for ever) is 4 % faster on an
@@ -30,6 +31,7 @@ class Child:
     def __init__(self, what: str) -> None:
         """``what`` names the work in messages until a call gives a better name."""
         self._what = what
+        self._busy = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
         environment = {**WAITING, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._process = subprocess.Popen(
@@ -47,7 +49,7 @@ class Child:
     def stream(self, label: str, method: str, *args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
         """Call ``method`` and yield its items, then return its value. Errors carry ``label``."""
         self._send(label, (method, args, kwargs))
-        finished = False
+        finished, self._busy = False, True
         try:
             while True:
                 kind, value = self._receive(label)
@@ -61,6 +63,7 @@ class Child:
         finally:
             if not finished and self._process.poll() is None:
                 self.kill()
+            self._busy = False
 
     def call(self, label: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call ``method`` and return its value."""
@@ -113,7 +116,9 @@ class Child:
         self._process.wait()
 
     def close(self) -> None:
-        """Let the process end by itself; insist after a while."""
+        """Let the process end by itself; insist after a while, and at once where another thread waits for its answer."""
+        if self._busy:
+            self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
@@ -187,7 +192,14 @@ class LlamaBackend:
         overrides: Sequence[tuple[str, str]] = (),
         imatrix: Path | None = None,
     ) -> None:
-        self._once(f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix)
+        try:
+            self._once(
+                f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix
+            )
+        except BaseException:  # the child may have been killed before it could tidy up
+            with contextlib.suppress(OSError):
+                partial_of(out).unlink(missing_ok=True)
+            raise
 
     def _once(self, label: str, method: str, *args: Any) -> Any:
         child = Child(label)

@@ -15,6 +15,7 @@ import llama_cpp.llama_cpp as lc
 
 from cerebellum import gguf_file
 from cerebellum.errors import EngineError, ModelFileError, OutputError, TypeChoiceError
+from cerebellum.keys import partial_of
 from cerebellum.llamacpp import native
 from cerebellum.quants import FTYPES, ftype_name, quant_type
 
@@ -49,7 +50,7 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
 def write_file(source: Path, out: Path, ftype: str, overrides: Overrides, imatrix: Path | None) -> None:
     """Quantize ``source`` into ``out``: under a temporary name first, and checked to be whole. Raises `OutputError`."""
     wanted = realized_types(source, ftype, overrides, imatrix)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = partial_of(out)
     try:
         _check_writable(partial)
         _run(source, os.fspath(partial), ftype, overrides, imatrix, dry_run=False)

@@ -11,6 +11,7 @@ from cerebellum.domain import Corpus
 from cerebellum.errors import InputError
 from cerebellum.keys import content_key
 from cerebellum.measurer import Split
+from cerebellum.metrics import METRIC_VERSION
 from cerebellum.progress import Progress
 from cerebellum.reference import ReferenceStore, default_k
 
@@ -24,7 +25,7 @@ def store_for(
     out: Path, corpus: Corpus, reference: Mapping[str, Any], settings: Settings, build: str
 ) -> ReferenceStore:
     """The store in the folder ``out`` of a reference (`reference_facts`) on a text, under these settings and this build."""
-    facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, **reference}
+    facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, "metric_version": METRIC_VERSION, **reference}
     key = content_key("reference", {**facts, "settings": settings.as_key(), "build": build})
     return ReferenceStore(out / "reference" / key.partition(":")[2][:16], reference["k"])
 

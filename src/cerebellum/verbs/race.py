@@ -38,12 +38,12 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
     """Race the planned trials on the search split. Raises `InputError` where the budget can't give every trial its first look."""
     order, schedule = plan_race(job.search.chunks, options.seed)
     measurer = job.measurer(job.search)
-    base = _base(job, measurer)
+    base = measurer.measure([BASE_TRIAL], job.search.chunks, "base")[BASE_TRIAL.label]
     rules = RaceRules(
         order, schedule, rate=FALSE_DISCOVERIES, noise_floor=job.noise_floor, margin=practical_margin(mean_kld(base))
     )
     trials = {trial.label: trial for trial in plan.trials}
-    budget = budget_chunks(job, options)
+    budget = budget_chunks(job, options, measurer.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
         least = len(trials) * schedule.looks[0] * job.search.corpus.n_ctx
         raise InputError(
@@ -57,28 +57,32 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
         for standing in state.standings
     ]
     n_rounds = 1 + max((standing.look for standing in state.standings), default=0)
-    race = Race(sum(map(len, scores.values())), len(trials) * len(order), n_rounds, exhausted, schedule.looks)
+    race = Race(state.n_measured, len(trials) * len(order), n_rounds, exhausted, schedule.looks)
     return Sweep(plan, summarize(base), base, in_order(rows), race)
 
 
-def _base(job: Job, measurer: Measurer) -> Scores:
-    """The base on the whole search split; how long a chunk took is kept, for a budget in minutes."""
-    missing = len(job.search.chunks) - len(measurer.known(BASE_TRIAL, job.search.chunks))
-    started = time.monotonic()
-    base = measurer.measure([BASE_TRIAL], job.search.chunks, "base")[BASE_TRIAL.label]
-    if job.study.fact("seconds a chunk") is None and missing:
-        job.study.set_fact("seconds a chunk", (time.monotonic() - started) / missing)
-    return base
-
-
-def budget_chunks(job: Job, options: RaceOptions) -> int | None:
-    """How many chunks all trials together may take; minutes are turned into chunks once, by the rate the base was measured at."""
+def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
+    """How many chunks all trials together may take. Minutes become chunks by a rate that is measured once and kept with the study: a
+    clock read along the way would make the choice depend on the machine's load."""
     budgets = []
     if options.budget_tokens is not None:
         budgets.append(options.budget_tokens // job.search.corpus.n_ctx)
     if options.budget_minutes is not None:
-        budgets.append(int(options.budget_minutes * 60 / max(float(job.study.fact("seconds a chunk") or 1.0), 1e-9)))
+        budgets.append(int(options.budget_minutes * 60 / seconds_a_chunk(job, series)))
     return min(budgets, default=None)
+
+
+def seconds_a_chunk(job: Job, series: int) -> float:
+    """Seconds that one chunk of one trial takes on all engines together, measured on the base once per series and way of running."""
+    name = f"seconds a chunk, series {series}, {job.options.settings.n_threads} threads, {job.options.workers} workers"
+    known = job.study.fact(name)
+    if known is None:
+        chunks = job.search.corpus.chunks(job.search.chunks[:2])
+        started = time.monotonic()
+        list(job.engines[0].score((), chunks, reference=job.reference_store(job.search), label="timing the base"))
+        known = max((time.monotonic() - started) / len(chunks) / len(job.engines), 1e-9)
+        job.study.set_fact(name, known)
+    return float(known)
 
 
 def _rounds(
@@ -114,7 +118,9 @@ def race_row(
     judged = judge(kld, ppl, noise_floor=rules.noise_floor, margin=rules.margin, significant=significant)
     difference = Contrast(ppl, kld, judged)
     effect = effect_of(job, trial, difference)
-    return SweepRow(effect, summarize(scores), difference, effect.classify(options.thresholds), standing.adjusted_p)
+    same = summarize({chunk: base[chunk] for chunk in looked})
+    word = effect.classify(options.thresholds)
+    return SweepRow(effect, summarize(scores), same, difference, word, standing.adjusted_p)
 
 
 def _ppl_interval(scores: Scores, base: Scores, look: int, rules: RaceRules) -> Interval:

@@ -45,10 +45,12 @@ class SweepOptions:
 
 @dataclass(frozen=True, slots=True)
 class SweepRow:
-    """One tensor at one type: its figures, its difference from the base, its class by perplexity, its adjusted p-value."""
+    """One tensor at one type: its figures, the base's on the same chunks, its difference from the base, its class by perplexity, its
+    adjusted p-value."""
 
     effect: SingleEffect
     summary: Summary
+    base: Summary
     contrast: Contrast
     word: Class
     p_adjusted: float
@@ -114,12 +116,13 @@ def judge_rows(
 ) -> tuple[SweepRow, ...]:
     """A row per trial; false-discovery control runs over all of them together."""
     adjusted = p_values([scores[trial.label] for trial in plan.trials], base)
+    whole = summarize(base)
     rows = []
     for planned, p in zip(plan.planned, adjusted, strict=True):
         measured = scores[planned.trial.label]
         difference = contrast(measured, base, noise_floor=job.noise_floor, significant=p <= FALSE_DISCOVERIES)
         effect = effect_of(job, planned.trial, difference)
-        rows.append(SweepRow(effect, summarize(measured), difference, effect.classify(thresholds), p))
+        rows.append(SweepRow(effect, summarize(measured), whole, difference, effect.classify(thresholds), p))
     return in_order(rows)
 
 

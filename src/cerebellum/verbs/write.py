@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from cerebellum import gguf_file
 from cerebellum.domain import ChunkScore, Trial, TrialKind
 from cerebellum.errors import OutputError, ProofError
-from cerebellum.keys import sha256_file
+from cerebellum.keys import partial_of, sha256_file
 from cerebellum.measurer import Measurer, Scores
 from cerebellum.overrides import Hit, Overrides, format_overrides, pairs, pin, prove
 from cerebellum.summary import Contrast, Summary, contrast, summarize
@@ -129,7 +128,7 @@ def check_equal(path: Path, file: Mapping[int, ChunkScore], memory: Mapping[int,
 
 def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all. Raises `OutputError`."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_of(path)
     try:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
