@@ -9,6 +9,7 @@ result.written.path
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -178,9 +179,27 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
     if options.pop("race", False) or budget:
         trials["race"] = RaceOptions(**budget)
     choice = take(_CHOICE)
+    check_numbers(given)
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
     return JobOptions(model, out, settings=settings, **paths, **job), SweepOptions(**trials), ChoiceOptions(**choice)
+
+
+#: The least that each number may be.
+_LEAST = {
+    "ctx": 8, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0, "seed": 0,
+    "budget_tokens": 1, "budget_minutes": 0,
+}  # fmt: skip
+
+
+def check_numbers(given: dict[str, Any]) -> None:
+    """Raises `InputError` for a number that is not finite or too small, or an objective that doesn't exist."""
+    for name, least in _LEAST.items():
+        value = given.get(name)
+        if value is not None and not (math.isfinite(value) and value >= least):
+            raise InputError(f"{name} is {value}; it must be a number of at least {least}")
+    if given.get("objective") not in (None, "kld", "nll"):
+        raise InputError(f"unknown objective {given['objective']!r}; the objectives are kld and nll")
 
 
 _PATHS = ("text", "report_text", "reference", "imatrix")

@@ -28,10 +28,10 @@ _DRAWS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One single trial: ``asked`` is the type that was asked for; ``trial.swaps[0].type`` the one that is really stored."""
+    """One single trial: ``asked`` are the types that ask for it; ``trial.swaps[0].type`` the one that is really stored."""
 
     trial: Trial
-    asked: str
+    asked: tuple[str, ...]
 
     @property
     def swap(self) -> Swap:
@@ -92,8 +92,9 @@ def plan_sweep(
             swap = Swap(tensor.name, fallback_type(kind, tensor.row_length).name)
             if reason := _why_not(swap, base_types, unused, planned):
                 skipped.append(Skipped(tensor.name, kind, reason))
-            else:
-                planned[swap] = Planned(single_trial(swap), kind)
+            if not reason or swap in planned:
+                askers = planned[swap].asked if swap in planned else ()
+                planned[swap] = Planned(single_trial(swap), (*askers, kind))
     if not planned:
         raise TensorChoiceError(
             f"nothing to measure: {skipped[0].tensor} {skipped[0].reason}; choose another role or type"
@@ -184,7 +185,7 @@ def recipe_trial(swaps: Swaps, label: str = "recipe") -> Trial:
 def blanket_trial(plan: SweepPlan, kind: str) -> Trial:
     """Every tensor of the plan at the type ``kind`` (its fallback where a row can't hold it). Raises `TypeChoiceError` if unplanned."""
     name = quant_type(kind).name
-    swaps = swaps_of((p.swap.tensor, p.swap.type) for p in plan.planned if p.asked == name)
+    swaps = swaps_of((p.swap.tensor, p.swap.type) for p in plan.planned if name in p.asked)
     if not swaps:
         raise TypeChoiceError(f"{name} is not in the sweep, so there is no blanket of it; add it with --to")
     return Trial(f"blanket {name}", TrialKind.BLANKET, swaps)

@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.errors import EngineError
+
 Floats = npt.NDArray[np.float64]
 ChunkSums = Mapping[int, tuple[float, int]]
 Method = Literal["skew", "hall", "t"]
@@ -173,11 +175,16 @@ def perplexity(nll_nats: float, nll2: float, n_tokens: int) -> tuple[float, floa
 
     ``nll_nats`` and ``nll2`` are the sums of the NLL and its square over ``n_tokens`` scored tokens. The error takes
     tokens for independent (exp(mean) · sqrt((mean of squares - mean²)/(n - 1))): too small for judging, kept for
-    comparison. Raises ValueError for fewer than one token.
+    comparison. Raises `EngineError` where the sums aren't finite numbers: the model is broken. Raises ValueError for fewer than one
+    token.
     """
     if n_tokens < 1:
         raise ValueError("perplexity needs at least one scored token")
     mean = nll_nats / n_tokens
+    if not mean < 700.0:
+        raise EngineError(
+            f"the mean NLL is {mean} nats a token, which is no perplexity: the model or its quantization is broken"
+        )
     value = math.exp(mean)
     if n_tokens < 2:
         return value, math.inf

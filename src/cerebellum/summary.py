@@ -11,7 +11,15 @@ import numpy as np
 
 from cerebellum.domain import ChunkScore
 from cerebellum.metrics import INVERSE_TEMPERATURES
-from cerebellum.stats import Interval, mean_interval, paired_interval, percent_change, quantile_interval, ratio_values
+from cerebellum.stats import (
+    Interval,
+    mean_interval,
+    paired_interval,
+    percent_change,
+    perplexity,
+    quantile_interval,
+    ratio_values,
+)
 from cerebellum.verdict import Judgement, judge, practical_margin
 
 Scores = Mapping[int, ChunkScore]
@@ -99,15 +107,13 @@ def summarize(scores: Scores) -> Summary:
     if not scores:
         raise ValueError("nothing was measured")
     n = sum(s.n_tokens for s in scores.values())
-    mean = math.fsum(s.nll for s in scores.values()) / n
-    variance = max(0.0, math.fsum(s.nll2 for s in scores.values()) / n - mean * mean)
-    value = math.exp(mean)
+    value, error = perplexity(math.fsum(s.nll for s in scores.values()), math.fsum(s.nll2 for s in scores.values()), n)
     calibrated, temperature = best_temperature(scores.values())
     return Summary(
         n_chunks=len(scores),
         n_tokens=n,
         perplexity=value,
-        std_error=value * math.sqrt(variance / max(1, n - 1)),
+        std_error=error,
         nll=mean_of(nll_sums(scores)),
         calibrated=calibrated,
         temperature=temperature,

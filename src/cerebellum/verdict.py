@@ -12,6 +12,13 @@ from dataclasses import dataclass
 
 from cerebellum.stats import Interval, percent_change
 
+SCALE = 0.02
+"""Nats per token: what a good 4-bit file is typically away from its reference. Shares are of this where the base has no divergence of
+its own to speak of (it is its own reference, or stores all but losslessly).
+"""
+NO_DIVERGENCE = 1e-5
+"""A base whose mean KL divergence is under this has none to speak of."""
+
 PRACTICAL_SHARE = 0.01
 """A change under this share of the base's KL divergence is of no practical use: ten such sum to a tenth."""
 
@@ -39,9 +46,16 @@ def practical_margin(base_kld: float, share: float = PRACTICAL_SHARE) -> float:
     """The practical equivalence margin in nats per token: ``share`` of the base's mean KL divergence to the
     reference.
     """
-    if base_kld < 0.0 or share < 0.0:
-        raise ValueError(f"a KL divergence of {base_kld} or a share of {share} is not possible")
-    return share * base_kld
+    if share < 0.0:
+        raise ValueError(f"a share of {share} is not possible")
+    return share * scale_of(base_kld)
+
+
+def scale_of(base_kld: float) -> float:
+    """What shares are of, in nats per token: the base's own mean KL divergence, or `SCALE` where it has none to speak of."""
+    if base_kld < 0.0:
+        raise ValueError(f"a KL divergence of {base_kld} is not possible")
+    return base_kld if base_kld >= NO_DIVERGENCE else SCALE
 
 
 def judge(
@@ -99,10 +113,10 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
     if ppl is not None:
         change = percent_change(ppl)
         text = f"{change.estimate:+.2f} % ({change.low:+.2f} to {change.high:+.2f} %)"
-        parts.append(f"perplexity by {text}" if kld is not None else f"perplexity changes by {text}, {_chunks(ppl)}")
+        parts.append(f"Perplexity changes by {text}" + ("" if kld is not None else f", {_chunks(ppl)}"))
     if kld is None:
         why += "; perplexity alone, without a reference"
-    return f"{' and '.join(parts)}: {why}."
+    return f"{parts[0]}: {why}.{''.join(f' {part}.' for part in parts[1:])}"
 
 
 def _nats(x: float, *, sign: bool = False) -> str:

@@ -46,7 +46,7 @@ def test_the_order_is_for_replay() -> None:
 def test_what_is_really_stored_is_planned() -> None:
     """A row that can't hold the type falls back: the swap says what is stored, ``asked`` what was asked, a note how many."""
     plan = plan_sweep(MODEL, BASE | {"blk.0.ffn_down.weight": "Q8_0"}, ["ffn_down", "ffn_gate"], ["Q2_K"], [0])
-    assert {(p.swap.tensor, p.swap.type, p.asked) for p in plan.planned} == {
+    assert {(p.swap.tensor, p.swap.type, *p.asked) for p in plan.planned} == {
         ("blk.0.ffn_gate.weight", "Q2_K", "Q2_K"),
         ("blk.0.ffn_down.weight", "F16", "Q2_K"),
     }

@@ -30,7 +30,13 @@ threads_option = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
 )
 gpu_option = click.option(
-    "-ngl", "--gpu-layers", "n_gpu_layers", type=int, default=0, show_default=True, help="Layers on the GPU."
+    "-ngl",
+    "--gpu-layers",
+    "n_gpu_layers",
+    type=click.IntRange(min=-1),
+    default=0,
+    show_default=True,
+    help="Layers on the GPU.",
 )
 
 
@@ -54,6 +60,8 @@ def print_json(value: Any) -> None:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors a user can meet into one line on standard error and the exit code of `cerebellum.errors`."""
 
+    keeps = command.__name__ != "quantize"
+
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -61,7 +69,12 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
         except CerebellumError as error:
             _end(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
-            _end("stopped. What was measured is kept: the same command goes on from there.", INTERRUPTED)
+            kept = (
+                " What was measured is kept: the same command goes on from there."
+                if kwargs.get("out") and keeps
+                else ""
+            )
+            _end(f"stopped.{kept}", INTERRUPTED)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(0)

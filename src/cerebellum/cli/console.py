@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import (
@@ -22,8 +24,8 @@ from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0
-#: Columns that the widest table needs.
-WIDE = 160
+#: Columns that any table finds room in, and columns of prose, where there is no terminal.
+WIDE, PROSE = 1000, 140
 
 
 class ConsoleProgress:
@@ -51,7 +53,7 @@ class ConsoleProgress:
                 TimeRemainingColumn(),
             )
             self._bar = Progress(
-                TextColumn("{task.description}"), *columns, TextColumn("{task.fields[now]}"),
+                TextColumn("{task.description}", markup=False), *columns, TextColumn("{task.fields[now]}", markup=False),
                 console=self._console, transient=True,
             )  # fmt: skip
             self._task = self._bar.add_task(what, total=total, completed=done, now="")
@@ -86,16 +88,25 @@ def stdout_console() -> Console:
 
 
 def print_grid(grid: Grid) -> None:
-    """A table of the report on standard output, its notes beneath."""
+    """A table of the report on standard output, its notes beneath. Where the terminal is narrower, cells are folded, never cut."""
     console = stdout_console()
     table = Table(
-        title=grid.title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=Text(grid.title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for column in grid.columns:
-        table.add_column(column, no_wrap=console.width >= WIDE)
+        table.add_column(Text(column), overflow="fold", no_wrap=not console.is_terminal)
     for row in grid.rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     for note in grid.notes:
-        console.print(f"  {note}", highlight=False, markup=False, style="dim")
+        print_lines(console, [note], style="dim")
     console.print()
+
+
+def print_lines(console: Console, lines: Iterable[str], style: str | None = None) -> None:
+    """Lines of prose, indented; wrapped to the terminal, or to `PROSE` where there is none."""
+    width = console.width if console.is_terminal else PROSE
+    for line in lines:
+        wrapped = textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+                                break_on_hyphens=False)  # fmt: skip
+        console.print(wrapped, highlight=False, markup=False, style=style, soft_wrap=True)

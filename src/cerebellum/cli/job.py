@@ -19,7 +19,7 @@ from cerebellum.cli.common import (
     quiet_option,
     threads_option,
 )
-from cerebellum.cli.console import ConsoleProgress, print_grid, stdout_console
+from cerebellum.cli.console import ConsoleProgress, print_grid, print_lines, stdout_console
 
 if TYPE_CHECKING:
     from cerebellum.verbs.pipeline import RunResult, SweepResult
@@ -34,7 +34,8 @@ def parse_blocks(_context: click.Context, _option: click.Parameter, value: str |
     blocks: list[int] = []
     for part in value.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        numbers = [first, last] if dash else [first]
+        if not all(n.isascii() and n.isdigit() and len(n) < 5 for n in numbers):
             raise click.BadParameter(f"{part!r} is not a block or a range of blocks; write 0-3,7 for example")
         blocks += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(blocks))
@@ -71,10 +72,10 @@ CHOICE_OPTIONS = (
         "--allow", type=click.FloatRange(min=0), default=0.05, show_default=True,
         help="Share of the base's own KL divergence that smaller types together may add.",
     ),
-    click.option("--max-growth", type=int, default=0, show_default=True, help="Bytes the file may grow by."),
+    click.option("--max-growth", type=click.IntRange(min=0), default=0, show_default=True, help="Bytes the file may grow by."),
     click.option("--random", "n_random", type=click.IntRange(min=0), default=3, show_default=True, help="Random sets as controls."),
     click.option("--trust-perplexity", is_flag=True, help="Let perplexity choose even where its ladder says that it can't."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random sets."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random sets."),
 )  # fmt: skip
 
 out_option = click.option(
@@ -189,17 +190,14 @@ def show_run(result: RunResult, out: Path, as_json: bool) -> None:
         print_grid(ladder_grid(result.validity))
     print_grid(sweep_grid(result.sweep, result.facts, result.noise))
     say.print("[bold]Choice[/bold]")
-    for line in choice_lines(result):
-        say.print(f"  {line}", highlight=False, markup=False)
+    print_lines(say, choice_lines(result))
     say.print()
     if result.combination is not None:
         print_grid(prediction_grid(result.combination))
         print_grid(comparison_grid(result.combination.report, result.facts))
         say.print("[bold]Controls[/bold]")
-        for line in controls_lines(result):
-            say.print(f"  {line}", highlight=False, markup=False)
+        print_lines(say, controls_lines(result))
         say.print()
     say.print("[bold]File[/bold]")
-    for line in written_lines(result):
-        say.print(f"  {line}", highlight=False, markup=False)
+    print_lines(say, written_lines(result))
     say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)

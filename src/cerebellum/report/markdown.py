@@ -33,6 +33,7 @@ def full_report(result: RunResult) -> str:
     """Everything: what was measured on what, the sweep, the choice, the controls, the proven file."""
     facts = result.facts
     parts = [f"# {result.model}: what its quantization deserves", "", *header(result), ""]
+    parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {warning}", "")]
     parts += [
         "## Result",
         "",

@@ -68,7 +68,9 @@ def combine(
 
 def controls(job: Job, sweep: Sweep, choice: Choice, n_random: int, seed: int) -> list[Trial]:
     """The base requantized without overrides, a blanket per type, random sets like the choice."""
-    blankets = [blanket_trial(sweep.plan, kind) for kind in dict.fromkeys(p.asked for p in sweep.plan.planned)]
+    blankets = [
+        blanket_trial(sweep.plan, kind) for kind in dict.fromkeys(kind for p in sweep.plan.planned for kind in p.asked)
+    ]
     return [requantized(job), *blankets, *random_trials(sweep.plan, choice.swaps, n_random, seed)]
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from cerebellum.domain import Model, Tensor
 
@@ -50,7 +51,7 @@ def _role(role: str, tensors: list[Tensor]) -> dict[str, Any]:
     }
 
 
-def tables(model: Model) -> list[Table | str]:
+def tables(model: Model) -> list[Table | Text]:
     """A heading and a table of roles."""
     heading = (
         f"{model.path.name}: {model.name or 'unnamed'}, {model.architecture}, {model.n_blocks} blocks, "
@@ -63,6 +64,6 @@ def tables(model: Model) -> list[Table | str]:
         types = ", ".join(f"{kind} ×{n}" if n > 1 else kind for kind, n in row["types"].items())
         lengths = ", ".join(map(str, row["row_lengths"]))
         table.add_row(
-            role, str(len(tensors)), types, lengths, f"{row['bytes'] / 1e6:.3f}", f"{row['bits_per_weight']:.2f}"
+            Text(role), str(len(tensors)), types, lengths, f"{row['bytes'] / 1e6:.3f}", f"{row['bits_per_weight']:.2f}"
         )
-    return [heading, table]
+    return [Text(heading), table]

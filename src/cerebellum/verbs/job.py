@@ -72,6 +72,7 @@ class Job:
     report: Split
     engines: Sequence[Engine] = ()
     noise_floor: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def subject(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def _changes(job: Job) -> Iterator[_Change]:
     smaller = max(8, min(settings.n_ubatch, settings.n_ctx) // 4)
     yield _Change(f"batches of {smaller} tokens", replace(settings, n_ubatch=smaller))
     threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
-    yield _Change(f"{threads} thread{'s' if threads > 1 else ''}", replace(settings, n_threads=threads))
+    yield _Change("another number of threads", replace(settings, n_threads=threads))
     reference = gguf_file.read_model(job.reference_path)
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
     if wide and 4 * sum(t.n_elements for t in wide) <= F32_BYTES:

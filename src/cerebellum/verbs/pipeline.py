@@ -16,6 +16,7 @@ from cerebellum.verbs.noise import Noise, measure_noise
 from cerebellum.verbs.sweep import Sweep, SweepOptions, run_sweep
 from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
 from cerebellum.verbs.write import Written, write_recipe
+from cerebellum.verdict import SCALE, scale_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ def run_job(
         validity = gate(job, choice_options)
         noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
+        warn(job, sweep)
         rules = rules_of(sweep, sweep_options, choice_options)
         choice = choose(choice_options.policy, sweep.effects, rules)
         alternatives = tuple(choose(name, sweep.effects, rules) for name in POLICIES if name != choice_options.policy)
@@ -111,7 +113,25 @@ def sweep_job(
     with open_job(options, backend, progress or Silent()) as job:
         noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
+        warn(job, sweep)
         return SweepResult(options.model.name, job.base, sweep, noise, facts_of(job))
+
+
+def warn(job: Job, sweep: Sweep) -> None:
+    """Say what makes a sweep's figures less useful than they look."""
+    divergence, n_vocab = sweep.base.divergence, job.engines[0].n_vocab
+    if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
+        job.warnings.append(
+            "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
+            f"{SCALE} nats a token instead, and no larger type can pay. Give --reference with the unquantized model if you have it."
+        )
+    if sweep.base.perplexity > n_vocab:
+        job.warnings.append(
+            f"The base's perplexity, {sweep.base.perplexity:,.0f}, is worse than guessing among its {n_vocab:,} tokens: "
+            "model and text don't belong together."
+        )
+    for warning in job.warnings:
+        job.progress.note(f"warning: {warning}")
 
 
 def take_noise(job: Job) -> Noise:
@@ -132,9 +152,9 @@ def gate(job: Job, options: ChoiceOptions) -> LadderResult | None:
 
 
 def rules_of(sweep: Sweep, sweep_options: SweepOptions, options: ChoiceOptions) -> Rules:
-    """The policy's rules; the allowed damage in nats a token comes from the base's own divergence (or its NLL)."""
+    """The policy's rules; the allowed damage in nats a token is a share of the base's own divergence, whichever objective chooses."""
     divergence = sweep.base.divergence
-    scale = divergence.mean.estimate if options.objective == "kld" and divergence else 1.0
+    scale = scale_of(divergence.mean.estimate if divergence else 0.0)
     return Rules(
         thresholds=sweep_options.thresholds,
         objective=options.objective,
@@ -164,4 +184,5 @@ def facts_of(job: Job) -> dict[str, Any]:
             for split in (job.search, job.report)
         },
         "command": list(job.options.command),
+        "warnings": list(job.warnings),
     }

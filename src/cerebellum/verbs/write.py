@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Written:
     overrides_path: Path
     source: str
     ftype: str
+    twice: bool
     imatrix: str | None
     sha256: str
     file_bytes: int
@@ -40,10 +42,9 @@ class Written:
     @property
     def reproduce(self) -> str:
         """The stock command that makes the same tensors."""
-        imatrix = f"--imatrix {self.imatrix} " if self.imatrix else ""
-        return (
-            f"llama-quantize {imatrix}--tensor-type-file {self.overrides_path.name} {self.source} OUT.gguf {self.ftype}"
-        )
+        words = ["llama-quantize", *(["--allow-requantize"] if self.twice else [])]
+        words += ["--imatrix", self.imatrix] if self.imatrix else []
+        return shlex.join([*words, "--tensor-type-file", self.overrides_path.name, self.source, "OUT.gguf", self.ftype])
 
 
 def make_overrides(job: Job, recipe: Trial) -> Overrides:
@@ -81,6 +82,7 @@ def write_recipe(job: Job, combination: Combination, name: str | None = None) ->
         overrides_path=overrides_path,
         source=job.source.path.name,
         ftype=job.base.ftype,
+        twice=job.source.is_quantized,
         imatrix=job.options.imatrix.name if job.options.imatrix else None,
         sha256=sha256,
         file_bytes=path.stat().st_size,
