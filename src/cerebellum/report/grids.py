@@ -58,11 +58,23 @@ def perplexity_cell(summary: Summary) -> str:
 
 def measured_on(facts: dict[str, Any], split: str) -> str:
     """On what a split's figures were measured, in one line."""
-    of = facts["splits"][split]
-    first, last = of["chunks"]
+    return f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {chunks_of(facts['splits'][split])}"
+
+
+def chunks_of(split: dict[str, Any]) -> str:
+    """A split's text, its chunks and what of them is scored."""
+    first, last = split["chunks"]
+    if turns := split["conversations"]:
+        lost = (
+            f"; of the text's {turns['cut']} are cut there, {turns['dropped']} left out" if any(turns.values()) else ""
+        )
+        return (
+            f"{split['text']}, assistant turns of conversations {first} to {last} "
+            f"({split['n_chunks']} of at most {split['ctx']} tokens{lost})"
+        )
     return (
-        f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {of['text']}, chunks {first} to {last} "
-        f"({of['n_chunks']} of {of['ctx']} tokens, the second half of each scored)"
+        f"{split['text']}, chunks {first} to {last} "
+        f"({split['n_chunks']} of {split['ctx']} tokens, the second half of each scored)"
     )
 
 

@@ -8,6 +8,7 @@ from cerebellum import __version__
 from cerebellum.report.grids import (
     Grid,
     choice_lines,
+    chunks_of,
     comparison_grid,
     controls_lines,
     prediction_grid,
@@ -76,10 +77,7 @@ def on_what(result: RunResult) -> list[str]:
         f"* importance matrix: {facts['imatrix'] or 'none'}",
     ]
     for name, split in facts["splits"].items():
-        lines.append(
-            f"* {name} text: {split['text']}, sha256 {split['text_sha256']}, chunks {split['chunks'][0]} to {split['chunks'][1]} "
-            f"of {split['ctx']} tokens"
-        )
+        lines.append(f"* {name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     lines += [f"* settings: {facts['settings']}", f"* build: {facts['build']}, cerebellum {__version__}"]
     if facts.get("command"):
         lines.append(f"* command: `{' '.join(facts['command'])}`")

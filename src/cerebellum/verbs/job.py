@@ -11,7 +11,6 @@ from typing import Any
 
 from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Engine, Settings, Sources
-from cerebellum.corpus import read_text
 from cerebellum.domain import Corpus, Model
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.keys import content_key, sha256_file
@@ -20,6 +19,7 @@ from cerebellum.progress import Progress
 from cerebellum.quants import ftype_name
 from cerebellum.reference import ReferenceStore, default_k
 from cerebellum.store import Study
+from cerebellum.verbs.text import Text, corpus_of, read
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -29,13 +29,15 @@ class JobOptions:
     """What a study is made of. ``base`` None: Q3_K_M of an unquantized model, the file itself of a quantized one.
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
-    ``reference`` None: the model file itself. ``command`` is noted in the study and the report.
+    ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
+    ``command`` is noted in the study and the report.
     """
 
     model: Path
     out: Path
     text: Path = bundled.SEARCH_TEXT
     report_text: Path | None = None
+    chat: bool = False
     base: str | None = None
     reference: Path | None = None
     imatrix: Path | None = None
@@ -102,8 +104,8 @@ def subject_of(source_sha256: str, imatrix: Path | None) -> dict[str, Any]:
 def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Iterator[Job]:
     """Prepare and open everything; a second call with the same options finds what the first one left."""
     source = gguf_file.read_model(options.model)
-    text = read_text(options.text)
-    report_text = read_text(options.report_text) if options.report_text else None
+    text = read(options.text, options.chat)
+    report_text = read(options.report_text, options.chat) if options.report_text else None
     imatrix = gguf_file.load_imatrix(options.imatrix) if options.imatrix else None
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
@@ -120,7 +122,7 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
         for _ in range(options.workers):
             engines.append(backend.open(base.model.path, settings, sources))
             stack.callback(engines[-1].close)
-        search, report = make_splits(engines[0], options, text, report_text)
+        search, report = make_splits(engines[0], options, text, report_text, progress)
         refuse_calibration_text(search, report, imatrix)
         reference = reference_facts(options, study, sha256, engines[0].n_vocab)
         job = Job(
@@ -181,15 +183,21 @@ def prepare_base(options: JobOptions, source: Model, backend: Backend, study: St
     return Base(gguf_file.read_model(path), ftype, source.is_quantized)
 
 
-def make_splits(engine: Engine, options: JobOptions, text: str, report_text: str | None) -> tuple[Split, Split]:
+def make_splits(
+    engine: Engine, options: JobOptions, text: Text, report_text: Text | None, progress: Progress
+) -> tuple[Split, Split]:
     """The chunks that search and those that report; never the same chunk. Raises `TextError` where there are too few."""
     n_ctx, limit = options.settings.n_ctx, options.n_chunks
-    corpus = engine.corpus(options.text.name, text, n_ctx)
+    corpus = corpus_of(engine, options.text.name, text, n_ctx, progress)
     if options.report_text is None or report_text is None:
         half = corpus.n_chunks // 2
+        if not half:
+            raise TextError(
+                f"{options.text.name} has one conversation to score; one must choose and another report: give more, or --report-text"
+            )
         first, second = range(half), range(half, corpus.n_chunks)
         return _split("search", corpus, first, limit), _split("report", corpus, second, limit)
-    other = engine.corpus(options.report_text.name, report_text, n_ctx)
+    other = corpus_of(engine, options.report_text.name, report_text, n_ctx, progress)
     if other.tokens_sha256 == corpus.tokens_sha256:
         raise TextError(
             f"{options.text.name} and {options.report_text.name} are the same text; the report needs another"

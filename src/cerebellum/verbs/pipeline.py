@@ -7,6 +7,7 @@ from typing import Any
 
 from cerebellum.backend import Backend
 from cerebellum.effects import Objective
+from cerebellum.measure import Split
 from cerebellum.progress import Progress, Silent
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
@@ -115,16 +116,20 @@ def facts_of(job: Job) -> dict[str, Any]:
         "imatrix": job.options.imatrix.name if job.options.imatrix else None,
         "build": job.build,
         "settings": job.options.settings.as_key(),
-        "splits": {
-            split.name: {
-                "text": split.corpus.name,
-                "text_sha256": split.corpus.text_sha256,
-                "tokens_sha256": split.corpus.tokens_sha256,
-                "ctx": split.corpus.n_ctx,
-                "chunks": [split.chunks[0], split.chunks[-1]],
-                "n_chunks": len(split.chunks),
-            }
-            for split in (job.search, job.report)
-        },
+        "splits": {split.name: split_facts(split) for split in (job.search, job.report)},
         "command": list(job.options.command),
+    }
+
+
+def split_facts(split: Split) -> dict[str, Any]:
+    """Which part of which text. ``conversations`` None: a plain text; else how many of the text's were cut or left out."""
+    turns = split.corpus.turns
+    return {
+        "text": split.corpus.name,
+        "text_sha256": split.corpus.text_sha256,
+        "tokens_sha256": split.corpus.tokens_sha256,
+        "ctx": split.corpus.n_ctx,
+        "chunks": [split.chunks[0], split.chunks[-1]],
+        "n_chunks": len(split.chunks),
+        "conversations": turns and {"cut": turns.n_cut, "dropped": turns.n_dropped},
     }

@@ -43,7 +43,7 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
     trials = {trial.label: trial for trial in plan.trials}
     budget = budget_chunks(job, options)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
-        least = len(trials) * schedule.looks[0] * job.search.corpus.n_ctx
+        least = -(-len(trials) * schedule.looks[0] * job.search.n_tokens // len(job.search.chunks))
         raise InputError(
             f"{len(trials)} trials need {least:,} tokens for their first look of {schedule.looks[0]} chunks each; give a larger budget, "
             "fewer tensors or types, or a smaller --ctx"
@@ -73,7 +73,7 @@ def budget_chunks(job: Job, options: RaceOptions) -> int | None:
     """How many chunks all trials together may take; minutes are turned into chunks once, by the rate the base was measured at."""
     budgets = []
     if options.budget_tokens is not None:
-        budgets.append(options.budget_tokens // job.search.corpus.n_ctx)
+        budgets.append(options.budget_tokens * len(job.search.chunks) // job.search.n_tokens)
     if options.budget_minutes is not None:
         budgets.append(int(options.budget_minutes * 60 / max(float(job.study.fact("seconds a chunk") or 1.0), 1e-9)))
     return min(budgets, default=None)
