@@ -141,7 +141,7 @@ class ChatTemplate:
                 f"{conversation.place}: the model's chat template does not put message {i + 1}, the assistant's, after the messages "
                 "before it, so it can't be scored; leave this conversation out"
             )
-        shared = next(n for n, (a, b) in enumerate(zip(prompt, whole + "\0", strict=False)) if a != b)
+        shared = next((n for n, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
         return max(before, whole[:shared], key=len), whole
 
     def _render(self, conversation: Conversation, n_messages: int, prompt: bool) -> str:
@@ -208,6 +208,8 @@ def _refuse(message: str) -> NoReturn:
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
 
+_NOTHING: Tokens = np.zeros(0, np.int32)
+
 
 def tokenized(segments: Sequence[Segment], tokenize: Callable[[str], Tokens], bos: int | None) -> tuple[Tokens, Mask]:
     """Tokens int32 [n] of a rendered conversation and which are scored bool [n]; no token spans two segments.
@@ -219,7 +221,7 @@ def tokenized(segments: Sequence[Segment], tokenize: Callable[[str], Tokens], bo
         for before, segment in zip((None, *segments), segments, strict=False)
     ]
     scored = [np.full(len(part), segment.scored) for part, segment in zip(parts, segments, strict=True)]
-    tokens, mask = np.concatenate(parts).astype(np.int32), np.concatenate(scored)
+    tokens, mask = np.concatenate([_NOTHING, *parts]), np.concatenate([_NOTHING.astype(np.bool_), *scored])
     if bos is not None and tokens[:1].tolist() != [bos]:
         return np.append(np.int32(bos), tokens), np.append(False, mask)
     return tokens, mask
