@@ -69,7 +69,7 @@ class Ground:
             before, after = rendered(i, True), rendered(i + 1, False)
             assert tokens[: len(after)] == after and after[: len(before)] == before
             scored += [place for place in range(len(before), len(after)) if place < SETTINGS.n_ctx]
-        self.stock.reset()
+        self.stock.n_tokens = 0
         self.stock.eval(tokens[: SETTINGS.n_ctx])
         nll = 0.0
         for place in scored:
