@@ -62,12 +62,13 @@ def perplexity(
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
+    chat: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> Perplexity:
-    """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it."""
+    """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it; with ``chat`` as `run` reads it."""
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
-    return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress)
+    return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
 def measure(
@@ -80,6 +81,7 @@ def measure(
     threads: int | None = None,
     gpu_layers: int = 0,
     out: PathLike | None = None,
+    chat: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> Measurement:
@@ -87,7 +89,7 @@ def measure(
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
-        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress
+        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
 
 
@@ -102,6 +104,7 @@ def validity(
     threads: int | None = None,
     gpu_layers: int = 0,
     out: PathLike | None = None,
+    chat: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> LadderResult:
@@ -118,7 +121,7 @@ def validity(
         raise InputError("a ladder is measured on a text: give one with --text")
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
     return check_models(
-        backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress
+        backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
 
 
@@ -138,6 +141,7 @@ def run(
     Options, all by name:
 
     * text, report_text: what chooses, what reports; ctx (2048), chunks (of each text; all by default)
+    * chat (True: the texts are conversations, JSON lines; only the assistant's turns are scored)
     * base ("Q3_K_M"), reference (the model), imatrix
     * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
@@ -168,9 +172,11 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
 
     settings = Settings(**take({"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}))
     paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
+    if options.get("chat") and "text" not in paths:
+        raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
         paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
-    job = take({"base": "base", "chunks": "n_chunks", "workers": "workers", "command": "command"})
+    job = take({"base": "base", "chunks": "n_chunks", "chat": "chat", "workers": "workers", "command": "command"})
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:

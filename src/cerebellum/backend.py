@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cerebellum.chat import Conversations
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
 from cerebellum.reference import ReferenceStore
 
@@ -70,6 +71,13 @@ class Engine(Protocol):
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         """Tokenize as llama-perplexity does. Raises `TextError` where the text has no two chunks of ``n_ctx``."""
+        ...
+
+    def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
+        """Render with the model's own chat template and tokenize: a chunk a conversation, the assistant's turns scored.
+
+        Raises `TextError` where the model has no template, or it refuses a conversation, or nothing scored fits ``n_ctx``.
+        """
         ...
 
     def score(

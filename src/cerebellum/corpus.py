@@ -1,10 +1,13 @@
-"""Texts: read, checked, cut into chunks exactly as `llama-perplexity` does."""
+"""Texts: read, checked, cut into chunks exactly as `llama-perplexity` does; conversations cut into one chunk each."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from cerebellum.domain import Corpus, Tokens
+import numpy as np
+
+from cerebellum.domain import Corpus, Mask, Tokens, Turns
 from cerebellum.errors import TextError
 from cerebellum.keys import sha256_bytes
 
@@ -37,3 +40,27 @@ def check_length(name: str, n_tokens: int, n_ctx: int) -> None:
 def cut(name: str, text: str, tokens: Tokens, n_ctx: int, bos: int | None) -> Corpus:
     """A `Corpus` of ``tokens`` int32 [n]; ``bos`` replaces the first token of each chunk where given."""
     return Corpus(name, sha256_bytes(text.encode()), sha256_bytes(tokens.tobytes()), n_ctx, tokens, bos)
+
+
+def cut_conversations(name: str, text_sha256: str, conversations: Sequence[tuple[Tokens, Mask]], n_ctx: int) -> Corpus:
+    """A `Corpus` of conversations, each (tokens int32 [n], which of them are scored bool [n]) and beginning with its own BOS.
+
+    Tokens past ``n_ctx`` and those after the last scored one are left out. Raises `TextError` where nothing scored is left.
+    """
+    kept: list[tuple[Tokens, Mask]] = []
+    n_cut = 0
+    for tokens, scored in conversations:
+        places = np.flatnonzero(scored[:n_ctx])
+        places = places[places > 0]  # nothing predicts the first token
+        if len(places):
+            whole = np.zeros(places[-1] + 1, np.bool_)
+            whole[places] = True
+            kept.append((tokens[: len(whole)], whole))
+            n_cut += len(tokens) > n_ctx
+    if not kept:
+        raise TextError(f"{name} has no assistant's word within {n_ctx} tokens of a conversation; give a larger --ctx")
+    tokens, scored = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    bounds = np.cumsum([0, *(len(part) for part, _ in kept)], dtype=np.int64)
+    turns = Turns(bounds, scored, n_cut, len(conversations) - len(kept))
+    sha256 = sha256_bytes("".join(sha256_bytes(part.tobytes()) for part in (tokens, bounds, scored)).encode())
+    return Corpus(name, text_sha256, sha256, n_ctx, tokens, None, turns)

@@ -16,6 +16,7 @@ from cerebellum.keys import content_key
 from cerebellum.quants import TYPES, QuantType
 
 Tokens = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 
 _BLOCK_NAME = re.compile(r"^blk\.(\d+)\.(.+)$")
 
@@ -154,15 +155,43 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """``tokens`` int32 [n_ctx], first one already BOS where the vocabulary wants it; ``id`` is its place in the text."""
+    """``tokens`` int32 [n], first one already BOS where the vocabulary wants it; ``id`` is its place in the text.
+
+    ``scored`` bool [n] says which tokens' predictions are scored; None: those of the second half, as ``llama-perplexity`` does.
+    """
 
     id: int
     tokens: Tokens
+    scored: Mask | None = None
+
+    def wanted(self) -> Mask:
+        """Positions whose logits are scored, bool [n]: each predicts the token after it."""
+        n = len(self.tokens)
+        if self.scored is None:
+            return (np.arange(n) >= n // 2) & (np.arange(n) < n - 1)
+        return np.append(self.scored[1:], False)
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """How conversations lie in a `Corpus`, one after the other, each of them a chunk.
+
+    Chunk i is tokens ``bounds[i]`` … ``bounds[i + 1]`` − 1 (int64 [n_chunks + 1]); ``scored`` bool [n] marks the assistant's tokens.
+    ``n_cut`` of them lost what is past ``n_ctx`` tokens; ``n_dropped`` others had nothing to score before that.
+    """
+
+    bounds: npt.NDArray[np.int64]
+    scored: Mask
+    n_cut: int
+    n_dropped: int
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A tokenized text, cut into consecutive chunks of ``n_ctx`` tokens as ``llama-perplexity`` does."""
+    """A tokenized text, cut into consecutive chunks of ``n_ctx`` tokens as ``llama-perplexity`` does.
+
+    With ``turns`` it holds conversations: chunks of at most ``n_ctx`` tokens, of which the assistant's are scored.
+    """
 
     name: str
     text_sha256: str
@@ -170,19 +199,26 @@ class Corpus:
     n_ctx: int
     tokens: Tokens = field(repr=False, compare=False)
     bos: int | None
+    turns: Turns | None = field(default=None, repr=False, compare=False)
 
     @property
     def n_chunks(self) -> int:
-        return len(self.tokens) // self.n_ctx
+        return len(self.tokens) // self.n_ctx if self.turns is None else len(self.turns.bounds) - 1
+
+    def span(self, number: int) -> slice:
+        """Where chunk ``number`` lies in ``tokens``."""
+        if self.turns is None:
+            return slice(number * self.n_ctx, (number + 1) * self.n_ctx)
+        return slice(int(self.turns.bounds[number]), int(self.turns.bounds[number + 1]))
 
     def chunk(self, number: int) -> Chunk:
         """Chunk ``number`` with its first token replaced by BOS where the vocabulary wants one."""
         if not 0 <= number < self.n_chunks:
             raise IndexError(f"{self.name} has {self.n_chunks} chunks of {self.n_ctx} tokens, no chunk {number}")
-        tokens = self.tokens[number * self.n_ctx : (number + 1) * self.n_ctx].copy()
+        tokens = self.tokens[self.span(number)].copy()
         if self.bos is not None:
             tokens[0] = self.bos
-        return Chunk(number, tokens)
+        return Chunk(number, tokens, None if self.turns is None else self.turns.scored[self.span(number)])
 
     def chunks(self, numbers: Sequence[int]) -> list[Chunk]:
         return [self.chunk(number) for number in numbers]

@@ -29,7 +29,8 @@ class Split:
     @property
     def n_tokens(self) -> int:
         """Tokens decoded to measure one trial."""
-        return len(self.chunks) * self.corpus.n_ctx
+        spans = map(self.corpus.span, self.chunks)
+        return sum(span.stop - span.start for span in spans)
 
 
 def series_facts(

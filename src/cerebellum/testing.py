@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cerebellum.backend import Settings, Sources
-from cerebellum.corpus import check_length, cut
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Swap, Swaps, Tensor
+from cerebellum.chat import TEMPLATE, ChatTemplate, Conversations, tokenized
+from cerebellum.corpus import check_length, cut, cut_conversations
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Swap, Swaps, Tensor, Tokens
 from cerebellum.errors import EngineDied, EngineError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import read_model
 from cerebellum.keys import content_key
@@ -35,9 +36,9 @@ from cerebellum.reference import ReferenceStore
 
 __all__ = ["Effect", "FakeBackend", "FakeEngine", "Fault", "write_fake_model"]
 
-#: Words outside 3 … `N_VOCAB` - 1 don't exist; 1 is BOS.
+#: Words outside 3 … `N_VOCAB` - 1 don't exist; 1 is BOS, written `<s>` in a chat template.
 N_VOCAB = 1000
-BOS = 1
+BOS, BOS_WORD = 1, "<s>"
 #: Mean NLL of a token with every tensor at a type that has no effect, nats.
 PLAIN_NLL = 3.0
 #: Standard deviation of a chunk's own mean NLL, and the relative one of an effect from chunk to chunk.
@@ -128,9 +129,15 @@ class FakeEngine:
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         """A token a word: equal words are equal tokens."""
         self._check_open(f"tokenizing {name}")
-        tokens = np.array([BOS, *(3 + zlib.crc32(word.encode()) % (N_VOCAB - 3) for word in text.split())], np.int32)
+        tokens = np.append(np.int32(BOS), _words(text))
         check_length(name, len(tokens), n_ctx)
         return cut(name, text, tokens, n_ctx, BOS)
+
+    def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
+        self._check_open(f"tokenizing {conversations.name}")
+        template = ChatTemplate(self._model, BOS_WORD, "</s>")
+        parts = [tokenized(template.segments(c), _words, BOS) for c in conversations.items]
+        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
 
     def score(
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
@@ -160,7 +167,7 @@ class FakeEngine:
     # -- truth -------------------------------------------------------------------------------------------------------
 
     def _score(self, types: Mapping[str, str], chunk: Chunk, reference: ReferenceRows | None) -> ChunkScore:
-        n = len(chunk.tokens) - len(chunk.tokens) // 2 - 1
+        n = int(chunk.wanted().sum())
         parts = [(self._backend.effects[s], self._vary(chunk, s)) for s in self._effective(types)]
         mean = PLAIN_NLL + CHUNK_SPREAD * _normal(chunk, "") + math.fsum(e.nll * v for e, v in parts)
         tempered = tuple(n * mean * (1.0 + (1.0 - beta) ** 2) for beta in INVERSE_TEMPERATURES)
@@ -222,18 +229,28 @@ class FakeEngine:
             raise EngineError(f"{label}: failed as planted")
 
 
+def _words(text: str) -> Tokens:
+    """A token a word."""
+    return np.array(
+        [BOS if word == BOS_WORD else 3 + zlib.crc32(word.encode()) % (N_VOCAB - 3) for word in text.split()], np.int32
+    )
+
+
 def _normal(chunk: Chunk, what: str) -> float:
     """A standard normal number that depends on the chunk's tokens and ``what`` alone."""
     digest = hashlib.sha256(chunk.tokens.tobytes() + what.encode()).digest()
     return float(np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal())
 
 
-def write_fake_model(path: Path, n_blocks: int = 4, width: int = 256, roles: Sequence[str] = ()) -> Path:
+def write_fake_model(
+    path: Path, n_blocks: int = 4, width: int = 256, roles: Sequence[str] = (), chat_template: str = ""
+) -> Path:
     """A GGUF of ``n_blocks`` blocks with one matrix a role (`attn_q` … `ffn_down` if none is given), F16, zeros: 8 rows each."""
     given = roles or ("attn_q", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     tensors = [Tensor("token_embd.weight", (width, 8), "F16"), Tensor("output_norm.weight", (width,), "F32")]
     tensors += [Tensor(f"blk.{i}.{role}.weight", (width, 8), "F16") for i in range(n_blocks) for role in given]
-    model = Model(path, "llama", path.stem, n_blocks, "F16", 4096, tuple(tensors), 0)
+    metadata = {TEMPLATE: chat_template} if chat_template else {}
+    model = Model(path, "llama", path.stem, n_blocks, "F16", 4096, tuple(tensors), 0, metadata)
     _write(path, model, model.types, FTYPES["F16"][0])
     return path
 
@@ -247,6 +264,8 @@ def _write(path: Path, model: Model, types: Mapping[str, str], file_type: int) -
     writer.add_block_count(model.n_blocks)
     writer.add_context_length(model.context_length)
     writer.add_file_type(file_type)
+    if TEMPLATE in model.metadata:
+        writer.add_chat_template(model.metadata[TEMPLATE])
     for tensor in model.tensors:
         kind = TYPES[types[tensor.name]]
         row_bytes = kind.n_bytes(tensor.row_length)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cli.command import cerebellum, refused
 from tests.engine import tiny
+from tests.templates import CHATML
 
 pytestmark = pytest.mark.engine
 
@@ -28,6 +29,8 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty.txt").write_text("\n")
     (folder / "short.txt").write_text("once upon a time")
     (folder / "latin.txt").write_bytes("à la carte".encode("latin-1") * 400)
+    (folder / "chat.jsonl").write_text('{"messages": [{"role": "assistant", "content": "hello"}]}\n' * 4)
+    (folder / "broken.jsonl").write_text('[{"role": "assistant", "content": "hello"}]\n{"messages": [}\n')
     (folder / "comment.txt").write_text("# mine\nblk.0.ffn_gate.weight=Q2_K\n")
     (folder / "nothing.txt").write_text("blk.99.ffn_gate.weight=Q2_K\n")
     return folder
@@ -72,6 +75,9 @@ def test_a_file_that_is_no_whole_model(
         (("--text", "latin.txt"), 2, ("latin.txt", "UTF-8")),
         (("--text", "absent.txt"), 2, ("absent.txt",)),
         (("--text", "text.txt", "--report-text", "text.txt"), 2, ("same text",)),
+        (("--chat",), 2, ("--chat needs --text",)),
+        (("--chat", "--text", "broken.jsonl"), 2, ("broken.jsonl, line 2", "JSON")),
+        (("--chat", "--text", "chat.jsonl"), 2, ("base-Q3_K_M.gguf has no chat template", "without --chat")),
         (("--text", "text.txt", "--role", "ffn_gaet"), 2, ("ffn_gaet", "ffn_gate")),
         (("--text", "text.txt", "--role", "attn_norm"), 2, ("attn_norm", "never quantizes")),
         (("--text", "text.txt", "--to", "Q9_K"), 2, ("Q9_K",)),
@@ -144,3 +150,25 @@ def test_a_full_disk_while_writing_says_so(ground: Path, tmp_path: Path) -> None
     done = cerebellum(ground, "quantize", "model.gguf", "Q8_0", "--out", tmp_path / "out.gguf", before=limit)
     refused(done, 3, "out.gguf")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("broken.jsonl", ("broken.jsonl, line 2", "not JSON")),
+        ("text.txt", ("text.txt, line 1", "not JSON")),
+        ("empty.txt", ("empty.txt", "empty")),
+        ("chat.jsonl", ("model.gguf has no chat template", "without --chat")),
+    ],
+)
+def test_conversations_that_cant_be_scored(ground: Path, text: str, words: tuple[str, ...]) -> None:
+    refused(cerebellum(ground, "perplexity", "model.gguf", "--chat", "--text", text, *SMALL), 2, *words)
+
+
+def test_conversations_too_long_for_the_context_name_the_option(tmp_path: Path) -> None:
+    tiny.llama(tmp_path / "model.gguf", chat_template=CHATML)
+    (tmp_path / "chat.jsonl").write_text('[{"role": "assistant", "content": "hello"}]\n')
+    done = cerebellum(tmp_path, "perplexity", "model.gguf", "--chat", "--text", "chat.jsonl", "--ctx", "8", "-q")
+    refused(done, 2, "chat.jsonl", "8 tokens", "--ctx")
+    done = cerebellum(tmp_path, "perplexity", "model.gguf", "--chat", "--text", "chat.jsonl", *SMALL)
+    assert done.returncode == 0 and "1 conversations of at most 64 tokens" in done.stdout

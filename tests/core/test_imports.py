@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("classify", "effects", "fdr", "ladder", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
      "sequential", "stats", "summary", "verdict"),
     # ports and adapters
-    ("backend", "bundled", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference", "store",
+    ("backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference", "store",
      "llamacpp", "testing"),
     # verbs and what they report
     ("verbs", "report"),
@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )  # fmt: skip
-HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click")
+HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click", "jinja2")
 
 
 def modules() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -153,7 +153,7 @@ def test_importing_the_package_is_light() -> None:
 )
 def test_no_engine_before_it_is_asked_for(module: str) -> None:
     """The front, the parent's side of the engine and the fake load no llama.cpp into this process."""
-    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf"}
+    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2"}
 
 
 def test_public_names_are_there() -> None:

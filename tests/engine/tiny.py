@@ -29,9 +29,11 @@ def text(n_words: int = 200, seed: int = 0) -> str:
     return " ".join(rng.choice(words, n_words))
 
 
-def llama(path: Path, seed: int = 0) -> Path:
-    """Rows of 256 and 512 weights, an output matrix of its own, F16."""
-    writer = _writer(path, "llama")
+def llama(path: Path, seed: int = 0, chat_template: str = "", specials: tuple[str, ...] = ()) -> Path:
+    """Rows of 256 and 512 weights, an output matrix of its own, F16. ``specials`` are control tokens beside BOS and EOS."""
+    writer = _writer(path, "llama", specials)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     writer.add_head_count_kv(2)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_rope_dimension_count(WIDTH // 4)
@@ -122,7 +124,7 @@ def _gemma_block(block: int) -> Shapes:
     yield from _feed_forward(block)
 
 
-def _writer(path: Path, architecture: str) -> Any:
+def _writer(path: Path, architecture: str, specials: tuple[str, ...] = ()) -> Any:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(BLOCKS)
     writer.add_context_length(512)
@@ -130,15 +132,17 @@ def _writer(path: Path, architecture: str) -> Any:
     writer.add_head_count(4)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(int(gguf.LlamaFileType.MOSTLY_F16))
-    _add_tokenizer(writer)
+    _add_tokenizer(writer, specials)
     return writer
 
 
-def _add_tokenizer(writer: Any) -> None:
+def _add_tokenizer(writer: Any, specials: tuple[str, ...]) -> None:
     """Sentencepiece with byte fallback: three specials, 256 bytes, a space mark and letters, the rest unused."""
     kinds = gguf.TokenType
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *_LETTERS]
     types = [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL, *[kinds.BYTE] * 256, *[kinds.NORMAL] * (1 + len(_LETTERS))]
+    tokens += specials
+    types += [kinds.CONTROL] * len(specials)
     unused = VOCAB - len(tokens)
     tokens += [f"<unused{i}>" for i in range(unused)]
     types += [kinds.UNUSED] * unused

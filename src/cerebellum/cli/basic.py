@@ -9,6 +9,7 @@ import click
 
 from cerebellum import gguf_file
 from cerebellum.cli.common import (
+    chat_option,
     chunks_option,
     engine_options,
     guarded,
@@ -78,6 +79,7 @@ def quantize(
 @click.command()
 @model_argument
 @click.option("-f", "--text", type=click.Path(path_type=Path), required=True, help="UTF-8 text file.")
+@chat_option
 @engine_options
 @chunks_option
 @json_option
@@ -86,6 +88,7 @@ def quantize(
 def perplexity(
     model: Path,
     text: Path,
+    chat: bool,
     n_ctx: int,
     n_threads: int | None,
     n_gpu_layers: int,
@@ -101,11 +104,12 @@ def perplexity(
     from cerebellum.verbs.perplexity import measure_perplexity
 
     settings = settings_of(n_ctx, n_threads, n_gpu_layers)
-    result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet))
+    result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet), chat)
     if as_json:
-        print_json({**asdict(result), "model": str(model), "text": str(text), "ctx": n_ctx})
+        print_json({**asdict(result), "model": str(model), "text": str(text), "ctx": n_ctx, "chat": chat})
         return
+    parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
     print(
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
-        f"of {model.name} on {text.name}: {result.chunks} chunks of {n_ctx} tokens, {result.tokens} scored"
+        f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored"
     )

@@ -26,6 +26,11 @@ ctx_option = click.option(
 chunks_option = click.option(
     "--chunks", "n_chunks", type=click.IntRange(min=1), help="Use only this many chunks of the text. [default: all]"
 )
+chat_option = click.option(
+    "--chat",
+    is_flag=True,
+    help="The text is conversations (JSON lines): score the assistant's turns, in the model's own chat template.",
+)
 threads_option = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
 )

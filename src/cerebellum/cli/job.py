@@ -11,6 +11,7 @@ import click
 
 from cerebellum import bundled
 from cerebellum.cli.common import (
+    chat_option,
     gpu_option,
     guarded,
     json_option,
@@ -50,6 +51,7 @@ SWEEP_OPTIONS = (
     click.option("--blocks", callback=parse_blocks, help="Blocks to try, as in 0-3,7. [default: all]"),
     click.option("-f", "--text", type=FilePath, help="UTF-8 text that chooses. [default: the bundled small world]"),
     click.option("--report-text", type=FilePath, help="Text that reports. [default: the second half of --text]"),
+    chat_option,
     click.option("--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: MODEL]"),
     click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
     click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
@@ -155,7 +157,7 @@ def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
 
 def told(options: dict[str, Any]) -> dict[str, Any]:
     """The options with the command line they came from; a default text is mentioned."""
-    if "text" in options and options["text"] is None:
+    if "text" in options and options["text"] is None and not options["chat"]:
         text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
         print(text, file=sys.stderr)
     options |= {"threads": options.pop("n_threads", None), "gpu_layers": options.pop("n_gpu_layers", None)}

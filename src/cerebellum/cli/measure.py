@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cerebellum.cli.common import (
+    chat_option,
     chunks_option,
     engine_options,
     guarded,
@@ -24,6 +25,7 @@ models_argument = click.argument("models", nargs=-1, required=True, metavar="MOD
 @models_argument
 @click.option("-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to.")
 @click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
+@chat_option
 @engine_options
 @chunks_option
 @click.option(
@@ -36,6 +38,7 @@ def measure(
     models: tuple[Path, ...],
     reference: Path,
     text: Path,
+    chat: bool,
     n_ctx: int,
     n_threads: int | None,
     n_gpu_layers: int,
@@ -57,7 +60,7 @@ def measure(
 
     found = api.measure(
         models, reference=reference, text=text, ctx=n_ctx, chunks=n_chunks, threads=n_threads, gpu_layers=n_gpu_layers,
-        out=out, progress=ConsoleProgress(quiet=quiet),
+        out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if not as_json:
         print_grid(measurement_grid(found))
@@ -73,6 +76,7 @@ def measure(
     "-r", "--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: the first MODEL]"
 )
 @click.option("-f", "--text", type=FilePath, help="UTF-8 text file; needed with models.")
+@chat_option
 @engine_options
 @click.option(
     "--chunks", "n_chunks", type=click.IntRange(min=2), default=32, show_default=True, help="At most this many chunks."
@@ -88,6 +92,7 @@ def validity(
     ladder: Path | None,
     reference: Path | None,
     text: Path | None,
+    chat: bool,
     n_ctx: int,
     n_threads: int | None,
     n_gpu_layers: int,
@@ -108,7 +113,7 @@ def validity(
 
     found = api.validity(
         models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, chunks=n_chunks, threads=n_threads,
-        gpu_layers=n_gpu_layers, out=out, progress=ConsoleProgress(quiet=quiet),
+        gpu_layers=n_gpu_layers, out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if as_json:
         print_json(ladder_json(found))

@@ -1,7 +1,7 @@
 """One opened model in this process: tokenize, swap, score. The rest of the code meets it through `process.EngineProcess`.
 
 Chunks are decoded one at a time, as `llama-perplexity` cuts them: the memory is cleared, the chunk goes through in batches, logits are
-computed only where they are scored (the second half), and summed where they lie.
+computed only where they are scored, and summed where they lie.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from cerebellum import gguf_file
 from cerebellum.backend import LOGITS_BYTES, Settings, Sources
-from cerebellum.corpus import check_length, cut
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens
+from cerebellum.chat import ChatTemplate, Conversations, tokenized
+from cerebellum.corpus import check_length, cut, cut_conversations
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Mask, Swaps, Tokens
 from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
@@ -41,11 +42,6 @@ def batch_size(settings: Settings, n_vocab: int) -> int:
         return min(settings.n_batch, settings.n_ctx)
     room = max(32, min(2048, LOGITS_BYTES // (4 * n_vocab)))
     return min(settings.n_ctx, 1 << (room.bit_length() - 1))
-
-
-def first_scored(n_ctx: int) -> int:
-    """The position whose logits are the first to be scored: the second half of a chunk, as llama-perplexity does."""
-    return n_ctx // 2
 
 
 class LlamaEngine:
@@ -106,7 +102,7 @@ class LlamaEngine:
         context = self._new_context(min(32, self.settings.n_ctx), callback)
         batch = Batch(1)
         try:
-            _decode(context, batch.fill(np.zeros(1, np.int32), 0, 0))
+            _decode(context, batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
         finally:
             lc.llama_free(context)
         found = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
@@ -122,9 +118,28 @@ class LlamaEngine:
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         tokens = self.tokenize(text)
-        wants_bos = lc.llama_vocab_get_add_bos(self._vocab)
         check_length(name, len(tokens), n_ctx)
-        return cut(name, text, tokens, n_ctx, int(lc.llama_vocab_bos(self._vocab)) if wants_bos else None)
+        return cut(name, text, tokens, n_ctx, self._wanted_bos())
+
+    def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
+        bos, eos = (self._spelled(ask(self._vocab)) for ask in (lc.llama_vocab_bos, lc.llama_vocab_eos))
+        template = ChatTemplate(self.model_file, bos, eos)
+        parts = [
+            tokenized(template.segments(conversation), self._parsed, self._wanted_bos())
+            for conversation in conversations.items
+        ]
+        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
+
+    def _wanted_bos(self) -> int | None:
+        """BOS where the vocabulary wants a text to begin with it."""
+        return int(lc.llama_vocab_bos(self._vocab)) if lc.llama_vocab_get_add_bos(self._vocab) else None
+
+    def _spelled(self, token: int) -> str:
+        """A special token as the vocabulary spells it; nothing where there is none."""
+        return "" if token < 0 else str(lc.llama_vocab_get_text(self._vocab, token).decode(errors="replace"))
+
+    def _parsed(self, text: str) -> Tokens:
+        return self.tokenize(text, special=False, parse=True)
 
     def tokenize(self, text: str, *, special: bool = True, parse: bool = False) -> Tokens:
         """``text`` → int32 tokens; ``special`` adds BOS/EOS where the vocabulary wants them, ``parse`` reads special tokens."""
@@ -191,21 +206,23 @@ class LlamaEngine:
         tokens, n = chunk.tokens, len(chunk.tokens)
         if n > self.settings.n_ctx:
             raise EngineError(f"a chunk of {n} tokens does not fit a context of {self.settings.n_ctx}")
-        first = first_scored(n)
+        wanted = chunk.wanted()
+        done = 0
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
         for start in range(0, n, self._n_batch):
             stop = min(start + self._n_batch, n)
-            _decode(self._context, self._batch.fill(tokens[start:stop], start, first, last=n - 1))
-            low, high = max(start, first), min(stop, n - 1)
-            if low < high:
+            _decode(self._context, self._batch.fill(tokens[start:stop], start, wanted[start:stop]))
+            places = start + np.flatnonzero(wanted[start:stop])
+            if len(places):
                 pointer = lc.llama_get_logits(self._context)
-                logits = np.ctypeslib.as_array(pointer, shape=(high - low, self.n_vocab))
-                yield low - first, logits, tokens[low + 1 : high + 1].astype(np.int64)
+                logits = np.ctypeslib.as_array(pointer, shape=(len(places), self.n_vocab))
+                yield done, logits, tokens[places + 1].astype(np.int64)
+                done += len(places)
 
     def _rebuild(self) -> None:
         """Decode one token, so that llama.cpp builds a new graph: a reused one may hold views made of the old weights."""
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        _decode(self._context, self._batch.fill(np.zeros(1, np.int32), 0, 0))
+        _decode(self._context, self._batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
 
     def close(self) -> None:
         if self._model is not None:
@@ -230,14 +247,13 @@ class Batch:
             for field in (self._batch.token, self._batch.pos, self._batch.logits)
         )
 
-    def fill(self, tokens: Tokens, start: int, first: int, last: int | None = None) -> Any:
-        """``tokens`` at positions ``start``…; logits wanted for positions ``first`` ≤ p < ``last`` (None: to the end)."""
+    def fill(self, tokens: Tokens, start: int, wanted: Mask) -> Any:
+        """``tokens`` at positions ``start``…; logits of those that ``wanted`` bool [n] marks."""
         n = len(tokens)
-        positions = np.arange(start, start + n)
         self._batch.n_tokens = n
         self._token[:n] = tokens
-        self._pos[:n] = positions
-        self._wanted[:n] = (positions >= first) & (positions < (start + n if last is None else last))
+        self._pos[:n] = np.arange(start, start + n)
+        self._wanted[:n] = wanted
         return self._batch
 
     def __del__(self) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from cerebellum.backend import Settings, Sources
+from cerebellum.chat import Conversations
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
@@ -150,6 +151,10 @@ class EngineProcess:
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         return cast(Corpus, self._child.call(f"tokenizing {name}", "call", "corpus", name, text, n_ctx))
+
+    def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
+        label = f"tokenizing {conversations.name}"
+        return cast(Corpus, self._child.call(label, "call", "chat_corpus", conversations, n_ctx))
 
     def score(
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""

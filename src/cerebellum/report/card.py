@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
-from cerebellum.report.grids import comparison_grid, perplexity_cell
+from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
 from cerebellum.report.markdown import grid_markdown, on_what
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def model_card(result: RunResult) -> str:
     parts = [
         "---",
         "tags: [gguf, quantized, cerebellum]",
-        f"base_model: {result.model}",
+        f"# base_model: the hub's OWNER/NAME of the model that {result.model} was made from",
         "---",
         "",
         f"# {written.path.stem}",
@@ -31,6 +31,8 @@ def model_card(result: RunResult) -> str:
         f"of {len(result.sweep.rows)} changes alone. {written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
         "",
         f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {judged.reason}",
+        "",
+        *(f"* {line}" for line in controls_lines(result)),
         "",
         f"Perplexity {perplexity_cell(written.summary)} on that text. It was not tested on tasks: run the benchmarks that matter to you.",
         "",
@@ -59,7 +61,7 @@ def model_card(result: RunResult) -> str:
         grid_markdown(comparison_grid(combination.report, result.facts)),
         "## On what",
         "",
-        *on_what(result),
+        *on_what(result, public=True),
         "",
         f"Made with cerebellum {__version__}.",
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cerebellum.report.grids import MILLI, Grid, perplexity_cell, with_limits
+from cerebellum.report.grids import MILLI, Grid, chunks_of, perplexity_cell, with_limits
 from cerebellum.stats import percent_change, smallest_detectable
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
     )
     own = measurement.reference_nll
     notes = [
-        f"Text {text['file']}: {text['n_chunks']} of {text['n_chunks_whole']} chunks of {text['ctx']} tokens, "
-        "the second half of each scored.",
+        f"Text {chunks_of(text)}.",
         f"Reference {reference['file']} ({how}); its own perplexity there is {math.exp(own.estimate):.4f}.",
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",

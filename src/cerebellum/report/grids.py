@@ -39,12 +39,11 @@ def signed(x: float, digits: int = 2) -> str:
 
 
 def with_limits(x: Interval, scale: float = 1.0, digits: int = 2, *, sign: bool = True) -> str:
-    """``estimate [low, high]``."""
-    if not math.isfinite(x.low):
-        return f"{x.estimate * scale:{'+' if sign else ''}.{digits}f} [?]"
-    values = (v * scale for v in (x.estimate, x.low, x.high))
-    estimate, low, high = (f"{v:{'+' if sign else ''}.{digits}f}" for v in values)
-    return f"{estimate} [{low}, {high}]"
+    """``estimate [low, high]``; a question mark stands for a limit that isn't known."""
+    estimate, low, high = (
+        f"{v * scale:{'+' if sign else ''}.{digits}f}" if math.isfinite(v) else "?" for v in (x.estimate, x.low, x.high)
+    )
+    return f"{estimate} [{low}, {high}]" if x.n_chunks > 1 else f"{estimate} [?]"
 
 
 def kilobytes(n: int) -> str:
@@ -59,16 +58,30 @@ def perplexity_cell(summary: Summary) -> str:
 
 def measured_on(facts: dict[str, Any], split: str) -> str:
     """On what a split's figures were measured, in one line."""
-    of = facts["splits"][split]
-    first, last = of["chunks"]
+    return f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {chunks_of(facts['splits'][split])}"
+
+
+def chunks_of(split: dict[str, Any]) -> str:
+    """A split's text, its chunks and what of them is scored."""
+    first, last = split["chunks"]
+    if turns := split["conversations"]:
+        lost = (
+            f"; of the text's {turns['cut']} are cut there, {turns['dropped']} left out" if any(turns.values()) else ""
+        )
+        return (
+            f"{split['text']}, assistant turns of conversations {first} to {last} "
+            f"({split['n_chunks']} of at most {split['ctx']} tokens{lost})"
+        )
     return (
-        f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {of['text']}, chunks {first} to {last} "
-        f"({of['n_chunks']} of {of['ctx']} tokens, the second half of each scored)"
+        f"{split['text']}, chunks {first} to {last} "
+        f"({split['n_chunks']} of {split['ctx']} tokens, the second half of each scored)"
     )
 
 
-def interval_note(contrasts: Sequence[Contrast], facts: dict[str, Any]) -> tuple[str, ...]:
-    """How sure: the level, the pairing, the smallest effect that this much text could have shown."""
+def interval_note(
+    contrasts: Sequence[Contrast], summaries: Sequence[Summary], facts: dict[str, Any]
+) -> tuple[str, ...]:
+    """How sure: the level, the pairing, the bound on what the reference left out, the smallest effect this much text could have shown."""
     known = [c.kld or c.ppl for c in contrasts]
     known = [x for x in known if math.isfinite(x.std_error) and x.n_chunks > 1]
     notes = [
@@ -77,6 +90,11 @@ def interval_note(contrasts: Sequence[Contrast], facts: dict[str, Any]) -> tuple
     if any(c.kld for c in contrasts):
         notes.append(
             f"KLD: mean KL divergence to the reference {facts['reference'].get('file', '')}, thousandths of a nat a token."
+        )
+    if slack := max((s.divergence.slack for s in summaries if s.divergence), default=0.0):
+        notes.append(
+            f"The reference keeps its {facts['reference']['k']} largest logits a row: KLD is a lower bound, the true mean at most "
+            f"{slack * MILLI:.3g} thousandths larger."
         )
     if known:
         least = median(smallest_detectable(x.std_error, x.n_chunks) for x in known)
@@ -98,19 +116,25 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
     """A row per trial, the base first."""
     from cerebellum.report.ladder import noise_line
 
-    columns = ("tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class")
+    columns = ["tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class"]
     base = sweep.base
     base_kld = base.divergence
     own_kld = f"({with_limits(base_kld.mean, MILLI, 3, sign=False)})" if base_kld else ""
     first = ("base", facts["base"]["ftype"], "", perplexity_cell(base), "", "", own_kld, "", "")
-    rows = [first, *(_sweep_row(row, base) for row in sweep.rows)]
+    rows = [first, *(_sweep_row(row) for row in sweep.rows)]
+    if sweep.race is not None:
+        columns.insert(3, "chunks")
+        counts = (base.n_chunks, *(row.summary.n_chunks for row in sweep.rows))
+        rows = [(*row[:3], str(n), *row[3:]) for row, n in zip(rows, counts, strict=True)]
     notes = (
         measured_on(facts, "search"),
-        *interval_note([row.contrast for row in sweep.rows], facts),
+        *interval_note([row.contrast for row in sweep.rows], [base, *(row.summary for row in sweep.rows)], facts),
+        "at best T: the change with each file at its own best temperature, which takes out what is only flatter or sharper probabilities.",
+        "class: the published case's word for the change of perplexity; (undecided) where its interval reaches another class.",
         noise_line(noise),
         *sweep_notes(sweep),
     )
-    return Grid("Sweep: each tensor alone at another type", columns, tuple(rows), notes)
+    return Grid("Sweep: each tensor alone at another type", tuple(columns), tuple(rows), notes)
 
 
 def race_note(sweep: Sweep) -> list[str]:
@@ -134,7 +158,7 @@ def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _sweep_row(row: SweepRow, base: Summary) -> tuple[str, ...]:
+def _sweep_row(row: SweepRow) -> tuple[str, ...]:
     effect, difference = row.effect, row.contrast
     return (
         effect.tensor.removesuffix(".weight"),
@@ -142,7 +166,7 @@ def _sweep_row(row: SweepRow, base: Summary) -> tuple[str, ...]:
         kilobytes(effect.delta_bytes),
         perplexity_cell(row.summary),
         with_limits(difference.percent),
-        calibrated_change(row.summary, base),
+        calibrated_change(row.summary, row.base),
         kld_change(difference),
         str(difference.judgement.verdict),
         f"{row.word.word}{'' if row.word.decided else ' (undecided)'}",
@@ -169,7 +193,10 @@ def comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
     columns = ("set", "size", "PPL", "PPL change, %", "KLD", "KLD change", "verdict", "KLD less the recipe's")
     rows = tuple(_comparison_row(row) for row in comparison.rows)
     contrasts = [row.from_base for row in comparison.rows if row.from_base]
-    notes = (measured_on(facts, comparison.split), *interval_note(contrasts, facts))
+    notes = (
+        measured_on(facts, comparison.split),
+        *interval_note(contrasts, [row.summary for row in comparison.rows], facts),
+    )
     return Grid(f"Recipe and controls, {comparison.split} text", columns, rows, notes)
 
 
@@ -206,10 +233,10 @@ def prediction_grid(combination: Combination) -> Grid:
         ("measured together (search)", with_limits(search.from_base.percent), kld_change(search.from_base)),
         ("measured together (report)", with_limits(report.from_base.percent), kld_change(report.from_base)),
     ]
-    gap = search.from_base.ppl.estimate - report.from_base.ppl.estimate
+    gap = search.from_base.percent.estimate - report.from_base.percent.estimate
     gap_kld = [c.from_base.kld.estimate for c in (search, report) if c.from_base and c.from_base.kld]
     kld = f"{(gap_kld[0] - gap_kld[1]) * MILLI:+.3f}" if len(gap_kld) == 2 else ""
-    rows.append(("winner's curse: search less report", signed(100 * gap), kld))
+    rows.append(("winner's curse: search less report", signed(gap), kld))
     notes = (
         "Change from the base. The interval of a sum is the sum of the intervals: wide enough for any correlation, blind to interaction.",
     )
@@ -252,12 +279,20 @@ def controls_lines(result: RunResult) -> list[str]:
     if draws:
         worse = sum(_main(row).low > 0.0 for row in draws)
         better = sum(_main(row).high < 0.0 for row in draws)
-        said = f"{worse} of {len(draws)} random sets of as many tensors are worse than the recipe beyond their interval, {better} better"
-        lines.append(said + ("" if worse else ": that these very tensors matter is not shown"))
+        said = f"of {len(draws)} random sets of as many tensors {worse} did worse than the recipe beyond the interval, {better} better"
+        lines.append(said + ("" if worse > len(draws) / 2 else ": that these very tensors matter is not shown"))
     else:
         lines.append("no random sets: no other set of as many tensors is in the sweep")
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
         lines.append(f"{row.trial.label}, all {len(row.trial.swaps)} tensors: {_verdict(row)}")
+    room = result.facts["choice"]["max_growth_bytes"]
+    for row in rows:
+        fits = row.trial.kind is not TrialKind.BASE and (room is None or row.delta_bytes <= max(room, 0))
+        if fits and row.from_recipe and _main(row).high < 0.0:
+            lines.append(
+                f"{row.trial.label} is better than the recipe beyond its interval and fits the size allowed "
+                f"({kilobytes(row.delta_bytes)}): consider it instead"
+            )
     return lines
 
 
@@ -270,12 +305,15 @@ def written_lines(result: RunResult) -> list[str]:
     """The proven file."""
     written = result.written
     if written is None:
-        return ["No file was written: nothing was chosen."]
+        left = result.facts.get("left_from_before")
+        return ["No file was written: nothing was chosen."] + (
+            [f"Left from an earlier run with other options: {', '.join(left)}."] if left else []
+        )
     return [
         f"{written.path.name}: {written.file_bytes:,} bytes (base {written.base_bytes:,}), sha256 {written.sha256}",
         f"proof: opened again, {written.equal_chunks} of {written.equal_chunks} chunks of the report text give the very sums "
         "that were measured in memory; every tensor has the planned type",
         f"perplexity {perplexity_cell(written.summary)} on the report text, {written.from_base.judgement.reason}",
-        f"overrides: {written.overrides_path.name} ({len(written.overrides)} lines, each hits one tensor)",
+        f"overrides: {written.overrides_path.name} (lines: {len(written.overrides)}, each hits one tensor)",
         f"reproduce: {written.reproduce}",
     ]

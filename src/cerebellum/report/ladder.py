@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.report.grids import MILLI, Grid
+from cerebellum.report.grids import MILLI, Grid, chunks_of
 from cerebellum.summary import as_json
 
 if TYPE_CHECKING:
@@ -34,11 +34,7 @@ def _row(rung: Rung, own: float) -> tuple[str, ...]:
 def _on_what(facts: dict[str, Any]) -> list[str]:
     if "ladder" in facts:
         return [f"From {facts['ladder']}, as published: intervals are not known."]
-    text = facts["text"]
-    return [
-        f"Text {text['file']}: {text['n_chunks']} chunks of {text['ctx']} tokens, the second half of each scored. "
-        "Brackets: 95 % intervals, paired by chunk."
-    ]
+    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk."]
 
 
 def ladder_json(found: LadderResult) -> dict[str, Any]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
 from cerebellum.report.grids import (
     Grid,
     choice_lines,
+    chunks_of,
     comparison_grid,
     controls_lines,
     prediction_grid,
@@ -66,8 +69,8 @@ def header(result: RunResult) -> list[str]:
     ]
 
 
-def on_what(result: RunResult) -> list[str]:
-    """Hashes, versions, settings and the command."""
+def on_what(result: RunResult, *, public: bool = False) -> list[str]:
+    """Hashes, versions, settings and the command; ``public`` leaves out the folders on this machine."""
     facts = result.facts
     lines = [
         f"* model: {facts['model']['file']} ({facts['model']['architecture']}), sha256 {facts['model']['sha256']}",
@@ -77,14 +80,14 @@ def on_what(result: RunResult) -> list[str]:
             if facts["reference"]["k"] is None
             else f"the {facts['reference']['k']} largest logits a row"
         ),
-        f"* importance matrix: {facts['imatrix'] or 'none'}",
+        "* importance matrix: "
+        + (f"{facts['imatrix']['file']}, sha256 {facts['imatrix']['sha256']}" if facts["imatrix"] else "none"),
     ]
     for name, split in facts["splits"].items():
-        lines.append(
-            f"* {name} text: {split['text']}, sha256 {split['text_sha256']}, chunks {split['chunks'][0]} to {split['chunks'][1]} "
-            f"of {split['ctx']} tokens"
-        )
-    lines += [f"* settings: {facts['settings']}", f"* build: {facts['build']}, cerebellum {__version__}"]
+        lines.append(f"* {name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
+    settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
+    lines += [f"* settings: {settings}", f"* build: {facts['build']}, cerebellum {__version__}"]
     if facts.get("command"):
-        lines.append(f"* command: `{' '.join(facts['command'])}`")
+        words = (Path(word).name if public and "/" in word else word for word in facts["command"])
+        lines.append(f"* command: `{shlex.join(words)}`")
     return lines

@@ -12,7 +12,6 @@ from typing import Any
 
 from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings
-from cerebellum.corpus import read_text
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import InputError
 from cerebellum.measurer import Measurer, Scores, Split, series_facts
@@ -21,8 +20,9 @@ from cerebellum.reference import ReferenceStore
 from cerebellum.stats import ChunkSums, Interval, paired_interval
 from cerebellum.store import Study
 from cerebellum.summary import Contrast, Summary, contrast, mean_of, nll_sums, summarize
-from cerebellum.verbs.job import cached_sha256, make_folder
+from cerebellum.verbs.job import cached_sha256, check_vocabulary, make_folder
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.verbs.text import Text, corpus_of, read, split_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,7 @@ def measure_files(
     n_chunks: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
+    chat: bool = False,
 ) -> Measurement:
     """Measure ``models`` against ``reference`` on the first ``n_chunks`` chunks of ``text`` (all by default).
 
@@ -69,7 +70,7 @@ def measure_files(
         raise InputError("no model was given to measure")
     for path in (*models, reference):
         gguf_file.read_model(path)
-    content = read_text(text)
+    content = read(text, chat)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
@@ -82,7 +83,7 @@ def measure_files(
         split, store, first = found[0]
         own = {chunk: store.nll(chunk) for chunk in split.chunks}
         files = [describe(study, path, scores, own, first) for path, (*_, scores) in zip(models, found, strict=True)]
-        return Measurement(tuple(files), mean_of(own), facts_of(ground, split, store))
+        return Measurement(tuple(files), mean_of(own), facts_of(ground, split, store, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,16 +101,19 @@ class Ground:
 
 
 def measure_file(
-    ground: Ground, path: Path, name: str, content: str, n_chunks: int | None
+    ground: Ground, path: Path, name: str, content: Text, n_chunks: int | None
 ) -> tuple[Split, ReferenceStore, Scores]:
     """One file's scores on the text; the reference's rows are kept first where they are missing."""
     engine = ground.backend.open(path, ground.settings)
     try:
-        corpus = engine.corpus(name, content, ground.settings.n_ctx)
+        corpus = corpus_of(engine, name, content, ground.settings.n_ctx, ground.progress)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
         facts = reference_facts(ground.reference_sha256, engine.n_vocab)
         store = store_for(ground.folder, corpus, facts, ground.settings, ground.build)
-        keep_rows(ground.backend, ground.reference, ground.settings, [(split, store)], engine.n_vocab, ground.progress)
+        if not all(store.has(chunk) for chunk in split.chunks):
+            with contextlib.closing(ground.backend.open(ground.reference, ground.settings)) as other:
+                check_vocabulary(ground.reference, other.n_vocab, engine.n_vocab)
+                keep_rows(other, [(split, store)], f"reference {ground.reference.name}", ground.progress)
         subject = {"file_sha256": cached_sha256(ground.study, path)}
         series = ground.study.series("text", series_facts(subject, split, ground.settings, ground.build, facts))
         trial, types = Trial(path.name, TrialKind.FILE), gguf_file.read_model(path).types
@@ -133,18 +137,11 @@ def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, fir
     )
 
 
-def facts_of(ground: Ground, split: Split, store: ReferenceStore) -> dict[str, Any]:
+def facts_of(ground: Ground, split: Split, store: ReferenceStore, text: Path) -> dict[str, Any]:
     """On what and with what it was measured."""
     return {
         "reference": {"file": ground.reference.name, "sha256": ground.reference_sha256, "k": store.k},
-        "text": {
-            "file": split.corpus.name,
-            "sha256": split.corpus.text_sha256,
-            "tokens_sha256": split.corpus.tokens_sha256,
-            "ctx": ground.settings.n_ctx,
-            "n_chunks": len(split.chunks),
-            "n_chunks_whole": split.corpus.n_chunks,
-        },
+        "text": split_facts(split, text),
         "settings": ground.settings.as_key(),
         "build": ground.build,
     }

@@ -11,16 +11,17 @@ from typing import Any
 
 from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Engine, Settings, Sources
-from cerebellum.corpus import read_text
 from cerebellum.domain import Corpus, Model
-from cerebellum.errors import OutputError, TextError
+from cerebellum.errors import InputError, ModelFileError, OutputError, TextError
 from cerebellum.keys import content_key, sha256_file
+from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.measurer import Measurer, Split, series_facts
 from cerebellum.progress import Progress
 from cerebellum.quants import ftype_name
 from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.verbs.text import Text, corpus_of, read
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -30,13 +31,15 @@ class JobOptions:
     """What a study is made of. ``base`` None: Q3_K_M of an unquantized model, the file itself of a quantized one.
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
-    ``reference`` None: the model file itself. ``command`` is noted in the study and the report.
+    ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
+    ``command`` is noted in the study and the report.
     """
 
     model: Path
     out: Path
     text: Path = bundled.SEARCH_TEXT
     report_text: Path | None = None
+    chat: bool = False
     base: str | None = None
     reference: Path | None = None
     imatrix: Path | None = None
@@ -107,11 +110,17 @@ def subject_of(source_sha256: str, imatrix: Path | None) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Iterator[Job]:
-    """Prepare and open everything; a second call with the same options finds what the first one left."""
+    """Prepare and open everything; a second call with the same options finds what the first one left.
+
+    What costs nothing is checked first, then the texts, then the reference is measured, and the base quantized last.
+    """
     source = gguf_file.read_model(options.model)
-    text = read_text(options.text)
-    report_text = read_text(options.report_text) if options.report_text else None
-    imatrix = gguf_file.load_imatrix(options.imatrix) if options.imatrix else None
+    own = own_base(options, source)
+    text = read(options.text, options.chat)
+    report_text = read(options.report_text, options.chat) if options.report_text else None
+    check_imatrix(options, source)
+    if options.reference:
+        gguf_file.read_model(options.reference)
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
@@ -119,24 +128,86 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
         sha256 = cached_sha256(study, options.model)
         study.bind(subject_of(sha256, options.imatrix), options.model.name)
         study.add_command(list(options.command))
-        base = prepare_base(options, source, backend, study, progress)
         build = backend.id
+        with contextlib.closing(backend.open(options.model, options.settings)) as first:
+            search, report = make_splits(first, options, text, report_text, progress)
+            n_vocab = first.n_vocab
+            reference = reference_facts(
+                cached_sha256(study, options.reference) if options.reference else sha256, n_vocab
+            )
+            wanted = [
+                (split, store_for(options.out, split.corpus, reference, options.settings, build))
+                for split in (search, report)
+            ]
+            if options.reference is None:
+                keep_rows(first, wanted, f"reference {options.model.name}", progress)
+        if options.reference is not None:
+            with contextlib.closing(backend.open(options.reference, options.settings)) as other:
+                check_vocabulary(options.reference, other.n_vocab, n_vocab)
+                keep_rows(other, wanted, f"reference {options.reference.name}", progress)
+        base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
         settings = shared_out(options.settings, options.workers)
         engines: list[Engine] = []
         for _ in range(options.workers):
             engines.append(backend.open(base.model.path, settings, sources))
             stack.callback(engines[-1].close)
-        search, report = make_splits(engines[0], options, text, report_text)
-        refuse_calibration_text(search, report, imatrix)
-        reference_sha256 = cached_sha256(study, options.reference) if options.reference else sha256
-        reference = reference_facts(reference_sha256, engines[0].n_vocab)
         job = Job(
             options, backend, progress, study, source, sha256, base, build, reference, search, report, tuple(engines)
         )
-        wanted = [(split, job.reference_store(split)) for split in (search, report)]
-        keep_rows(backend, job.reference_path, options.settings, wanted, engines[0].n_vocab, progress)
+        if base.twice:
+            progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
+        if 0 < source.context_length < options.settings.n_ctx:
+            job.warnings.append(
+                f"Chunks of {options.settings.n_ctx} tokens are longer than the {source.context_length} that {source.path.name} was made "
+                "for: give a smaller --ctx."
+            )
         yield job
+
+
+def own_base(options: JobOptions, source: Model) -> Base | None:
+    """The source itself where it is quantized already and no other base is asked for. Raises `InputError` where its type is unknown."""
+    if not source.is_quantized:
+        return None
+    if options.base is None:
+        if source.ftype is None:
+            raise InputError(
+                f"{source.path.name} is quantized, but doesn't say to which file type; name one with --base"
+            )
+        return Base(source, source.ftype, True)
+    return Base(source, source.ftype, True) if ftype_name(options.base) == source.ftype else None
+
+
+def check_imatrix(options: JobOptions, source: Model) -> None:
+    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`."""
+    if options.imatrix is None:
+        return
+    imatrix = gguf_file.load_imatrix(options.imatrix)
+    check_imatrix_fits(imatrix, options.imatrix, source)
+    texts = {path: sha256_file(path) for path in (options.text, options.report_text) if path is not None}
+    for name in imatrix.datasets:
+        made_from = Path(name)
+        found = next((path for path in (made_from, options.imatrix.parent / made_from.name) if path.is_file()), None)
+        sha256 = sha256_file(found) if found else None
+        for path, own in texts.items():
+            if path.name == made_from.name or own == sha256:
+                raise TextError(
+                    f"{path.name} made the importance matrix, so it can't measure what comes of it; give another text"
+                )
+
+
+def check_imatrix_fits(imatrix: gguf_file.Imatrix, path: Path, source: Model) -> None:
+    """Some tensor of the model has an entry. Raises `ModelFileError`."""
+    if not {t.name for t in quantizable_tensors(source)} & set(imatrix.entries):
+        raise ModelFileError(
+            f"the importance matrix {path} has no entry for any tensor of {source.path.name}; it was made for another model"
+        )
+
+
+def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
+    """Raises `InputError` where the reference has another number of tokens than the model."""
+    if n_reference != n_vocab:
+        raise InputError(f"{reference.name} has {n_reference} tokens, the model {n_vocab}: not a reference for it")
 
 
 def shared_out(settings: Settings, workers: int) -> Settings:
@@ -169,14 +240,7 @@ def cached_sha256(study: Study, path: Path) -> str:
 
 
 def prepare_base(options: JobOptions, source: Model, backend: Backend, study: Study, progress: Progress) -> Base:
-    """The base file: quantized from the source into the output folder once, or the source itself where it's quantized already."""
-    if source.is_quantized:
-        own = source.ftype or DEFAULT_BASE
-        if options.base is None or ftype_name(options.base) == own:
-            progress.note(
-                f"{source.path.name} is quantized already ({own}): it is the base, and what a recipe changes is quantized twice"
-            )
-            return Base(source, own, True)
+    """The base file, quantized from the source into the output folder once."""
     ftype = ftype_name(options.base or DEFAULT_BASE)
     path = options.out / f"base-{ftype}.gguf"
     name, wanted = (
@@ -190,36 +254,41 @@ def prepare_base(options: JobOptions, source: Model, backend: Backend, study: St
     return Base(gguf_file.read_model(path), ftype, source.is_quantized)
 
 
-def make_splits(engine: Engine, options: JobOptions, text: str, report_text: str | None) -> tuple[Split, Split]:
-    """The chunks that search and those that report; never the same chunk. Raises `TextError` where there are too few."""
+def make_splits(
+    engine: Engine, options: JobOptions, text: Text, report_text: Text | None, progress: Progress
+) -> tuple[Split, Split]:
+    """The chunks that search and those that report; never the same chunk. Raises `TextError` where there are too few, or shared ones."""
     n_ctx, limit = options.settings.n_ctx, options.n_chunks
-    corpus = engine.corpus(options.text.name, text, n_ctx)
+    corpus = corpus_of(engine, options.text.name, text, n_ctx, progress)
     if options.report_text is None or report_text is None:
         half = corpus.n_chunks // 2
+        if half < 2:
+            unit = "conversations" if options.chat else f"chunks of {n_ctx} tokens"
+            raise TextError(
+                f"{options.text.name} has only {corpus.n_chunks} {unit}; two must choose and two others report: give a longer text, a "
+                "smaller --ctx, or --report-text"
+            )
         first, second = range(half), range(half, corpus.n_chunks)
         return _split("search", corpus, first, limit), _split("report", corpus, second, limit)
-    other = engine.corpus(options.report_text.name, report_text, n_ctx)
-    if other.tokens_sha256 == corpus.tokens_sha256:
-        raise TextError(
-            f"{options.text.name} and {options.report_text.name} are the same text; the report needs another"
-        )
-    return (
-        _split("search", corpus, range(corpus.n_chunks), limit),
-        _split("report", other, range(other.n_chunks), limit),
-    )
+    other = corpus_of(engine, options.report_text.name, report_text, n_ctx, progress)
+    search = _split("search", corpus, range(corpus.n_chunks), limit)
+    report = _split("report", other, range(other.n_chunks), limit)
+    check_disjoint(search, report)
+    return search, report
 
 
 def _split(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Split:
+    if len(chunks) < 2:
+        raise TextError(f"{corpus.name} gives only one chunk to measure on; two are the least: give a longer text")
     return Split(name, corpus, tuple(chunks[:limit]))
 
 
-def refuse_calibration_text(search: Split, report: Split, imatrix: gguf_file.Imatrix | None) -> None:
-    """Text that made the importance matrix is for neither split, as far as its file says by name. Raises `TextError`."""
-    if imatrix is None:
-        return
-    made_from = {Path(name).name for name in imatrix.datasets}
-    for split in (search, report):
-        if split.corpus.name in made_from:
-            raise TextError(
-                f"{split.corpus.name} made the importance matrix, so it can't be the {split.name} text; give another"
-            )
+def check_disjoint(search: Split, report: Split) -> None:
+    """Raises `TextError` where a chunk of the report text is also one of the search text."""
+    searched = {search.corpus.chunk(c).tokens.tobytes() for c in search.chunks}
+    shared = sum(report.corpus.chunk(c).tokens.tobytes() in searched for c in report.chunks)
+    if shared:
+        raise TextError(
+            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also in {search.corpus.name}, which chooses; "
+            "the report needs another text"
+        )

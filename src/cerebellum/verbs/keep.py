@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cerebellum.backend import Backend, Settings
+from cerebellum.backend import Engine, Settings
 from cerebellum.domain import Corpus
-from cerebellum.errors import InputError
 from cerebellum.keys import content_key
 from cerebellum.measurer import Split
 from cerebellum.metrics import METRIC_VERSION
@@ -30,27 +29,16 @@ def store_for(
     return ReferenceStore(out / "reference" / key.partition(":")[2][:16], reference["k"])
 
 
-def keep_rows(
-    backend: Backend,
-    path: Path,
-    settings: Settings,
-    wanted: Sequence[tuple[Split, ReferenceStore]],
-    n_vocab: int,
-    progress: Progress,
-) -> None:
-    """Score the reference at ``path`` on the chunks whose rows are missing. Raises `InputError` for another vocabulary than ``n_vocab``."""
+def keep_rows(engine: Engine, wanted: Sequence[tuple[Split, ReferenceStore]], what: str, progress: Progress) -> None:
+    """Keep the rows of the reference that ``engine`` has opened, on the chunks where they are missing."""
     missing = [(split, store, [c for c in split.chunks if not store.has(c)]) for split, store in wanted]
     total = sum(len(chunks) for *_, chunks in missing)
     if not total:
         return
-    engine = backend.open(path, settings)
+    progress.begin(what, total)
     try:
-        if engine.n_vocab != n_vocab:
-            raise InputError(f"{path.name} has {engine.n_vocab} tokens, the model {n_vocab}: not a reference for it")
-        progress.begin(f"reference {path.name}", total)
         for split, store, chunks in missing:
             for chunk in engine.capture(split.corpus.chunks(chunks), store):
                 progress.step(f"{split.name} {chunk}")
-        progress.end()
     finally:
-        engine.close()
+        progress.end()

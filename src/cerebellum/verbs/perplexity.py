@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cerebellum.backend import Backend, Settings
-from cerebellum.corpus import read_text
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import TextError
 from cerebellum.progress import Progress, Silent
+from cerebellum.verbs.text import corpus_of, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,14 @@ def measure_perplexity(
     settings: Settings,
     n_chunks: int | None = None,
     progress: Progress | None = None,
+    chat: bool = False,
 ) -> Perplexity:
-    """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default)."""
+    """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``."""
     progress = progress or Silent()
-    content = read_text(text)
+    content = read(text, chat)
     engine = backend.open(model, settings)
     try:
-        corpus = engine.corpus(text.name, content, settings.n_ctx)
+        corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
         if n_chunks is not None and n_chunks < 1:
             raise TextError(f"--chunks must be at least 1, not {n_chunks}")
         numbers = range(min(n_chunks or corpus.n_chunks, corpus.n_chunks))

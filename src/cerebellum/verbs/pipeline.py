@@ -7,6 +7,7 @@ from typing import Any
 
 from cerebellum.backend import Backend
 from cerebellum.effects import Objective
+from cerebellum.keys import sha256_file
 from cerebellum.progress import Progress, Silent
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
@@ -14,6 +15,7 @@ from cerebellum.verbs.compose import Combination, combine
 from cerebellum.verbs.job import Base, Job, JobOptions, open_job
 from cerebellum.verbs.noise import Noise, measure_noise
 from cerebellum.verbs.sweep import Sweep, SweepOptions, run_sweep
+from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
 from cerebellum.verbs.write import Written, write_recipe
 from cerebellum.verdict import SCALE, scale_of
@@ -169,19 +171,13 @@ def facts_of(job: Job) -> dict[str, Any]:
         "model": {"file": job.source.path.name, "sha256": job.source_sha256, "architecture": job.source.architecture},
         "base": {"ftype": job.base.ftype, "file_bytes": job.base.model.file_bytes, "quantized_twice": job.base.twice},
         "reference": {**job.reference_facts, "file": job.reference_path.name},
-        "imatrix": job.options.imatrix.name if job.options.imatrix else None,
+        "imatrix": job.options.imatrix
+        and {"file": job.options.imatrix.name, "sha256": sha256_file(job.options.imatrix)},
         "build": job.build,
         "settings": job.options.settings.as_key(),
         "splits": {
-            split.name: {
-                "text": split.corpus.name,
-                "text_sha256": split.corpus.text_sha256,
-                "tokens_sha256": split.corpus.tokens_sha256,
-                "ctx": split.corpus.n_ctx,
-                "chunks": [split.chunks[0], split.chunks[-1]],
-                "n_chunks": len(split.chunks),
-            }
-            for split in (job.search, job.report)
+            job.search.name: split_facts(job.search, job.options.text),
+            job.report.name: split_facts(job.report, job.options.report_text or job.options.text),
         },
         "command": list(job.options.command),
         "warnings": list(job.warnings),

@@ -15,6 +15,7 @@ from cerebellum.keys import sha256_file
 from cerebellum.overrides import Hit, Overrides, pairs, parse_overrides, resolve
 from cerebellum.progress import Progress, Silent
 from cerebellum.quants import fallback_type, ftype_name
+from cerebellum.verbs.job import check_imatrix_fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def quantize_model(
     lines = read_overrides(overrides) if overrides else ()
     hits = resolve(lines, source) if lines else ()
     if imatrix:
-        gguf_file.load_imatrix(imatrix)
+        check_imatrix_fits(gguf_file.load_imatrix(imatrix), imatrix, source)
     progress.note(f"quantizing {model.name} to {name}")
     backend.quantize(model, out, name, pairs(lines), imatrix)
     written = gguf_file.read_model(out)

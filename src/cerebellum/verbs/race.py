@@ -45,7 +45,7 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
     trials = {trial.label: trial for trial in plan.trials}
     budget = budget_chunks(job, options, measurer.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
-        least = len(trials) * schedule.looks[0] * job.search.corpus.n_ctx
+        least = -(-len(trials) * schedule.looks[0] * job.search.n_tokens // len(job.search.chunks))
         raise InputError(
             f"{len(trials)} trials need {least:,} tokens for their first look of {schedule.looks[0]} chunks each; give a larger budget, "
             "fewer tensors or types, or a smaller --ctx"
@@ -66,7 +66,7 @@ def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
     clock read along the way would make the choice depend on the machine's load."""
     budgets = []
     if options.budget_tokens is not None:
-        budgets.append(options.budget_tokens // job.search.corpus.n_ctx)
+        budgets.append(options.budget_tokens * len(job.search.chunks) // job.search.n_tokens)
     if options.budget_minutes is not None:
         budgets.append(int(options.budget_minutes * 60 / seconds_a_chunk(job, series)))
     return min(budgets, default=None)

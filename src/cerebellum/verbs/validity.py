@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings, Sources
-from cerebellum.corpus import read_text
 from cerebellum.domain import Trial, TrialKind, swaps_of
 from cerebellum.errors import InputError, RefusedError
 from cerebellum.ladder import Rung, Validity, ValidityReport, assess, parse_ladder
@@ -22,6 +21,7 @@ from cerebellum.summary import mean_kld, nll_sums
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.job import Job, cached_sha256
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.verbs.text import corpus_of, read, split_facts
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -74,16 +74,17 @@ def check_models(
     n_chunks: int | None = None,
     out: Path | None = None,
     progress: Progress | None = None,
+    chat: bool = False,
 ) -> LadderResult:
     """One unquantized model: a ladder of its own quantizations, in memory. Several: they are the rungs, the first the reference unless
     ``reference`` is given. Raises a `CerebellumError`."""
     progress = progress or Silent()
     n_chunks = LADDER_CHUNKS if n_chunks is None else n_chunks
     if len(models) == 1 and reference is None:
-        return _own_ladder(backend, models[0], text, settings, n_chunks, out, progress)
+        return _own_ladder(backend, models[0], text, settings, n_chunks, out, progress, chat)
     first, *rest = models
     rungs = rest if reference is None else list(models)
-    found = measure_files(backend, rungs, reference or first, text, settings, n_chunks, out, progress)
+    found = measure_files(backend, rungs, reference or first, text, settings, n_chunks, out, progress, chat)
     own = math.exp(found.reference_nll.estimate)
     n_tokens = found.files[0].summary.n_tokens
     measured = []
@@ -95,7 +96,14 @@ def check_models(
 
 
 def _own_ladder(
-    backend: Backend, model: Path, text: Path, settings: Settings, n_chunks: int, out: Path | None, progress: Progress
+    backend: Backend,
+    model: Path,
+    text: Path,
+    settings: Settings,
+    n_chunks: int,
+    out: Path | None,
+    progress: Progress,
+    chat: bool,
 ) -> LadderResult:
     source = gguf_file.read_model(model)
     if source.is_quantized:
@@ -103,18 +111,18 @@ def _own_ladder(
             f"{model.name} is quantized already, so nothing says how far it is from its original; give the unquantized file, or "
             "several files with --reference"
         )
-    content = read_text(text)
+    content = read(text, chat)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)
         study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
         build = backend.id
         engine = backend.open(model, settings, Sources(model))
         try:
-            corpus = engine.corpus(text.name, content, settings.n_ctx)
+            corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
             split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
             facts = reference_facts(sha256, engine.n_vocab)
             store = store_for(folder, corpus, facts, settings, build)
-            keep_rows(backend, model, settings, [(split, store)], engine.n_vocab, progress)
+            keep_rows(engine, [(split, store)], f"reference {model.name}", progress)
             series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
             measurer = Measurer([engine], study, series, source.types, corpus, store, progress)
             scores = measurer.measure(ladder_trials(backend, model, source.types, None), split.chunks, "ladder")
@@ -122,12 +130,7 @@ def _own_ladder(
             engine.close()
         told = {
             "reference": {"file": model.name, "sha256": sha256},
-            "text": {
-                "file": text.name,
-                "sha256": corpus.text_sha256,
-                "ctx": settings.n_ctx,
-                "n_chunks": len(split.chunks),
-            },
+            "text": split_facts(split, text),
             "settings": settings.as_key(),
             "build": build,
         }
@@ -150,7 +153,7 @@ def check_job(job: Job) -> LadderResult:
     trials = ladder_trials(job.backend, job.options.model, job.base.model.types, job.options.imatrix)
     scores = job.measurer(job.search).measure(trials, chunks, "ladder, search text")
     store = job.reference_store(job.search)
-    facts = {"text": {"file": job.search.corpus.name, "ctx": job.search.corpus.n_ctx, "n_chunks": len(chunks)}}
+    facts = {"text": split_facts(replace(job.search, chunks=chunks), job.options.text)}
     return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts)
 
 

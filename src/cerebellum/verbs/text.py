@@ -1,0 +1,49 @@
+"""What a verb measures on: a plain text, or conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cerebellum.backend import Engine
+from cerebellum.bundled import REPORT_TEXT, SEARCH_TEXT
+from cerebellum.chat import Conversations, read_conversations
+from cerebellum.corpus import read_text
+from cerebellum.domain import Corpus
+from cerebellum.keys import sha256_file
+from cerebellum.measurer import Split
+from cerebellum.progress import Progress
+
+Text = str | Conversations
+
+
+def read(path: Path, chat: bool) -> Text:
+    """The file at ``path``, read and checked. Raises `TextError`."""
+    return read_conversations(path) if chat else read_text(path)
+
+
+def corpus_of(engine: Engine, name: str, text: Text, n_ctx: int, progress: Progress) -> Corpus:
+    """``text`` in the engine's tokens; conversations that are cut or left out are told. Raises `TextError`."""
+    if isinstance(text, str):
+        return engine.corpus(name, text, n_ctx)
+    corpus = engine.chat_corpus(text, n_ctx)
+    if corpus.turns and (corpus.turns.n_cut or corpus.turns.n_dropped):
+        progress.note(
+            f"{name}: of {len(text.items)} conversations {corpus.turns.n_cut} are cut at {n_ctx} tokens, "
+            f"{corpus.turns.n_dropped} left out, for no word of the assistant is before that"
+        )
+    return corpus
+
+
+def split_facts(split: Split, path: Path) -> dict[str, Any]:
+    """Which part of which text. ``conversations`` None: a plain text; else how many of the text's were cut or left out."""
+    turns = split.corpus.turns
+    return {
+        "text": split.corpus.name + (" (bundled small world)" if path in (SEARCH_TEXT, REPORT_TEXT) else ""),
+        "text_sha256": sha256_file(path),
+        "tokens_sha256": split.corpus.tokens_sha256,
+        "ctx": split.corpus.n_ctx,
+        "chunks": [split.chunks[0], split.chunks[-1]],
+        "n_chunks": len(split.chunks),
+        "conversations": turns and {"cut": turns.n_cut, "dropped": turns.n_dropped},
+    }
