@@ -114,7 +114,7 @@ def mapped(path: Path) -> Iterator[tuple[Buffer, int]]:
             with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
                 yield view, size
     except OSError as error:
-        raise ModelFileError(f"can't read the model file {path}: {_reason(path, error)}") from error
+        raise ModelFileError(f"can't read the file {path}: {_reason(path, error)}") from error
 
 
 def _reason(path: Path, error: OSError) -> str:

@@ -80,11 +80,7 @@ def plan_sweep(
     for an unknown role or block or where nothing is left to measure, `TypeChoiceError` for an unknown type, one that no chosen
     tensor can hold, or one that needs an importance matrix where there is none.
     """
-    tensors = select_tensors(model, roles, blocks)
-    wanted = list(dict.fromkeys(quant_type(name).name for name in types))
-    if not wanted:
-        raise TypeChoiceError("no type to sweep was given; give one with --to, Q2_K for example")
-    notes = [note for kind in wanted if (note := _check_type(kind, tensors, has_imatrix))]
+    tensors, wanted, notes = check_choice(model, roles, types, blocks, has_imatrix)
     planned: dict[Swap, Planned] = {}
     skipped = []
     for tensor in _replay_order(tensors):
@@ -100,6 +96,17 @@ def plan_sweep(
             f"nothing to measure: {skipped[0].tensor} {skipped[0].reason}; choose another role or type"
         )
     return SweepPlan(tuple(planned.values()), tuple(skipped), tuple(notes))
+
+
+def check_choice(
+    model: Model, roles: Sequence[str], types: Sequence[str], blocks: Iterable[int] | None, has_imatrix: bool
+) -> tuple[tuple[Tensor, ...], list[str], list[str]]:
+    """(tensors, types, notes on fallbacks) of a sweep: what is known before there is a base. Raises as `plan_sweep` does."""
+    tensors = select_tensors(model, roles, blocks)
+    wanted = list(dict.fromkeys(quant_type(name).name for name in types))
+    if not wanted:
+        raise TypeChoiceError("no type to sweep was given; give one with --to, Q2_K for example")
+    return tensors, wanted, [note for kind in wanted if (note := _check_type(kind, tensors, has_imatrix))]
 
 
 def _why_not(swap: Swap, base_types: Mapping[str, str], unused: frozenset[str], planned: Mapping[Swap, Planned]) -> str:

@@ -165,8 +165,11 @@ class Study:
         if known is None:
             self.set_fact("subject", {"key": content_key("subject", subject), "facts": subject, "name": describe})
         elif known["key"] != content_key("subject", subject):
+            other = f"not of {describe}"
+            if known["name"] == describe:
+                other = "with other content or another importance matrix"
             raise StudyError(
-                f"{self.path.parent} holds a study of {known['name']}, not of {describe}; choose another output folder"
+                f"{self.path.parent} holds a study of {known['name']}, {other}; choose another output folder"
             )
 
     def fact(self, name: str) -> Any:

@@ -308,7 +308,7 @@ def test_a_race_on_conversations_counts_their_tokens(ground: Path) -> None:
 def test_one_conversation_can_not_both_choose_and_report(ground: Path) -> None:
     one = ground / "one.jsonl"
     one.write_text((ground / "chat.jsonl").read_text().split("\n")[0])
-    with pytest.raises(TextError, match="one conversation"):
+    with pytest.raises(TextError, match="only 1 conversations; two must choose"):
         run(ground, text=one)
     assert run(ground, report_text=one).facts["splits"]["report"]["n_chunks"] == 1
     assert api.perplexity(ground / "model.gguf", one, chat=True, ctx=32, backend=FakeBackend()).chunks == 1

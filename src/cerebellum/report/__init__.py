@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report
 from cerebellum.report.plain import summary_of
-from cerebellum.verbs.write import write_text
+from cerebellum.verbs.write import companions, write_text
 
 if TYPE_CHECKING:
     from cerebellum.verbs.pipeline import RunResult
@@ -19,8 +19,8 @@ def write_report(result: RunResult, out: Path) -> None:
     """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``. Raises `OutputError`."""
     from cerebellum.report.chart import sweep_chart
 
-    write_text(out / "sweep.svg", sweep_chart(result.sweep))
+    write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.swaps))
     write_text(out / "report.md", full_report(result))
     write_text(out / "report.json", json.dumps(summary_of(result), indent=2, ensure_ascii=False) + "\n")
     if result.written is not None:
-        write_text(result.written.path.with_suffix(".card.md"), model_card(result))
+        write_text(companions(result.written.path)[1], model_card(result))

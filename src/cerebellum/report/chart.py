@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from cerebellum.domain import Swaps
+from cerebellum.report.grids import measured_on
 from cerebellum.stats import Interval
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [step * i for i in range(first, last + 1)]
 
 
-def sweep_chart(sweep: Sweep) -> str:
-    """SVG of the sweep in the order of blocks."""
+def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: Swaps) -> str:
+    """SVG of the sweep in the order of blocks, with what it was measured on; a ring marks the chosen."""
     rows = sweep.rows
     by_kld = all(row.contrast.kld for row in rows)
     values = [(row.contrast.kld or row.contrast.ppl) if by_kld else row.contrast.percent for row in rows]
@@ -45,11 +47,17 @@ def sweep_chart(sweep: Sweep) -> str:
     marks = [_finite(v, scale) for v in values]
     axis = ticks(min(low for _, low, _ in marks), max(high for *_, high in marks))
     height = TOP + ROW * len(rows) + 40
-    body = [_axis(axis, height - 40, unit)]
+    note = f"{measured_on(facts, 'search')}{'; rings: chosen' if chosen else ''}"
+    body = [
+        _axis(axis, height - 40, unit),
+        f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(note)}</text>',
+    ]
     for place, (row, mark) in enumerate(zip(rows, marks, strict=True)):
         label = f"{row.effect.tensor.removesuffix('.weight')} → {row.effect.to_type}"
         word = str(row.contrast.judgement.verdict)
-        body.append(_row(TOP + ROW * (place + 0.5), label, word, [_x(v, axis) for v in mark]))
+        body.append(
+            _row(TOP + ROW * (place + 0.5), label, word, [_x(v, axis) for v in mark], row.effect.swap in chosen)
+        )
     total = LEFT + WIDTH + RIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" width="{total}" height="{height}" '
@@ -78,12 +86,14 @@ def _axis(axis: Sequence[float], bottom: float, unit: str) -> str:
     return "".join(parts)
 
 
-def _row(y: float, label: str, word: str, xs: Sequence[float]) -> str:
+def _row(y: float, label: str, word: str, xs: Sequence[float], chosen: bool) -> str:
     colour = COLOURS.get(word, "#777777")
     middle, low, high = xs
+    ring = f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="6.5" fill="none" stroke="#111"/>' if chosen else ""
     return (
         f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="2"/>'
         f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
+        f"{ring}"
         f'<text x="{LEFT + WIDTH + 8}" y="{y + 4:.1f}" fill="{colour}">{escape(word)}</text>'
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from cerebellum import gguf_file
 from cerebellum.backend import Backend
 from cerebellum.effects import Objective
 from cerebellum.keys import sha256_file
+from cerebellum.plan import check_choice
 from cerebellum.progress import Progress, Silent
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
@@ -17,7 +19,7 @@ from cerebellum.verbs.noise import Noise, measure_noise
 from cerebellum.verbs.sweep import Sweep, SweepOptions, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
-from cerebellum.verbs.write import Written, write_recipe
+from cerebellum.verbs.write import Written, companions, recipe_path, write_recipe
 from cerebellum.verdict import SCALE, scale_of
 
 
@@ -86,6 +88,7 @@ def run_job(
     from cerebellum.report.plain import summary_of
 
     check_policy(choice_options.policy)
+    check_sweep(options, sweep_options)
     with open_job(options, backend, progress or Silent()) as job:
         validity = gate(job, choice_options)
         noise = take_noise(job)
@@ -100,6 +103,8 @@ def run_job(
             combination = combine(job, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
             written = write_recipe(job, combination)
         facts = {**facts_of(job), "choice": as_json(choice_options)}
+        if written is None and (left := left_from_before(job)):
+            facts["left_from_before"] = left
         result = RunResult(
             options.model.name, job.base, sweep, choice, alternatives, combination, written, noise, validity, facts
         )
@@ -112,6 +117,7 @@ def sweep_job(
     options: JobOptions, sweep_options: SweepOptions, *, backend: Backend, progress: Progress | None = None
 ) -> SweepResult:
     """The sweep alone. `run_job` on the same folder takes its measurements over."""
+    check_sweep(options, sweep_options)
     with open_job(options, backend, progress or Silent()) as job:
         noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
@@ -134,6 +140,18 @@ def warn(job: Job, sweep: Sweep) -> None:
         )
     for warning in job.warnings:
         job.progress.note(f"warning: {warning}")
+
+
+def check_sweep(options: JobOptions, sweep_options: SweepOptions) -> None:
+    """What can be known of a sweep from the model's header alone. Raises `TensorChoiceError` or `TypeChoiceError`."""
+    source = gguf_file.read_model(options.model)
+    check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, options.imatrix is not None)
+
+
+def left_from_before(job: Job) -> list[str]:
+    """Files that an earlier run with other options wrote here."""
+    path = recipe_path(job)
+    return [p.name for p in (path, *companions(path)) if p.exists()]
 
 
 def take_noise(job: Job) -> Noise:

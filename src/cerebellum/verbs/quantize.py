@@ -12,15 +12,16 @@ from cerebellum.backend import Backend
 from cerebellum.domain import Model
 from cerebellum.errors import OutputError, OverrideError
 from cerebellum.keys import sha256_file
+from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.overrides import Hit, Overrides, pairs, parse_overrides, resolve
 from cerebellum.progress import Progress, Silent
-from cerebellum.quants import fallback_type, ftype_name
+from cerebellum.quants import FTYPES, ftype_name, quant_type
 from cerebellum.verbs.job import check_imatrix_fits
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was written. ``fallbacks``: tensors an override asked another type for than their rows can hold, with what was stored."""
+    """What was written. ``fallbacks``: tensors whose rows can't hold what the file type or an override asks for, with what was stored."""
 
     model: Model
     source: Model
@@ -57,9 +58,12 @@ class Quantized:
             lines.append(
                 f"override {hit.override}: {len(hit.tensors)} {'tensor' if len(hit.tensors) == 1 else 'tensors'} ({names})"
             )
-        lines += [
-            f"fallback: {name} can't hold what was asked for and is {kind}" for name, kind in self.fallbacks.items()
-        ]
+        for kind, n in Counter(self.fallbacks.values()).most_common():
+            first = next(name for name, stored in self.fallbacks.items() if stored == kind)
+            lines.append(
+                f"fallback: {n} of {len(self.model.tensors)} tensors can't hold what {self.ftype} or an override asks for and are "
+                f"{kind} ({first}{', …' if n > 1 else ''})"
+            )
         if self.source.is_quantized:
             lines.append(f"note: {self.source.path.name} was quantized before, so its weights are quantized twice")
         return "\n".join(lines)
@@ -82,6 +86,8 @@ def quantize_model(
     progress = progress or Silent()
     source = gguf_file.read_model(model)
     name = ftype_name(ftype)
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; name the file to write")
     if out.exists() and (not force or out.samefile(model)):
         raise OutputError(
             f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
@@ -93,7 +99,7 @@ def quantize_model(
     progress.note(f"quantizing {model.name} to {name}")
     backend.quantize(model, out, name, pairs(lines), imatrix)
     written = gguf_file.read_model(out)
-    return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(hits, written))
+    return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(source, name, hits, written))
 
 
 def read_overrides(path: Path) -> Overrides:
@@ -101,12 +107,15 @@ def read_overrides(path: Path) -> Overrides:
     try:
         return parse_overrides(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise OverrideError(f"can't read the overrides {path}: {error}") from error
+        raise OverrideError(
+            f"can't read the overrides {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from error
 
 
-def fallbacks_of(hits: tuple[Hit, ...], written: Model) -> dict[str, str]:
-    """Tensors whose rows can't hold the type an override asked for → the type they have."""
-    types = written.types
-    asked = {tensor: hit.override.type for hit in hits for tensor in hit.tensors}
+def fallbacks_of(source: Model, ftype: str, hits: tuple[Hit, ...], written: Model) -> dict[str, str]:
+    """Tensors whose rows can't hold the type that the file type or an override asks for → the type they have."""
+    types, default = written.types, FTYPES[ftype][1]
+    asked = {t.name: default for t in quantizable_tensors(source) if not quant_type(default).fits(t.row_length)}
+    asked |= {tensor: hit.override.type for hit in hits for tensor in hit.tensors}
     lengths = {t.name: t.row_length for t in written.tensors}
-    return {n: types[n] for n, kind in asked.items() if fallback_type(kind, lengths[n]).name != kind}
+    return {n: types[n] for n, kind in asked.items() if not quant_type(kind).fits(lengths[n])}

@@ -57,13 +57,22 @@ def make_overrides(job: Job, recipe: Trial) -> Overrides:
     return pin(recipe.swaps, base.types, realized, base)
 
 
-def write_recipe(job: Job, combination: Combination, name: str | None = None) -> Written:
+def recipe_path(job: Job) -> Path:
+    """Where the recipe's GGUF goes."""
+    return job.options.out / f"{job.source.path.stem}-{job.base.ftype}-cerebellum.gguf"
+
+
+def companions(path: Path) -> tuple[Path, Path]:
+    """The override file and the model card of a written GGUF."""
+    return path.with_suffix(".overrides.txt"), path.with_suffix(".card.md")
+
+
+def write_recipe(job: Job, combination: Combination) -> Written:
     """The GGUF and its override file in the output folder. Raises `ProofError` and leaves no file where the proof fails."""
     recipe = combination.recipe
     overrides = make_overrides(job, recipe)
-    stem = name or f"{job.source.path.stem}-{job.base.ftype}-cerebellum"
-    path = job.options.out / f"{stem}.gguf"
-    unproven = path.with_name(f".{stem}.unproven.gguf")
+    path = recipe_path(job)
+    unproven = path.with_name(f".{path.stem}.unproven.gguf")
     job.progress.note(f"writing {path.name}")
     try:
         job.backend.quantize(job.options.model, unproven, job.base.ftype, pairs(overrides), job.options.imatrix)
@@ -72,7 +81,7 @@ def write_recipe(job: Job, combination: Combination, name: str | None = None) ->
         in_memory = job.measurer(job.report).measure([recipe, BASE_TRIAL], job.report.chunks, "recipe in memory")
         check_equal(path, scores, in_memory[recipe.label])
         sha256 = sha256_file(unproven)
-        overrides_path = path.with_suffix(".overrides.txt")
+        overrides_path = companions(path)[0]
         write_text(overrides_path, format_overrides(overrides))
         unproven.replace(path)
     finally:
