@@ -77,7 +77,7 @@ def test_a_file_that_is_no_whole_model(
         (("--text", "text.txt", "--report-text", "text.txt"), 2, ("same text",)),
         (("--chat",), 2, ("--chat needs --text",)),
         (("--chat", "--text", "broken.jsonl"), 2, ("broken.jsonl, line 2", "JSON")),
-        (("--chat", "--text", "chat.jsonl"), 2, ("base-Q3_K_M.gguf has no chat template", "without --chat")),
+        (("--chat", "--text", "chat.jsonl"), 2, ("model.gguf has no chat template", "without --chat")),
         (("--text", "text.txt", "--role", "ffn_gaet"), 2, ("ffn_gaet", "ffn_gate")),
         (("--text", "text.txt", "--role", "attn_norm"), 2, ("attn_norm", "never quantizes")),
         (("--text", "text.txt", "--to", "Q9_K"), 2, ("Q9_K",)),

@@ -310,7 +310,8 @@ def test_one_conversation_can_not_both_choose_and_report(ground: Path) -> None:
     one.write_text((ground / "chat.jsonl").read_text().split("\n")[0])
     with pytest.raises(TextError, match="only 1 conversations; two must choose"):
         run(ground, text=one)
-    assert run(ground, report_text=one).facts["splits"]["report"]["n_chunks"] == 1
+    with pytest.raises(TextError, match="only one chunk"):
+        run(ground, report_text=one)
     assert api.perplexity(ground / "model.gguf", one, chat=True, ctx=32, backend=FakeBackend()).chunks == 1
 
 

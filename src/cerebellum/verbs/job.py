@@ -285,6 +285,8 @@ def _split(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Split
 
 def check_disjoint(search: Split, report: Split) -> None:
     """Raises `TextError` where a chunk of the report text is also one of the search text."""
+    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256:
+        raise TextError(f"{search.corpus.name} and {report.corpus.name} are the same text; the report needs another")
     searched = {search.corpus.chunk(c).tokens.tobytes() for c in search.chunks}
     shared = sum(report.corpus.chunk(c).tokens.tobytes() in searched for c in report.chunks)
     if shared:
