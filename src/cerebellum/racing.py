@@ -1,7 +1,8 @@
 """Racing: which trials get which next chunks, so that tokens go where a decision is still open. Policy only, no engine.
 
 A race runs in rounds; round r brings every open trial up to look r of the schedule. A trial leaves when it is settled:
-its verdict is clear (goal VERDICT), or its place above or below the cut is (goal TOP_K). The state is a replay over the
+its verdict is clear (goal VERDICT), it surely can't be chosen (goal CHOICE), or its place above or below the cut is clear
+(goal TOP_K). The state is a replay over the
 measurements present, round by round, each trial cut to the chunks its round had: it can't depend on worker count, on
 order of arrival, or on surplus chunks, and resuming is calling `race_state` again.
 
@@ -13,6 +14,7 @@ on.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -30,16 +32,24 @@ from cerebellum.sequential import (
     running_interval,
     student_quantile,
 )
-from cerebellum.stats import ChunkSums, Floats, Interval, mean_limits, ratio_values
+from cerebellum.stats import ChunkSums, Floats, Interval, mean_interval, mean_limits, ratio_values
 from cerebellum.verdict import Judgement, Verdict, judge
 
 Bools = npt.NDArray[np.bool_]
 
+EXIT_SHARE = 0.2
+"""Share of alpha at which CHOICE lets a trial go: only trials that are surely too costly leave early, so what reaches the full text is
+judged there as if never looked at before (a non-binding stop for futility costs the last look nothing), and the interval of either kind
+misses with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
+"""
+
 
 class Goal(enum.StrEnum):
-    """What a race must settle: each trial's verdict, or which ``keep`` trials have the lowest difference."""
+    """What a race must settle: each trial's verdict, its place in a choice (see `RaceRules.limits`), or which ``keep`` trials have the
+    lowest difference."""
 
     VERDICT = "verdict"
+    CHOICE = "choice"
     TOP_K = "top-k"
 
 
@@ -51,7 +61,9 @@ class RaceRules:
     trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
     as in `cerebellum.verdict.judge`; with TOP_K two trials closer than the margin may stand in either order. ``keep``:
     how many trials TOP_K keeps. ``scale``: per-trial factor on its difference for TOP_K (1 / bytes saved, say), 1 where
-    absent; with scales the margin is in scaled units.
+    absent; with scales the margin is in scaled units. ``limits``: per-trial largest difference with which CHOICE could still choose it
+    (infinite where absent): a trial that is surely beyond is out, one that surely improves or makes no difference is in, the others go
+    on to the full text, since what they cost is then spent.
     """
 
     order: tuple[int, ...]
@@ -63,6 +75,7 @@ class RaceRules:
     goal: Goal = Goal.VERDICT
     keep: int = 0
     scale: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.order)) != len(self.order) or self.schedule.looks[-1] > len(self.order):
@@ -204,7 +217,9 @@ class _Replay:
         self.rules, self.trials, self.measured = rules, trials, measured
         self.open = list(trials)
         self.settled = dict.fromkeys(trials, "")
+        self.look = dict.fromkeys(trials, -1)
         self.intervals: dict[str, list[Interval]] = {t: [] for t in trials}
+        self.exits: dict[str, list[Interval]] = {t: [] for t in trials}
         self.p = dict.fromkeys(trials, 1.0)
         self.ahead = np.zeros((len(trials), len(trials)), dtype=bool)
         self.urgency: dict[str, float] = dict.fromkeys(trials, 0.0)
@@ -222,9 +237,16 @@ class _Replay:
         return tuple(Assignment(t, chunks) for t, chunks in missing if chunks)
 
     def take_look(self, trial: str, look: int) -> None:
-        x = self.values(trial, look)
-        self.intervals[trial].append(repeated_interval(x, look, self.rules.schedule, self.rules.alpha))
-        self.p[trial] = min(self.p[trial], look_p(x, look, self.rules.schedule))
+        x, schedule = self.values(trial, look), self.rules.schedule
+        self.look[trial] = look
+        if self.rules.goal is Goal.CHOICE:
+            self.exits[trial].append(repeated_interval(x, look, schedule, EXIT_SHARE * self.rules.alpha))
+            if look == len(schedule.looks) - 1:
+                self.intervals[trial] = [mean_interval(x, 1.0 - self.rules.alpha)]
+                self.p[trial] = look_p(x, 0, Schedule((len(x),)))
+                return
+        self.intervals[trial].append(repeated_interval(x, look, schedule, self.rules.alpha))
+        self.p[trial] = min(self.p[trial], look_p(x, look, schedule))
 
     def judge_all(self) -> dict[str, tuple[float, Judgement | None]]:
         adjusted = adjusted_p([self.p[t] for t in self.trials])
@@ -245,6 +267,16 @@ class _Replay:
                 if trial in self.open and word is not None and word.verdict is not Verdict.UNDECIDED:
                     self.settled[trial] = "verdict"
             self.urgency = {t: _distance(self.intervals[t][-1], 0.0) for t in self.open}
+        elif self.rules.goal is Goal.CHOICE:
+            limits = {t: self.rules.limits.get(t, math.inf) for t in self.open}
+            judged = self.judge_all()
+            for trial in self.open:
+                word = judged[trial][1]
+                if running_interval(self.exits[trial]).low > limits[trial]:
+                    self.settled[trial] = "out"
+                elif word is not None and word.verdict in (Verdict.IMPROVES, Verdict.NO_DIFFERENCE):
+                    self.settled[trial] = "in"
+            self.urgency = {t: _distance(self.intervals[t][-1], limits[t]) for t in self.open}
         else:
             self._place(look)
         last = look == len(self.rules.schedule.looks) - 1
@@ -276,7 +308,7 @@ class _Replay:
 
     def _taken(self, trial: str, number: int | None) -> int:
         """Chunks measured for the race itself: those of the look reached or under way, whatever else is known of the trial."""
-        reached = len(self.intervals[trial]) - 1
+        reached = self.look[trial]
         look = reached if number is None or trial not in self.open else max(reached, number)
         wanted = self.rules.order[: self.rules.schedule.looks[look]] if look >= 0 else ()
         return sum(chunk in self.measured.get(trial, {}) for chunk in wanted)
@@ -285,7 +317,7 @@ class _Replay:
         taken = self.intervals[trial]
         running = running_interval(taken) if taken else None
         n = taken[-1].n_chunks if taken else 0
-        return Standing(trial, len(taken) - 1, n, running, self.p[trial], adjusted, word, self.settled[trial])
+        return Standing(trial, self.look[trial], n, running, self.p[trial], adjusted, word, self.settled[trial])
 
 
 def _distance(interval: Interval, line: float) -> float:

@@ -109,11 +109,23 @@ def test_a_failed_trial_keeps_what_was_measured_and_can_be_tried_again(model: Pa
 
 def test_the_race_gives_the_verdicts_of_the_full_text_with_a_third_of_it(model: Path) -> None:
     full = run(model)
-    raced = run(model, out=model.parent / "race", race=True)
-    words = [{r.effect.swap: r.contrast.judgement.verdict for r in result.sweep.rows} for result in (full, raced)]
+    raced = api.sweep(model, backend=FakeBackend(EFFECTS), **options(model, race=True, out=model.parent / "race")).sweep
+    words = [{r.effect.swap: r.contrast.judgement.verdict for r in sweep.rows} for sweep in (full.sweep, raced)]
     assert words[0] == words[1]
-    assert raced.sweep.race is not None
-    assert raced.sweep.race.n_chunks <= raced.sweep.race.n_chunks_full / 3
+    assert raced.race is not None and raced.race.n_chunks <= raced.race.n_chunks_full / 3
+
+
+def test_a_race_that_ends_in_a_choice_chooses_as_the_full_text_does(model: Path) -> None:
+    """What is surely too costly leaves early; what could be chosen goes on until that is clear."""
+    for allow in (0.02, 0.06, 1.0):
+        full = run(model, allow=allow, out=model.parent / f"full-{allow}")
+        raced = run(model, allow=allow, race=True, out=model.parent / f"raced-{allow}")
+        assert raced.choice.swaps == full.choice.swaps and full.choice.swaps
+        race = raced.sweep.race
+        assert race is not None and race.n_chunks < race.n_chunks_full
+        early = {r.effect.swap for r in raced.sweep.rows if r.summary.n_chunks < raced.sweep.base.n_chunks}
+        words = {r.effect.swap: r.contrast.judgement.verdict for r in raced.sweep.rows}
+        assert all(words[s] is not Verdict.DAMAGES for s in early & set(raced.choice.swaps))
 
 
 def test_a_race_is_the_same_for_any_number_of_workers_and_after_a_failure(model: Path) -> None:

@@ -9,11 +9,10 @@ from cerebellum.domain import Trial, TrialKind, swaps_of
 from cerebellum.effects import Prediction, predict_additive
 from cerebellum.measurer import Split
 from cerebellum.plan import blanket_trial, random_trials
-from cerebellum.quants import quant_type
 from cerebellum.select import Choice
 from cerebellum.summary import Contrast, Summary, contrast, summarize
 from cerebellum.verbs.job import Job
-from cerebellum.verbs.sweep import BASE_TRIAL, Sweep
+from cerebellum.verbs.sweep import BASE_TRIAL, Sweep, delta_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +95,3 @@ def compare(job: Job, split: Split, trials: list[Trial]) -> Comparison:
         for trial in trials
     )
     return Comparison(split.name, rows)
-
-
-def delta_bytes(job: Job, trial: Trial) -> int:
-    """Bytes of tensor data more (or less) than the base's."""
-    total = 0
-    for swap in trial.swaps:
-        tensor = job.base.model.tensor(swap.tensor)
-        assert tensor is not None
-        total += tensor.bytes_as(quant_type(swap.type)) - tensor.n_bytes
-    return total

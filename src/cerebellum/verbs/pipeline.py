@@ -92,7 +92,7 @@ def run_job(
     with open_job(options, backend, progress or Silent()) as job:
         validity = gate(job, choice_options)
         noise = take_noise(job)
-        sweep = run_sweep(job, sweep_options)
+        sweep = run_sweep(job, sweep_options, None if choice_options.by_perplexity else choice_options.allowed_damage)
         warn(job, sweep)
         rules = rules_of(sweep, sweep_options, choice_options)
         choice = choose(choice_options.policy, sweep.effects, rules)

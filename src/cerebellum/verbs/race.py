@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from cerebellum.domain import Trial
 from cerebellum.errors import InputError
 from cerebellum.measurer import Measurer, Scores
 from cerebellum.plan import SweepPlan
-from cerebellum.racing import RaceRules, RaceState, Standing, next_step, plan_race, race_state
+from cerebellum.racing import Goal, RaceRules, RaceState, Standing, next_step, plan_race, race_state
 from cerebellum.sequential import repeated_interval
-from cerebellum.stats import ChunkSums, Interval, ratio_values
+from cerebellum.stats import ChunkSums, Interval, mean_interval, ratio_values
 from cerebellum.summary import Contrast, mean_kld, summarize
 from cerebellum.verbs.job import Job
 from cerebellum.verbs.sweep import (
@@ -28,14 +29,18 @@ from cerebellum.verbs.sweep import (
     Sweep,
     SweepOptions,
     SweepRow,
+    delta_bytes,
     effect_of,
     in_order,
 )
-from cerebellum.verdict import judge, practical_margin
+from cerebellum.verdict import judge, practical_margin, scale_of
 
 
-def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: RaceOptions) -> Sweep:
-    """Race the planned trials on the search split. Raises `InputError` where the budget can't give every trial its first look."""
+def run_race(
+    job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: RaceOptions, allowed_damage: float | None
+) -> Sweep:
+    """Race the planned trials on the search split: to their verdicts, or, with ``allowed_damage`` (a share of the base's own KL
+    divergence), to the trials that can still be chosen. Raises `InputError` where the budget can't give every trial its first look."""
     order, schedule = plan_race(job.search.chunks, options.seed)
     measurer = job.measurer(job.search)
     base = measurer.measure([BASE_TRIAL], job.search.chunks, "base")[BASE_TRIAL.label]
@@ -43,6 +48,8 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
         order, schedule, rate=FALSE_DISCOVERIES, noise_floor=job.noise_floor, margin=practical_margin(mean_kld(base))
     )
     trials = {trial.label: trial for trial in plan.trials}
+    if allowed_damage is not None:
+        rules = replace(rules, goal=Goal.CHOICE, limits=limits(job, plan, allowed_damage * scale_of(mean_kld(base))))
     budget = budget_chunks(job, options, measurer.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
         least = -(-len(trials) * schedule.looks[0] * job.search.n_tokens // len(job.search.chunks))
@@ -59,6 +66,12 @@ def run_race(job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: Ra
     n_rounds = 1 + max((standing.look for standing in state.standings), default=0)
     race = Race(state.n_measured, len(trials) * len(order), n_rounds, exhausted, schedule.looks)
     return Sweep(plan, summarize(base), base, in_order(rows), race)
+
+
+def limits(job: Job, plan: SweepPlan, allowed: float) -> dict[str, float]:
+    """The largest cost, nats a token, with which each trial could still be chosen: all that is allowed for a smaller type, none for a
+    larger one."""
+    return {trial.label: allowed if delta_bytes(job, trial) < 0 else 0.0 for trial in plan.trials}
 
 
 def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
@@ -128,4 +141,7 @@ def _ppl_interval(scores: Scores, base: Scores, look: int, rules: RaceRules) -> 
     chunks = rules.order[: rules.schedule.looks[look]]
     sums = np.array([scores[c].nll - base[c].nll for c in chunks])
     counts = np.array([scores[c].n_tokens for c in chunks], np.float64)
-    return repeated_interval(ratio_values(sums, counts), look, rules.schedule, rules.alpha)
+    values = ratio_values(sums, counts)
+    if rules.goal is Goal.CHOICE and look == len(rules.schedule.looks) - 1:
+        return mean_interval(values, 1.0 - rules.alpha)
+    return repeated_interval(values, look, rules.schedule, rules.alpha)

@@ -99,13 +99,16 @@ def make_plan(job: Job, options: SweepOptions) -> SweepPlan:
     return plan
 
 
-def run_sweep(job: Job, options: SweepOptions) -> Sweep:
-    """Measure the planned trials on the search split; what was measured before is not measured again."""
+def run_sweep(job: Job, options: SweepOptions, allowed_damage: float | None = None) -> Sweep:
+    """Measure the planned trials on the search split; what was measured before is not measured again.
+
+    ``allowed_damage``: a race may let go what is surely too costly to be chosen; see `verbs.race.run_race`.
+    """
     plan = make_plan(job, options)
     if options.race is not None:
         from cerebellum.verbs.race import run_race
 
-        return run_race(job, plan, options, options.race)
+        return run_race(job, plan, options, options.race, allowed_damage)
     scores = job.measurer(job.search).measure([BASE_TRIAL, *plan.trials], job.search.chunks, "sweep")
     base = scores.pop(BASE_TRIAL.label)
     return Sweep(plan, summarize(base), base, judge_rows(job, plan, scores, base, options.thresholds))
@@ -169,3 +172,13 @@ def p_values(trials: Sequence[Scores], base: Scores) -> list[float]:
             values = paired_values(nll_sums(scores), nll_sums(base))
         raw.append(sequential_p(values, Schedule((len(values),))) if len(values) > 1 else 1.0)
     return [float(p) for p in adjusted_p(raw)]
+
+
+def delta_bytes(job: Job, trial: Trial) -> int:
+    """Bytes of tensor data more (or less) than the base's."""
+    total = 0
+    for swap in trial.swaps:
+        tensor = job.base.model.tensor(swap.tensor)
+        assert tensor is not None
+        total += tensor.bytes_as(quant_type(swap.type)) - tensor.n_bytes
+    return total
