@@ -10,6 +10,7 @@ each figure and also in units of the stock figure's own standard error.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from benchmarks.running import CommandFailedError, run, run_ours, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
 from benchmarks.stock_output import Statistic, StockOutputError, parse_divergence
+from cerebellum.backend import Settings
+from cerebellum.corpus import read_text
+from cerebellum.llamacpp.process import LlamaBackend
 
 #: The stock program's name of a figure → our key in `cerebellum measure --json`.
 FIGURES = {
@@ -52,6 +59,8 @@ class Figure:
         """Ours minus stock's."""
         return self.ours - self.stock.value
 
+    exact: float | None = None
+
     def row(self) -> list[str]:
         """For the table."""
         in_errors = "" if not self.stock.error else f"{self.difference / self.stock.error:+.2f}"
@@ -64,14 +73,64 @@ class Figure:
             f"{self.ours:.6f}",
             f"{self.difference:+.6f}",
             in_errors,
+            *(
+                []
+                if self.exact is None
+                else [f"{self.stock.value - self.exact:+.1e}", f"{self.ours - self.exact:+.1e}"]
+            ),
         ]
 
 
-def figures(model: str, stock: Mapping[str, Statistic], ours: Mapping[str, Any]) -> Iterator[Figure]:
+def figures(
+    model: str, stock: Mapping[str, Statistic], ours: Mapping[str, Any], exact: Mapping[str, float] | None = None
+) -> Iterator[Figure]:
     """The figures that both programs give."""
     for name, key in FIGURES.items():
         if name in stock and isinstance(ours.get(key), int | float):
-            yield Figure(model, name, stock[name], float(ours[key]))
+            yield Figure(model, name, stock[name], float(ours[key]), None if exact is None else exact[key])
+
+
+def exact_figures(options: argparse.Namespace, model: Path) -> dict[str, float]:
+    """The same figures from all logits of both files, plainly in float64: slow, and no code of `cerebellum.metrics`."""
+    settings = Settings(n_ctx=options.ctx)
+    rows: list[npt.NDArray[np.float64]] = []
+    with contextlib.ExitStack() as stack:
+        engines = [LlamaBackend().open(path, settings) for path in (options.reference, model)]
+        for engine in engines:
+            stack.callback(engine.close)
+        corpus = engines[0].corpus(options.text.name, read_text(options.text), options.ctx)
+        for chunk in corpus.chunks(range(corpus.n_chunks)[: options.chunks]):
+            targets = chunk.tokens[options.ctx // 2 + 1 :]
+            p, q = (log_softmax(engine.logits((), chunk)) for engine in engines)
+            at = np.arange(len(targets))
+            same = p.argmax(axis=1) == q.argmax(axis=1)
+            rows.append(np.stack([p[at, targets], q[at, targets], (np.exp(p) * (p - q)).sum(axis=1), same], axis=1))
+    true_p, true_q, kld, same = np.concatenate(rows).T
+    change = np.exp(true_q) - np.exp(true_p)
+    percents = {
+        "kld_max": 100.0,
+        "kld_p999": 99.9,
+        "kld_p99": 99.0,
+        "kld_p95": 95.0,
+        "kld_p90": 90.0,
+        "kld_median": 50.0,
+    }
+    return {
+        "perplexity": float(np.exp(-true_q.mean())),
+        "reference_perplexity": float(np.exp(-true_p.mean())),
+        "kld": float(kld.mean()),
+        **{name: float(np.percentile(kld, percent)) for name, percent in percents.items()},
+        "mean_dp": float(change.mean()),
+        "rms_dp": float(np.sqrt((change**2).mean())),
+        "same_top": float(same.mean()),
+    }
+
+
+def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Log-probabilities of rows of logits."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(axis=1, keepdims=True)
+    return np.asarray(wide - np.log(np.exp(wide).sum(axis=1, keepdims=True)))
 
 
 def stock_divergences(options: argparse.Namespace) -> Iterator[tuple[Path, dict[str, Statistic]]]:
@@ -93,7 +152,8 @@ def compared(options: argparse.Namespace) -> Iterator[Figure]:
     for model, stock in stock_divergences(options):
         command = ["measure", model, "--reference", options.reference, "--text", options.text]
         ours = run_ours(*command, "--ctx", str(options.ctx), *limit)
-        found = list(figures(model.name, stock, ours))
+        exact = exact_figures(options, model) if options.exact else None
+        found = list(figures(model.name, stock, ours, exact))
         if not found:
             raise StockOutputError(f"`cerebellum measure` gave none of the keys {', '.join(FIGURES.values())}")
         yield from found
@@ -107,6 +167,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--ctx", type=int, default=512, help="tokens in a chunk (default 512)")
     parser.add_argument("--chunks", type=int, help="only this many chunks")
+    parser.add_argument("--exact", action="store_true", help="also from all logits in float64: who is nearer?")
     parser.add_argument("--scratch", type=Path, help="folder for the stock program's file (2 bytes a token and word)")
     parser.add_argument(
         "--tolerance", type=float, default=0.1, help="largest |difference| in standard errors (default 0.1)"
@@ -126,6 +187,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     columns = ["file", "figure", "llama-perplexity", "std. error", "cerebellum", "difference", "in std. errors"]
+    if options.exact:
+        columns += ["stock - float64", "ours - float64"]
     show(f"KL divergence to {options.reference.name}", columns, (figure.row() for figure in found))
     # The base's perplexity is read back from clamped 16-bit values: shown, not judged.
     judged = [figure for figure in found if figure.stock.error and figure.name != "Mean PPL(base)"]

@@ -81,12 +81,17 @@ def main() -> int:
         base_bytes = base.stat().st_size
     rows = [
         (name, f"{p.engine / 1e6:,.1f}", f"{p.engine / bare.engine:.3f}", f"{p.parent / 1e6:,.1f}")
-        for name, p in (("perplexity of the base", bare), ("study begun (base, reference)", first), ("sweep", sweep))
+        for name, p in (
+            ("perplexity of the base", bare),
+            ("study begun (reference, noise floor as F32)", first),
+            ("sweep", sweep),
+        )
     ]
-    extra = (sweep.engine - bare.engine) / base_bytes
+    extra = sweep.engine - bare.engine
     show(
         f"{given.model.name}: {given.model.stat().st_size / 1e6:,.1f} MB, base {given.base} {base_bytes / 1e6:,.1f} MB; "
-        f"the sweep's engine takes {100 * extra:+.0f} % of the base's size more than perplexity alone",
+        f"the sweep's engine takes {extra / 1e6:+.1f} MB against perplexity alone: a chunk's reference rows, what is swapped, and pages of "
+        "the source that were read",
         ("peak resident memory", "engine, MB", "÷ perplexity's", "parent, MB"),
         rows,
     )
