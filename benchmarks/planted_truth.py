@@ -17,17 +17,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.effects import SingleEffect
 from cerebellum.fdr import adjusted_p
-from cerebellum.racing import Goal, RaceRules, RaceState, next_step, plan_race, race_state
+from cerebellum.racing import Goal, RaceRules, RaceState, for_choice, next_step, plan_race, race_state
+from cerebellum.select import Rules, choose_greedy
 from cerebellum.sequential import Spending
-from cerebellum.stats import mean_interval, quantile_to_reach
+from cerebellum.stats import Interval, mean_interval, quantile_to_reach
 from cerebellum.verdict import Verdict, judge
 
 Floats = npt.NDArray[np.float64]
@@ -115,7 +117,7 @@ def one(world: World, args: argparse.Namespace, spending: Spending, seed: int) -
     clear = np.array([v is not Verdict.UNDECIDED for v in full])
     same = np.array([s.verdict is v for s, v in zip(stood, full, strict=True)])
     chunks = np.array([s.n_chunks for s in stood])
-    top = top_k(world, args, schedule_spending=spending, seed=seed)
+    top = top_k(world, args, schedule_spending=spending, seed=seed) | choice_race(world, args, spending, seed)
     early = chunks < n
     return {
         "hits": float(hit.sum()), "trials": m,
@@ -144,6 +146,35 @@ def top_k(world: World, args: argparse.Namespace, schedule_spending: Spending, s
     }  # fmt: skip
 
 
+def choice_race(world: World, args: argparse.Namespace, spending: Spending, seed: int) -> dict[str, float]:
+    """The race that ends in a greedy choice (all trials save the same), against the choice from the full text."""
+    m, n = world.effects.shape
+    names = [f"{i:04d}" for i in range(m)]
+    order, schedule = plan_race(range(n), seed, first=args.first, growth=args.growth, spending=spending)
+    rules = RaceRules(order, schedule, alpha=args.alpha, rate=args.rate, margin=args.margin)
+    rules = for_choice(rules, dict.fromkeys(names, 1), dict(zip(names, names, strict=True)), args.allowed)
+    state = race(world, rules, names)
+    stood = {s.trial: s.interval for s in state.standings if s.interval}
+    hits = [stood[t].low <= truth <= stood[t].high for t, truth in zip(names, world.truth, strict=True)]
+    full = greedy(
+        {t: mean_interval(x, 1 - args.alpha) for t, x in zip(names, world.effects, strict=True)}, args.allowed
+    )
+    chosen = greedy(stood, args.allowed)
+    return {
+        "choice_tokens": state.n_measured / (m * n), "choice_hits": float(sum(hits)), "choice_size": float(len(full)),
+        "choice_same": float(len(full & chosen)), "choice_other": float(len(chosen - full)),
+    }  # fmt: skip
+
+
+def greedy(intervals: Mapping[str, Interval], allowed: float) -> set[str]:
+    """What `cerebellum.select.choose_greedy` takes where every trial saves one byte."""
+    effects = [
+        SingleEffect(t, None, "", "", "Q2_K", -1, 0.0, kld=x.estimate, kld_low=x.low, kld_high=x.high)
+        for t, x in intervals.items()
+    ]
+    return {e.tensor for e in choose_greedy(effects, Rules(allowed_damage=allowed)).effects}
+
+
 def simulate(args: argparse.Namespace, spending: Spending) -> dict[str, Any]:
     """All replicates; replicate i has seed (--seed, i), so their order doesn't matter."""
     measured = None if args.spread is None else np.asarray(np.load(args.spread)["effects"], dtype=np.float64)
@@ -166,6 +197,11 @@ def simulate(args: argparse.Namespace, spending: Spending) -> dict[str, Any]:
         "same_verdict": total["same"] / total["trials"],
         "same_where_full_is_clear": total["same_clear"] / max(total["clear"], 1.0),
         "contradicts_full": total["opposite"] / total["trials"],
+        "choice_coverage": total["choice_hits"] / total["trials"],
+        "choice_tokens": mean["choice_tokens"],
+        "choice_size": mean["choice_size"],
+        "choice_same": total["choice_same"] / max(total["choice_size"], 1.0),
+        "choice_others": mean["choice_other"],
         "top_tokens": mean["top_tokens"],
         "top_same": mean["top_same"],
         "top_regret": mean["top_regret"],
@@ -214,6 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--indifference", type=float, default=0.0003, help="margin within which top-k order doesn't matter"
     )
+    parser.add_argument("--allowed", type=float, default=0.002, help="nats per token that a choice may cost")
     parser.add_argument("--keep", type=int, default=20)
     parser.add_argument("--first", type=int, default=6, help="chunks of the first look")
     parser.add_argument("--growth", type=float, default=1.6, help="factor between looks")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -61,9 +61,12 @@ class RaceRules:
     trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
     as in `cerebellum.verdict.judge`; with TOP_K two trials closer than the margin may stand in either order. ``keep``:
     how many trials TOP_K keeps. ``scale``: per-trial factor on its difference for TOP_K (1 / bytes saved, say), 1 where
-    absent; with scales the margin is in scaled units. ``limits``: per-trial largest difference with which CHOICE could still choose it
-    (infinite where absent): a trial that is surely beyond is out, one that surely improves or makes no difference is in, the others go
-    on to the full text, since what they cost is then spent.
+    absent; with scales the margin is in scaled units.
+
+    For CHOICE, which follows `cerebellum.select.choose_greedy`: ``limits`` are per-trial largest differences with which it could still be
+    chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
+    others go on to the full text, since what they cost is then spent. ``savings``: bytes that a trial saves, which orders those that
+    share one budget; ``groups``: of a group (the types of one tensor) only one can be taken.
     """
 
     order: tuple[int, ...]
@@ -76,6 +79,8 @@ class RaceRules:
     keep: int = 0
     scale: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
+    savings: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.order)) != len(self.order) or self.schedule.looks[-1] > len(self.order):
@@ -167,6 +172,16 @@ def plan_race(
     """(order, schedule) for `RaceRules` over all of ``chunk_ids``."""
     order = chunk_order(chunk_ids, seed)
     return order, Schedule(planned_looks(len(order), first, growth), spending)
+
+
+def for_choice(rules: RaceRules, saved: Mapping[str, int], tensors: Mapping[str, str], allowed: float) -> RaceRules:
+    """``rules`` for a race that ends in a greedy choice: trial → bytes saved (negative: it grows) and tensor; nats a token allowed.
+
+    A smaller type may cost all that is allowed, a larger one nothing.
+    """
+    limits = {trial: allowed if n > 0 else 0.0 for trial, n in saved.items()}
+    savings = {trial: float(n) for trial, n in saved.items() if n > 0}
+    return replace(rules, goal=Goal.CHOICE, limits=limits, savings=savings, groups=tensors)
 
 
 def next_step(state: RaceState, budget_chunks: int | None = None) -> RaceStep:
@@ -270,11 +285,11 @@ class _Replay:
         elif self.rules.goal is Goal.CHOICE:
             limits = {t: self.rules.limits.get(t, math.inf) for t in self.open}
             judged = self.judge_all()
+            for trial in self._too_costly(limits):
+                self.settled[trial] = "out"
             for trial in self.open:
                 word = judged[trial][1]
-                if running_interval(self.exits[trial]).low > limits[trial]:
-                    self.settled[trial] = "out"
-                elif word is not None and word.verdict in (Verdict.IMPROVES, Verdict.NO_DIFFERENCE):
+                if not self.settled[trial] and word and word.verdict is Verdict.IMPROVES:
                     self.settled[trial] = "in"
             self.urgency = {t: _distance(self.intervals[t][-1], limits[t]) for t in self.open}
         else:
@@ -284,6 +299,28 @@ class _Replay:
             if last and not self.settled[trial]:
                 self.settled[trial] = "full text"
         self.open = [t for t in self.open if not self.settled[t]]
+
+    def _too_costly(self, limits: Mapping[str, float]) -> list[str]:
+        """Open trials that can't be chosen: their least cost, with that of trials which are surely taken before them or don't fit
+        either, is beyond their limit.
+
+        Surely before i is j if it costs less than i at the worst and i's best, in all and per unit saved. If such a j isn't taken, what is
+        left is less than it costs, so i doesn't fit; if all are, their costs are spent. Of one group only one is ever taken.
+        """
+        seen = {t: running_interval(taken) for t, taken in self.exits.items() if taken and self.settled[t] != "out"}
+        saved, group = self.rules.savings, self.rules.groups
+        out = []
+        for trial in self.open:
+            low, spent = seen[trial].low, dict[str, float]()
+            for other, x in seen.items():
+                place = group.get(other, other)
+                if place == group.get(trial, trial) or not (other in saved and trial in saved):
+                    continue
+                if x.high <= low and x.high * saved[trial] < low * saved[other]:
+                    spent[place] = min(spent.get(place, math.inf), max(x.low, 0.0))
+            if low + math.fsum(spent.values()) > limits[trial]:
+                out.append(trial)
+        return out
 
     def _place(self, look: int) -> None:
         scale = np.array([self.rules.scale.get(t, 1.0) for t in self.open])[:, None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from cerebellum.domain import Trial
 from cerebellum.errors import InputError
 from cerebellum.measurer import Measurer, Scores
 from cerebellum.plan import SweepPlan
-from cerebellum.racing import Goal, RaceRules, RaceState, Standing, next_step, plan_race, race_state
+from cerebellum.racing import Goal, RaceRules, RaceState, Standing, for_choice, next_step, plan_race, race_state
 from cerebellum.sequential import repeated_interval
 from cerebellum.stats import ChunkSums, Interval, mean_interval, ratio_values
 from cerebellum.summary import Contrast, mean_kld, summarize
@@ -49,7 +48,9 @@ def run_race(
     )
     trials = {trial.label: trial for trial in plan.trials}
     if allowed_damage is not None:
-        rules = replace(rules, goal=Goal.CHOICE, limits=limits(job, plan, allowed_damage * scale_of(mean_kld(base))))
+        allowed = allowed_damage * scale_of(mean_kld(base))
+        saved = {trial.label: -delta_bytes(job, trial) for trial in plan.trials}
+        rules = for_choice(rules, saved, {trial.label: trial.swaps[0].tensor for trial in plan.trials}, allowed)
     budget = budget_chunks(job, options, measurer.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
         least = -(-len(trials) * schedule.looks[0] * job.search.n_tokens // len(job.search.chunks))
@@ -66,12 +67,6 @@ def run_race(
     n_rounds = 1 + max((standing.look for standing in state.standings), default=0)
     race = Race(state.n_measured, len(trials) * len(order), n_rounds, exhausted, schedule.looks)
     return Sweep(plan, summarize(base), base, in_order(rows), race)
-
-
-def limits(job: Job, plan: SweepPlan, allowed: float) -> dict[str, float]:
-    """The largest cost, nats a token, with which each trial could still be chosen: all that is allowed for a smaller type, none for a
-    larger one."""
-    return {trial.label: allowed if delta_bytes(job, trial) < 0 else 0.0 for trial in plan.trials}
 
 
 def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
