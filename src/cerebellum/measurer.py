@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cerebellum.backend import Engine, Settings
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Trial
+from cerebellum.domain import ChunkScore, Corpus, Trial
 from cerebellum.errors import EngineError
 from cerebellum.fanout import fan_out
 from cerebellum.metrics import METRIC_VERSION
@@ -71,20 +71,22 @@ class Measurer:
         return self.measure_each([(trial, chunks) for trial in trials], what)
 
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
-        """Like `measure`, each trial on chunks of its own. A chunk is taken up once for all trials that lack it, and trials of the
-        same types are one."""
+        """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once.
+
+        Trials of at most one swap are taken chunk by chunk, all that lack a chunk together. Those of more swaps are taken one by one, so
+        that what they swap is made once.
+        """
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
         asked = {(chunk, ids[trial.label]): trial for trial, chunks in reversed(wanted) for chunk in chunks}
-        groups: dict[int, list[Trial]] = {}
-        for trial, chunks in wanted:
-            for chunk in chunks:
-                if chunk not in done[trial.label] and asked[chunk, ids[trial.label]] is trial:
-                    groups.setdefault(chunk, []).append(trial)
-        total, missing = len(asked), sum(map(len, groups.values()))
+        lacking = [
+            (trial, [c for c in chunks if c not in done[trial.label] and asked[c, ids[trial.label]] is trial])
+            for trial, chunks in wanted
+        ]
+        total, missing = len(asked), sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
         try:
-            for trial, score in fan_out(self.engines, list(groups.items()), self._score):
+            for trial, score in fan_out(self.engines, grouped(lacking, len(self.engines)), self._score):
                 self.study.add_score(ids[trial.label], score)
                 self.progress.step(trial.label)
         except TrialFailed as failure:
@@ -102,20 +104,49 @@ class Measurer:
     def _trial_id(self, trial: Trial) -> int:
         return self.study.trial(self.series, trial, self.base_types)
 
-    def _score(self, engine: Engine, group: tuple[int, list[Trial]]) -> Iterator[tuple[Trial, ChunkScore]]:
-        chunk: Chunk = self.corpus.chunk(group[0])
-        for trial in group[1]:
-            label = f"trial {trial.label!r}, chunk {chunk.id}"
+    def _score(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore]]:
+        chunks = self.corpus.chunks(group.chunks)
+        for trial in group.trials:
+            n = 0
             try:
-                for score in engine.score(trial.swaps, [chunk], reference=self.reference, label=label):
+                label = f"trial {trial.label!r}"
+                for score in engine.score(trial.swaps, chunks, reference=self.reference, label=label):
                     yield trial, score
+                    n += 1
             except EngineError as error:
-                raise TrialFailed(trial, error) from error
+                raise TrialFailed(trial, chunks[min(n, len(chunks) - 1)].id, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Work for one engine: every trial on every chunk."""
+
+    chunks: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+
+def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> list[Group]:
+    """Single swaps (and the base) by chunk, in the order of chunks first lacking; then each larger trial in a part for every engine."""
+    by_chunk: dict[int, list[Trial]] = {}
+    larger = []
+    for trial, chunks in lacking:
+        if len(trial.swaps) > 1:
+            larger += [Group(tuple(part), (trial,)) for part in parts(chunks, n_engines)]
+        else:
+            for chunk in chunks:
+                by_chunk.setdefault(chunk, []).append(trial)
+    return [Group((chunk,), tuple(trials)) for chunk, trials in by_chunk.items()] + larger
+
+
+def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
+    """``items`` cut into at most ``n`` stretches of nearly equal length, none of them empty."""
+    step = max(1, -(-len(items) // max(n, 1)))
+    return [items[first : first + step] for first in range(0, len(items), step)]
 
 
 class TrialFailed(EngineError):
-    """A trial ended in an engine error; carries the trial, so that the failure can be recorded."""
+    """A trial ended in an engine error at a chunk; carries the trial, so that the failure can be recorded."""
 
-    def __init__(self, trial: Trial, error: EngineError) -> None:
-        super().__init__(str(error))
+    def __init__(self, trial: Trial, chunk: int, error: EngineError) -> None:
+        super().__init__(f"{str(error).replace(f'trial {trial.label!r}', f'trial {trial.label!r}, chunk {chunk}', 1)}")
         self.trial = trial

@@ -103,7 +103,8 @@ def test_the_text_that_made_the_importance_matrix_measures_nothing(ground: Path)
         imatrix = legacy_imatrix(ground / "imatrix.dat", [GATE.format(1)], dataset)
         with pytest.raises(TextError, match=r"text\.txt made the importance matrix"):
             run(ground, imatrix=imatrix)
-    assert run(ground, imatrix=legacy_imatrix(ground / "imatrix.dat", [GATE.format(1)], "third.txt"))
+    fine = run(ground, imatrix=legacy_imatrix(ground / "imatrix.dat", [GATE.format(1)], "third.txt"))
+    assert fine.facts["imatrix"]["file"] == "imatrix.dat"
 
 
 def test_an_importance_matrix_of_another_model_is_refused(ground: Path) -> None:
@@ -129,13 +130,8 @@ def test_the_best_temperature_is_found_between_the_grid() -> None:
 def test_a_base_that_is_its_own_reference_still_gets_a_choice(ground: Path) -> None:
     """Shares are then of 0.02 nats a token: block 1 costs 0.0002, block 2 as much as all of that."""
     FakeBackend(EFFECTS).quantize(ground / "model.gguf", ground / "quantized.gguf", "Q4_K_M")
-    given = {
-        "text": ground / "text.txt",
-        "report_text": ground / "other.txt",
-        "ctx": 64,
-        "out": ground / "out",
-        "allow": 0.05,
-    }
+    given: dict[str, Any] = {"text": ground / "text.txt", "ctx": 64, "out": ground / "out", "allow": 0.05}
+    given["report_text"] = ground / "other.txt"
     result = api.run(ground / "quantized.gguf", backend=FakeBackend(EFFECTS), blocks=[1, 2], **given)
     assert result.choice.blocks == (1,) and result.base.twice
     assert "its own reference" in result.facts["warnings"][0]
