@@ -63,14 +63,23 @@ def synthetic(rng: np.random.Generator, args: argparse.Namespace) -> World:
 
 
 def resampled(rng: np.random.Generator, args: argparse.Namespace, measured: Floats) -> World:
-    """Chunks drawn with replacement from measured ones; a share of the trials is centred to be an exact null."""
+    """Means and spreads of measured trials; a share of the trials gets a mean of zero. A simulated chunk is a measured one for all
+    trials, and each trial's deviation there is that of a random trial (in units of its spread, signs turned so that effects point one
+    way): what is hard for one is hard for all, and rare large deviations come as often as over all trials together.
+
+    With ``--own-chunks`` a trial's deviations are its own. Then a trial whose effect lies in one chunk of 84 is the truth to be found, and
+    a sample that lacks the chunk (37 % of them) can't know: a worst case.
+    """
+    mean, spread = measured.mean(axis=1), measured.std(axis=1, ddof=1)
+    unit = (measured - mean[:, None]) / spread[:, None] * np.where(mean < 0, -1.0, 1.0)[:, None]
     rows = rng.integers(0, len(measured), args.trials)
-    pool = measured[rows]
-    nulls = np.arange(args.trials) >= round(args.trials * (args.strong + args.weak))
-    pool = np.where(nulls[:, None], pool - pool.mean(axis=1, keepdims=True), pool)
-    pool = np.where(nulls[:, None] & (rng.random(args.trials) < 0.5)[:, None], -pool, pool)
     columns = rng.integers(0, measured.shape[1], args.chunks)
-    return World(np.where(nulls, 0.0, pool.mean(axis=1)), pool[:, columns])
+    others = rng.integers(0, len(measured), (args.trials, args.chunks))
+    drawn = unit[rows][:, columns] if args.own_chunks else unit[others, columns[None, :]]
+    nulls = np.arange(args.trials) >= round(args.trials * (args.strong + args.weak))
+    truth = np.where(nulls, 0.0, mean[rows])
+    signs = np.where(nulls, rng.choice([-1.0, 1.0], args.trials), np.where(mean[rows] < 0, -1.0, 1.0))
+    return World(truth, truth[:, None] + (signs * spread[rows])[:, None] * drawn)
 
 
 def race(world: World, rules: RaceRules, names: list[str]) -> RaceState:
@@ -238,6 +247,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spread", help="npz with array effects[trial, chunk] of measured differences, nats per token")
+    parser.add_argument("--own-chunks", action="store_true", help="with --spread: a trial's deviations are its own")
     parser.add_argument("--replicates", type=int, default=100)
     parser.add_argument("--seed", type=int, default=20261123)
     parser.add_argument("--trials", type=int, default=60)

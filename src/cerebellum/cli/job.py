@@ -56,7 +56,11 @@ SWEEP_OPTIONS = (
     click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
     click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
     click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),
-    click.option("--race", is_flag=True, help="Give each trial text only until its verdict is settled."),
+    click.option(
+        "--race",
+        is_flag=True,
+        help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
+    ),
     click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
     click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
     threads_option,
