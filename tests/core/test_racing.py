@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cerebellum.racing import Goal, RaceRules, chunk_order, next_step, pairs_ahead, place, plan_race, race_state
+from cerebellum.effects import SingleEffect
+from cerebellum.racing import (
+    Goal,
+    RaceRules,
+    chunk_order,
+    for_choice,
+    next_step,
+    pairs_ahead,
+    place,
+    plan_race,
+    race_state,
+)
+from cerebellum.select import Rules, choose_greedy
+from cerebellum.stats import Interval, mean_interval
 from cerebellum.verdict import Verdict
 
 N = 64
@@ -48,9 +61,11 @@ def run(rules: Any, x: Any, budget: Any = None, shuffle: Any = None, measured: A
 
 VERDICT = RaceRules(ORDER, SCHEDULE, margin=0.4)
 TOP = RaceRules(ORDER, SCHEDULE, goal=Goal.TOP_K, keep=4, margin=0.3)
+ONES = dict.fromkeys(NAMES, 1)
+CHOICE = for_choice(VERDICT, ONES, dict(zip(NAMES, NAMES, strict=True)), allowed=2.0)
 
 
-@pytest.mark.parametrize("rules", [VERDICT, TOP])
+@pytest.mark.parametrize("rules", [VERDICT, TOP, CHOICE])
 def test_order_of_arrival_and_interruptions_change_nothing(rules: Any) -> None:
     """Work done in random order and cut off half-way, again and again, ends in the same state with the same chunks."""
     x = world(1)
@@ -65,7 +80,7 @@ def test_names_in_another_order_change_nothing() -> None:
     assert race_state(VERDICT, NAMES, measured) == race_state(VERDICT, NAMES[::-1], dict(reversed(measured.items())))
 
 
-@pytest.mark.parametrize("rules", [VERDICT, TOP])
+@pytest.mark.parametrize("rules", [VERDICT, TOP, CHOICE])
 def test_surplus_chunks_change_no_standing(rules: Any) -> None:
     """A study that already holds every chunk replays to the standings of the race that measured only its own."""
     x = world(3)
@@ -207,3 +222,44 @@ def test_impossible_races_are_refused() -> None:
         race_state(VERDICT, ["a", "a"], {})
     with pytest.raises(ValueError):
         race_state(VERDICT, ["a"], {"b": {}})
+
+
+def greedy(intervals: dict[str, Interval], allowed: float) -> set[str]:
+    """What the policy takes where every trial saves one byte."""
+    effects = [
+        SingleEffect(t, None, "", "", "Q2_K", -1, 0.0, kld=x.estimate, kld_low=x.low, kld_high=x.high)
+        for t, x in intervals.items()
+    ]
+    return {e.tensor for e in choose_greedy(effects, Rules(allowed_damage=allowed)).effects}
+
+
+def test_a_race_for_a_choice_ends_in_the_choice_of_the_full_text() -> None:
+    """Nearly always: forty worlds, an allowance that takes about half of the trials."""
+    same, share = 0, 0.0
+    for seed in range(40):
+        x = world(seed)
+        state, _ = run(CHOICE, x)
+        raced = greedy({s.trial: s.interval for s in state.standings if s.interval}, 2.0)
+        full = greedy({name: mean_interval(row) for name, row in zip(NAMES, x, strict=True)}, 2.0)
+        assert 3 <= len(full) < len(NAMES)
+        same += raced == full
+        share += state.n_measured / (len(NAMES) * N) / 40
+    assert same >= 36 and share < 0.9
+
+
+def test_what_is_taken_before_a_trial_counts_against_it() -> None:
+    """Four trials without noise; 1.0 may be spent: c would fit alone, but a and b are surely before it; d saves so much that it's first."""
+    cost = {"t00": 0.3, "t01": 0.4, "t02": 0.5, "t03": 0.6}
+    saved = {"t00": 10, "t01": 10, "t02": 10, "t03": 1000}
+    rules = for_choice(VERDICT, saved, {name: name for name in cost}, allowed=1.0)
+    measured = {name: dict.fromkeys(ORDER, (256 * value, 256)) for name, value in cost.items()}
+    told = {s.trial: s.settled for s in race_state(rules, list(cost), measured).standings}
+    assert told == {"t00": "full text", "t01": "full text", "t02": "out", "t03": "full text"}
+    same_tensor = for_choice(VERDICT, saved, {"t00": "x", "t01": "x", "t02": "y", "t03": "z"}, allowed=1.0)
+    assert {s.trial: s.settled for s in race_state(same_tensor, list(cost), measured).standings}["t02"] == "full text"
+
+
+def test_larger_types_must_improve() -> None:
+    rules = for_choice(VERDICT, {"t00": -10, "t01": -10}, {"t00": "x", "t01": "y"}, allowed=1.0)
+    measured = {name: dict.fromkeys(ORDER, (256 * value, 256)) for name, value in (("t00", 0.1), ("t01", -1.0))}
+    assert [s.settled for s in race_state(rules, ["t00", "t01"], measured).standings] == ["out", "in"]
