@@ -65,14 +65,16 @@ def store_like(old: native.Tensor, type_id: int, data: Bytes) -> Stored:
     context = library.ggml_init(native.InitParams(size, None, True))
     shape = (C.c_int64 * native.MAX_DIMS)(*old.ne)
     pointer = library.ggml_new_tensor(context, type_id, native.MAX_DIMS, shape)
+    if library.ggml_nbytes(pointer) != data.nbytes:
+        needed = library.ggml_nbytes(pointer)
+        library.ggml_free(context)
+        raise EngineError(f"{old.name.decode()} takes {needed} bytes, {data.nbytes} were given")
     kind = library.ggml_backend_buffer_get_type(old.buffer)
     buffer = library.ggml_backend_alloc_ctx_tensors_from_buft(context, kind)
     if not buffer:
         library.ggml_free(context)
         raise EngineError(f"no memory for {data.nbytes} bytes of {old.name.decode()} in another type")
     library.ggml_backend_buffer_set_usage(buffer, native.USAGE_WEIGHTS)
-    if library.ggml_nbytes(pointer) != data.nbytes:
-        raise EngineError(f"{old.name.decode()} takes {library.ggml_nbytes(pointer)} bytes, {data.nbytes} were given")
     library.ggml_backend_tensor_set(pointer, data.ctypes.data, 0, data.nbytes)
     return Stored(native.tensor_at(pointer), buffer, context, data.nbytes)
 
