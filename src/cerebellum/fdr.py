@@ -32,18 +32,3 @@ def adjusted_p(p_values: Floats | Sequence[float], method: Literal["bh", "by"] =
     adjusted = np.empty(m, dtype=np.float64)
     adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return adjusted
-
-
-def fcr_level(n_selected: int, n_trials: int, q: float = 0.05) -> float:
-    """Level of the intervals to report for ``n_selected`` of ``n_trials``, so that at most a share q of them miss: 1 -
-    Rq/m.
-
-    Benjamini & Yekutieli 2005, J. Am. Statist. Assoc. 100, 71-81 (false coverage-statement rate). Selecting none gives
-    the level that a single selected trial would need. Raises ValueError unless 0 <= n_selected <= n_trials and 0 < q <
-    1.
-    """
-    if not 0 <= n_selected <= n_trials or n_trials < 1:
-        raise ValueError(f"{n_selected} selected of {n_trials} trials is not possible")
-    if not 0.0 < q < 1.0:
-        raise ValueError(f"the rate {q} must lie between 0 and 1")
-    return 1.0 - q * max(n_selected, 1) / n_trials

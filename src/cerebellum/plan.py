@@ -184,11 +184,6 @@ def _replay_order(tensors: Iterable[Tensor]) -> list[Tensor]:
     return sorted(tensors, key=key)
 
 
-def recipe_trial(swaps: Swaps, label: str = "recipe") -> Trial:
-    """The chosen set as one trial."""
-    return Trial(label, TrialKind.RECIPE, swaps)
-
-
 def blanket_trial(plan: SweepPlan, kind: str) -> Trial:
     """Every tensor of the plan at the type ``kind`` (its fallback where a row can't hold it). Raises `TypeChoiceError` if unplanned."""
     name = quant_type(kind).name

@@ -206,18 +206,6 @@ def smallest_detectable(std_error: float, n_chunks: int, alpha: float = 0.05, po
     return float(stdtrit(n_chunks - 1, 1.0 - alpha / 2.0) + stdtrit(n_chunks - 1, power)) * std_error
 
 
-def chunks_needed(effect: float, spread: float, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Chunks after which ``effect`` is detectable when one chunk's standard deviation is ``spread`` (both in one
-    unit).
-    """
-    if effect <= 0.0:
-        raise ValueError(f"an effect of {effect} can't be found with any number of chunks")
-    n = 2
-    while smallest_detectable(spread / math.sqrt(n), n, alpha, power) > effect and n < 10**7:
-        n = max(n + 1, int(n * 1.02))
-    return n
-
-
 def percentiles(values: npt.ArrayLike, percents: Sequence[float]) -> tuple[float, ...]:
     """Percentiles (0 to 100) of per-token ``values``, linear between order statistics (Hyndman & Fan type 7)."""
     x = np.asarray(values, dtype=np.float64)

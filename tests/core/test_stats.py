@@ -176,13 +176,6 @@ def test_smallest_detectable_effect_is_found_with_the_power_it_states() -> None:
     assert found == pytest.approx(0.8, abs=0.02)
 
 
-def test_chunks_needed_is_the_first_count_that_detects() -> None:
-    """The count detects the effect, and clearly fewer chunks don't."""
-    n = stats.chunks_needed(0.01, 0.03)
-    assert stats.smallest_detectable(0.03 / math.sqrt(n), n) <= 0.01
-    assert stats.smallest_detectable(0.03 / math.sqrt(0.9 * n), int(0.9 * n)) > 0.01
-
-
 @settings(max_examples=30, deadline=None)
 @given(values_lists)
 def test_percentiles_lie_between_the_extremes_in_order(values: Any) -> None:
