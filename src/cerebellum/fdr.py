@@ -1,4 +1,4 @@
-"""Many trials, one sweep: control of the share of false discoveries and of false intervals.
+"""Many trials, one sweep: control of the share of false discoveries.
 
 Benjamini-Hochberg holds for independent and for positively dependent p-values (Benjamini & Yekutieli 2001, Ann.
 Statist. 29, 1165-1188). Trials of a sweep are scored on the same chunks, so their errors lean the same way, which is
