@@ -14,6 +14,7 @@ from cerebellum import api
 from cerebellum.domain import ChunkScore, Swap
 from cerebellum.errors import CerebellumError, InputError, ModelFileError, ProofError, TextError
 from cerebellum.metrics import INVERSE_TEMPERATURES
+from cerebellum.report.grids import controls_lines
 from cerebellum.summary import best_temperature
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
 from cerebellum.verbs.pipeline import RunResult
@@ -187,3 +188,11 @@ def test_a_race_counts_only_what_it_takes(ground: Path) -> None:
     assert fresh.race == after.race and fresh.rows == after.rows
     for row in fresh.rows:
         assert row.base.n_chunks == row.summary.n_chunks
+
+
+def test_only_a_control_that_is_no_larger_is_recommended(ground: Path) -> None:
+    """The base is nearer to the reference than any recipe of smaller types, and larger: no reason to take it instead."""
+    result = run(ground, allow=0.9, blocks=[1, 2])
+    assert result.choice.blocks == (1, 2)
+    assert not [line for line in controls_lines(result) if "instead" in line]
+    assert [line for line in controls_lines(result) if "blanket Q2_K" in line]

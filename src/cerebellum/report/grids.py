@@ -285,9 +285,9 @@ def controls_lines(result: RunResult) -> list[str]:
         lines.append("no random sets: no other set of as many tensors is in the sweep")
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
         lines.append(f"{row.trial.label}, all {len(row.trial.swaps)} tensors: {_verdict(row)}")
-    room = result.facts["choice"]["max_growth_bytes"]
-    for row in rows:
-        fits = row.trial.kind is not TrialKind.BASE and (room is None or row.delta_bytes <= max(room, 0))
+    room, taken = result.facts["choice"]["max_growth_bytes"], rows[1].delta_bytes
+    for row in (row for row in rows if row.trial.swaps):
+        fits = row.delta_bytes <= taken or room is None or row.delta_bytes <= room > 0
         if fits and row.from_recipe and _main(row).high < 0.0:
             lines.append(
                 f"{row.trial.label} is better than the recipe beyond its interval and fits the size allowed "
