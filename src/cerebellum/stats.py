@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -204,6 +204,13 @@ def smallest_detectable(std_error: float, n_chunks: int, alpha: float = 0.05, po
     if n_chunks < 2:
         return math.inf
     return float(stdtrit(n_chunks - 1, 1.0 - alpha / 2.0) + stdtrit(n_chunks - 1, power)) * std_error
+
+
+def within(x: Interval, least: float, most: float = math.inf) -> Interval:
+    """The interval with its finite limits kept to what is possible (a share lies between 0 and 1): that can only add hits."""
+    low = max(x.low, least) if math.isfinite(x.low) else x.low
+    high = min(x.high, most) if math.isfinite(x.high) else x.high
+    return replace(x, low=low, high=high)
 
 
 def percentiles(values: npt.ArrayLike, percents: Sequence[float]) -> tuple[float, ...]:
