@@ -19,6 +19,7 @@ from cerebellum.stats import (
     perplexity,
     quantile_interval,
     ratio_values,
+    within,
 )
 from cerebellum.verdict import Judgement, judge, practical_margin
 
@@ -131,11 +132,11 @@ def _divergence(scores: Scores, n: int) -> Divergence | None:
         return mean_of({chunk: (getattr(s, name), s.n_tokens) for chunk, s in scores.items()})
 
     return Divergence(
-        mean=mean_of(sums),
+        mean=within(mean_of(sums), 0.0),
         slack=math.fsum(s.kld_slack or 0.0 for s in scores.values()) / n,
         percentiles={name: quantile_interval(tokens, percent) for name, percent in PERCENTILES.items()},
         maximum=max(float(values.max()) for values in tokens),
-        same_top=mean("same_top"),
+        same_top=within(mean("same_top"), 0.0, 1.0),
         mean_dp=mean("dp"),
         rms_dp=root(mean("dp2")),
     )
