@@ -199,7 +199,12 @@ def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
         "-t",
         "1",
     )
-    process = start(ground, *long, "--quiet", "--out", "interrupted")
+
+    def listen() -> None:
+        """A process that was started in the background may have been told to ignore Ctrl-C."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = start(ground, *long, "--quiet", "--out", "interrupted", before=listen)
     while scores(ground / "interrupted" / "study.sqlite") < 10 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
