@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("classify", "effects", "fdr", "ladder", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
      "sequential", "stats", "summary", "verdict"),
     # ports and adapters
-    ("backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference", "store",
+    ("answers", "backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference", "store",
      "llamacpp", "testing"),
     # verbs and what they report
     ("verbs", "report"),

@@ -1,0 +1,104 @@
+"""The second seam around llama.cpp: a model that is asked, not measured. What benchmarks need of it, and nothing more.
+
+A **Responder** is one opened model that gives log-likelihoods of continuations and writes text. Whoever implements it promises:
+
+* *alone*: an answer does not depend on the requests beside it, within what another batch shape does to a sum (the noise floor);
+* *whole*: nothing is cut silently; what does not fit the context is answered with a mark that says so;
+* *closed*: logits stay inside; sums and texts come out, one by one, as they are known, with the number of their request.
+
+Log-likelihoods are natural logarithms (nats), summed over the continuation's tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cerebellum.domain import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """How likely is ``continuation`` (int32 [m ≥ 1]) after ``context`` (int32 [n ≥ 1], BOS included where it is wanted)?"""
+
+    context: Tokens
+    continuation: Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Σ log p of the continuation's tokens, nats; ``greedy``: each of them was the likeliest. ``n_cut`` tokens of the context's
+    beginning did not fit and were left out."""
+
+    total: float
+    greedy: bool
+    n_cut: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Write on after ``tokens`` (int32 [n ≥ 1]) until a stop text, an end-of-generation token or ``max_tokens``.
+
+    ``temperature`` 0 is greedy; else tokens are drawn from the softmax at that temperature with a generator seeded by ``seed``.
+    """
+
+    tokens: Tokens
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 512
+    temperature: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, without the stop text; ``ended`` is "stop", "eos" or "length". ``n_cut`` tokens of the prompt's beginning were
+    left out."""
+
+    text: str
+    n_tokens: int
+    ended: str
+    n_cut: int = 0
+
+
+class Responder(Protocol):
+    """One opened model."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that a context and its continuation can have together."""
+        ...
+
+    @property
+    def bos(self) -> int | None:
+        """BOS where the vocabulary wants a text to begin with it, else None."""
+        ...
+
+    @property
+    def eos(self) -> int: ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own chat template, or None."""
+        ...
+
+    def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:
+        """int32 tokens of each text; ``special`` adds BOS/EOS where the vocabulary wants them, ``parse`` reads special tokens."""
+        ...
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, answer_begun: str = "") -> str:
+        """The conversation in the model's own chat template, ready for the assistant's next turn. Raises `TextError` without one."""
+        ...
+
+    def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        """(number of the request, answer), as they are known, in an order of the responder's own. Raises `EngineError`."""
+        ...
+
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+        """(number of the request, answer), as they are known. Raises `EngineError`."""
+        ...
+
+    def close(self) -> None: ...
