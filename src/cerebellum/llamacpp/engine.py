@@ -6,9 +6,12 @@ computed only where they are scored, and summed where they lie.
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import ctypes as C
+import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 from cerebellum import gguf_file
-from cerebellum.backend import LOGITS_BYTES, Settings, Sources
+from cerebellum.backend import LOGITS_BYTES, Settings, Sources, SweepEvent
 from cerebellum.chat import ChatTemplate, Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Mask, Swaps, Tokens
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Mask, Swaps, Tokens, Trial
 from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
+from cerebellum.llamacpp.states import States
+from cerebellum.llamacpp.tap import Program, Tap, program
 from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
@@ -33,7 +39,12 @@ from cerebellum.reference import ReferenceStore
 #: Quantized data of swapped tensors kept for the next trial that wants it.
 CACHE_BYTES = 1 << 30
 
+#: Shapes of chunks whose recorded graphs are kept.
+GRAPHS = 64
+
 Logits = npt.NDArray[np.float32]
+#: What to do in each of a chunk's batches; None: compute everything.
+Programs = Sequence[Program] | None
 
 
 def batch_size(settings: Settings, n_vocab: int) -> int:
@@ -59,10 +70,14 @@ class LlamaEngine:
         self._model = self._load(path)
         self._vocab = lc.llama_model_get_vocab(self._model)
         self.n_vocab: int = lc.llama_vocab_n_tokens(self._vocab)
-        self._n_batch = batch_size(settings, self.n_vocab)
+        self._n_batch = min(batch_size(settings, self.n_vocab), settings.n_ubatch)
         self._weights = Weights(self._find(), self._make, CACHE_BYTES)
-        self._context = self._new_context(settings.n_ctx, None)
+        self._tap = Tap() if settings.replay_bytes and self._forgets() else None
+        self._context = self._new_context(settings.n_ctx, self._tap.callback if self._tap else None)
         self._batch = Batch(self._n_batch)
+        self._graphs: collections.OrderedDict[tuple[tuple[int, int], ...], list[Graph]] = collections.OrderedDict()
+        #: Whether replays were found exact here; None: not tried yet.
+        self.replays: bool | None = None if self._tap else False
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -82,8 +97,7 @@ class LlamaEngine:
     def _new_context(self, n_ctx: int, callback: Any) -> Any:
         params = lc.llama_context_default_params()
         params.n_ctx = n_ctx
-        params.n_batch = min(self._n_batch, n_ctx)
-        params.n_ubatch = min(self.settings.n_ubatch, params.n_batch)
+        params.n_batch = params.n_ubatch = min(self._n_batch, n_ctx)  # a decode is one graph
         params.n_threads = params.n_threads_batch = self._n_threads
         params.no_perf = True
         if self.settings.flash_attention is not None:
@@ -95,6 +109,10 @@ class LlamaEngine:
             raise EngineError(f"llama.cpp can't open a context of {n_ctx} tokens: {self._log.errors()}")
         return context
 
+    def _forgets(self) -> bool:
+        """Whether the memory is keys and values alone, which clearing empties; a recurrent state can't be begun in the middle."""
+        return not (lc.llama_model_is_recurrent(self._model) or lc.llama_model_is_hybrid(self._model))
+
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
         finder = Finder()
@@ -102,7 +120,7 @@ class LlamaEngine:
         context = self._new_context(min(32, self.settings.n_ctx), callback)
         batch = Batch(1)
         try:
-            _decode(context, batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
+            decode(context, batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
         finally:
             lc.llama_free(context)
         found = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
@@ -160,7 +178,26 @@ class LlamaEngine:
         importance = imatrix_rows(tensor, self._imatrix.entries.get(name) if self._imatrix else None)
         return quantize_rows(tensor, self._source.raw(name), kind, importance, self._pool, self._n_threads)
 
-    def _check(self, swaps: Swaps) -> None:
+    def addresses(self, tensor: str) -> Sequence[int]:
+        """Where a tensor's structs are; none for one that no forward pass reads."""
+        return self._weights.found.get(tensor, ())
+
+    @contextlib.contextmanager
+    def swapped(self, swaps: Swaps) -> Iterator[None]:
+        """The model with ``swaps`` in force."""
+        with self._weights.swapped(swaps):
+            yield
+
+    def ahead(self, swaps: Swaps) -> None:
+        """Begin to quantize for the next trial where a GPU computes this one; a CPU's cores are busy with it."""
+        if self.settings.n_gpu_layers:
+            self._weights.ahead(swaps)
+
+    def forget(self) -> None:
+        """Free what was quantized: it won't be wanted again."""
+        self._weights.trim(0)
+
+    def check(self, swaps: Swaps) -> None:
         for swap in swaps:
             if swap.tensor not in self._tensors:
                 raise TensorChoiceError(f"{self.model_file.path.name} has no tensor {swap.tensor}")
@@ -172,57 +209,119 @@ class LlamaEngine:
     def score(
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
     ) -> Iterator[ChunkScore]:
-        self._check(swaps)
+        self.check(swaps)
         with self._weights.swapped(swaps):
-            self._rebuild()
             for chunk in chunks:
-                rows = reference.read(chunk.id) if reference else None
-                yield self._score_chunk(chunk, rows)
+                yield self.score_chunk(chunk, reference.read(chunk.id) if reference else None, None)
 
-    def _score_chunk(self, chunk: Chunk, reference: ReferenceRows | None) -> ChunkScore:
+    def sweep(
+        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+    ) -> Iterator[SweepEvent]:
+        from cerebellum.llamacpp.sweeping import sweep
+
+        return sweep(self, trials, chunks, reference)
+
+    def score_chunk(self, chunk: Chunk, reference: ReferenceRows | None, programs: Programs) -> ChunkScore:
+        """A chunk's sums with the weights that are in force. ``programs`` None: computed whole."""
         parts = [
             score_rows(chunk.id, logits, targets, slice_reference(reference, first, first + len(targets)))
-            for first, logits, targets in self._logits(chunk)
+            for first, logits, targets in self._logits(chunk, programs)
         ]
         return add_scores(parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
-        self._rebuild()
         for chunk in chunks:
             if not store.has(chunk.id):
-                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in self._logits(chunk)]
+                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in self._logits(chunk, None)]
                 store.write(chunk.id, join_reference(parts))
             yield chunk.id
 
     def logits(self, swaps: Swaps, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""
-        self._check(swaps)
+        self.check(swaps)
         with self._weights.swapped(swaps):
-            self._rebuild()
-            return np.concatenate([logits.copy() for _, logits, _ in self._logits(chunk)])
+            return self.rows(chunk, None)
 
-    def _logits(self, chunk: Chunk) -> Iterator[tuple[int, Logits, npt.NDArray[np.int64]]]:
-        """Decode a chunk; per batch: index of its first scored token, logits [n, vocabulary] in place, the true next tokens [n]."""
-        tokens, n = chunk.tokens, len(chunk.tokens)
-        if n > self.settings.n_ctx:
-            raise EngineError(f"a chunk of {n} tokens does not fit a context of {self.settings.n_ctx}")
-        wanted = chunk.wanted()
-        done = 0
-        lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        for start in range(0, n, self._n_batch):
-            stop = min(start + self._n_batch, n)
-            _decode(self._context, self._batch.fill(tokens[start:stop], start, wanted[start:stop]))
-            places = start + np.flatnonzero(wanted[start:stop])
+    def rows(self, chunk: Chunk, programs: Programs) -> Logits:
+        """All scored rows of a chunk with the weights that are in force, float32 [n, vocabulary]."""
+        return np.concatenate([logits.copy() for _, logits, _ in self._logits(chunk, programs)])
+
+    def pass_over(self, chunk: Chunk, programs: Programs) -> None:
+        """Compute a chunk only for what its programs keep of it."""
+        for _ in self._logits(chunk, programs):
+            pass
+
+    def _batches(self, chunk: Chunk) -> list[slice]:
+        return [
+            slice(at, min(at + self._n_batch, len(chunk.tokens))) for at in range(0, len(chunk.tokens), self._n_batch)
+        ]
+
+    def _logits(self, chunk: Chunk, programs: Programs) -> Iterator[tuple[int, Logits, npt.NDArray[np.int64]]]:
+        """Decode a chunk; per batch: index of its first scored token, logits [n, vocabulary] in place, the true next tokens [n].
+
+        ``programs``: what to leave out and keep in each batch; None: everything is computed.
+        """
+        if len(chunk.tokens) > self.settings.n_ctx:
+            raise EngineError(f"a chunk of {len(chunk.tokens)} tokens does not fit a context of {self.settings.n_ctx}")
+        wanted, done = chunk.wanted(), 0
+        lc.llama_memory_clear(lc.llama_get_memory(self._context), False)
+        for number, part in enumerate(self._batches(chunk)):
+            self._decode_batch(chunk, part, wanted, programs[number] if programs else None)
+            places = part.start + np.flatnonzero(wanted[part])
             if len(places):
                 pointer = lc.llama_get_logits(self._context)
                 logits = np.ctypeslib.as_array(pointer, shape=(len(places), self.n_vocab))
-                yield done, logits, tokens[places + 1].astype(np.int64)
+                yield done, logits, chunk.tokens[places + 1].astype(np.int64)
                 done += len(places)
 
-    def _rebuild(self) -> None:
-        """Decode one token, so that llama.cpp builds a new graph: a reused one may hold views made of the old weights."""
-        lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        _decode(self._context, self._batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
+    def _decode_batch(self, chunk: Chunk, part: slice, wanted: Mask, program: Program | None) -> None:
+        batch = self._batch.fill(chunk.tokens[part], part.start, wanted[part])
+        if program is None or self._tap is None:
+            decode(self._context, batch)
+        else:
+            self._tap.run(lambda: decode(self._context, batch), program)
+
+    # -- replaying ---------------------------------------------------------------------------------------------------
+
+    def graphs(self, chunk: Chunk) -> list[Graph]:
+        """The graph of each of a chunk's batches, recorded where chunks of this shape are new; none where nothing can be replayed."""
+        if self._tap is None or self.replays is False:
+            return []
+        wanted = chunk.wanted()
+        shape = tuple((part.stop, int(wanted[part].sum())) for part in self._batches(chunk))
+        if shape not in self._graphs:
+            self._graphs[shape] = self._record(chunk, self._tap)
+            while len(self._graphs) > GRAPHS:
+                self._graphs.popitem(last=False)
+        self._graphs.move_to_end(shape)
+        return self._graphs[shape]
+
+    def _record(self, chunk: Chunk, tap: Tap) -> list[Graph]:
+        wanted, found = chunk.wanted(), []
+        lc.llama_memory_clear(lc.llama_get_memory(self._context), False)
+        for part in self._batches(chunk):
+            work = functools.partial(self._decode_batch, chunk, part, wanted, None)
+            found.append(tap.record(work, bool(wanted[part].any())))
+        return found
+
+    def state_bytes(self, chunk: Chunk) -> Callable[[Sequence[int]], int]:
+        """How many bytes a chunk's states take, as a function of the boundaries kept."""
+        graphs = self.graphs(chunk)
+        return lambda boundaries: sum(graph.cut_bytes(boundaries) for graph in graphs)
+
+    def capturing(self, chunk: Chunk, states: States, boundaries: Sequence[int], *, whole: bool) -> Programs:
+        """Programs that keep a chunk's states at ``boundaries``."""
+        graphs = enumerate(self.graphs(chunk))
+        return [states.capturing(i, graph, boundaries, whole=whole) for i, graph in graphs]
+
+    def replaying(self, chunk: Chunk, states: States, start: int) -> Programs:
+        """Programs that compute what comes after boundary ``start``; −1: everything that leads to a scored row."""
+        graphs = self.graphs(chunk)
+        if not graphs:
+            return None
+        if start < 0:
+            return [program(graph, range(len(graph))) for graph in graphs]
+        return [states.replaying(i, graph, start) for i, graph in enumerate(graphs)]
 
     def close(self) -> None:
         if self._model is not None:
@@ -260,7 +359,7 @@ class Batch:
         lc.llama_batch_free(self._batch)
 
 
-def _decode(context: Any, batch: Any) -> None:
+def decode(context: Any, batch: Any) -> None:
     status = lc.llama_decode(context, batch)
     if status != 0:
         raise EngineError(f"llama_decode ended with {status}: {native.native_log().errors()}")
