@@ -20,6 +20,7 @@ from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sweeping import affordable, in_parts, starts_on
 from cerebellum.plan import single_trial
 from cerebellum.quants import fallback_type
+from cerebellum.reference import ReferenceStore
 from tests.engine import tiny
 from tests.templates import CHATML
 
@@ -102,6 +103,7 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
     starts = starts_on(engine, trials, chunk)
     roles = {swap.tensor.split(".")[-2] for trial in trials for swap in trial.swaps}
     assert len(roles) >= 7 and {start for start in starts if start >= 0} >= {last // 2 - 1, last - 1} - {-1}
+    engine.lean = True
     states = States()
     kept = sorted({s for s in starts if s >= 0})
     base = engine.rows(chunk, engine.capturing(chunk, states, kept, whole=True))
@@ -114,6 +116,22 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
         moved += not np.array_equal(replayed, base)
     assert moved >= len(trials) - 1 - len(engine.unused)
     engine.close()
+
+
+def test_the_reference_leaves_out_what_is_dead_and_is_the_same(
+    files: Callable[[str], tuple[Path, Path]], tmp_path: Path
+) -> None:
+    """Rows kept with and without it, byte for byte; and whole files measured so give the same sums."""
+    for name, settings in (("lean", SETTINGS), ("whole", replace(SETTINGS, replay_bytes=0))):
+        engine = opened(files("bundled"), settings)
+        chunks = chunks_of(engine, range(6))
+        list(engine.capture(chunks, ReferenceStore(tmp_path / name, None)))
+        assert engine.lean is (name == "lean")
+        assert swept(engine, [BASE], chunks) == whole(engine, [BASE], chunks)
+        engine.close()
+    for path in (tmp_path / "whole").iterdir():
+        one, other = np.load(path), np.load(tmp_path / "lean" / path.name)
+        assert all(one[key].tobytes() == other[key].tobytes() for key in one.files)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -76,8 +76,9 @@ class LlamaEngine:
         self._context = self._new_context(settings.n_ctx, self._tap.callback if self._tap else None)
         self._batch = Batch(self._n_batch)
         self._graphs: collections.OrderedDict[tuple[tuple[int, int], ...], list[Graph]] = collections.OrderedDict()
-        #: Whether replays were found exact here; None: not tried yet.
-        self.replays: bool | None = None if self._tap else False
+        #: Whether leaving out what is dead, and beginning at a trial's block, were found exact here; None: not tried yet.
+        self.lean: bool | None = None if self._tap else False
+        self.replays: bool | None = self.lean
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -230,9 +231,13 @@ class LlamaEngine:
         return add_scores(parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
+        lacking = [chunk for chunk in chunks if not store.has(chunk.id)]
+        if self.lean is None and self.is_lean_worth(lacking):
+            self.check_lean(lacking[0])
         for chunk in chunks:
             if not store.has(chunk.id):
-                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in self._logits(chunk, None)]
+                rows = self._logits(chunk, self.lean_programs(chunk))
+                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in rows]
                 store.write(chunk.id, join_reference(parts))
             yield chunk.id
 
@@ -285,7 +290,7 @@ class LlamaEngine:
 
     def graphs(self, chunk: Chunk) -> list[Graph]:
         """The graph of each of a chunk's batches, recorded where chunks of this shape are new; none where nothing can be replayed."""
-        if self._tap is None or self.replays is False:
+        if self._tap is None or self.lean is False:
             return []
         wanted = chunk.wanted()
         shape = tuple((part.stop, int(wanted[part].sum())) for part in self._batches(chunk))
@@ -316,12 +321,25 @@ class LlamaEngine:
 
     def replaying(self, chunk: Chunk, states: States, start: int) -> Programs:
         """Programs that compute what comes after boundary ``start``; −1: everything that leads to a scored row."""
-        graphs = self.graphs(chunk)
-        if not graphs:
-            return None
         if start < 0:
-            return [program(graph, range(len(graph))) for graph in graphs]
-        return [states.replaying(i, graph, start) for i, graph in enumerate(graphs)]
+            return self.lean_programs(chunk)
+        return [states.replaying(i, graph, start) for i, graph in enumerate(self.graphs(chunk))]
+
+    def lean_programs(self, chunk: Chunk) -> Programs:
+        """Programs that leave out what leads to no scored row, where that was found exact; else None."""
+        return [program(graph, range(len(graph))) for graph in self.graphs(chunk)] if self.lean else None
+
+    def is_lean_worth(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether enough is dead in these chunks to pay for trying it on one of them."""
+        graphs = self.graphs(chunks[0]) if chunks else []
+        dead = sum(graph.live.count(False) for graph in graphs) / max(1, sum(map(len, graphs)))
+        return dead * len(chunks) > 1
+
+    def check_lean(self, chunk: Chunk) -> bool:
+        """Try leaving out what is dead, with the weights that are in force: sets and returns ``lean``."""
+        self.lean = True
+        self.lean = equal(self.rows(chunk, None), self.rows(chunk, self.lean_programs(chunk)))
+        return self.lean
 
     def close(self) -> None:
         if self._model is not None:
@@ -363,6 +381,11 @@ def decode(context: Any, batch: Any) -> None:
     status = lc.llama_decode(context, batch)
     if status != 0:
         raise EngineError(f"llama_decode ended with {status}: {native.native_log().errors()}")
+
+
+def equal(a: Logits, b: Logits) -> bool:
+    """Whether two arrays are the same bit for bit."""
+    return a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> ReferenceRows | None:

@@ -5,8 +5,8 @@ The chunks are taken in parts: as many at a time as the allowed memory holds the
 chunks, so a part costs each tensor's quantization once, and all of them together only once where every chunk fits. A chunk whose
 states alone are too large is kept at fewer boundaries, and a trial then computes some blocks that it doesn't change.
 
-Before the first replay one trial is computed both ways, on all scored rows; where they differ in a bit, nothing is replayed and the
-user is told.
+Before the first replay the base and one trial are computed both ways, on all scored rows of a chunk; where they differ in a bit,
+nothing is left out and the user is told.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cerebellum.backend import Began, Said, Scored, SweepEvent
 from cerebellum.domain import Chunk, Trial
-from cerebellum.llamacpp.engine import LlamaEngine, Logits
+from cerebellum.llamacpp.engine import LlamaEngine, equal
 from cerebellum.llamacpp.states import States
 from cerebellum.reference import ReferenceStore
 
@@ -44,6 +44,8 @@ def sweep(
     starts = [starts_on(engine, trials, chunk) for chunk in chunks]
     if engine.replays is None and any(start >= 0 for start in starts[0]):
         yield from _check(engine, trials, chunks[0], starts[0])
+    elif engine.lean is None and engine.is_lean_worth([chunk for chunk in chunks for _ in trials]):
+        yield from _check_lean(engine, trials[0], chunks[0])
     if not engine.replays:
         starts = [[-1] * len(trials)] * len(chunks)
     parts = in_parts(engine, chunks, starts)
@@ -136,7 +138,7 @@ def _check(engine: LlamaEngine, trials: Sequence[Trial], chunk: Chunk, starts: S
     )
     with engine.swapped(trials[number].swaps):
         same = same and equal(engine.rows(chunk, None), engine.rows(chunk, engine.replaying(chunk, states, start)))
-    engine.replays = same
+    engine.replays = engine.lean = same
     if not same:
         yield Said(
             f"warning: computing trial {trials[number].label!r} from block {start + 1} on gives other numbers than computing it whole, so "
@@ -144,6 +146,11 @@ def _check(engine: LlamaEngine, trials: Sequence[Trial], chunk: Chunk, starts: S
         )
 
 
-def equal(a: Logits, b: Logits) -> bool:
-    """Whether two arrays are the same bit for bit."""
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
+def _check_lean(engine: LlamaEngine, trial: Trial, chunk: Chunk) -> Iterator[SweepEvent]:
+    """Leaving out what is dead, tried on one trial."""
+    yield Began(0, chunk.id)
+    with engine.swapped(trial.swaps):
+        if not engine.check_lean(chunk):
+            yield Said(
+                "warning: leaving out what no scored token needs gives other numbers, so every trial is computed whole"
+            )
