@@ -27,7 +27,7 @@ from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.weights import Finder, Weights
-from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
+from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
 
 #: Quantized data of swapped tensors kept for the next trial that wants it.
@@ -55,6 +55,8 @@ class LlamaEngine:
         self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
         self._n_threads = settings.n_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._n_threads)
+        # A pool of its own: scoring never waits behind a tensor that is being quantized.
+        self._scorers = Threads(ThreadPoolExecutor(self._n_threads), self._n_threads)
         self._open_sources(sources)
         self._model = self._load(path)
         self._vocab = lc.llama_model_get_vocab(self._model)
@@ -181,7 +183,9 @@ class LlamaEngine:
 
     def _score_chunk(self, chunk: Chunk, reference: ReferenceRows | None) -> ChunkScore:
         parts = [
-            score_rows(chunk.id, logits, targets, slice_reference(reference, first, first + len(targets)))
+            score_rows(
+                chunk.id, logits, targets, slice_reference(reference, first, first + len(targets)), self._scorers
+            )
             for first, logits, targets in self._logits(chunk)
         ]
         return add_scores(parts)
@@ -190,7 +194,10 @@ class LlamaEngine:
         self._rebuild()
         for chunk in chunks:
             if not store.has(chunk.id):
-                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in self._logits(chunk)]
+                parts = [
+                    reference_rows(logits, targets, store.k, self._scorers)
+                    for _, logits, targets in self._logits(chunk)
+                ]
                 store.write(chunk.id, join_reference(parts))
             yield chunk.id
 
@@ -230,6 +237,7 @@ class LlamaEngine:
             lc.llama_free(self._context)
             lc.llama_model_free(self._model)
             self._pool.shutdown()
+            self._scorers.close()
             self._model = None
 
 
