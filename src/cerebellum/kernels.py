@@ -42,20 +42,20 @@ def _tail(row: Any, filling: float) -> Any:
 
 
 @inlined
-def _total(x: Any) -> float:
+def _total(x: Any) -> Any:
     pairs = (lane(x, 0) + lane(x, 4)) + (lane(x, 2) + lane(x, 6)), (lane(x, 1) + lane(x, 5)) + (lane(x, 3) + lane(x, 7))
     return pairs[0] + pairs[1]
 
 
 @inlined
-def _least(x: Any) -> float:
+def _least(x: Any) -> Any:
     a, b = min(lane(x, 0), lane(x, 4)), min(lane(x, 2), lane(x, 6))
     c, d = min(lane(x, 1), lane(x, 5)), min(lane(x, 3), lane(x, 7))
-    return min(min(a, b), min(c, d))
+    return min(a, b, c, d)
 
 
 @inlined
-def _one(x: float) -> float:
+def _one(x: float) -> Any:
     return lane(exp(splat(x)), 0)
 
 
@@ -104,8 +104,8 @@ def _joined(a: Any, b: Any) -> Any:
 
 
 @inlined
-def _row_powers(row: Any, top: float) -> Any:
-    """Nine sums in lanes of exp(β (z − top)), and the place of the first value that is ``top``."""
+def _row_powers(row: Any, top: float, sums: Any) -> Any:
+    """Fills ``sums`` [`N_POWERS`] with Σ exp(β (z − top)); returns the place of the first value that is ``top``."""
     zero, far = splat(0.0), splat(np.inf)
     none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total, tops, first = none, splat(top), far
@@ -123,26 +123,22 @@ def _row_powers(row: Any, top: float) -> Any:
         place = where_less(below, zero, far, counting() + splat(float(n)))
         first = where_less(place, first, place, first)
         total = _powers(total, exp_tenth(below))
-    return total, _least(first)
+    for i, each in enumerate(total):
+        sums[i] = _total(each)
+    return _least(first)
 
 
 @compiled(f"void({_ROWS}, int64, int64, {_OUT}, float64[:, ::1], int64[::1], {_OUT})")
 def normalize(logits: Any, first: int, last: int, lse: Any, tempered: Any, top: Any, lowest: Any) -> None:
     """float32 [n, v] → log Σ exp(z) [n]; log Σ exp(βz) [n, `N_POWERS`]; place of the first largest [n]; smallest logit [n]."""
+    sums = np.empty(N_POWERS, np.float64)
     for r in range(first, last):
         row = logits[r]
         high, lowest[r] = _extremes(row)
-        sums, place = _row_powers(row, high)
+        place = _row_powers(row, high, sums)
         top[r] = np.int64(place) if place < len(row) else 0
-        tempered[r, 0] = log(_total(sums[0])) + 0.4 * high
-        tempered[r, 1] = log(_total(sums[1])) + 0.5 * high
-        tempered[r, 2] = log(_total(sums[2])) + 0.6 * high
-        tempered[r, 3] = log(_total(sums[3])) + 0.7 * high
-        tempered[r, 4] = log(_total(sums[4])) + 0.8 * high
-        tempered[r, 5] = log(_total(sums[5])) + 0.9 * high
-        tempered[r, 6] = log(_total(sums[6])) + high
-        tempered[r, 7] = log(_total(sums[7])) + 1.1 * high
-        tempered[r, 8] = log(_total(sums[8])) + 1.2 * high
+        for i in range(N_POWERS):
+            tempered[r, i] = log(sums[i]) + (FIRST_POWER + i) / 10.0 * high
         lse[r] = tempered[r, _PLAIN]
 
 
@@ -219,7 +215,7 @@ def logarithms(x: Any, out: Any) -> None:
 @inlined
 def _comes_after(values: Any, places: Any, a: int, b: int) -> bool:
     """Whether entry a comes after entry b: smaller, or equal and of a later place."""
-    return values[a] < values[b] or (values[a] == values[b] and places[a] > places[b])
+    return bool(values[a] < values[b] or (values[a] == values[b] and places[a] > places[b]))
 
 
 @inlined

@@ -11,8 +11,10 @@ import operator
 from typing import Any
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, overload, register_model
+
+intrinsic: Any = extending.intrinsic
 
 #: Values in a `Lanes`.
 WIDTH = 8
@@ -32,8 +34,8 @@ class Lanes(types.Type):
 LANES = Lanes()
 
 
-@register_model(Lanes)
-class _LanesModel(models.PrimitiveModel):
+@extending.register_model(Lanes)
+class _LanesModel(extending.models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _DOUBLES)
 
@@ -133,4 +135,4 @@ def _arithmetic(instruction: str) -> Any:
 
 
 for _operator, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul")):
-    overload(_operator)(_arithmetic(_instruction))
+    extending.overload(_operator)(_arithmetic(_instruction))

@@ -12,6 +12,7 @@ how much smaller.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -69,12 +70,9 @@ class Threads:
         n = len(logits)
         parts = max(1, min(self.n if self.pool else 1, n, logits.size // _WORTH_A_THREAD))
         edges = [n * part // parts for part in range(parts + 1)]
-        running = [
-            self.pool.submit(kernel, logits, first, last, *others)
-            for first, last in zip(edges[1:-1], edges[2:], strict=True)
-            if self.pool
-        ]
-        kernel(logits, 0, edges[1], *others)
+        spans = list(itertools.pairwise(edges))
+        running = [self.pool.submit(kernel, logits, *span, *others) for span in spans[1:] if self.pool]
+        kernel(logits, *spans[0], *others)
         for part in running:
             part.result()
 
