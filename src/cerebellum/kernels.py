@@ -151,7 +151,7 @@ def _term(a: Any, b: Any, lse_a: Any, lse_b: Any) -> Any:
 
 
 @inlined
-def _divergence(reference: Any, trial: Any, lse_a: float, lse_b: float) -> float:
+def _divergence(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
     """Σ p log(p/q) over two rows of the same tokens."""
     a, b, n = splat(lse_a), splat(lse_b), _whole(len(trial))
     total = splat(0.0)
@@ -173,7 +173,7 @@ def complete(logits: Any, first: int, last: int, lse: Any, reference: Any, refer
 
 
 @inlined
-def _mass(row: Any, lse: float) -> float:
+def _mass(row: Any, lse: float) -> Any:
     """Σ exp(z − lse) of a row."""
     total, normalizer, n = splat(0.0), splat(lse), _whole(len(row))
     for i in range(0, n, 8):
