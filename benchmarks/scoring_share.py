@@ -106,17 +106,18 @@ def beside_numpy(vocabulary: int, k: int | None, repeats: int, threads: Threads)
 
 def beside_forward(name: str, path: Path, repeats: int, threads: Threads) -> list[str]:
     """One row of the second table: time in llama.cpp and in scoring, chunk by chunk."""
-    from cerebellum.llamacpp.engine import LlamaEngine, join_reference, slice_reference
+    from cerebellum.llamacpp.engine import LlamaEngine
+    from cerebellum.llamacpp.sums import join_reference, slice_reference
 
     engine = LlamaEngine(path, Settings(n_ctx=N_CTX, n_threads=threads.n))
     tokens = np.random.default_rng(0).integers(3, min(1000, engine.n_vocab), N_CTX).astype(np.int32)
     chunk = Chunk(0, tokens)
     k = default_k(engine.n_vocab)
-    kept = join_reference([reference_rows(z, t, k, threads) for _, z, t in engine._logits(chunk)])
+    kept = join_reference([reference_rows(z, t, k, threads) for _, _, z, t in engine.decoder.logits((chunk,), None)])
     forward, scoring = [], []
     for _ in range(repeats + 1):
         start, scored = time.perf_counter(), 0.0
-        for first, logits, targets in engine._logits(chunk):
+        for _, first, logits, targets in engine.decoder.logits((chunk,), None):
             begun = time.perf_counter()
             score_rows(0, logits, targets, slice_reference(kept, first, first + len(targets)), threads)
             scored += time.perf_counter() - begun
