@@ -18,9 +18,6 @@ from typing import Any
 
 import numpy as np
 
-#: As Cerebellum starts its engine; the environment overrides it.
-WAITING = {"GOMP_SPINCOUNT": "1000"}
-
 
 class BarePass:
     """A model and a context of ``ctx`` tokens."""
@@ -94,7 +91,6 @@ def main() -> int:
     for name, default in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("passes", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
-    os.environ.update({**WAITING, **os.environ})
     bare = BarePass(options.model, options.ctx, options.threads)
     chunks = bare.chunks(options.text.read_text(encoding="utf-8").removesuffix("\n"), options.chunks)
     bare.run(chunks[0])  # pages are read and threads started

@@ -2,7 +2,8 @@
 
 python -m benchmarks.trial_cost MODEL [--base Q3_K_M] [--text FILE] [--ctx 512] [--chunks 4] [--blocks 0,6,13] [--rounds 5]
 
-*bare*: llama.cpp decodes the same chunks of the base and nothing else (`benchmarks.bare_pass`). *whole*: a sweep with replay off. *replay*:
+*bare*: llama.cpp decodes the same chunks of the base and nothing else (`benchmarks.bare_pass`), its threads waiting as those of our engine
+do; *bare, stock*: waiting as in the stock programs, which need a machine of their own for it. *whole*: a sweep with replay off. *replay*:
 a sweep as it is. The time of a trial is the whole time of a sweep's trials over their number: swapping, quantizing, scoring with KL
 divergence, the database, and for replay the capture of the base's states and the self-check are all in it.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from benchmarks.running import CommandFailedError, show
 from benchmarks.step_times import BASE, SWEEP, Timed, WholeBackend, can_replay, timed_sweep
 from cerebellum import bundled
 from cerebellum.errors import CerebellumError
+from cerebellum.llamacpp.process import WAITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class Round:
     once for all of them."""
 
     bare: float
+    bare_stock: float
     whole: float
     whole_steps: float
     replay: float | None
@@ -48,12 +51,18 @@ def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
         (written,) = (folder / f"whole-{number}").glob("base-*.gguf")
         os.link(written, base)
     command = [sys.executable, "-m", "benchmarks.bare_pass", base, *size]
-    passes = json.loads(measured([str(word) for word in command]).output)
+    words = [str(word) for word in command]
+    bare, bare_stock = (bare_seconds(words, environment) for environment in (WAITING, None))
     replay = timed(options, folder / f"replay-{number}", whole=False) if can_replay() else None
     return Round(
-        spread(passes["seconds"]).median, per_trial(whole, whole=True), per_step(whole, options.chunks),
+        bare, bare_stock, per_trial(whole, whole=True), per_step(whole, options.chunks),
         replay and per_trial(replay, whole=False), replay and per_step(replay, options.chunks),
     )  # fmt: skip
+
+
+def bare_seconds(words: Sequence[str], environment: Mapping[str, str] | None) -> float:
+    """The median pass of a process that does nothing else."""
+    return spread(json.loads(measured(words, environment).output)["seconds"]).median
 
 
 def timed(options: argparse.Namespace, out: Path, whole: bool) -> Timed:
@@ -83,6 +92,7 @@ def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
     bare = [r.bare for r in rounds]
     found = {
         "bare forward pass, s": spread(bare),
+        "bare forward pass, stock, s": spread([r.bare_stock for r in rounds]),
         "trial computed whole, s": spread([r.whole for r in rounds]),
         "trial computed whole ÷ bare": ratios([r.whole for r in rounds], bare),
         "the same without quantizing ÷ bare": ratios([r.whole_steps for r in rounds], bare),
