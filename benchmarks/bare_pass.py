@@ -1,4 +1,4 @@
-"""A bare forward pass: llama.cpp decodes the chunks of a text, and nothing else is done. What a trial can't be faster than when computed whole.
+"""A bare forward pass: llama.cpp decodes the chunks of a text, and nothing else is done. A trial computed whole can't be faster.
 
 python -m benchmarks.bare_pass MODEL --text FILE [--ctx 512] [--chunks 4] [--threads N] [--passes 3]
 
@@ -85,7 +85,9 @@ class BarePass:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bare_pass", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.bare_pass", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True)
     for name, default in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("passes", 3)):

@@ -2,9 +2,9 @@
 
 python -m benchmarks.growth [--rounds 3] [--json FILE]
 
-One thing grows at a time, the others stay. *trials*: seconds of all trials of the sweep. *a trial*: the same over their number. *whole*: the
-sweep from the unquantized file to its result, which also quantizes the base, keeps the reference and measures the noise floor. An exponent b
-means cost ∝ size^b, by least squares through the logarithms; its range is over the rounds.
+One thing grows at a time, the others stay. *trials*: seconds of all trials of the sweep. *a trial*: the same over their number. *whole*:
+the sweep from the unquantized file to its result, which also quantizes the base, keeps the reference and measures the noise floor. An
+exponent b means cost ∝ size^b, by least squares through the logarithms; its range is over the rounds.
 
 What to expect: trials grow with the square of the blocks (twice as many of twice the length; replay halves it, whatever the number), and in
 proportion to text and to types; a vocabulary adds to the last matrix and to scoring alone.
@@ -104,10 +104,16 @@ def grown(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for what in options.only or GROWING:
             sizes, size_of = GROWING[what]
-            rounds = [[measure(size_of(n), Path(folder), options.threads) for n in sizes] for _ in range(options.rounds)]
+            rounds = [
+                [measure(size_of(n), Path(folder), options.threads) for n in sizes] for _ in range(options.rounds)
+            ]
             rows += table(what, sizes, rounds)
             found = {name: asdict(x) for name, x in exponents(sizes, rounds).items()}
-            data[what] = {"sizes": sizes, "rounds": [[asdict(c) for c in costs] for costs in rounds], "exponents": found}
+            data[what] = {
+                "sizes": sizes,
+                "rounds": [[asdict(c) for c in costs] for costs in rounds],
+                "exponents": found,
+            }
             print(f"{what}: done", file=sys.stderr, flush=True)
     title = f"Generated llama of width 512, chunks of {CTX} tokens, ffn_gate; {options.threads} threads, {options.rounds} rounds"
     show(title, ("what grows", "size", "trials, s", "a trial, ms", "whole, s"), rows)
@@ -116,7 +122,9 @@ def grown(options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 where a sweep failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.growth", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=GROWING, help="only this; may be repeated")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

@@ -35,7 +35,9 @@ class Usage:
 
     def figures(self) -> dict[str, float]:
         """All but what it printed."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("output", "messages")}
+        return {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("output", "messages")
+        }
 
 
 def measured(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Usage:
@@ -58,7 +60,9 @@ def measured(command: Sequence[str | Path], environment: Mapping[str, str] | Non
             file.seek(0)
             texts.append(file.read().decode(errors="replace"))
     if process.returncode:
-        raise CommandFailedError(f"{' '.join(shortened(words))} ended with {process.returncode}:\n{''.join(texts)[-1500:]}")
+        raise CommandFailedError(
+            f"{' '.join(shortened(words))} ended with {process.returncode}:\n{''.join(texts)[-1500:]}"
+        )
     return Usage(
         seconds, used.ru_utime + used.ru_stime, watcher.resident, watcher.anonymous, written, watcher.children_written, *texts
     )  # fmt: skip

@@ -15,9 +15,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.clocks import Clocked, Clocks, by_label
 from benchmarks.running import show
@@ -70,8 +69,7 @@ class HereBackend(LlamaBackend):
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         from cerebellum.llamacpp.engine import LlamaEngine
 
-        engine: Any = LlamaEngine(model, settings, sources)
-        return engine
+        return cast(EngineProcess, LlamaEngine(model, settings, sources))
 
 
 class Watch(StepTimes):
@@ -137,12 +135,20 @@ def rows_of(watch: Watch, trip: float) -> tuple[list[list[str]], dict[str, Any]]
 
 def _row(name: str, seconds: float, calls: float | None, whole: float) -> list[str]:
     share = seconds / whole
-    return [name, f"{seconds:.3f}", f"{100 * share:.1f}", "" if calls is None else f"{calls:,.0f}", f"{1 / max(1 - share, 1e-9):.2f}"]
+    return [
+        name,
+        f"{seconds:.3f}",
+        f"{100 * share:.1f}",
+        "" if calls is None else f"{calls:,.0f}",
+        f"{1 / max(1 - share, 1e-9):.2f}",
+    ]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 where the sweep failed."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile_sweep", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile_sweep", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("model", type=Path, nargs="?", default=bundled.MODEL)
     parser.add_argument("--text", type=Path, default=bundled.SEARCH_TEXT)
     for name, default in (("base", "Q3_K_M"), ("role", "ffn_gate"), ("to", "Q2_K")):

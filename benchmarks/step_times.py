@@ -96,7 +96,7 @@ class WholeBackend(LlamaBackend):
 
 def without_replay(settings: Settings) -> Settings:
     """The settings with replay off, in a version that has it."""
-    return dataclasses.replace(settings, **{OFF: 0}) if can_replay() else settings
+    return dataclasses.replace(settings, **dict[str, Any]({OFF: 0})) if can_replay() else settings
 
 
 def can_replay() -> bool:

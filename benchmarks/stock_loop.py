@@ -6,27 +6,45 @@ It measures what a sweep measures: the KL divergence to the unquantized model, w
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measuring import Usage, measured
 from benchmarks.stock import StockPrograms
 from benchmarks.stock_output import Statistic, StockOutputError, parse_divergence
+from cerebellum.llamacpp.process import WAITING
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What both sides read: a file, tokens in a chunk, chunks, threads."""
+    """What both sides read: a file, tokens in a chunk, chunks, threads. ``calm``: the stock programs' threads wait as our engine's do, for
+    a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one)."""
 
     path: Path
     ctx: int
     chunks: int
     threads: int
+    calm: bool = False
 
     def stock(self) -> list[str]:
         """As options of llama-perplexity."""
-        return ["-f", str(self.path), "-c", str(self.ctx), "--chunks", str(self.chunks), "-t", str(self.threads), "--no-repack"]
+        return [
+            "-f",
+            str(self.path),
+            "-c",
+            str(self.ctx),
+            "--chunks",
+            str(self.chunks),
+            "-t",
+            str(self.threads),
+            "--no-repack",
+        ]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For the stock programs."""
+        return dict(WAITING) if self.calm else {}
 
     def ours(self) -> list[str]:
         """As options of `cerebellum sweep`."""
@@ -95,12 +113,20 @@ class StockLoop:
 
 
 def run_loop(
-    programs: StockPrograms, model: Path, base: str, swaps: Sequence[tuple[str, str]], n_trials: int, text: Text, scratch: Path
+    programs: StockPrograms,
+    model: Path,
+    base: str,
+    swaps: Sequence[tuple[str, str]],
+    n_trials: int,
+    text: Text,
+    scratch: Path,
 ) -> StockLoop:
     """The loop over ``swaps`` (tensor, type) on the stock mix ``base``. Raises CommandFailedError, StockOutputError."""
     logits = scratch / "reference-logits.bin"
     try:
-        made = measured([programs.perplexity, "-m", model, *text.stock(), "--kl-divergence-base", logits])
+        made = measured(
+            [programs.perplexity, "-m", model, *text.stock(), "--kl-divergence-base", logits], text.environment
+        )
         size = logits.stat().st_size
         trials = [stock_trial(programs, model, base, swap, text, scratch, logits) for swap in (None, *swaps)]
     finally:
@@ -121,10 +147,18 @@ def stock_trial(
     out = scratch / "trial.gguf"
     override = [] if swap is None else ["--tensor-type", override_of(*swap)]
     try:
-        made = measured([programs.quantize, *override, model, out, base, str(text.threads)])
+        made = measured([programs.quantize, *override, model, out, base, str(text.threads)], text.environment)
         size = out.stat().st_size
-        command = [programs.perplexity, "-m", out, *text.stock(), "--kl-divergence-base", logits, "--kl-divergence"]
-        used, found = _divergence(command)
+        command: list[str | Path] = [
+            programs.perplexity,
+            "-m",
+            out,
+            *text.stock(),
+            "--kl-divergence-base",
+            logits,
+            "--kl-divergence",
+        ]
+        used, found = _divergence(command, text.environment)
     finally:
         out.unlink(missing_ok=True)
     return StockTrial(swap and swap[0], made, used, found["Mean PPL(Q)"].value, found["Mean KLD"].value, size)
@@ -135,13 +169,15 @@ def override_of(tensor: str, kind: str) -> str:
     return f"^{tensor.replace('.', chr(92) + '.')}$={kind.lower()}"
 
 
-def _divergence(command: Sequence[str | Path], attempts: int = 5) -> tuple[Usage, dict[str, Statistic]]:
+def _divergence(
+    command: Sequence[str | Path], environment: Mapping[str, str], attempts: int = 5
+) -> tuple[Usage, dict[str, Statistic]]:
     """Again where the program's last lines were lost, as `running.run_stock` does; the last attempt's usage counts."""
     for _ in range(attempts - 1):
-        used = measured(command)
+        used = measured(command, environment)
         try:
             return used, parse_divergence(used.output + used.messages)
         except StockOutputError:
             print("  (its last lines were lost; once more)", file=sys.stderr, flush=True)
-    used = measured(command)
+    used = measured(command, environment)
     return used, parse_divergence(used.output + used.messages)

@@ -59,7 +59,7 @@ class Ready:
         return ["sweep", str(self.model), *self.text.ours(), *options, *only, "--out", str(out), "--json", *more]
 
 
-def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int | None) -> Ready:
+def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int | None, calm: bool) -> Ready:
     """The model, generated into ``scratch`` where it isn't there yet. Raises NoRoomError."""
     model = case.model
     if model is None:
@@ -67,5 +67,5 @@ def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int 
         model = scratch / f"random-{name}-{case.shape.stored_as}.gguf"
         if not model.exists():
             write_model(model, case.shape)
-    lines = Text(text or bundled.SEARCH_TEXT, case.ctx, case.chunks, threads or os.cpu_count() or 1)
+    lines = Text(text or bundled.SEARCH_TEXT, case.ctx, case.chunks, threads or os.cpu_count() or 1, calm)
     return Ready(case, model, lines, bundled.REPORT_TEXT, scratch)

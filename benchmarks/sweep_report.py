@@ -84,7 +84,9 @@ def sizes(stock: Sequence[StockLoop], ours: Sequence[Ours]) -> dict[str, Spread]
     """Memory and bytes written, MB."""
     return {
         "peak memory, stock loop, MB": spread([s.resident / 1e6 for s in stock]),
-        "peak memory, sweep with its base, reference and noise floor, MB": spread([o.usage.resident / 1e6 for o in ours]),
+        "peak memory, sweep with its base, reference and noise floor, MB": spread(
+            [o.usage.resident / 1e6 for o in ours]
+        ),
         "written by the stock loop, MB": spread([s.written / 1e6 for s in stock]),
         "written by the sweep (base, reference, database), MB": spread([o.usage.written / 1e6 for o in ours]),
     }
@@ -118,14 +120,20 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     first, found = rounds[0], figures(rounds)
     n, run = first.stock.n_trials, len(first.stock.trials)
     text = f"{case.text.chunks} chunks of {case.text.ctx} tokens, {case.text.threads} threads"
-    print(f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), base {case.case.base} ({first.ours.base_bytes / 1e6:,.1f} MB)")
+    print(
+        f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), base {case.case.base} ({first.ours.base_bytes / 1e6:,.1f} MB)"
+    )
     print(f"{n} trials ({case.case.role} at {case.case.to}), {text}; {len(rounds)} alternations")
     if run < n:
-        print(f"Of the stock loop's {n} trials {run} were run in each alternation; the others are counted as their mean.")
+        print(
+            f"Of the stock loop's {n} trials {run} were run in each alternation; the others are counted as their mean."
+        )
     rows = [(name, f"{x.median:,.2f}", f"{x.low:,.2f}", f"{x.high:,.2f}") for name, x in found.items()]
     show("", ("", "median", "least", "largest"), rows)
     perplexity, kld = differences(rounds)
-    print(f"Trials by both programs: perplexity differs by {perplexity:.1e} at most, KL divergence by {kld:.1e} (relative).")
+    print(
+        f"Trials by both programs: perplexity differs by {perplexity:.1e} at most, KL divergence by {kld:.1e} (relative)."
+    )
     races = agreements(rounds)
     for share, kept in races:
         print(
@@ -147,7 +155,9 @@ def _round(r: Round) -> dict[str, Any]:
     stock = [r.stock.base, *r.stock.trials]
     return {
         "stock_logits": r.stock.logits.figures(),
-        "stock_trials": [{"tensor": t.tensor, "quantize": t.quantize.figures(), "measure": t.measure.figures()} for t in stock],
+        "stock_trials": [
+            {"tensor": t.tensor, "quantize": t.quantize.figures(), "measure": t.measure.figures()} for t in stock
+        ],
         "ours": r.ours.usage.figures(),
         "race": r.race and r.race.usage.figures(),
     }

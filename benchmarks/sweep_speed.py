@@ -75,14 +75,16 @@ def cost(case: Ready, rounds: int) -> dict[str, Any]:
     options = argparse.Namespace(
         model=case.model, text=case.text.path, base=of.base, role=of.role.split(",")[0].replace("all", "ffn_gate"), to=of.to,
         blocks=None if of.blocks is None else list(of.blocks), ctx=of.ctx, chunks=of.cost_chunks, threads=case.text.threads,
-        rounds=rounds, scratch=case.scratch, json=None,
+        rounds=rounds, calm=case.text.calm, scratch=case.scratch, json=None,
     )  # fmt: skip
     return trial_cost.report(options, trial_cost.compared(options))
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep_speed", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sweep_speed", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("case", choices=CASES)
     parser.add_argument("--rounds", type=int, default=5, help="alternations (default 5)")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated (default: all)")
@@ -98,6 +100,9 @@ def arguments() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--race", action="store_true", default=None, help="race as well")
     parser.add_argument("--threads", type=int, help="of both sides (default: all cores)")
+    parser.add_argument(
+        "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for generated models and studies (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser
@@ -131,7 +136,9 @@ def main(argv: list[str] | None = None) -> int:
     scratch = options.scratch or Path(tempfile.gettempdir())
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        found = compared(ready(case_of(options), options.case, scratch, options.text, options.threads), options)
+        found = compared(
+            ready(case_of(options), options.case, scratch, options.text, options.threads, options.calm), options
+        )
     except (CommandFailedError, StockOutputError, StockBuildError, NoRoomError, CerebellumError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -52,12 +52,18 @@ def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
         os.link(written, base)
     command = [sys.executable, "-m", "benchmarks.bare_pass", base, *size]
     words = [str(word) for word in command]
-    bare, bare_stock = (bare_seconds(words, environment) for environment in (WAITING, None))
+    bare, bare_stock = (
+        bare_seconds(words, environment) for environment in (WAITING, WAITING if options.calm else None)
+    )
     replay = timed(options, folder / f"replay-{number}", whole=False) if can_replay() else None
     return Round(
-        bare, bare_stock, per_trial(whole, whole=True), per_step(whole, options.chunks),
-        replay and per_trial(replay, whole=False), replay and per_step(replay, options.chunks),
-    )  # fmt: skip
+        bare,
+        bare_stock,
+        per_trial(whole, whole=True),
+        per_step(whole, options.chunks),
+        None if replay is None else per_trial(replay, whole=False),
+        None if replay is None else per_step(replay, options.chunks),
+    )
 
 
 def bare_seconds(words: Sequence[str], environment: Mapping[str, str] | None) -> float:
@@ -75,7 +81,7 @@ def timed(options: argparse.Namespace, out: Path, whole: bool) -> Timed:
 
 
 def per_trial(timed: Timed, whole: bool) -> float:
-    """Seconds of all trials over their number. The base is no trial; but what a replay begins with comes of it, so there its time counts."""
+    """Seconds of all trials over their number; where they are replayed, the base's too, whose pass the replays begin with."""
     phase = timed.times.phase(SWEEP)
     bases = sum(seconds for label, seconds in phase.steps if label == BASE)
     return (phase.seconds - (bases if whole else 0.0)) / len(timed.trial_seconds())
@@ -115,7 +121,9 @@ def compared(options: argparse.Namespace) -> list[Round]:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trial_cost", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.trial_cost", description=__doc__.splitlines()[0] if __doc__ else None
+    )
     parser.add_argument("model", type=Path, help="the unquantized file")
     parser.add_argument("--text", type=Path, default=bundled.SEARCH_TEXT)
     for name, default in (("base", "Q3_K_M"), ("role", "ffn_gate"), ("to", "Q2_K")):
@@ -123,6 +131,9 @@ def arguments() -> argparse.ArgumentParser:
     for name, number in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
+    parser.add_argument(
+        "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for studies (default: the system's)")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser
@@ -153,7 +164,11 @@ def report(options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, An
     show(f"{options.model.name} at {options.base}: {what}", ("a trial", "median", "least", "largest"), rows)
     if not can_replay():
         print("This version has no replay: every trial is computed whole.")
-    data = {"what": what, "figures": {name: asdict(x) for name, x in found.items()}, "rounds": [asdict(r) for r in rounds]}
+    data = {
+        "what": what,
+        "figures": {name: asdict(x) for name, x in found.items()},
+        "rounds": [asdict(r) for r in rounds],
+    }
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n")
     return data

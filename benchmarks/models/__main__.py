@@ -7,9 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.models import E2B, MEDIUM, NoRoomError, n_weights, small, write_model
+from benchmarks.models import E2B, MEDIUM, NoRoomError, Shape, n_weights, small, write_model
 
-NAMED = {"small": small(), "medium": MEDIUM, "e2b": E2B}
+NAMED: dict[str, Shape] = {"small": small(), "medium": MEDIUM, "e2b": E2B}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,7 +22,9 @@ UNKNOWN, BOS, EOS = range(len(SPECIALS))
 def tokens(size: int) -> list[str]:
     """``size`` tokens, the specials and the bytes first. Raises ValueError where those don't fit."""
     if size < N_FIXED + len(LETTERS):
-        raise ValueError(f"a vocabulary of {size} tokens has no room for {N_FIXED} bytes and specials and {len(LETTERS)} letters")
+        raise ValueError(
+            f"a vocabulary of {size} tokens has no room for {N_FIXED} bytes and specials and {len(LETTERS)} letters"
+        )
     fixed = [*SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
     return [*fixed, *islice(_words(), size - N_FIXED)]
 

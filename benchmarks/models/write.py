@@ -50,7 +50,9 @@ def check_room(folder: Path, needed: int) -> None:
     """Raises NoRoomError where ``folder`` has less than ``needed`` bytes and a tenth left."""
     free = shutil.disk_usage(folder).free
     if free < 1.1 * needed:
-        raise NoRoomError(f"{folder} has {free / 1e9:.1f} GB left, the model takes {needed / 1e9:.1f} GB: name another folder")
+        raise NoRoomError(
+            f"{folder} has {free / 1e9:.1f} GB left, the model takes {needed / 1e9:.1f} GB: name another folder"
+        )
 
 
 def _size(size: TensorShape) -> int:
