@@ -15,7 +15,8 @@ from cerebellum import bundled
 @dataclass(frozen=True, slots=True)
 class Case:
     """``shape``: the model is generated; None: ``model`` is a file. ``stock_trials``: how many of the loop's trials are really run (None:
-    all); ``alternated``: False where one stock trial only stands beside ours. ``race``: also raced. ``cost_chunks``: text of the
+    all); ``alternated``: False where one stock trial only stands beside ours. ``race``: also raced. ``whole_once``: the sweep
+    over the whole text, which says what the right decisions are, only in the first alternation. ``cost_chunks``: text of the
     comparison with a bare pass."""
 
     model: Path | None = None
@@ -29,14 +30,24 @@ class Case:
     stock_trials: int | None = None
     alternated: bool = True
     race: bool = False
+    whole_once: bool = False
     cost_chunks: int = 4
 
 
 CASES = {
     "small": Case(bundled.MODEL, chunks=8, stock_trials=7),
     # Many trials whose damage is plain, on all of the bundled text: where racing belongs.
-    "race": Case(bundled.MODEL, role="all", base="Q4_K_M", ctx=128, chunks=320, stock_trials=2, race=True),
-    "medium": Case(shape=MEDIUM, blocks=(0, 2, 4, 6, 8, 10), ctx=256, chunks=2, stock_trials=2, cost_chunks=2),
+    "race": Case(
+        bundled.MODEL,
+        role="ffn_down,ffn_up",
+        base="Q4_K_M",
+        ctx=128,
+        chunks=320,
+        stock_trials=2,
+        race=True,
+        whole_once=True,
+    ),
+    "medium": Case(shape=MEDIUM, role="ffn_gate,ffn_up,ffn_down", chunks=2, stock_trials=2, cost_chunks=2),
     "e2b": Case(shape=E2B, blocks=(0, 14, 34), ctx=64, chunks=2, stock_trials=1, alternated=False, cost_chunks=2),
 }
 

@@ -38,12 +38,15 @@ PARTS = ("speed", "cost", "written")
 
 def rounds_of(case: Ready, programs: StockPrograms, rounds: int) -> Iterator[Round]:
     """Ours, the race where the case has one, the stock loop; again and again."""
+    whole: Ours | None = None
     for number in range(rounds):
         with tempfile.TemporaryDirectory(dir=case.scratch) as name:
             folder = Path(name)
-            ours = sweep(case, folder / "study")
+            ours = None if whole and case.case.whole_once else sweep(case, folder / "study")
+            whole = ours or whole
+            assert whole is not None
             race = sweep(case, folder / "race", "--race") if case.case.race else None
-            yield Round(stock(case, programs, ours, number, folder), ours, race)
+            yield Round(stock(case, programs, whole, number, folder), ours, race)
 
 
 def sweep(case: Ready, out: Path, *more: str) -> Ours:
