@@ -54,9 +54,9 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class StockTrial:
-    """One pass of the loop; ``tensor`` None is the base."""
+    """One pass of the loop; ``swap`` (tensor, type) None is the base."""
 
-    tensor: str | None
+    swap: tuple[str, str] | None
     quantize: Usage
     measure: Usage
     perplexity: float
@@ -161,7 +161,7 @@ def stock_trial(
         used, found = _divergence(command, text.environment)
     finally:
         out.unlink(missing_ok=True)
-    return StockTrial(swap and swap[0], made, used, found["Mean PPL(Q)"].value, found["Mean KLD"].value, size)
+    return StockTrial(swap, made, used, found["Mean PPL(Q)"].value, found["Mean KLD"].value, size)
 
 
 def override_of(tensor: str, kind: str) -> str:

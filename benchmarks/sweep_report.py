@@ -42,10 +42,10 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One alternation."""
+    """One alternation; ``ours`` may be missing where an earlier one has it."""
 
     stock: StockLoop
-    ours: Ours
+    ours: Ours | None
     race: Ours | None
 
 
@@ -59,10 +59,11 @@ def phase_seconds(messages: str, *kinds: str) -> float:
 
 def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
     """Name → the figure over all rounds; times in seconds, sizes in MB."""
-    stock, ours = [r.stock for r in rounds], [r.ours for r in rounds]
+    pairs = [(r.stock, r.ours) for r in rounds if r.ours is not None]
+    stock, ours = [s for s, _ in pairs], [o for _, o in pairs]
     trials = [spread([t.seconds for t in s.trials]).median for s in stock]
     found = {
-        "stock loop, s": spread([s.seconds for s in stock]),
+        "stock loop, s": spread([r.stock.seconds for r in rounds]),
         "sweep, s": spread([o.usage.seconds for o in ours]),
         "stock ÷ sweep": ratios([s.seconds for s in stock], [o.usage.seconds for o in ours]),
         "stock ÷ sweep, processor time": ratios([s.cpu_seconds for s in stock], [o.usage.cpu_seconds for o in ours]),
@@ -96,9 +97,10 @@ def differences(rounds: Sequence[Round]) -> tuple[float, float]:
     """Largest relative difference of a trial's perplexity, and of its KL divergence, between the two programs."""
     worst = [0.0, 0.0]
     for r in rounds:
-        ours = {row["tensor"]: row["summary"] for row in r.ours.result["sweep"]}
+        ours = {(row["tensor"], row["to_type"]): row["summary"] for row in whole_of(rounds).result["sweep"]}
         for trial in r.stock.trials:
-            summary = ours[str(trial.tensor)]
+            assert trial.swap is not None
+            summary = ours[trial.swap]
             kld = summary["divergence"]["mean"]["estimate"]
             worst[0] = max(worst[0], abs(relative(summary["perplexity"], trial.perplexity)))
             worst[1] = max(worst[1], abs(relative(kld, trial.kld)))
@@ -111,8 +113,13 @@ def agreements(rounds: Sequence[Round]) -> list[tuple[float, Agreement]]:
     for r in rounds:
         if r.race is not None:
             raced = decisions(r.race.result)
-            found.append((raced.share, compare(decisions(r.ours.result), raced)))
+            found.append((raced.share, compare(decisions(whole_of(rounds).result), raced)))
     return found
+
+
+def whole_of(rounds: Sequence[Round]) -> Ours:
+    """A sweep over the whole text: they are all the same but for the time."""
+    return next(r.ours for r in rounds if r.ours is not None)
 
 
 def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -120,9 +127,8 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     first, found = rounds[0], figures(rounds)
     n, run = first.stock.n_trials, len(first.stock.trials)
     text = f"{case.text.chunks} chunks of {case.text.ctx} tokens, {case.text.threads} threads"
-    print(
-        f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), base {case.case.base} ({first.ours.base_bytes / 1e6:,.1f} MB)"
-    )
+    base = f"base {case.case.base} ({whole_of(rounds).base_bytes / 1e6:,.1f} MB)"
+    print(f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), {base}")
     print(f"{n} trials ({case.case.role} at {case.case.to}), {text}; {len(rounds)} alternations")
     if run < n:
         print(
@@ -156,9 +162,9 @@ def _round(r: Round) -> dict[str, Any]:
     return {
         "stock_logits": r.stock.logits.figures(),
         "stock_trials": [
-            {"tensor": t.tensor, "quantize": t.quantize.figures(), "measure": t.measure.figures()} for t in stock
+            {"swap": t.swap, "quantize": t.quantize.figures(), "measure": t.measure.figures()} for t in stock
         ],
-        "ours": r.ours.usage.figures(),
+        "ours": r.ours and r.ours.usage.figures(),
         "race": r.race and r.race.usage.figures(),
     }
 
