@@ -118,7 +118,7 @@ def sweep_job(
 ) -> SweepResult:
     """The sweep alone. `run_job` on the same folder takes its measurements over."""
     check_sweep(options, sweep_options)
-    with open_job(options, backend, progress or Silent()) as job:
+    with open_job(options, backend, progress or Silent(), reports=False) as job:
         noise = take_noise(job)
         sweep = run_sweep(job, sweep_options)
         warn(job, sweep)
