@@ -15,9 +15,8 @@ from cerebellum import bundled
 @dataclass(frozen=True, slots=True)
 class Case:
     """``shape``: the model is generated; None: ``model`` is a file. ``stock_trials``: how many of the loop's trials are really run (None:
-    all); ``alternated``: False where one stock trial only stands beside ours. ``race``: also raced. ``whole_once``: the sweep
-    over the whole text, which says what the right decisions are, only in the first alternation. ``cost_chunks``: text of the
-    comparison with a bare pass."""
+    all); ``alternated``: False where one stock trial only stands beside ours. ``race``: raced, and compared with a sweep over the whole
+    text only for what it decides. ``cost_chunks``: text of the comparison with a bare pass."""
 
     model: Path | None = None
     shape: Shape | None = None
@@ -30,24 +29,14 @@ class Case:
     stock_trials: int | None = None
     alternated: bool = True
     race: bool = False
-    whole_once: bool = False
     cost_chunks: int = 4
 
 
 #: llama-perplexity gives no KL divergence for fewer scored tokens than 100: half of ctx, times chunks, must be more.
 CASES = {
     "small": Case(bundled.MODEL, chunks=8, stock_trials=7),
-    # Many trials whose effects are plain, on much text: where racing belongs. Roles that no counter of the stock mix looks at.
-    "race": Case(
-        bundled.MODEL,
-        role="ffn_gate,ffn_up,attn_output",
-        base="Q6_K",
-        ctx=128,
-        chunks=160,
-        stock_trials=2,
-        race=True,
-        whole_once=True,
-    ),
+    # Many trials on much text: where racing belongs.
+    "race": Case(bundled.MODEL, role="all", ctx=128, chunks=320, stock_trials=2, race=True),
     "medium": Case(shape=MEDIUM, role="ffn_gate,ffn_up,ffn_down", chunks=2, stock_trials=2, cost_chunks=2),
     "e2b": Case(shape=E2B, blocks=(0, 14, 34), ctx=128, chunks=2, stock_trials=1, alternated=False, cost_chunks=2),
 }
@@ -57,6 +46,7 @@ CASES = {
 class Ready:
     """A case with its files in place."""
 
+    name: str
     case: Case
     model: Path
     text: Text
@@ -80,4 +70,4 @@ def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int 
         if not model.exists():
             write_model(model, case.shape)
     lines = Text(text or bundled.SEARCH_TEXT, case.ctx, case.chunks, threads or os.cpu_count() or 1, calm)
-    return Ready(case, model, lines, bundled.REPORT_TEXT, scratch)
+    return Ready(name, case, model, lines, bundled.REPORT_TEXT, scratch)

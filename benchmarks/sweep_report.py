@@ -42,11 +42,12 @@ class Ours:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One alternation; ``ours`` may be missing where an earlier one has it."""
+    """One alternation: ``ours`` or a ``race``; ``whole`` says what the whole text decides."""
 
     stock: StockLoop
     ours: Ours | None
     race: Ours | None
+    whole: Ours
 
 
 def phase_seconds(messages: str, *kinds: str) -> float:
@@ -61,9 +62,21 @@ def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
     """Name → the figure over all rounds; times in seconds, sizes in MB."""
     pairs = [(r.stock, r.ours) for r in rounds if r.ours is not None]
     stock, ours = [s for s, _ in pairs], [o for _, o in pairs]
+    found = {"stock loop, s": spread([r.stock.seconds for r in rounds])}
+    if ours:
+        found |= beside_sweep(stock, ours)
+    races = [(r.race, r.stock) for r in rounds if r.race is not None]
+    if races:
+        found["race, s"] = spread([race.usage.seconds for race, _ in races])
+        found["stock ÷ race"] = spread([s.seconds / race.usage.seconds for race, s in races])
+        found["stock ÷ race, processor time"] = spread([s.cpu_seconds / race.usage.cpu_seconds for race, s in races])
+    return found
+
+
+def beside_sweep(stock: Sequence[StockLoop], ours: Sequence[Ours]) -> dict[str, Spread]:
+    """The stock loop beside a sweep over the same text."""
     trials = [spread([t.seconds for t in s.trials]).median for s in stock]
-    found = {
-        "stock loop, s": spread([r.stock.seconds for r in rounds]),
+    return {
         "sweep, s": spread([o.usage.seconds for o in ours]),
         "stock ÷ sweep": ratios([s.seconds for s in stock], [o.usage.seconds for o in ours]),
         "stock ÷ sweep, processor time": ratios([s.cpu_seconds for s in stock], [o.usage.cpu_seconds for o in ours]),
@@ -73,12 +86,6 @@ def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
         "stock ÷ sweep, trials alone": ratios(trials, [o.trial_seconds for o in ours]),
         **sizes(stock, ours),
     }
-    races = [(r.race, r.stock) for r in rounds if r.race is not None]
-    if races:
-        found["race, s"] = spread([race.usage.seconds for race, _ in races])
-        found["stock ÷ race"] = spread([s.seconds / race.usage.seconds for race, s in races])
-        found["stock ÷ race, processor time"] = spread([s.cpu_seconds / race.usage.cpu_seconds for race, s in races])
-    return found
 
 
 def sizes(stock: Sequence[StockLoop], ours: Sequence[Ours]) -> dict[str, Spread]:
@@ -97,7 +104,7 @@ def differences(rounds: Sequence[Round]) -> tuple[float, float]:
     """Largest relative difference of a trial's perplexity, and of its KL divergence, between the two programs."""
     worst = [0.0, 0.0]
     for r in rounds:
-        ours = {(row["tensor"], row["to_type"]): row["summary"] for row in whole_of(rounds).result["sweep"]}
+        ours = {(row["tensor"], row["to_type"]): row["summary"] for row in rounds[0].whole.result["sweep"]}
         for trial in r.stock.trials:
             assert trial.swap is not None
             summary = ours[trial.swap]
@@ -113,13 +120,8 @@ def agreements(rounds: Sequence[Round]) -> list[tuple[float, Agreement]]:
     for r in rounds:
         if r.race is not None:
             raced = decisions(r.race.result)
-            found.append((raced.share, compare(decisions(whole_of(rounds).result), raced)))
+            found.append((raced.share, compare(decisions(r.whole.result), raced)))
     return found
-
-
-def whole_of(rounds: Sequence[Round]) -> Ours:
-    """A sweep over the whole text: they are all the same but for the time."""
-    return next(r.ours for r in rounds if r.ours is not None)
 
 
 def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     first, found = rounds[0], figures(rounds)
     n, run = first.stock.n_trials, len(first.stock.trials)
     text = f"{case.text.chunks} chunks of {case.text.ctx} tokens, {case.text.threads} threads"
-    base = f"base {case.case.base} ({whole_of(rounds).base_bytes / 1e6:,.1f} MB)"
+    base = f"base {case.case.base} ({rounds[0].whole.base_bytes / 1e6:,.1f} MB)"
     print(f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), {base}")
     print(f"{n} trials ({case.case.role} at {case.case.to}), {text}; {len(rounds)} alternations")
     if run < n:
@@ -143,8 +145,8 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     races = agreements(rounds)
     for share, kept in races:
         print(
-            f"Race: {100 * share:.0f} % of the text measured; of {kept.clear} verdicts of the whole text {kept.same} the same, "
-            f"{kept.opposite} opposite; {kept.chosen_too} of {kept.chosen} chosen tensors chosen too, {kept.others} others."
+            f"Race: {100 * share:.1f} % of the text measured; of {kept.chosen} tensors that the whole text chooses {kept.chosen_too}, "
+            f"and {kept.others} others; of {kept.clear} verdicts on the whole text {kept.same} the same, {kept.opposite} opposite."
         )
     return {
         "model": case.model.name,
