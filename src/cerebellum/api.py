@@ -20,7 +20,8 @@ from cerebellum.domain import Model
 from cerebellum.effects import Objective
 from cerebellum.errors import InputError
 from cerebellum.progress import Progress
-from cerebellum.verbs.bench import BASE, FILE, REFERENCE, BenchOptions, BenchResult, bench_files
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import Measurement, measure_files
 from cerebellum.verbs.job import JobOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 from cerebellum.tasks import harness  # noqa: E402
 from cerebellum.tasks.asking import Asker  # noqa: E402
+from cerebellum.tasks.harness_task import HarnessTask  # noqa: E402
 from tests.tasks.test_local import ARC, write_arc  # noqa: E402
 
 
@@ -97,7 +98,7 @@ def said(reply: str, prompt: str) -> str:
 
 
 def test_our_own_command_judges_writing_and_counts_empty_replies() -> None:
-    task = harness.HarnessTask("say", [written(["\n"])], "exact_match", {"data": "made up"}, None, None)
+    task = HarnessTask("say", [written(["\n"])], "exact_match", {"data": "made up"}, None, None)
     for reply, values, problem in (("yes\n", [1.0, 0.0], ""), ("\n", [0.0, 0.0], "empty reply")):
         replies = Asker(Toy(reply=partial(said, reply))).ask([r for item in task.items for r in item.requests])
         judged = [task.judge(item, [r]) for item, r in zip(task.items, replies, strict=True)]

@@ -52,7 +52,7 @@ def stock(name: str, split: str, rows: Sequence[dict[str, Any]]) -> list[tuple[s
 
 def ours(name: str, data: Path) -> list[tuple[str, list[tuple[str, str]], int]]:
     tasks, metric, facts = harness.load(name, data)
-    made = harness.HarnessTask(name, tasks, metric, facts, None, None)
+    made = HarnessTask(name, tasks, metric, facts, None, None)
     assert set(made.check().values()) == {""}
     return [
         (i.id, [(r.context, r.continuation) for r in i.requests if isinstance(r, Likely)], i.about["gold"])
@@ -156,7 +156,7 @@ def test_a_limit_takes_subjects_in_turn(tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip("needs the shared data")
     tasks, metric, facts = harness.load("mmlu_redux", SHARED)
-    made = harness.HarnessTask("mmlu_redux", tasks[:3], metric, facts, 7, None)
+    made = HarnessTask("mmlu_redux", tasks[:3], metric, facts, 7, None)
     assert [i.id.split("/")[1] for i in made.items] == ["0", "0", "0", "1", "1", "1", "2"]
 
 

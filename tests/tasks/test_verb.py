@@ -15,9 +15,9 @@ from cerebellum.errors import EngineDied, InputError, RefusedError, TextError
 from cerebellum.report.bench import bench_grid, bench_json
 from cerebellum.sandbox import Sandbox
 from cerebellum.tasks.items import EMPTY, TRUNCATED
+from cerebellum.tasks.score import BenchResult
 from cerebellum.tasks.world import world_task
 from cerebellum.testing import write_fake_model
-from cerebellum.verbs.bench import BenchResult
 from tests.tasks.test_code import Trusting
 from tests.tasks.toy import Toy, ToyBackend, preferring
 

@@ -11,7 +11,7 @@ from cerebellum.summary import as_json
 
 if TYPE_CHECKING:
     from cerebellum.tasks.pairs import Pair
-    from cerebellum.verbs.bench import BenchResult, Score, TaskResult
+    from cerebellum.tasks.score import BenchResult, Score, TaskResult
 
 _COLUMNS = (
     "task",

@@ -11,7 +11,7 @@ from lm_eval.api.model import LM
 from cerebellum.answers import Responder
 from cerebellum.progress import Progress
 from cerebellum.tasks.asking import Asker, Memory
-from cerebellum.tasks.harness import chat_template, write_of
+from cerebellum.tasks.harness_task import chat_template, write_of
 from cerebellum.tasks.items import Likely, Request, Rolling
 
 

@@ -10,6 +10,7 @@ from cerebellum.errors import InputError
 from cerebellum.tasks import harness, local
 from cerebellum.tasks.asking import Render
 from cerebellum.tasks.code import CodeTask, Runner
+from cerebellum.tasks.harness_task import HarnessTask
 from cerebellum.tasks.hub import hub
 from cerebellum.tasks.items import Item, Task
 from cerebellum.tasks.world import WORLD, function_item, world_task
@@ -77,7 +78,7 @@ class Sets:
             return world_task(name, limit=self._limit, render=render, sandbox=self.sandbox, n=self._n)
         if name == HUMANEVAL:
             return self._humaneval(render)
-        return harness.HarnessTask(name, *self._loaded[name], self._limit, render)
+        return HarnessTask(name, *self._loaded[name], self._limit, render)
 
     def _humaneval(self, render: Render | None) -> Task:
         assert self._rows is not None and self.sandbox is not None

@@ -5,33 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cerebellum import gguf_file
 from cerebellum.answers import Responder
 from cerebellum.backend import Backend, Settings
-from cerebellum.errors import InputError, RefusedError, TextError
-from cerebellum.flips import share_interval
+from cerebellum.errors import InputError, TextError
 from cerebellum.keys import content_key
 from cerebellum.progress import Progress, Silent
 from cerebellum.sandbox import Sandbox
-from cerebellum.stats import Interval, mean_interval
 from cerebellum.store import Study
 from cerebellum.tasks.asking import Asker, Forgetful, Memory
-from cerebellum.tasks.items import Item, Judged, Likely, Reply, Task
-from cerebellum.tasks.pairs import Pair, is_binary, pair
+from cerebellum.tasks.items import Item, Judged, Reply, Task
+from cerebellum.tasks.lines import item_lines
+from cerebellum.tasks.score import Asked, BenchResult, gate_of, task_result
 from cerebellum.tasks.sets import Sets, expand
-from cerebellum.tasks.spoiled import Tally, tally, why_unusable
 from cerebellum.verbs.divergence import opened_study
 from cerebellum.verbs.job import cached_sha256, make_folder
 from cerebellum.verbs.write import write_text
 
 #: Part of every answer's key: how requests are made into tokens.
 ASKING_VERSION = 1
-FILE, BASE, REFERENCE = "file", "base", "reference"
-PASS, FAIL, TOO_FEW = "pass", "fail", "too few items to tell"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,57 +44,6 @@ class BenchOptions:
     chat: bool = False
     n_samples: int = 1
     unsafe: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One file's answers to one task. ``value`` is the score (0 … 1 for most), ``interval`` Wilson's where items are right or wrong.
-
-    ``unusable``: why the score says nothing of the file, or "". ``values``: item → value.
-    """
-
-    role: str
-    n: int
-    value: float
-    interval: Interval | None
-    metrics: Mapping[str, float]
-    spoiled: Tally
-    unusable: str
-    values: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskResult:
-    """A task's scores by file, the file against each of the others, and the word of its gate ("" without a base, or where unusable)."""
-
-    name: str
-    metric: str
-    margin: float
-    facts: Mapping[str, Any]
-    checks: Mapping[str, str]
-    scores: tuple[Score, ...]
-    pairs: tuple[Pair, ...]
-    word: str
-
-    def score(self, role: str) -> Score:
-        return next(score for score in self.scores if score.role == role)
-
-
-@dataclass(frozen=True, slots=True)
-class BenchResult:
-    """``files``: role → name, sha256 and size. ``word``: the gate over all tasks, "" where there is nothing to compare with."""
-
-    files: Mapping[str, Mapping[str, Any]]
-    tasks: tuple[TaskResult, ...]
-    word: str
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def refuse_loss(self) -> None:
-        """Raises `RefusedError` where a task's gate failed."""
-        if lost := [task.name for task in self.tasks if task.word == FAIL]:
-            raise RefusedError(
-                f"{self.files[FILE]['file']} loses on {', '.join(lost)} against {self.files[BASE]['file']}"
-            )
 
 
 def bench_files(
@@ -135,7 +80,7 @@ def bench_study(
         role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
         for role, p in files.items()
     }
-    tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options) for name in names)
+    tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)
     facts = {"build": backend.id, "settings": settings.as_key(), "chat": options.chat, "limit": options.limit}
     if sets.sandbox is not None:
         facts["sandbox"] = sets.sandbox.describe()
@@ -185,16 +130,6 @@ class Ground:
     sets: Sets
     folder: Path | None
     progress: Progress
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A task as one file was asked it, with the replies and what they were judged."""
-
-    task: Task
-    checks: Mapping[str, str]
-    replies: Sequence[Sequence[Reply]]
-    judged: Sequence[Judged]
 
 
 class StudyMemory:
@@ -278,86 +213,3 @@ def grouped(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]
     """The replies by item."""
     left = iter(replies)
     return [[next(left) for _ in item.requests] for item in items]
-
-
-# -- figures -----------------------------------------------------------------------------------------------------------
-
-
-def task_result(name: str, asked: Mapping[str, Asked], options: BenchOptions) -> TaskResult:
-    """Scores and pairs of one task over its files."""
-    task = asked[FILE].task
-    tallies = {role: tally(a.task.items, a.replies, a.judged) for role, a in asked.items()}
-    scores = {role: score_of(role, a, tallies) for role, a in asked.items()}
-    margin = task.margin if options.margin is None else options.margin
-    others = [role for role in (BASE, REFERENCE) if role in asked]
-    pairs = []
-    for role in others:
-        gated = role == BASE and not (scores[FILE].unusable or scores[role].unusable)
-        pairs.append(pair(FILE, role, scores[FILE].values, scores[role].values, margin if gated else None))
-    if len(others) == 2:
-        pairs.append(pair(BASE, REFERENCE, scores[BASE].values, scores[REFERENCE].values, None))
-    word = next((p.gate.word for p in pairs if p.gate), "")
-    return TaskResult(
-        name, task.metric, margin, task.facts, asked[FILE].checks, tuple(scores.values()), tuple(pairs), word
-    )
-
-
-def score_of(role: str, asked: Asked, tallies: Mapping[str, Tally]) -> Score:
-    """One file's score, and whether it may be used."""
-    task, n = asked.task, len(asked.judged)
-    names = dict.fromkeys(name for j in asked.judged for name in j.metrics)
-    metrics = {m: task.score(m, [j.metrics[m] for j in asked.judged if m in j.metrics]) for m in names}
-    values = {i.id: as_value(j.metrics[task.metric]) for i, j in zip(task.items, asked.judged, strict=True)}
-    others = [t for other, t in tallies.items() if other != role]
-    unusable = why_unusable(tallies[role], others, asked.checks)
-    return Score(role, n, metrics[task.metric], interval_of(values), metrics, tallies[role], unusable, values)
-
-
-def as_value(metric: Any) -> float:
-    """An item's value as a number: of a (sum, weight) pair the mean."""
-    if isinstance(metric, tuple | list):
-        return float(metric[0]) / float(metric[1])
-    return float(metric)
-
-
-def interval_of(values: Mapping[str, float]) -> Interval | None:
-    """Wilson's interval where items are right or wrong, else that of the mean; None for one item."""
-    if is_binary(values):
-        return share_interval(sum(v == 1.0 for v in values.values()), len(values))
-    return mean_interval(list(values.values())) if len(values) > 1 else None
-
-
-def gate_of(words: Sequence[str]) -> str:
-    """One word over all tasks: a single fail fails, a task that can't tell leaves it open; "" where none was judged."""
-    for word in (FAIL, TOO_FEW, PASS):
-        if word in words:
-            return word
-    return ""
-
-
-def item_lines(asked: Asked) -> str:
-    """One JSON object an item: what was asked, what was replied, how it was judged."""
-    rows = zip(asked.task.items, asked.replies, asked.judged, strict=True)
-    return "".join(json.dumps(item_row(asked.task, *row), ensure_ascii=False) + "\n" for row in rows)
-
-
-def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -> dict[str, Any]:
-    """An item as plain data."""
-    first = item.requests[0]
-    asked = {
-        "prompt": first.context if isinstance(first, Likely) else getattr(first, "prompt", getattr(first, "text", ""))
-    }
-    gold = {name: item.about[name] for name in ("options", "gold") if name in item.about}
-    said = [{"nats": r.nats, "n_tokens": r.n_tokens} if isinstance(first, Likely) else reply_text(r) for r in replies]
-    flags = sorted({flag for reply in replies for flag in reply.flags})
-    return {
-        "id": item.id, "value": as_value(judged.metrics[task.metric]), "metrics": dict(judged.metrics), "chosen": judged.chosen,
-        **gold, "problems": [*flags, *([judged.problem] if judged.problem else [])], "detail": judged.detail, **asked, "replies": said,
-    }  # fmt: skip
-
-
-def reply_text(reply: Reply) -> dict[str, Any]:
-    """What was written, or how likely a text was."""
-    if reply.ended:
-        return {"text": reply.text, "n_tokens": reply.n_tokens, "ended": reply.ended}
-    return {"nats": reply.nats, "n_tokens": reply.n_tokens}

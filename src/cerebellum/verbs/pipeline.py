@@ -13,7 +13,8 @@ from cerebellum.plan import check_choice
 from cerebellum.progress import Progress, Silent
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
-from cerebellum.verbs.bench import BASE, FILE, REFERENCE, BenchOptions, BenchResult, Questions, bench_study, prepared
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import Combination, combine
 from cerebellum.verbs.job import Base, Job, JobOptions, open_job
 from cerebellum.verbs.noise import Noise, measure_noise
