@@ -147,7 +147,7 @@ def run(
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
-    * threads, gpu_layers, workers
+    * threads, gpu_layers, workers; replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
@@ -170,7 +170,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
     def take(names: dict[str, str]) -> dict[str, Any]:
         return {field: options.pop(name) for name, field in names.items() if name in options}
 
-    settings = Settings(**take({"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}))
+    settings = Settings(**take(_SETTINGS))
     paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
     if options.get("chat") and "text" not in paths:
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
@@ -194,7 +194,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
 #: The least that each number may be.
 _LEAST = {
     "ctx": 8, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0, "seed": 0,
-    "budget_tokens": 1, "budget_minutes": 0,
+    "budget_tokens": 1, "budget_minutes": 0, "replay_bytes": 0,
 }  # fmt: skip
 
 
@@ -208,6 +208,7 @@ def check_numbers(given: dict[str, Any]) -> None:
         raise InputError(f"unknown objective {given['objective']!r}; the objectives are kld and nll")
 
 
+_SETTINGS = {"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers", "replay_bytes": "replay_bytes"}
 _PATHS = ("text", "report_text", "reference", "imatrix")
 _CHOICE = {
     "policy": "policy",

@@ -17,18 +17,23 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cerebellum.chat import Conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Trial
 from cerebellum.reference import ReferenceStore
 
 #: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
 LOGITS_BYTES = 256 << 20
 
+#: What a sweep keeps of the base's pass, at most.
+REPLAY_BYTES = 1 << 30
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything about opening a model that can change a number; all but ``n_threads`` is part of a measurement's key.
+    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads`` and ``replay_bytes``.
 
     ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048; ``n_ubatch`` at most that.
+    ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every trial is
+    computed whole.
     """
 
     n_ctx: int = 2048
@@ -37,6 +42,7 @@ class Settings:
     n_threads: int | None = None
     n_gpu_layers: int = 0
     flash_attention: bool | None = None
+    replay_bytes: int = REPLAY_BYTES
 
     def as_key(self) -> dict[str, Any]:
         """The part that can change a number."""
@@ -56,6 +62,32 @@ class Sources:
 
     weights: Path
     imatrix: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it."""
+
+    trial: int
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A trial's sums over a chunk."""
+
+    trial: int
+    score: ChunkScore
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Something the user should know."""
+
+    text: str
+
+
+SweepEvent = Began | Scored | Said
 
 
 class Engine(Protocol):
@@ -84,6 +116,15 @@ class Engine(Protocol):
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
     ) -> Iterator[ChunkScore]:
         """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``."""
+        ...
+
+    def sweep(
+        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+    ) -> Iterator[SweepEvent]:
+        """Every trial on every chunk, in an order that is good for speed; each `Scored` follows its `Began`.
+
+        The sums are those of `score`. Raises `EngineError`; the trial that began last is the one that failed.
+        """
         ...
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:

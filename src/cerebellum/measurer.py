@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.backend import Engine, Settings
+from cerebellum.backend import Began, Engine, Said, Scored, Settings
 from cerebellum.domain import ChunkScore, Corpus, Trial
 from cerebellum.errors import EngineError
 from cerebellum.fanout import fan_out
@@ -16,6 +16,9 @@ from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
 
 Scores = dict[int, ChunkScore]
+
+#: Groups that each of several engines gets of the same trials: enough to share the work evenly, few enough to quantize seldom.
+PARTS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,7 @@ class Measurer:
         return self.measure_each([(trial, chunks) for trial in trials], what)
 
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
-        """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once.
-
-        Trials of at most one swap are taken chunk by chunk, all that lack a chunk together. Those of more swaps are taken one by one, so
-        that what they swap is made once.
-        """
+        """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once."""
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
         asked = {(chunk, ids[trial.label]): trial for trial, chunks in reversed(wanted) for chunk in chunks}
@@ -86,8 +85,11 @@ class Measurer:
         total, missing = len(asked), sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
         try:
-            for trial, score in fan_out(self.engines, grouped(lacking, len(self.engines)), self._score):
-                self.study.add_score(ids[trial.label], score)
+            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), self._sweep):
+                if isinstance(found, Said):
+                    self.progress.note(found.text)
+                    continue
+                self.study.add_score(ids[trial.label], found)
                 self.progress.step(trial.label)
         except TrialFailed as failure:
             self.study.add_failure(ids[failure.trial.label], str(failure))
@@ -104,17 +106,19 @@ class Measurer:
     def _trial_id(self, trial: Trial) -> int:
         return self.study.trial(self.series, trial, self.base_types)
 
-    def _score(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore]]:
-        chunks = self.corpus.chunks(group.chunks)
-        for trial in group.trials:
-            n = 0
-            try:
-                label = f"trial {trial.label!r}"
-                for score in engine.score(trial.swaps, chunks, reference=self.reference, label=label):
-                    yield trial, score
-                    n += 1
-            except EngineError as error:
-                raise TrialFailed(trial, chunks[min(n, len(chunks) - 1)].id, error) from error
+    def _sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Said]]:
+        began: Began | None = None
+        try:
+            for event in engine.sweep(group.trials, self.corpus.chunks(group.chunks), reference=self.reference):
+                if isinstance(event, Scored):
+                    yield group.trials[event.trial], event.score
+                elif isinstance(event, Said):
+                    yield group.trials[0], event
+                else:
+                    began = event
+        except EngineError as error:
+            began = began or Began(0, group.chunks[0])
+            raise TrialFailed(group.trials[began.trial], began.chunk, error) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,16 +130,18 @@ class Group:
 
 
 def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> list[Group]:
-    """Single swaps (and the base) by chunk, in the order of chunks first lacking; then each larger trial in a part for every engine."""
+    """All trials that lack a chunk, together with the other chunks that the same trials lack; for several engines in some parts each."""
     by_chunk: dict[int, list[Trial]] = {}
-    larger = []
     for trial, chunks in lacking:
-        if len(trial.swaps) > 1:
-            larger += [Group(tuple(part), (trial,)) for part in parts(chunks, n_engines)]
-        else:
-            for chunk in chunks:
-                by_chunk.setdefault(chunk, []).append(trial)
-    return [Group((chunk,), tuple(trials)) for chunk, trials in by_chunk.items()] + larger
+        for chunk in chunks:
+            by_chunk.setdefault(chunk, []).append(trial)
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for chunk, trials in by_chunk.items():
+        alike.setdefault(tuple(trial.label for trial in trials), []).append(chunk)
+    n_parts = 1 if n_engines == 1 else PARTS * n_engines
+    return [
+        Group(tuple(part), tuple(by_chunk[chunks[0]])) for chunks in alike.values() for part in parts(chunks, n_parts)
+    ]
 
 
 def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
@@ -148,5 +154,6 @@ class TrialFailed(EngineError):
     """A trial ended in an engine error at a chunk; carries the trial, so that the failure can be recorded."""
 
     def __init__(self, trial: Trial, chunk: int, error: EngineError) -> None:
-        super().__init__(f"{str(error).replace(f'trial {trial.label!r}', f'trial {trial.label!r}, chunk {chunk}', 1)}")
+        where, text = f"trial {trial.label!r}, chunk {chunk}", str(error)
+        super().__init__(text if where in text else f"{where}: {text.removeprefix(f'trial {trial.label!r}: ')}")
         self.trial = trial

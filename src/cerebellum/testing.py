@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.backend import Settings, Sources
+from cerebellum.backend import Began, Scored, Settings, Sources, SweepEvent
 from cerebellum.chat import TEMPLATE, ChatTemplate, Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Swap, Swaps, Tensor, Tokens
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Swap, Swaps, Tensor, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import read_model
 from cerebellum.keys import content_key
@@ -150,6 +150,17 @@ class FakeEngine:
             rows = reference.read(chunk.id) if reference else None
             self.n_scored += 1
             yield self._score(types, chunk, rows)
+
+    def sweep(
+        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+    ) -> Iterator[SweepEvent]:
+        for trial in trials:
+            self._check_swaps(trial.swaps, trial.label)
+        for number, trial in enumerate(trials):
+            for chunk in chunks:
+                yield Began(number, chunk.id)
+                for score in self.score(trial.swaps, [chunk], reference=reference, label=f"trial {trial.label!r}"):
+                    yield Scored(number, score)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         """Of the reference its NLL is kept and, for "top", a mark of its types: enough to know a model from itself."""

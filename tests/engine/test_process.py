@@ -123,7 +123,7 @@ def test_what_was_measured_before_a_death_is_in_the_study(
     with Study.open(tmp_path / "study.sqlite") as study:
         series = study.series("search", {})
         # the fifth result may be out before its trial has said that it is done: then that trial is the one that died
-        with pytest.raises(TrialFailed, match=r"trial '(base|one)', chunk 2: llama\.cpp's process died \(SIGABRT\)"):
+        with pytest.raises(TrialFailed, match=r"trial 'one', chunk [12]: llama\.cpp's process died \(SIGABRT\)"):
             Measurer([engine], study, series, types, corpus, None, Killer()).measure([BASE, ONE], range(4))
         done = {t.label: study.chunks_done(study.trial(series, t, types)) for t in (BASE, ONE)}
         assert done == {"base": {0, 1, 2}, "one": {0, 1}}

@@ -53,6 +53,50 @@ def experts(path: Path, seed: int = 0) -> Path:
     return _finish(writer, path, shapes, seed)
 
 
+def qwen3(path: Path, seed: int = 0) -> Path:
+    """Normalized queries and keys, a tied embedding."""
+    writer = _writer(path, "qwen3")
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
+        add(WIDTH // 4)
+    return _finish(writer, path, [*_outside(), *_each_block(_attention, _qk_norms, _feed_forward)], seed)
+
+
+def gemma3(path: Path, seed: int = 0) -> Path:
+    """Sliding windows of 16 tokens but in every second block, norms after attention and feed-forward."""
+    writer = _writer(path, "gemma3")
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_sliding_window(16)
+    writer.add_sliding_window_pattern([True, False, True])
+    for add in (writer.add_key_length, writer.add_value_length, writer.add_rope_dimension_count):
+        add(WIDTH // 4)
+    return _finish(writer, path, [*_outside(), *_each_block(_attention, _qk_norms, _post_norms, _feed_forward)], seed)
+
+
+def mamba(path: Path, seed: int = 0) -> Path:
+    """No attention: a recurrent state."""
+    writer = _writer(path, "mamba")
+    inner, state, rank = 2 * WIDTH, 16, 16
+    writer.add_feed_forward_length(0)
+    writer.add_head_count_kv(0)
+    writer.add_ssm_conv_kernel(4)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+
+    def block(_number: int) -> Shapes:
+        yield from (("attn_norm.weight", (WIDTH,)), ("ssm_in.weight", (2 * inner, WIDTH)))
+        yield from (("ssm_conv1d.weight", (inner, 4)), ("ssm_conv1d.bias", (inner,)))
+        yield from (("ssm_x.weight", (rank + 2 * state, inner)), ("ssm_dt.weight", (inner, rank)))
+        yield from (("ssm_dt.bias", (inner,)), ("ssm_a", (inner, state)), ("ssm_d", (inner,)))
+        yield "ssm_out.weight", (WIDTH, inner)
+
+    shapes = [*_outside(), *((f"blk.{i}.{name}", shape) for i in range(BLOCKS) for name, shape in block(i))]
+    return _finish(writer, path, shapes, seed)
+
+
 def gemma4(path: Path, seed: int = 0) -> Path:
     """Per-layer inputs, a tied embedding, sliding and full blocks, the last block with an earlier one's keys and values."""
     writer = _writer(path, "gemma4")
@@ -104,6 +148,14 @@ def _feed_forward(_block: int) -> Shapes:
     yield "ffn_gate", (FEED_FORWARD, WIDTH)
     yield "ffn_up", (FEED_FORWARD, WIDTH)
     yield "ffn_down", (WIDTH, FEED_FORWARD)
+
+
+def _qk_norms(_block: int) -> Shapes:
+    yield from (("attn_q_norm", (WIDTH // 4,)), ("attn_k_norm", (WIDTH // 4,)))
+
+
+def _post_norms(_block: int) -> Shapes:
+    yield from (("post_attention_norm", (WIDTH,)), ("post_ffw_norm", (WIDTH,)))
 
 
 def _expert_feed_forward(_block: int) -> Shapes:
@@ -161,7 +213,11 @@ def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.
     if len(shape) == 1:
         return np.ones(shape, np.float32)
     values = rng.standard_normal(shape, np.float32) * np.float32(0.08)
-    return values if "ffn_gate_inp" in name else values.astype(np.float16)
+    if name.endswith("ssm_a"):
+        return -np.abs(values)
+    return (
+        values if any(part in name for part in ("ffn_gate_inp", "ssm_conv1d", "ssm_dt")) else values.astype(np.float16)
+    )
 
 
 def _finish(writer: Any, path: Path, shapes: list[tuple[str, tuple[int, ...]]], seed: int) -> Path:

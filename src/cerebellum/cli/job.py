@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cerebellum import bundled
+from cerebellum.backend import REPLAY_BYTES
 from cerebellum.cli.common import (
     chat_option,
     gpu_option,
@@ -65,6 +66,14 @@ SWEEP_OPTIONS = (
     click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
     threads_option,
     gpu_option,
+    click.option(
+        "--replay-memory",
+        metavar="MB",
+        type=click.IntRange(min=0),
+        default=REPLAY_BYTES >> 20,
+        show_default=True,
+        help="Memory to begin each trial at the block that it changes; 0 computes every trial whole (same numbers).",
+    ),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
 )
 
@@ -165,6 +174,8 @@ def told(options: dict[str, Any]) -> dict[str, Any]:
         text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
         print(text, file=sys.stderr)
     options |= {"threads": options.pop("n_threads", None), "gpu_layers": options.pop("n_gpu_layers", None)}
+    if (megabytes := options.pop("replay_memory", None)) is not None:
+        options["replay_bytes"] = megabytes << 20
     return {**options, "command": ("cerebellum", *sys.argv[1:])}
 
 

@@ -1,11 +1,11 @@
 """One opened model in this process: tokenize, swap, score. The rest of the code meets it through `process.EngineProcess`.
 
-Chunks are decoded one at a time, as `llama-perplexity` cuts them: the memory is cleared, the chunk goes through in batches, logits are
-computed only where they are scored, and summed where they lie.
+Chunks are cut as `llama-perplexity` cuts them and decoded by `decoding`; logits are summed where they lie.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes as C
 import os
 from collections.abc import Iterator, Sequence
@@ -15,17 +15,18 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
-import numpy.typing as npt
 
 from cerebellum import gguf_file
-from cerebellum.backend import LOGITS_BYTES, Settings, Sources
+from cerebellum.backend import Settings, Sources, SweepEvent
 from cerebellum.chat import ChatTemplate, Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Mask, Swaps, Tokens
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
 from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
+from cerebellum.llamacpp.sums import add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
@@ -33,19 +34,11 @@ from cerebellum.reference import ReferenceStore
 #: Quantized data of swapped tensors kept for the next trial that wants it.
 CACHE_BYTES = 1 << 30
 
-Logits = npt.NDArray[np.float32]
-
-
-def batch_size(settings: Settings, n_vocab: int) -> int:
-    """Tokens a decode takes: the setting, or what `LOGITS_BYTES` and 2048 allow, a power of two at most ``n_ctx``."""
-    if settings.n_batch is not None:
-        return min(settings.n_batch, settings.n_ctx)
-    room = max(32, min(2048, LOGITS_BYTES // (4 * n_vocab)))
-    return min(settings.n_ctx, 1 << (room.bit_length() - 1))
-
 
 class LlamaEngine:
     """See `cerebellum.backend.Engine` for the contract."""
+
+    decoder_type = Decoder
 
     def __init__(self, path: Path, settings: Settings, sources: Sources | None = None) -> None:
         self._log = native.native_log()
@@ -59,10 +52,8 @@ class LlamaEngine:
         self._model = self._load(path)
         self._vocab = lc.llama_model_get_vocab(self._model)
         self.n_vocab: int = lc.llama_vocab_n_tokens(self._vocab)
-        self._n_batch = batch_size(settings, self.n_vocab)
         self._weights = Weights(self._find(), self._make, CACHE_BYTES)
-        self._context = self._new_context(settings.n_ctx, None)
-        self._batch = Batch(self._n_batch)
+        self.decoder = self.decoder_type(self._model, settings, self.n_vocab, self._n_threads)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -79,30 +70,17 @@ class LlamaEngine:
             raise ModelFileError(f"llama.cpp can't load {path}: {self._log.errors()}")
         return model
 
-    def _new_context(self, n_ctx: int, callback: Any) -> Any:
-        params = lc.llama_context_default_params()
-        params.n_ctx = n_ctx
-        params.n_batch = min(self._n_batch, n_ctx)
-        params.n_ubatch = min(self.settings.n_ubatch, params.n_batch)
-        params.n_threads = params.n_threads_batch = self._n_threads
-        params.no_perf = True
-        if self.settings.flash_attention is not None:
-            params.flash_attn_type = int(self.settings.flash_attention)
-        if callback is not None:
-            params.cb_eval = callback
-        context = lc.llama_init_from_model(self._model, params)
-        if not context:
-            raise EngineError(f"llama.cpp can't open a context of {n_ctx} tokens: {self._log.errors()}")
-        return context
-
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
         finder = Finder()
         callback = lc.ggml_backend_sched_eval_callback(finder)
-        context = self._new_context(min(32, self.settings.n_ctx), callback)
+        n_ctx = min(32, self.settings.n_ctx)
+        context = new_context(
+            self._model, self.settings, n_ctx=n_ctx, n_batch=1, n_threads=self._n_threads, callback=callback
+        )
         batch = Batch(1)
         try:
-            _decode(context, batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
+            decode(context, batch.fill([np.zeros(1, np.int32)], 0, [np.ones(1, np.bool_)]))
         finally:
             lc.llama_free(context)
         found = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
@@ -160,7 +138,26 @@ class LlamaEngine:
         importance = imatrix_rows(tensor, self._imatrix.entries.get(name) if self._imatrix else None)
         return quantize_rows(tensor, self._source.raw(name), kind, importance, self._pool, self._n_threads)
 
-    def _check(self, swaps: Swaps) -> None:
+    def addresses(self, tensor: str) -> Sequence[int]:
+        """Where a tensor's structs are; none for one that no forward pass reads."""
+        return self._weights.found.get(tensor, ())
+
+    @contextlib.contextmanager
+    def swapped(self, swaps: Swaps) -> Iterator[None]:
+        """The model with ``swaps`` in force."""
+        with self._weights.swapped(swaps):
+            yield
+
+    def ahead(self, swaps: Swaps) -> None:
+        """Begin to quantize for the next trial where a GPU computes this one; a CPU's cores are busy with it."""
+        if self.settings.n_gpu_layers:
+            self._weights.ahead(swaps)
+
+    def forget(self) -> None:
+        """Free what was quantized: it won't be wanted again."""
+        self._weights.trim(0)
+
+    def check(self, swaps: Swaps) -> None:
         for swap in swaps:
             if swap.tensor not in self._tensors:
                 raise TensorChoiceError(f"{self.model_file.path.name} has no tensor {swap.tensor}")
@@ -172,134 +169,53 @@ class LlamaEngine:
     def score(
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
     ) -> Iterator[ChunkScore]:
-        self._check(swaps)
+        self.check(swaps)
         with self._weights.swapped(swaps):
-            self._rebuild()
             for chunk in chunks:
-                rows = reference.read(chunk.id) if reference else None
-                yield self._score_chunk(chunk, rows)
+                yield from self.score_bundle((chunk,), reference, None)
 
-    def _score_chunk(self, chunk: Chunk, reference: ReferenceRows | None) -> ChunkScore:
-        parts = [
-            score_rows(chunk.id, logits, targets, slice_reference(reference, first, first + len(targets)))
-            for first, logits, targets in self._logits(chunk)
-        ]
-        return add_scores(parts)
+    def sweep(
+        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+    ) -> Iterator[SweepEvent]:
+        from cerebellum.llamacpp.sweeping import sweep
+
+        return sweep(self, trials, chunks, reference)
+
+    def score_bundle(
+        self, bundle: Bundle, reference: ReferenceStore | None, programs: Programs
+    ) -> Iterator[ChunkScore]:
+        """Each chunk's sums with the weights that are in force. ``programs`` None: computed whole."""
+        rows = [reference.read(chunk.id) if reference else None for chunk in bundle]
+        parts: list[list[ChunkScore]] = [[] for _ in bundle]
+        for place, first, logits, targets in self.decoder.logits(bundle, programs):
+            own = slice_reference(rows[place], first, first + len(targets))
+            parts[place].append(score_rows(bundle[place].id, logits, targets, own))
+        return map(add_scores, parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
-        self._rebuild()
-        for chunk in chunks:
-            if not store.has(chunk.id):
-                parts = [reference_rows(logits, targets, store.k) for _, logits, targets in self._logits(chunk)]
-                store.write(chunk.id, join_reference(parts))
-            yield chunk.id
+        lacking = [chunk for chunk in chunks if not store.has(chunk.id)]
+        bundles = self.decoder.bundles(lacking)
+        if bundles and self.decoder.is_lean_worth(bundles[0], len(bundles)):
+            self.decoder.try_lean(bundles[0])
+        for bundle in bundles:
+            parts: list[list[ReferenceRows]] = [[] for _ in bundle]
+            for place, _, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
+                parts[place].append(reference_rows(logits, targets, store.k))
+            for chunk, own in zip(bundle, parts, strict=True):
+                store.write(chunk.id, join_reference(own))
+                yield chunk.id
+        yield from {chunk.id for chunk in chunks} - {chunk.id for chunk in lacking}
 
     def logits(self, swaps: Swaps, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""
-        self._check(swaps)
+        self.check(swaps)
         with self._weights.swapped(swaps):
-            self._rebuild()
-            return np.concatenate([logits.copy() for _, logits, _ in self._logits(chunk)])
-
-    def _logits(self, chunk: Chunk) -> Iterator[tuple[int, Logits, npt.NDArray[np.int64]]]:
-        """Decode a chunk; per batch: index of its first scored token, logits [n, vocabulary] in place, the true next tokens [n]."""
-        tokens, n = chunk.tokens, len(chunk.tokens)
-        if n > self.settings.n_ctx:
-            raise EngineError(f"a chunk of {n} tokens does not fit a context of {self.settings.n_ctx}")
-        wanted = chunk.wanted()
-        done = 0
-        lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        for start in range(0, n, self._n_batch):
-            stop = min(start + self._n_batch, n)
-            _decode(self._context, self._batch.fill(tokens[start:stop], start, wanted[start:stop]))
-            places = start + np.flatnonzero(wanted[start:stop])
-            if len(places):
-                pointer = lc.llama_get_logits(self._context)
-                logits = np.ctypeslib.as_array(pointer, shape=(len(places), self.n_vocab))
-                yield done, logits, tokens[places + 1].astype(np.int64)
-                done += len(places)
-
-    def _rebuild(self) -> None:
-        """Decode one token, so that llama.cpp builds a new graph: a reused one may hold views made of the old weights."""
-        lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
-        _decode(self._context, self._batch.fill(np.zeros(1, np.int32), 0, np.ones(1, np.bool_)))
+            return self.decoder.rows((chunk,), None)
 
     def close(self) -> None:
         if self._model is not None:
             self._weights.close()
-            lc.llama_free(self._context)
+            self.decoder.close()
             lc.llama_model_free(self._model)
             self._pool.shutdown()
             self._model = None
-
-
-class Batch:
-    """A reusable `llama_batch` of one sequence."""
-
-    def __init__(self, size: int) -> None:
-        self._batch = lc.llama_batch_init(size, 0, 1)
-        self._size = size
-        for i in range(size):
-            self._batch.n_seq_id[i] = 1
-            self._batch.seq_id[i][0] = 0
-        self._token, self._pos, self._wanted = (
-            np.ctypeslib.as_array(field, shape=(size,))
-            for field in (self._batch.token, self._batch.pos, self._batch.logits)
-        )
-
-    def fill(self, tokens: Tokens, start: int, wanted: Mask) -> Any:
-        """``tokens`` at positions ``start``…; logits of those that ``wanted`` bool [n] marks."""
-        n = len(tokens)
-        self._batch.n_tokens = n
-        self._token[:n] = tokens
-        self._pos[:n] = np.arange(start, start + n)
-        self._wanted[:n] = wanted
-        return self._batch
-
-    def __del__(self) -> None:
-        lc.llama_batch_free(self._batch)
-
-
-def _decode(context: Any, batch: Any) -> None:
-    status = lc.llama_decode(context, batch)
-    if status != 0:
-        raise EngineError(f"llama_decode ended with {status}: {native.native_log().errors()}")
-
-
-def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> ReferenceRows | None:
-    """The reference's rows ``first``…``last`` − 1 of a chunk."""
-    if rows is None:
-        return None
-    ids = None if rows.ids is None else rows.ids[first:last]
-    part = slice(first, last)
-    return ReferenceRows(rows.logits[part], rows.lse[part], rows.target_nll[part], rows.top[part], ids)
-
-
-def join_reference(parts: Sequence[ReferenceRows]) -> ReferenceRows:
-    """Rows of consecutive batches as one."""
-    ids = [part.ids for part in parts if part.ids is not None]
-    return ReferenceRows(
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.lse for part in parts]),
-        np.concatenate([part.target_nll for part in parts]),
-        np.concatenate([part.top for part in parts]),
-        np.concatenate(ids) if ids else None,
-    )
-
-
-def add_scores(parts: Sequence[ChunkScore]) -> ChunkScore:
-    """Sums of the parts of one chunk, in their order."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = _add(total, part)
-    return total
-
-
-def _add(a: ChunkScore, b: ChunkScore) -> ChunkScore:
-    def both(name: str) -> Any:
-        left, right = getattr(a, name), getattr(b, name)
-        return None if left is None or right is None else left + right
-
-    names = ("n_tokens", "nll", "nll2", "kld", "kld2", "kld_slack", "same_top", "dp", "dp2", "dp4", "kld_tokens")
-    tempered = tuple(x + y for x, y in zip(a.tempered, b.tempered, strict=True))
-    return ChunkScore(chunk=a.chunk, tempered=tempered, **{name: both(name) for name in names})

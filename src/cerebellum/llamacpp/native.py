@@ -10,6 +10,7 @@ import collections
 import ctypes as C
 import functools
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -76,6 +77,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_nbytes": (C.c_size_t, (C.c_void_p,)),
     "ggml_get_name": (C.c_char_p, (C.c_void_p,)),
     "ggml_get_data": (C.c_void_p, (C.c_void_p,)),
+    "ggml_op_name": (C.c_char_p, (C.c_int,)),
     "ggml_nrows": (C.c_int64, (C.c_void_p,)),
     "ggml_get_type_traits": (C.POINTER(TypeTraits), (C.c_int,)),
     "ggml_fp16_to_fp32_row": (None, (C.c_void_p, C.c_void_p, C.c_int64)),
@@ -138,6 +140,20 @@ def build_id() -> str:
     return f"llama-cpp-python {llama_cpp.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
 
 
+@functools.cache
+def empty_ops() -> frozenset[int]:
+    """Numbers of the operations that compute nothing: views and reshapes."""
+    names = {b"NONE", b"RESHAPE", b"VIEW", b"PERMUTE", b"TRANSPOSE"}
+    found, number = set(), 0
+    while names:
+        name = ggml().ggml_op_name(number)
+        if name in names:
+            names.remove(name)
+            found.add(number)
+        number += 1
+    return frozenset(found)
+
+
 def tensor_at(pointer: int) -> Tensor:
     """The struct at an address; changes to it are changes to the library's tensor."""
     return C.cast(pointer, C.POINTER(Tensor)).contents
@@ -165,7 +181,12 @@ class NativeLog:
 
 @functools.cache
 def native_log() -> NativeLog:
-    """Start the backend once and take its log."""
+    """Start the backend once and take its log.
+
+    llama.cpp then builds a graph for each batch. One that it keeps may hold views of weights that have been swapped since, and nodes
+    that a replay has left out.
+    """
+    os.environ["LLAMA_GRAPH_REUSE_DISABLE"] = "1"
     log = NativeLog()
     lc.llama_log_set(log._callback, C.c_void_p(0))
     lc.llama_backend_init()

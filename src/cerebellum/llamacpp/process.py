@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cerebellum.backend import Settings, Sources
+from cerebellum.backend import Began, Settings, Sources, SweepEvent
 from cerebellum.chat import Conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
 from cerebellum.reference import ReferenceStore
@@ -29,9 +29,9 @@ WAITING = {"GOMP_SPINCOUNT": "1000"}
 class Child:
     """A worker process and the two pipes to it. Not safe to share between threads."""
 
-    def __init__(self, what: str) -> None:
-        """``what`` names the work in messages until a call gives a better name."""
-        self._what = what
+    def __init__(self, doing: str) -> None:
+        """``doing`` names the work in messages where a call has no label of its own."""
+        self.doing = doing
         self._busy = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
         environment = {**WAITING, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -91,7 +91,8 @@ class Child:
             raise self._death(label) from error
 
     def _named(self, error: Exception, label: str) -> Exception:
-        if isinstance(error, EngineError) and label and label not in str(error):
+        label = label or self.doing
+        if isinstance(error, EngineError) and label not in str(error):
             return type(error)(f"{label}: {error}")
         return error
 
@@ -102,7 +103,7 @@ class Child:
         except ValueError:
             how = f"signal {-code}"
         said = self._last_words()
-        return EngineDied(f"{label or self._what}: llama.cpp's process died ({how}){': ' + said if said else ''}")
+        return EngineDied(f"{label or self.doing}: llama.cpp's process died ({how}){': ' + said if said else ''}")
 
     def _last_words(self) -> str:
         self._stderr.seek(0)
@@ -160,6 +161,14 @@ class EngineProcess:
         self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
     ) -> Iterator[ChunkScore]:
         return self._child.stream(label, "call", "score", swaps, chunks, reference=reference)
+
+    def sweep(
+        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+    ) -> Iterator[SweepEvent]:
+        for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference):
+            if isinstance(event, Began):
+                self._child.doing = f"trial {trials[event.trial].label!r}, chunk {event.chunk}"
+            yield event
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         return self._child.stream("keeping the reference", "call", "capture", chunks, store)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import ctypes as C
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,15 @@ class Weights:
         self._limit = cache_bytes
         self._cache: collections.OrderedDict[tuple[str, str], Stored] = collections.OrderedDict()
         self._in_force: Swaps = ()
+        self._maker = ThreadPoolExecutor(1)
+        self._coming: dict[tuple[str, str], Future[Bytes]] = {}
+
+    def ahead(self, swaps: Swaps) -> None:
+        """Begin to make what a later swap will want, while the engine computes."""
+        for swap in swaps:
+            key = (swap.tensor, swap.type)
+            if key not in self._cache and key not in self._coming:
+                self._coming[key] = self._maker.submit(self._make, *key)
 
     @contextmanager
     def swapped(self, swaps: Swaps) -> Iterator[None]:
@@ -109,23 +119,26 @@ class Weights:
             for target, values, strides in reversed(kept):
                 _put(target, values, strides)
             self._in_force = ()
-            self._trim()
+            self.trim(self._limit)
 
     def _stored(self, tensor: str, kind: str, like: native.Tensor) -> Stored:
         key = (tensor, kind)
         if key not in self._cache:
-            self._cache[key] = store_like(like, quant_type(kind).id, self._make(tensor, kind))
+            coming = self._coming.pop(key, None)
+            data = coming.result() if coming else self._make(tensor, kind)
+            self._cache[key] = store_like(like, quant_type(kind).id, data)
         self._cache.move_to_end(key)
         return self._cache[key]
 
-    def _trim(self) -> None:
-        while self._cache and sum(stored.n_bytes for stored in self._cache.values()) > self._limit:
+    def trim(self, limit: int) -> None:
+        """Free what was used longest ago until at most ``limit`` bytes are kept."""
+        while self._cache and sum(stored.n_bytes for stored in self._cache.values()) > limit:
             self._cache.popitem(last=False)[1].free()
 
     def close(self) -> None:
         """Free every cached buffer."""
-        while self._cache:
-            self._cache.popitem()[1].free()
+        self._maker.shutdown(cancel_futures=True)
+        self.trim(0)
 
 
 def _put(target: native.Tensor, values: tuple[Any, ...], strides: list[int]) -> None:

@@ -1,0 +1,122 @@
+"""What a forward pass computes, in order, and what of it can be left out. Pure: a recorded graph in, positions and sets out.
+
+llama.cpp builds the same graph for every batch of one shape. A **boundary** is the output of a block. To compute only what comes after
+it, three things must be as the whole pass would have left them: the boundary's own output, whatever else was computed before and is
+read after (Gemma's per-layer inputs), and memory written before and read after (keys and values that later blocks share). These are
+the boundary's **cut**. It is found from the graph itself, by who writes and who reads which memory; no architecture is named here.
+
+A batch of which no token is scored leaves nothing but keys and values, so what leads to none of them is **dead**.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+_BLOCK_OUTPUT = re.compile(r"l_out-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
+    ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape)."""
+
+    name: str
+    address: int
+    root: int
+    n_bytes: int
+    reads: tuple[int, ...]
+    empty: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Memory in a cut: that of node number ``place``, or of the tensor at ``leaf`` outside the graph. ``version`` counts the writes it
+    has seen by then: equal memory of equal version has equal contents."""
+
+    place: int | None
+    leaf: int | None
+    version: int
+    n_bytes: int
+
+
+class Graph:
+    """A recorded graph; ``has_outputs``: some token of its batch is scored."""
+
+    def __init__(self, nodes: Sequence[Node], has_outputs: bool) -> None:
+        self.nodes = tuple(nodes)
+        self.has_outputs = has_outputs
+        self._place = {node.address: i for i, node in enumerate(self.nodes)}
+        self._cuts: dict[int, tuple[Held, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    @cached_property
+    def boundaries(self) -> tuple[int, ...]:
+        """Positions of the blocks' outputs, in order."""
+        return tuple(i for i, node in enumerate(self.nodes) if _BLOCK_OUTPUT.fullmatch(node.name))
+
+    @cached_property
+    def _first_read(self) -> dict[int, int]:
+        """Root → position of the first node that reads it."""
+        return {root: i for i in range(len(self.nodes) - 1, -1, -1) for root in self.nodes[i].reads}
+
+    def boundary_before(self, addresses: Iterable[int]) -> int:
+        """Number of the last boundary before anything reads one of these tensors; −1 where there is none."""
+        first = min((self._first_read.get(address, len(self.nodes)) for address in addresses), default=len(self.nodes))
+        return bisect.bisect_left(self.boundaries, first) - 1
+
+    @cached_property
+    def live(self) -> tuple[bool, ...]:
+        """Whether each node's result is of use: all of them where a token is scored, else those that lead to a write outside the graph."""
+        if self.has_outputs:
+            return (True,) * len(self.nodes)
+        live, wanted = [False] * len(self.nodes), set[int]()
+        for i in range(len(self.nodes) - 1, -1, -1):
+            node = self.nodes[i]
+            if node.root in wanted or (node.root not in self._place and not node.empty):
+                live[i] = True
+                wanted.update(node.reads)
+        return tuple(live)
+
+    @cached_property
+    def _writes(self) -> dict[int, list[int]]:
+        """Root → positions of the nodes that write it."""
+        found: dict[int, list[int]] = defaultdict(list)
+        for i, node in enumerate(self.nodes):
+            if not node.empty:
+                found[node.root].append(i)
+        return dict(found)
+
+    @cached_property
+    def _last_read(self) -> dict[int, int]:
+        """Root → position of the last live node that reads it."""
+        return {root: i for i, node in enumerate(self.nodes) if self.live[i] and not node.empty for root in node.reads}
+
+    def cut(self, position: int) -> tuple[Held, ...]:
+        """What must be in place to go on after ``position``; empty where nothing of use comes after it."""
+        if position not in self._cuts:
+            self._cuts[position] = tuple(self._held(position))
+        return self._cuts[position]
+
+    def _held(self, position: int) -> Iterator[Held]:
+        for root, writes in self._writes.items():
+            version = bisect.bisect_right(writes, position)
+            if version and self._last_read.get(root, -1) > position:
+                place = self._place.get(root)
+                yield Held(place, root if place is None else None, version, self.nodes[writes[0]].n_bytes)
+
+    def cut_bytes(self, boundaries: Iterable[int]) -> int:
+        """Bytes of the cuts of these boundaries together, what is in several of them counted once."""
+        return sum(held.n_bytes for held in {held for b in boundaries for held in self.cut(self.boundaries[b])})
+
+    def share_until(self, boundary: int) -> float:
+        """Share of the useful nodes up to a boundary (−1: none): a rough measure of the work that a replay from there saves."""
+        useful = [i for i, node in enumerate(self.nodes) if self.live[i] and not node.empty]
+        until = self.boundaries[boundary] if boundary >= 0 else -1
+        return bisect.bisect_right(useful, until) / max(1, len(useful))

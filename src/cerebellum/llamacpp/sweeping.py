@@ -1,0 +1,159 @@
+"""Many trials on many chunks, each trial computed from the block that it changes on.
+
+The base's pass over a bundle of chunks is kept at the boundaries that trials begin at (`states`); a trial puts that back and computes
+the rest. Bundles are taken in parts: as many at a time as the allowed memory holds the states of. Within a part each trial goes over
+all of them, so a part costs each tensor's quantization once, and all of them together only once where everything fits. A bundle whose
+states alone are too large is kept at fewer boundaries, and a trial then computes some blocks that it doesn't change.
+
+Before the first replay the base and one trial are computed both ways, on all scored rows of a bundle; where they differ in a bit,
+nothing is left out and the user is told.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from cerebellum.backend import Began, Said, Scored, SweepEvent
+from cerebellum.domain import Chunk, Trial
+from cerebellum.llamacpp.decoding import Bundle, equal
+from cerebellum.llamacpp.engine import LlamaEngine
+from cerebellum.llamacpp.states import States
+from cerebellum.reference import ReferenceStore
+
+#: The boundary that each trial of a chunk begins at; −1: it is computed whole.
+Starts = list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bundles measured together, and where each trial (by its number) begins on each."""
+
+    bundles: tuple[Bundle, ...]
+    starts: tuple[Starts, ...]
+
+
+def sweep(
+    engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk], reference: ReferenceStore | None
+) -> Iterator[SweepEvent]:
+    """See `cerebellum.backend.Engine.sweep`."""
+    for trial in trials:
+        engine.check(trial.swaps)
+    if not trials or not chunks:
+        return
+    yield Began(0, chunks[0].id)
+    bundles = engine.decoder.bundles(chunks, len(trials))
+    starts = [starts_on(engine, trials, bundle) for bundle in bundles]
+    if engine.decoder.replays is None and any(start >= 0 for start in starts[0]):
+        yield from _try_replay(engine, trials, bundles[0], starts[0])
+    elif engine.decoder.is_lean_worth(bundles[0], len(bundles) * len(trials)):
+        yield from _try_lean(engine, trials[0], bundles[0])
+    if not engine.decoder.replays:
+        starts = [[-1] * len(trials)] * len(bundles)
+    parts = in_parts(engine, bundles, starts)
+    for number, part in enumerate(parts):
+        yield from _measure(engine, trials, part, reference, last=number == len(parts) - 1)
+
+
+def starts_on(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle) -> Starts:
+    """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
+    within the allowed memory."""
+    graphs = engine.decoder.graphs(bundle)
+    if not graphs:
+        return [-1] * len(trials)
+    addresses = [[a for swap in trial.swaps for a in engine.addresses(swap.tensor)] for trial in trials]
+    starts = [
+        min(graph.boundary_before(own) for graph in graphs) if trial.swaps else -1
+        for trial, own in zip(trials, addresses, strict=True)
+    ]
+    kept = affordable(kept_of(starts), engine.settings.replay_bytes, engine.decoder.state_bytes(bundle))
+    starts = [max((k for k in kept if k <= start), default=-1) for start in starts]
+    graph = graphs[-1]
+    saved = sum(graph.share_until(start) for start in starts)
+    cost = 0.0 if any(not trial.swaps for trial in trials) else graph.share_until(max(starts))
+    return starts if saved > cost else [-1] * len(trials)
+
+
+def affordable(boundaries: Sequence[int], n_bytes: int, size: Callable[[Sequence[int]], int]) -> Sequence[int]:
+    """Every m-th of ``boundaries``, beginning with the first, for the least m whose states fit ``n_bytes``; none where no m does."""
+    for step in range(1, len(boundaries) + 1):
+        if size(boundaries[::step]) <= n_bytes:
+            return boundaries[::step]
+    return ()
+
+
+def in_parts(engine: LlamaEngine, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Part]:
+    """As few parts as the allowed memory permits, of nearly equal length."""
+    most = max(engine.decoder.state_bytes(b)(kept_of(s)) for b, s in zip(bundles, starts, strict=True))
+    room = max(1, engine.settings.replay_bytes // most) if most else len(bundles)
+    n = -(-len(bundles) // room)
+    edges = [len(bundles) * i // n for i in range(n + 1)]
+    return [Part(tuple(bundles[a:b]), tuple(starts[a:b])) for a, b in itertools.pairwise(edges)]
+
+
+def kept_of(starts: Starts) -> list[int]:
+    """The boundaries that a bundle's trials begin at."""
+    return sorted({start for start in starts if start >= 0})
+
+
+def _measure(
+    engine: LlamaEngine, trials: Sequence[Trial], part: Part, reference: ReferenceStore | None, last: bool
+) -> Iterator[SweepEvent]:
+    """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
+    order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
+    states = [States() for _ in part.bundles]
+    if trials[order[0]].swaps:
+        yield from _keep(engine, part, states, order[0])
+    for place, number in enumerate(order):
+        swaps = trials[number].swaps
+        with engine.swapped(swaps):
+            if place + 1 < len(order):
+                engine.ahead(trials[order[place + 1]].swaps)
+            for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+                yield from (Began(number, chunk.id) for chunk in reversed(bundle))
+                if not swaps and (boundaries := kept_of(starts)):
+                    programs = engine.decoder.capturing(bundle, kept, boundaries, whole=True)
+                else:
+                    programs = engine.decoder.replaying(bundle, kept, starts[number])
+                yield from (Scored(number, score) for score in engine.score_bundle(bundle, reference, programs))
+        if last:
+            engine.forget()
+
+
+def _keep(engine: LlamaEngine, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
+    """The base's pass over each bundle, only to be kept, where no trial is the base."""
+    for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+        if boundaries := kept_of(starts):
+            yield Began(first, bundle[0].id)
+            engine.decoder.pass_over(bundle, engine.decoder.capturing(bundle, kept, boundaries, whole=False))
+
+
+def _try_replay(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle, starts: Starts) -> Iterator[SweepEvent]:
+    """The base, and one trial, both ways."""
+    decoder = engine.decoder
+    replayed = sorted((start, i) for i, start in enumerate(starts) if start >= 0)
+    start, number = replayed[len(replayed) // 2]
+    yield Began(number, bundle[0].id)
+    states = States()
+    captured = decoder.capturing(bundle, states, kept_of(starts), whole=True)
+    same = equal(decoder.rows(bundle, None), decoder.rows(bundle, captured))
+    with engine.swapped(trials[number].swaps):
+        same = same and equal(
+            decoder.rows(bundle, None), decoder.rows(bundle, decoder.replaying(bundle, states, start))
+        )
+    decoder.replays = decoder.lean = same
+    if not same:
+        yield Said(
+            f"warning: computing trial {trials[number].label!r} from block {start + 1} on gives other numbers than computing it whole, so "
+            "every trial is computed whole: slower, and exact"
+        )
+
+
+def _try_lean(engine: LlamaEngine, trial: Trial, bundle: Bundle) -> Iterator[SweepEvent]:
+    """Leaving out what is dead, tried on one trial."""
+    with engine.swapped(trial.swaps):
+        if not engine.decoder.try_lean(bundle):
+            yield Said(
+                "warning: leaving out what no scored token needs gives other numbers, so every trial is computed whole"
+            )

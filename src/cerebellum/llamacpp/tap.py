@@ -1,0 +1,138 @@
+"""The eval callback: llama.cpp asks it before every node of a graph, in order, and tells it when a node it asked for is computed.
+
+Three uses, one at a time: **record** a graph (nothing is computed), **run** with some nodes left out and stops in between, or nothing.
+A node is left out by making it no operation; the graph is built anew for the next batch (`native.start` sees to that), so nothing has
+to be put back. The callback runs some hundred times a batch, so it does one look-up and returns.
+"""
+
+from __future__ import annotations
+
+import ctypes as C
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import llama_cpp.llama_cpp as lc
+
+from cerebellum.errors import EngineError
+from cerebellum.llamacpp import native
+from cerebellum.llamacpp.graph import Graph, Node
+
+_LEAVE_OUT, _NOTE, _STOP = 1, 2, 4
+_OP = native.Tensor.op.offset
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What to do at each node of a graph. ``at_stop(position, address of a node by its position)`` is called when a stop's node and all
+    before it are computed; of the addresses it may use those in ``noted``."""
+
+    graph: Graph
+    flags: bytes
+    at_stop: Callable[[int, dict[int, int]], None]
+
+
+def program(
+    graph: Graph,
+    computed: range,
+    stops: Iterable[int] = (),
+    noted: Iterable[int] = (),
+    at_stop: Callable[[int, dict[int, int]], None] = lambda _position, _noted: None,
+) -> Program:
+    """Leave out what is dead and what is not in ``computed``."""
+    flags = bytearray(
+        _LEAVE_OUT if (i not in computed or not live) and not node.empty else 0
+        for i, (node, live) in enumerate(zip(graph.nodes, graph.live, strict=True))
+    )
+    for place in noted:
+        flags[place] |= _NOTE
+    for place in stops:
+        flags[place] |= _STOP
+    return Program(graph, bytes(flags), at_stop)
+
+
+@dataclass
+class Tap:
+    """The callback of one context. Use `record` or `run` around a decode; otherwise it lets everything pass."""
+
+    callback: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.callback = lc.ggml_backend_sched_eval_callback(self._see)
+        self._off()
+
+    def _off(self) -> None:
+        self._program: Program | None = None
+        self._nodes: list[Node] | None = None
+        self._place = 0
+        self._noted: dict[int, int] = {}
+        self._error: Exception | None = None
+
+    def record(self, decode: Callable[[], None], has_outputs: bool) -> Graph:
+        """The graph of the batch that ``decode`` decodes. Nothing is computed, only places in the memory are taken."""
+        self._off()
+        nodes: list[Node] = []
+        self._nodes = nodes
+        try:
+            decode()
+        finally:
+            self._off()
+        return Graph(nodes, has_outputs)
+
+    def run(self, decode: Callable[[], None], program: Program) -> None:
+        """``decode`` a batch whose graph is the program's. Raises `EngineError` where llama.cpp computed another graph."""
+        self._off()
+        self._program = program
+        try:
+            decode()
+            if self._error:
+                raise self._error
+            if self._place != len(program.graph):
+                raise EngineError(f"llama.cpp computed {self._place} nodes where {len(program.graph)} were recorded")
+        finally:
+            self._off()
+
+    def _see(self, pointer: int, ask: bool, _user: Any) -> bool:
+        running = self._program
+        if running is None:
+            if ask and self._nodes is not None:
+                self._nodes.append(_note_and_leave_out(pointer))
+            return not ask
+        if not ask:
+            return self._stopped(running, pointer)
+        place = self._place
+        self._place = place + 1
+        flag = running.flags[place] if place < len(running.flags) else 0
+        if not flag:
+            return False
+        if flag & _LEAVE_OUT:
+            C.c_int32.from_address(pointer + _OP).value = native.OP_NONE
+        if flag & _NOTE:
+            self._noted[place] = pointer
+        return flag & _STOP != 0
+
+    def _stopped(self, running: Program, pointer: int) -> bool:
+        """A stop's node and all before it are computed. Errors are raised when the decode has ended: none passes through native code."""
+        place = self._place - 1
+        try:
+            name = native.tensor_at(pointer).name.decode("utf-8", "replace")
+            if name != running.graph.nodes[place].name:
+                raise EngineError(f"node {place} is {name} where {running.graph.nodes[place].name} was recorded")
+            running.at_stop(place, self._noted)
+        except Exception as error:
+            self._error = self._error or error
+        return True
+
+
+def _note_and_leave_out(pointer: int) -> Node:
+    t = native.tensor_at(pointer)
+    node = Node(
+        name=t.name.decode("utf-8", "replace"),
+        address=pointer,
+        root=t.view_src or pointer,
+        n_bytes=native.ggml().ggml_nbytes(t.view_src or pointer),
+        reads=tuple(native.tensor_at(source).view_src or source for source in t.src if source),
+        empty=t.op in native.empty_ops(),
+    )
+    t.op = native.OP_NONE
+    return node

@@ -1,0 +1,115 @@
+"""What can be left out of a graph: checked by running small made-up programs whole and in part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from cerebellum.llamacpp.graph import Graph, Node
+
+#: Tensors outside the graph: two weights that nothing writes, two memories that a later batch reads.
+WEIGHTS, MEMORIES = (1, 2), (3, 4)
+LEAVES = (*WEIGHTS, *MEMORIES)
+FIRST = 100
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> list[Node]:
+    """Nodes that compute from earlier ones and from leaves, write in place, into memories, or are views; every third is a block's end."""
+    nodes: list[Node] = []
+    for i in range(draw(st.integers(3, 14))):
+        address = FIRST + i
+        roots = [*LEAVES, *(node.root for node in nodes)]
+        reads = tuple(draw(st.lists(st.sampled_from(roots), min_size=1, max_size=3)))
+        kind = draw(st.sampled_from(["own", "own", "own", "in place", "memory", "view"]))
+        root = address
+        if kind == "view":
+            root, reads = reads[0], reads[:1]
+        elif kind == "memory":
+            root = draw(st.sampled_from(MEMORIES))
+        elif kind == "in place" and (written := [r for r in roots if r >= FIRST]):
+            root = draw(st.sampled_from(written))
+            reads = (root, *reads)
+        name = f"l_out-{i}" if i % 3 == 2 else f"node-{i}"
+        nodes.append(Node(name, address, root, 1, reads, kind == "view"))
+    return nodes
+
+
+def run(nodes: Sequence[Node], places: Sequence[int], memory: dict[int, int]) -> dict[int, int]:
+    """Compute the nodes at ``places``: each writes a number made of its place and what it reads."""
+    for i in places:
+        if not nodes[i].empty:
+            memory[nodes[i].root] = hash((i, *(memory.get(root, -1) for root in nodes[i].reads)))
+    return memory
+
+
+def start() -> dict[int, int]:
+    return {leaf: leaf for leaf in LEAVES}
+
+
+@given(programs(), st.booleans())
+def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node], has_outputs: bool) -> None:
+    """With everything but the cut destroyed, computing the live rest gives the same output and the same writes to memory after it."""
+    graph = Graph(nodes, has_outputs)
+    for position in graph.boundaries:
+        until = run(nodes, range(position + 1), start())
+        whole = run(nodes, range(len(nodes)), start())
+        kept = {held.leaf or nodes[held.place or 0].address for held in graph.cut(position)}
+        weights = {
+            root: root for root in LEAVES if not any(n.root == root and not n.empty for n in nodes[: position + 1])
+        }
+        replayed = run(
+            nodes,
+            [i for i in range(position + 1, len(nodes)) if graph.live[i]],
+            {**dict.fromkeys(range(FIRST + len(nodes)), 666), **weights, **{root: until[root] for root in kept}},
+        )
+        written_after = {node.root for node in nodes[position + 1 :] if node.root in MEMORIES and not node.empty}
+        assert all(replayed[root] == whole[root] for root in written_after)
+        last = nodes[-1]
+        if has_outputs and not last.empty and position < len(nodes) - 1:
+            assert replayed[last.root] == whole[last.root]
+
+
+@given(programs())
+def test_without_outputs_only_what_memory_needs_is_live(nodes: list[Node]) -> None:
+    """The live nodes alone leave in memory what all of them leave."""
+    graph = Graph(nodes, False)
+    lean = run(nodes, [i for i in range(len(nodes)) if graph.live[i]], start())
+    whole = run(nodes, range(len(nodes)), start())
+    assert {m: lean[m] for m in MEMORIES} == {m: whole[m] for m in MEMORIES}
+
+
+def block(i: int, reads: tuple[int, ...], weight: int) -> list[Node]:
+    """Two nodes: one reads the weight, one ends the block."""
+    at = FIRST + 2 * i
+    return [Node(f"half-{i}", at, at, 4, (*reads, weight), False), Node(f"l_out-{i}", at + 1, at + 1, 4, (at,), False)]
+
+
+def test_a_plain_stack_is_cut_at_its_blocks() -> None:
+    """Each cut is the block's output alone; a weight is first read after the boundary of the block before."""
+    nodes = [*block(0, (), 1), *block(1, (FIRST + 1,), 2), *block(2, (FIRST + 3,), 9)]
+    nodes.append(Node("out", 999, 999, 4, (FIRST + 5,), False))
+    graph = Graph(nodes, True)
+    assert graph.boundaries == (1, 3, 5)
+    assert [[(h.place, h.n_bytes) for h in graph.cut(p)] for p in graph.boundaries] == [[(1, 4)], [(3, 4)], [(5, 4)]]
+    assert [graph.boundary_before([w]) for w in (1, 2, 9, 77)] == [-1, 0, 1, 2]
+    assert graph.boundary_before([9, 1]) == -1
+    assert graph.cut_bytes([0, 1]) == 8
+    assert graph.share_until(-1) == 0 and graph.share_until(2) == 6 / 7
+
+
+def test_what_is_read_across_blocks_is_in_every_cut_between_once() -> None:
+    """A per-layer input is kept from the first boundary to the last block that reads it, and counted once."""
+    wide = Node("wide", 50, 50, 100, (1,), False)
+    nodes = [
+        wide,
+        *block(0, (50,), 1),
+        *block(1, (FIRST + 1,), 2),
+        *block(2, (FIRST + 3, 50), 9),
+        Node("out", 999, 999, 4, (FIRST + 5,), False),
+    ]
+    graph = Graph(nodes, True)
+    assert [sum(h.n_bytes for h in graph.cut(p)) for p in graph.boundaries] == [104, 104, 4]
+    assert graph.cut_bytes([0, 1, 2]) == 112
