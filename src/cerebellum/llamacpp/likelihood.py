@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from cerebellum.answers import Continuation, Likelihood
 from cerebellum.errors import EngineError
+from cerebellum.llamacpp.decoding import Logits
 from cerebellum.llamacpp.forest import Path, Wave, merged, waves
-from cerebellum.llamacpp.sequences import Logits, Sequences
+from cerebellum.llamacpp.sequences import Sequences
 from cerebellum.metrics import log_sum_exp
 
 
@@ -39,7 +40,9 @@ def _path(number: int, request: Continuation, n_ctx: int) -> tuple[Path, _Places
     if not n or not m:
         raise EngineError(f"request {number + 1} has an empty {'context' if not n else 'continuation'}")
     if m > n_ctx:
-        raise EngineError(f"the continuation of request {number + 1} has {m} tokens, more than a context of {n_ctx} holds")
+        raise EngineError(
+            f"the continuation of request {number + 1} has {m} tokens, more than a context of {n_ctx} holds"
+        )
     n_cut = max(0, n + m - 1 - n_ctx)
     tokens = np.concatenate([request.context[n_cut:], request.continuation[:-1]]).astype(np.int32)
     start = n - n_cut - 1

@@ -23,9 +23,8 @@ from cerebellum.backend import LOGITS_BYTES, Settings
 from cerebellum.domain import Mask, Tokens
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.decoding import Logits, decode, only_attends
 from cerebellum.llamacpp.forest import Places, Room, Wave
-
-Logits = npt.NDArray[np.float32]
 
 #: Sequences side by side; llama.cpp has 256.
 MOST_SEQUENCES = 64
@@ -39,7 +38,7 @@ class Sequences:
     """``n_vocab`` is the length of a row of logits. Raises `EngineError` where llama.cpp can't open the context."""
 
     def __init__(self, model: Any, settings: Settings, n_ctx: int, n_vocab: int) -> None:
-        self.shares = not (lc.llama_model_is_recurrent(model) or lc.llama_model_is_hybrid(model))
+        self.shares = only_attends(model)
         n_cells = CELLS * n_ctx if self.shares else n_ctx
         self.n_batch = min(settings.n_batch or max(settings.n_ubatch, 1), n_cells)
         self.n_side = max(1, min(MOST_SEQUENCES, self.n_batch - 1)) if self.shares else 1
@@ -138,9 +137,7 @@ class Sequences:
         return np.append(sides + 1, 0) if with_trunk else sides + 1
 
     def _run(self, tokens: Tokens, places: Places, owners: list[npt.NDArray[np.int32]], wanted: Mask) -> Logits:
-        status = lc.llama_decode(self._context, self._batch.fill(tokens, places, owners, wanted))
-        if status != 0:
-            raise EngineError(f"llama_decode ended with {status}: {native.native_log().errors()}")
+        decode(self._context, self._batch.fill(tokens, places, owners, wanted))
         n = int(wanted.sum())
         if not n:
             return np.zeros((0, self._n_vocab), np.float32)

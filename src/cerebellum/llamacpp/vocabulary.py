@@ -1,19 +1,35 @@
-"""Text to tokens and back, as the model's own vocabulary has it."""
+"""Opens a model file; text to tokens and back, as its own vocabulary has it."""
 
 from __future__ import annotations
 
 import ctypes as C
+import os
+from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
 
+from cerebellum.backend import Settings
 from cerebellum.chat import ChatTemplate
 from cerebellum.domain import Model, Tokens
-from cerebellum.errors import EngineError
+from cerebellum.errors import EngineError, ModelFileError
+from cerebellum.llamacpp import native
 
 #: Bytes that almost every token's spelling fits in.
 _PIECE_BYTES = 64
+
+
+def load_model(path: Path, settings: Settings) -> Any:
+    """llama.cpp's model. Raises `ModelFileError` with what it said."""
+    log = native.native_log()
+    params = lc.llama_model_default_params()
+    params.use_extra_bufts = False  # repacked weights can't be swapped
+    params.n_gpu_layers = settings.n_gpu_layers
+    model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise ModelFileError(f"llama.cpp can't load {path}: {log.errors()}")
+    return model
 
 
 class Vocabulary:
