@@ -16,6 +16,7 @@ from cerebellum.tasks import local
 pytest.importorskip("lm_eval", reason="needs the bench extra")
 
 from cerebellum.tasks import harness
+from cerebellum.tasks.harness_task import HarnessTask
 from cerebellum.tasks.items import Likely
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
