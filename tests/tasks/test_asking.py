@@ -7,6 +7,7 @@ import pytest
 
 from cerebellum.answers import Continuation, Prompt
 from cerebellum.errors import EngineDied
+from cerebellum.tasks import asking
 from cerebellum.tasks.asking import Asker, rolling, split_spaces
 from cerebellum.tasks.items import MERGED, SPACE, TRUNCATED, Likely, Request, Rolling, Write
 from tests.tasks.toy import BOS, EOS, FIRST, Toy, nats_of
@@ -73,7 +74,7 @@ def test_without_a_context_bos_stands_before_and_without_bos_the_end_of_a_text()
 def test_a_chat_prompt_has_one_bos_and_a_plain_one_reads_no_special_tokens() -> None:
     toy = Toy()
     Asker(toy).ask([Write("<s>[user]hi", (), 4, chat=True), Write("<s>hi", (), 4)])
-    chat, plain = toy.asked
+    plain, chat = sorted(toy.asked, key=lambda asked: len(toy.text(asked.tokens)))  # type: ignore[union-attr]
     assert isinstance(chat, Prompt) and isinstance(plain, Prompt)
     assert chat.tokens.tolist().count(BOS) == 1 and plain.tokens.tolist()[1] == FIRST + ord("<")
 
@@ -93,7 +94,32 @@ def test_what_was_answered_before_the_end_is_not_asked_again() -> None:
     assert len(book.kept) == 7
     fresh = Toy()
     assert Asker(fresh, book).ask(requests) == whole
-    assert fresh.n_answered == len(requests) - 7
+    assert Asker(Toy(dies_after=0), book).ask(requests) == whole
+
+
+def test_a_broken_batch_is_asked_again_as_a_whole_and_a_whole_one_never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands beside a request may move the last digits of its answer: each is computed among the same neighbours, always."""
+    monkeypatch.setattr(asking, "LIKELY_TOGETHER", 4)
+    requests = [Likely(f"question {i}", f" {i}") for i in range(10)]
+    whole, dying, fresh, book = Toy(), Toy(dies_after=6), Toy(), Book()
+    Asker(whole).ask(requests)
+    with pytest.raises(EngineDied):
+        Asker(dying, book).ask(requests)
+    assert len(book.kept) == 6
+    Asker(fresh, book).ask(requests)
+    assert [len(batch) for batch in whole.batches] == [4, 4, 2]
+    assert fresh.batches == whole.batches[1:] and len(book.kept) == 10
+
+
+def test_requests_that_begin_alike_are_asked_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "LIKELY_TOGETHER", 4)
+    toy = Toy()
+    Asker(toy).ask([Likely(f"shared {i % 3}", f" {i}") for i in range(12)])
+    assert [{toy.text(context) for context in batch} for batch in toy.batches] == [
+        {"shared 0"},
+        {"shared 1"},
+        {"shared 2"},
+    ]
 
 
 def test_the_key_knows_where_the_context_ends() -> None:

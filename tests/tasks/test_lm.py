@@ -61,7 +61,12 @@ def test_a_chat_is_rendered_by_the_model_and_read_with_its_special_tokens(data: 
     theirs = simple(toy, task, apply_chat_template=True, limit=6)
     backend = ToyBackend(toys={"file.gguf": own})
     result = cerebellum.bench(
-        write_fake_model(tmp_path / "file.gguf"), "arc_challenge", data=data, chat=True, limit=6, backend=backend
+        write_fake_model(tmp_path / "file.gguf", chat_template="the toy's"),
+        "arc_challenge",
+        data=data,
+        chat=True,
+        limit=6,
+        backend=backend,
     )
     assert [s["acc_norm"] for s in theirs["samples"]["arc_challenge"]] == list(
         result.tasks[0].score("file").values.values()

@@ -14,6 +14,7 @@ import cerebellum
 from cerebellum.errors import EngineDied, InputError, RefusedError, TextError
 from cerebellum.report.bench import bench_grid, bench_json
 from cerebellum.sandbox import Sandbox
+from cerebellum.tasks.asking import LIKELY_TOGETHER
 from cerebellum.tasks.items import EMPTY, TRUNCATED
 from cerebellum.tasks.score import BenchResult
 from cerebellum.tasks.world import world_task
@@ -104,7 +105,10 @@ def test_what_was_answered_before_a_death_is_not_asked_again(files: Any, tmp_pat
         bench(made, dying, out=tmp_path / "out")
     fresh = toys(**wrong)
     assert bench_json(bench(made, fresh, out=tmp_path / "out")) == bench_json(whole)
-    assert (fresh["file.gguf"].n_answered, fresh["base.gguf"].n_answered) == (0, 1200 - 500)
+    assert (
+        fresh["file.gguf"].n_answered == 0
+        and 1200 - 500 <= fresh["base.gguf"].n_answered < 1200 - 500 + LIKELY_TOGETHER
+    )
     for role in ("file", "base"):
         name = Path("bench") / f"world_facts-{role}.jsonl"
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -156,15 +160,17 @@ def test_graded_items_are_compared_by_their_mean() -> None:
 def test_what_can_not_be_done_is_said_before_anything_is_asked(
     files: Any, options: dict[str, Any], error: type[Exception], says: str
 ) -> None:
-    planted = {"file.gguf": Toy(template=False)}
+    planted = {"file.gguf": Toy()}
     with pytest.raises(error, match=says):
         bench(files("file"), planted, **options)
     assert planted["file.gguf"].n_answered == 0
 
 
-def test_a_chat_asks_in_the_models_template(files: Any) -> None:
+def test_a_chat_asks_in_the_models_template(tmp_path: Path) -> None:
     planted = {"file.gguf": Toy()}
-    result = bench(files("file"), planted, chat=True, limit=3)
+    result = bench(
+        {"file": write_fake_model(tmp_path / "file.gguf", chat_template="the toy's")}, planted, chat=True, limit=3
+    )
     assert result.tasks[0].facts["chat"] is True
     prompts = {planted["file.gguf"].text(request.context) for request in planted["file.gguf"].asked}  # type: ignore[union-attr]
     assert (

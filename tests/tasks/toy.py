@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,16 +41,16 @@ class Toy:
     n_ctx: int = 4096
     bos: int | None = BOS
     merges: bool = False
-    template: bool = True
     dies_after: int | None = None
     n_answered: int = 0
     asked: list[Continuation | Prompt] = field(default_factory=list)
+    batches: list[list[tuple[int, ...]]] = field(default_factory=list)
 
     n_vocab, eos = 70_000, EOS
 
     @property
-    def chat_template(self) -> str | None:
-        return "toy template" if self.template else None
+    def chat_template(self) -> str:
+        return "the toy's"
 
     def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:
         return [self._tokens(text, parse) for text in texts]
@@ -65,14 +65,15 @@ class Toy:
                 out, text = [*out, FIRST + ord(text[0])], text[1:]
         return np.array(out, np.int32)
 
-    def text(self, tokens: Tokens) -> str:
-        return "".join(MERGED if t == MERGE else chr(t - FIRST) for t in tokens.tolist() if t not in (BOS, EOS))
+    def text(self, tokens: Iterable[int]) -> str:
+        return "".join(MERGED if t == MERGE else chr(t - FIRST) for t in map(int, tokens) if t not in (BOS, EOS))
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer_begun: str = "") -> str:
         return "<s>" + "".join(f"[{m['role']}]{m['content']}" for m in messages) + "[assistant]" + answer_begun
 
     def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """From the last request to the first: whoever asks must go by the number."""
+        self.batches.append([tuple(r.context.tolist()) for r in requests])
         for number in reversed(range(len(requests))):
             request = requests[number]
             self._count(request)

@@ -1,4 +1,4 @@
-"""Requests in, replies out: texts made tokens, known answers taken from the study, the rest asked in one batch and saved as they come.
+"""Requests in, replies out: texts made tokens, known answers taken from the study, the rest asked in batches, each saved as it comes.
 
 A request and its continuation are tokenized together and split where the request's own tokens end; spaces at the request's end belong to
 the continuation. That is how lm-evaluation-harness cuts them, so the two give the same tokens.
@@ -18,6 +18,9 @@ from cerebellum.answers import Continuation, Likelihood, Prompt, Responder, Writ
 from cerebellum.domain import Tokens
 from cerebellum.progress import Progress, Silent
 from cerebellum.tasks.items import MERGED, SPACE, TRUNCATED, Reply, Request, Rolling, Write
+
+#: Requests handed to the engine at once. Enough to fill it many times over, few enough that a break costs little.
+LIKELY_TOGETHER, WRITTEN_TOGETHER = 128, 32
 
 
 class Render(Protocol):
@@ -52,6 +55,12 @@ class Part:
     flags: tuple[str, ...] = ()
 
     @property
+    def order(self) -> bytes:
+        """Sorts parts so that those that begin alike are neighbours."""
+        tokens = self.asked.context if isinstance(self.asked, Continuation) else self.asked.tokens
+        return np.ascontiguousarray(tokens, ">i4").tobytes()
+
+    @property
     def key(self) -> str:
         """Hash of all that can change the answer, apart from the file, the build and the settings."""
         asked = self.asked
@@ -78,31 +87,29 @@ class Asker:
         """A reply to each request, in their order; ``what`` names the work to whoever watches."""
         parts = self.parts(requests)
         keys = [[part.key for part in of_one] for of_one in parts]
+        wanted = {k: p for ks, ps in zip(keys, parts, strict=True) for k, p in zip(ks, ps, strict=True)}
         known = self._memory.known()
-        missing = {
-            k: p for ks, ps in zip(keys, parts, strict=True) for k, p in zip(ks, ps, strict=True) if k not in known
-        }
-        n_all = len({key for of_one in keys for key in of_one})
-        found = {key: known[key] for of_one in keys for key in of_one if key in known}
-        self._progress.begin(what, n_all, n_all - len(missing))
+        found = {key: known[key] for key in wanted if key in known}
+        self._progress.begin(what, len(wanted), len(found))
         try:
-            for key, answer in self._answers(missing):
-                self._memory.keep(key, answer)
-                found[key] = answer
-                self._progress.step()
+            for batch in batches(wanted):
+                for key, answer in self._answers(batch) if not all(key in found for key in batch) else ():
+                    if key not in found:
+                        self._memory.keep(key, answer)
+                        found[key] = answer
+                        self._progress.step()
         finally:
             self._progress.end()
         return [_reply(ps, [found[k] for k in ks]) for ks, ps in zip(keys, parts, strict=True)]
 
-    def _answers(self, missing: Mapping[str, Part]) -> Iterator[tuple[str, str]]:
-        likely = {k: p.asked for k, p in missing.items() if isinstance(p.asked, Continuation)}
-        write = {k: p.asked for k, p in missing.items() if isinstance(p.asked, Prompt)}
-        names = list(likely)
-        for number, a in self._responder.likelihoods(list(likely.values())) if likely else ():
-            yield names[number], _packed(a)
-        names = list(write)
-        for number, b in self._responder.write(list(write.values())) if write else ():
-            yield names[number], _packed(b)
+    def _answers(self, batch: Mapping[str, Part]) -> Iterator[tuple[str, str]]:
+        names, asked = list(batch), [part.asked for part in batch.values()]
+        if isinstance(asked[0], Continuation):
+            likely = self._responder.likelihoods([a for a in asked if isinstance(a, Continuation)])
+            yield from ((names[number], _packed(answer)) for number, answer in likely)
+        else:
+            written = self._responder.write([a for a in asked if isinstance(a, Prompt)])
+            yield from ((names[number], _packed(answer)) for number, answer in written)
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
@@ -135,12 +142,9 @@ class Asker:
             ]
         if isinstance(request, Write):
             tokens = texts[request.prompt, request.chat]
+            most = max(1, min(request.max_tokens, self._responder.n_ctx - 1))
             asked = Prompt(
-                tokens if len(tokens) else self.prefix,
-                request.stop,
-                request.max_tokens,
-                request.temperature,
-                request.sample,
+                tokens if len(tokens) else self.prefix, request.stop, most, request.temperature, request.sample
             )
             return [Part(asked, _spaced(request.prompt))]
         context, continuation = split_spaces(request.context, request.continuation)
@@ -154,6 +158,18 @@ class Asker:
 
     def _bare(self, tokens: Tokens) -> Tokens:
         return tokens if self._responder.bos is None else tokens[1:]
+
+
+def batches(wanted: Mapping[str, Part]) -> Iterator[dict[str, Part]]:
+    """Parts to be asked together, always the same of the same: what beginnings they share stays together.
+
+    What stands beside a request in llama.cpp's batch moves the last digits of its answer, so a batch that was broken off is asked
+    again as a whole; answers that are known from before stay.
+    """
+    for kind, size in ((Continuation, LIKELY_TOGETHER), (Prompt, WRITTEN_TOGETHER)):
+        mine = sorted((p.order, k) for k, p in wanted.items() if isinstance(p.asked, kind))
+        for first in range(0, len(mine), size):
+            yield {key: wanted[key] for _, key in mine[first : first + size]}
 
 
 def split_spaces(context: str, continuation: str) -> tuple[str, str]:

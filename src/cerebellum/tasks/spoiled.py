@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cerebellum.tasks.items import AMBIGUOUS, OF_THE_PROMPT, OF_THE_REPLY, Item, Judged, Likely, Reply
+from cerebellum.tasks.items import AMBIGUOUS, OF_THE_PROMPT, OF_THE_REPLY, TRUNCATED, Item, Judged, Likely, Reply
 
 #: Share of the items that may be spoiled.
 TOLERATED = 0.05
@@ -60,7 +60,8 @@ def why_unusable(own: Tally, others: Iterable[Tally], checks: Mapping[str, str])
     if failed := [f"{name}: {said}" for name, said in checks.items() if said]:
         return f"a self-test failed: {failed[0]}"
     if own.prompts_spoiled:
-        return f"{own.n_prompt} of {own.n} prompts are spoiled ({listed(own, OF_THE_PROMPT)})"
+        longer = "; a larger --ctx may hold them" if own.counts.get(TRUNCATED) else ""
+        return f"{own.n_prompt} of {own.n} prompts are spoiled ({listed(own, OF_THE_PROMPT)}{longer})"
     others = list(others)
     if own.replies_spoiled and not any(not other.replies_spoiled for other in others):
         return f"{own.n_reply} of {own.n} replies can't be read ({listed(own, OF_THE_REPLY)})"

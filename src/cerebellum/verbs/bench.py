@@ -7,11 +7,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cerebellum import gguf_file
-from cerebellum.answers import Responder
 from cerebellum.backend import Backend, Settings
+from cerebellum.chat import TEMPLATE
 from cerebellum.errors import InputError, TextError
 from cerebellum.keys import content_key
 from cerebellum.progress import Progress, Silent
@@ -102,9 +101,10 @@ class Questions:
 
 
 def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
-    """Everything that can fail before a model answers. Raises `InputError`, `ModelFileError` or `SandboxError`."""
+    """Everything that can fail before a model answers. Raises `InputError`, `TextError`, `ModelFileError` or `SandboxError`."""
     for path in files.values():
-        gguf_file.read_model(path)
+        if TEMPLATE not in gguf_file.read_model(path).metadata and options.chat:
+            raise TextError(f"{path.name} has no chat template; leave out --chat")
     if options.margin is not None and not 0.0 <= options.margin < 1.0:
         raise InputError(f"a margin of {100 * options.margin:g} points must lie between 0 and 100")
     if options.n_samples < 1 or (options.limit is not None and options.limit < 1):
@@ -168,19 +168,12 @@ def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dic
     with contextlib.closing(ground.backend.respond(path, ground.settings)) as responder:
         asker = Asker(responder, memory, ground.progress)
         for name in names:
-            task = ground.sets.task(name, render_of(responder, path) if ground.options.chat else None)
+            task = ground.sets.task(name, responder.render if ground.options.chat else None)
             found[name] = ask_task(ground, asker, task, f"{name}, {role}")
             if ground.folder is not None:
                 make_folder(ground.folder / "bench")
                 write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name]))
     return found
-
-
-def render_of(responder: Responder, path: Path) -> Any:
-    """The model's own chat template. Raises `TextError` without one."""
-    if not responder.chat_template:
-        raise TextError(f"{path.name} has no chat template; leave out --chat")
-    return responder.render
 
 
 def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
