@@ -18,7 +18,7 @@ from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Settings
 from cerebellum.domain import Model
 from cerebellum.effects import Objective
-from cerebellum.errors import InputError
+from cerebellum.errors import CerebellumError, InputError
 from cerebellum.progress import Progress
 from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.verbs.bench import BenchOptions, bench_files
@@ -34,7 +34,7 @@ PathLike = str | Path
 Names = str | Iterable[str]
 
 #: Questions of each of the small world's sets that the demo asks.
-DEMO_QUESTIONS = 50
+DEMO_QUESTIONS = 100
 
 
 def inspect(model: PathLike) -> Model:
@@ -199,8 +199,23 @@ def demo(
 ) -> RunResult:
     """`run` on the bundled model, its own texts and some of its own questions, small enough for two minutes on two cores."""
     small = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 24}
-    small |= {"bench": "world", "bench_limit": DEMO_QUESTIONS}
+    small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     return run(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **options})
+
+
+def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
+    """The small world's sets; without the one that runs code where no sandbox can be had."""
+    from cerebellum.sandbox import Sandbox
+    from cerebellum.tasks.sets import CODE
+    from cerebellum.tasks.world import WORLD
+
+    try:
+        Sandbox.find()
+    except CerebellumError as error:
+        if progress is not None:
+            progress.note(f"leaving out the questions that run code: {error}")
+        return tuple(name for name in WORLD if name not in CODE)
+    return WORLD
 
 
 def bench_options(options: dict[str, Any]) -> BenchOptions | None:

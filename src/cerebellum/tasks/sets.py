@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Sets:
         self._rows: local.Data | None = None
         self._loaded: dict[str, tuple[list[Any], str, dict[str, Any]]] = {}
         self._plain: dict[str, Task] = {}
+        self._checked: dict[str, Mapping[str, str]] = {}
 
     def prepare(self, names: Iterable[str]) -> None:
         """Load what the tasks need, before any model is opened. Raises `InputError` or `SandboxError`."""
@@ -72,6 +73,12 @@ class Sets:
         if render is None:
             self._plain[name] = task
         return task
+
+    def check(self, task: Task) -> Mapping[str, str]:
+        """A task's self-tests, run once: they don't depend on the file."""
+        if task.name not in self._checked:
+            self._checked[task.name] = task.check()
+        return self._checked[task.name]
 
     def _made(self, name: str, render: Render | None) -> Task:
         if name in WORLD:

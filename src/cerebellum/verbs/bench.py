@@ -178,7 +178,7 @@ def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dic
 
 def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
     """Self-tests, then questions, then judgement."""
-    checks = task.check()
+    checks = ground.sets.check(task)
     for name, said in checks.items():
         if said:
             ground.progress.note(
