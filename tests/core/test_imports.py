@@ -19,8 +19,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiled", "keys", "lanes", "quants"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides", "patterns",
-     "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
+    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides", 
+     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer",
      "reference", "store", "llamacpp", "sandbox", "testing"),

@@ -89,7 +89,7 @@ class CodeTask:
 
     def _passes(self, item: Item, text: str, *, chat: bool = False) -> bool:
         asked = Item(item.id, item.requests[:1], {**item.about, "chat": chat})
-        return self.judge(asked, [Reply(text=text)]).metrics[self.metric] == 1.0
+        return bool(self.judge(asked, [Reply(text=text)]).metrics[self.metric] == 1.0)
 
 
 def _in_chat(item: Item) -> str:
