@@ -147,9 +147,8 @@ class Study:
         if read_only:
             return
         self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute(
-            "PRAGMA synchronous=NORMAL"
-        )  # a killed process loses nothing, a power cut at most the last moments
+        # A killed process loses nothing; a power cut may take the last moments with it.
+        self._db.execute("PRAGMA synchronous=NORMAL")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             self._db.executescript(
                 f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {script} PRAGMA user_version={number}; COMMIT;"
