@@ -97,6 +97,8 @@ def _asked(task: TaskResult) -> str:
     how += ["in the model's own chat template"] if facts.get("chat") else []
     how += [f"{facts['samples']} replies drawn to each"] if facts.get("samples", 1) > 1 else []
     how += [f"chance {100 * facts['chance']:.3g} %"] if facts.get("chance") else []
+    if task.checks and not any(task.checks.values()):
+        how.append(f"{len(task.checks)} self-tests passed")
     return f"{task.name}: {', '.join(how)}."
 
 

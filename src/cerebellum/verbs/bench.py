@@ -17,7 +17,7 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.sandbox import Sandbox
 from cerebellum.store import Study
 from cerebellum.tasks.asking import Asker, Forgetful, Memory
-from cerebellum.tasks.items import Item, Judged, Reply, Task
+from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
 from cerebellum.tasks.lines import item_lines
 from cerebellum.tasks.score import Asked, BenchResult, gate_of, task_result
 from cerebellum.tasks.sets import Sets, expand
@@ -190,16 +190,18 @@ def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
 
 
 def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], what: str) -> list[Judged]:
-    """Every item judged; running what was written takes a while, so it is shown."""
-    ground.progress.begin(f"judging {what}", len(task.items))
+    """Every item judged; what was written has to be run, which takes a while, so that is shown."""
+    shown = any(isinstance(request, Write) for item in task.items for request in item.requests)
+    progress = ground.progress if shown else Silent()
+    progress.begin(f"judging {what}", len(task.items))
     try:
         judged = []
         for item, of_one in zip(task.items, replies, strict=True):
             judged.append(task.judge(item, of_one))
-            ground.progress.step()
+            progress.step()
         return judged
     finally:
-        ground.progress.end()
+        progress.end()
 
 
 def grouped(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]]:
