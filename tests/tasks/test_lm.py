@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import cerebellum
-from cerebellum.errors import InputError
+from cerebellum.errors import InputError, TextError
 from cerebellum.testing import write_fake_model
 from tests.tasks.test_asking import Book
 from tests.tasks.toy import Toy, ToyBackend, nats_of
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 from cerebellum.tasks import harness  # noqa: E402
 from cerebellum.tasks.asking import Asker  # noqa: E402
-from cerebellum.tasks.harness_task import HarnessTask  # noqa: E402
+from cerebellum.tasks.harness_task import HarnessTask, chat_template  # noqa: E402
 from tests.tasks.test_local import ARC, write_arc  # noqa: E402
 
 
@@ -74,6 +74,22 @@ def test_a_chat_is_rendered_by_the_model_and_read_with_its_special_tokens(data: 
     asked = [{(r.context.tobytes(), r.continuation.tobytes()) for r in t.asked} for t in (toy, own)]  # type: ignore[union-attr]
     assert asked[0] == asked[1]
     assert toy.text(toy.asked[0].context).startswith("[user]Question:")  # type: ignore[union-attr]
+
+
+def test_a_template_without_a_system_turn_gets_its_text_before_the_first_users() -> None:
+    def render(messages: Any, *, answer_begun: str = "") -> str:
+        if messages[0]["role"] == "system":
+            raise TextError("no system turn here")
+        return "|".join(m["content"] for m in messages) + "|" + answer_begun
+
+    apply = chat_template(render)
+    history = [{"role": "system", "content": "About bones.\n\n"}, {"role": "user", "content": "Which?"}]
+    assert apply(history) == "About bones.\n\nWhich?|"
+    assert apply([*history, {"role": "assistant", "content": "It is"}], add_generation_prompt=False).endswith(
+        "Which?|It is"
+    )
+    with pytest.raises(TextError):
+        apply(history[:1])
 
 
 def written(until: list[str], **options: Any) -> Any:
