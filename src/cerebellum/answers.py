@@ -61,6 +61,17 @@ class Written:
     n_cut: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class ResponderFacts:
+    """What is known of a responder as soon as it is open; see its properties of the same names."""
+
+    n_vocab: int
+    n_ctx: int
+    bos: int | None
+    eos: int
+    chat_template: str | None
+
+
 class Responder(Protocol):
     """One opened model."""
 
@@ -69,7 +80,8 @@ class Responder(Protocol):
 
     @property
     def n_ctx(self) -> int:
-        """Tokens that a context and its continuation can have together."""
+        """Tokens that are read at a time: a context and its continuation without the last token, which is only predicted; a prompt
+        and its ``max_tokens``. What is longer loses the beginning of its context or prompt."""
         ...
 
     @property
@@ -90,7 +102,10 @@ class Responder(Protocol):
         ...
 
     def render(self, messages: Sequence[Mapping[str, str]], *, answer_begun: str = "") -> str:
-        """The conversation in the model's own chat template, ready for the assistant's next turn. Raises `TextError` without one."""
+        """The conversation in the model's own chat template, ready for the assistant's next turn, whose first words can be given.
+
+        It holds the template's own BOS: tokenize it without ``special``. Raises `TextError` without a template, or where it refuses.
+        """
         ...
 
     def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
@@ -98,7 +113,7 @@ class Responder(Protocol):
         ...
 
     def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
-        """(number of the request, answer), as they are known. Raises `EngineError`."""
+        """(number of the request, answer), as they are known. Raises `EngineError`, also where ``max_tokens`` leaves a prompt no room."""
         ...
 
     def close(self) -> None: ...

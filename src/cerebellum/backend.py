@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cerebellum.answers import Responder
 from cerebellum.chat import Conversations
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Trial
 from cerebellum.reference import ReferenceStore
@@ -144,6 +145,13 @@ class Backend(Protocol):
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> Engine:
         """Open a GGUF. Raises `ModelFileError` or `EngineError`."""
+        ...
+
+    def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> Responder:
+        """Open a GGUF to be asked, with contexts of ``n_ctx`` tokens; None: what ``settings`` says, at most what the model was trained on.
+
+        Raises `ModelFileError` or `EngineError`.
+        """
         ...
 
     def types(

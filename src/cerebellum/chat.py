@@ -129,6 +129,11 @@ class ChatTemplate:
             done = whole
         return tuple(segment for segment in segments if segment.text)
 
+    def prompt(self, messages: Sequence[Message], answer_begun: str = "") -> str:
+        """The conversation up to where the assistant is to speak, then ``answer_begun``. Raises `TextError` where it is refused."""
+        conversation = Conversation("the conversation to be answered", tuple(messages))
+        return self._render(conversation, len(messages), True) + answer_begun
+
     def _turn(self, conversation: Conversation, i: int) -> tuple[str, str]:
         """What stands before the assistant's message ``i``, and that with the message."""
         prompt = self._render(conversation, i, True)

@@ -19,11 +19,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiled", "keys", "lanes", "quants"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "effects", "elementary", "fdr", "kernels", "ladder", "llama_rules", "metrics", "overrides", "patterns",
-     "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
+    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",
+     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer",
-     "reference", "store", "llamacpp", "testing"),
+     "reference", "store", "llamacpp", "sandbox", "testing"),
+    # question sets, how they are asked and judged
+    ("tasks",),
     # verbs and what they report
     ("verbs", "report"),
     ("api",),

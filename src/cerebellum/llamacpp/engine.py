@@ -26,6 +26,7 @@ from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
+from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.sums import add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
@@ -51,9 +52,9 @@ class LlamaEngine:
         # A pool of its own: scoring never waits behind a tensor that is being quantized.
         self._scorers = Threads(ThreadPoolExecutor(self._n_threads), self._n_threads)
         self._open_sources(sources)
-        self._model = self._load(path)
-        self._vocab = lc.llama_model_get_vocab(self._model)
-        self.n_vocab: int = lc.llama_vocab_n_tokens(self._vocab)
+        self._model = load_model(path, settings)
+        self.vocabulary = Vocabulary(self._model)
+        self.n_vocab = self.vocabulary.n_tokens
         self._weights = Weights(self._find(), self._make, CACHE_BYTES)
         self.decoder = self.decoder_type(self._model, settings, self.n_vocab, self._n_threads)
 
@@ -62,15 +63,6 @@ class LlamaEngine:
     def _open_sources(self, sources: Sources | None) -> None:
         self._source = gguf_file.open_weights(sources.weights) if sources else None
         self._imatrix = gguf_file.load_imatrix(sources.imatrix) if sources and sources.imatrix else None
-
-    def _load(self, path: Path) -> Any:
-        params = lc.llama_model_default_params()
-        params.use_extra_bufts = False  # repacked weights can't be swapped
-        params.n_gpu_layers = self.settings.n_gpu_layers
-        model = lc.llama_model_load_from_file(os.fsencode(path), params)
-        if not model:
-            raise ModelFileError(f"llama.cpp can't load {path}: {self._log.errors()}")
-        return model
 
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
@@ -97,39 +89,20 @@ class LlamaEngine:
     # -- text --------------------------------------------------------------------------------------------------------
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
-        tokens = self.tokenize(text)
+        tokens = self.vocabulary.tokenize(text)
         check_length(name, len(tokens), n_ctx)
-        return cut(name, text, tokens, n_ctx, self._wanted_bos())
+        return cut(name, text, tokens, n_ctx, self.vocabulary.bos)
 
     def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
-        bos, eos = (self._spelled(ask(self._vocab)) for ask in (lc.llama_vocab_bos, lc.llama_vocab_eos))
-        template = ChatTemplate(self.model_file, bos, eos)
+        template = self.vocabulary.chat_template(self.model_file)
         parts = [
-            tokenized(template.segments(conversation), self._parsed, self._wanted_bos())
+            tokenized(template.segments(conversation), self._parsed, self.vocabulary.bos)
             for conversation in conversations.items
         ]
         return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
 
-    def _wanted_bos(self) -> int | None:
-        """BOS where the vocabulary wants a text to begin with it."""
-        return int(lc.llama_vocab_bos(self._vocab)) if lc.llama_vocab_get_add_bos(self._vocab) else None
-
-    def _spelled(self, token: int) -> str:
-        """A special token as the vocabulary spells it; nothing where there is none."""
-        return "" if token < 0 else str(lc.llama_vocab_get_text(self._vocab, token).decode(errors="replace"))
-
     def _parsed(self, text: str) -> Tokens:
-        return self.tokenize(text, special=False, parse=True)
-
-    def tokenize(self, text: str, *, special: bool = True, parse: bool = False) -> Tokens:
-        """``text`` → int32 tokens; ``special`` adds BOS/EOS where the vocabulary wants them, ``parse`` reads special tokens."""
-        data = text.encode()
-        room = len(data) + 8
-        out = (C.c_int32 * room)()
-        n = lc.llama_tokenize(self._vocab, data, len(data), out, room, special, parse)
-        if n < 0:
-            raise EngineError(f"llama.cpp needs {-n} tokens for a text of {len(data)} bytes, more than expected")
-        return np.ctypeslib.as_array(out)[:n].astype(np.int32)
+        return self.vocabulary.tokenize(text, special=False, parse=True)
 
     # -- swapping ----------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from cerebellum.answers import Continuation, Likelihood, Prompt, ResponderFacts, Written
 from cerebellum.backend import Began, Settings, Sources, SweepEvent
 from cerebellum.chat import Conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Trial
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
 from cerebellum.reference import ReferenceStore
@@ -181,6 +182,62 @@ class EngineProcess:
         self._child.close()
 
 
+class ResponderProcess:
+    """A `Responder` whose llama.cpp lives in a `Child`. A stream that isn't read to its end ends the process."""
+
+    def __init__(self, path: Path, settings: Settings, n_ctx: int | None) -> None:
+        self._name = path.name
+        self._child = Child(f"opening {path.name}")
+        try:
+            facts = self._child.call(f"opening {path.name}", "open_responder", path, settings, n_ctx)
+        except BaseException:
+            self._child.close()
+            raise
+        self._facts = cast(ResponderFacts, facts)
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._child.pid
+
+    @property
+    def n_vocab(self) -> int:
+        return self._facts.n_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        return self._facts.n_ctx
+
+    @property
+    def bos(self) -> int | None:
+        return self._facts.bos
+
+    @property
+    def eos(self) -> int:
+        return self._facts.eos
+
+    @property
+    def chat_template(self) -> str | None:
+        return self._facts.chat_template
+
+    def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:
+        label = f"tokenizing for {self._name}"
+        return cast(list[Tokens], self._child.call(label, "call", "tokenize", texts, special=special, parse=parse))
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, answer_begun: str = "") -> str:
+        label = f"the chat template of {self._name}"
+        return cast(str, self._child.call(label, "call", "render", messages, answer_begun=answer_begun))
+
+    def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        return self._child.stream(f"log-likelihoods by {self._name}", "call", "likelihoods", requests)
+
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+        return self._child.stream(f"writing by {self._name}", "call", "write", requests)
+
+    def close(self) -> None:
+        self._child.close()
+
+
 @dataclass(frozen=True, slots=True)
 class LlamaBackend:
     """llama.cpp through llama-cpp-python. See `cerebellum.backend.Backend`."""
@@ -191,6 +248,9 @@ class LlamaBackend:
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         return EngineProcess(model, settings, sources)
+
+    def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> ResponderProcess:
+        return ResponderProcess(model, settings, n_ctx)
 
     def types(
         self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None

@@ -20,7 +20,7 @@ from cerebellum.errors import CerebellumError, EngineError
 
 
 class Host:
-    """What the parent can call. One engine at most is open."""
+    """What the parent can call. One engine or responder at most is open."""
 
     def __init__(self) -> None:
         self.engine: Any = None
@@ -45,6 +45,12 @@ class Host:
 
         self.engine = LlamaEngine(path, settings, sources)
         return self.engine.n_vocab, self.engine.unused
+
+    def open_responder(self, *args: Any) -> Any:
+        from cerebellum.llamacpp.responder import LlamaResponder
+
+        self.engine = LlamaResponder(*args)
+        return self.engine.facts
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         return getattr(self.engine, method)(*args, **kwargs)
