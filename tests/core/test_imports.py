@@ -22,8 +22,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("classify", "effects", "fdr", "ladder", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
      "sequential", "stats", "summary", "verdict"),
     # ports and adapters
-    ("answers", "backend", "bundled", "chat", "corpus", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer", "reference",
-     "store", "llamacpp", "testing"),
+    ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer",
+     "reference", "store", "llamacpp", "testing"),
     # verbs and what they report
     ("verbs", "report"),
     ("api",),

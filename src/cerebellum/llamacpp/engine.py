@@ -6,28 +6,26 @@ Chunks are cut as `llama-perplexity` cuts them and decoded by `decoding`; logits
 from __future__ import annotations
 
 import contextlib
-import ctypes as C
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum import gguf_file
 from cerebellum.backend import Settings, Sources, SweepEvent
-from cerebellum.chat import ChatTemplate, Conversations, tokenized
+from cerebellum.chat import Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
-from cerebellum.errors import EngineError, ModelFileError, TensorChoiceError
+from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
-from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.sums import add_scores, join_reference, slice_reference
+from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
