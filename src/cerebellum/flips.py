@@ -130,7 +130,7 @@ def smallest_detectable(n: int, discordant: int) -> float:
 
 
 def power(n: int, share: float, difference: float) -> float:
-    """How often McNemar's exact test at `ALPHA` finds a loss of ``difference`` as a loss, where a ``share`` ≥ it of n items is discordant."""
+    """How often McNemar's exact test at `ALPHA` finds a loss of ``difference`` as one, where a ``share`` ≥ it of n items is discordant."""
     from scipy.special import bdtrik, betainc, gammaln, xlog1py, xlogy
 
     m = np.arange(_least_discordant(), n + 1, dtype=np.float64)

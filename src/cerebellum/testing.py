@@ -26,6 +26,7 @@ from cerebellum.chat import TEMPLATE, ChatTemplate, Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Swap, Swaps, Tensor, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError, TensorChoiceError, TypeChoiceError
+from cerebellum.fake_answers import AnswerFault, FakeResponder, Knowledge
 from cerebellum.gguf_file import read_model
 from cerebellum.keys import content_key
 from cerebellum.llama_rules import quantizable_tensors
@@ -34,7 +35,16 @@ from cerebellum.overrides import Override, requested_types, resolve
 from cerebellum.quants import FTYPES, TYPES, fallback_type, ftype_name, quant_type
 from cerebellum.reference import ReferenceStore
 
-__all__ = ["Effect", "FakeBackend", "FakeEngine", "Fault", "write_fake_model"]
+__all__ = [
+    "AnswerFault",
+    "Effect",
+    "FakeBackend",
+    "FakeEngine",
+    "FakeResponder",
+    "Fault",
+    "Knowledge",
+    "write_fake_model",
+]
 
 #: Words outside 3 … `N_VOCAB` - 1 don't exist; 1 is BOS, written `<s>` in a chat template.
 N_VOCAB = 1000
@@ -72,16 +82,29 @@ class Fault:
 class FakeBackend:
     """See `cerebellum.backend.Backend`. ``effects`` is the planted truth: (tensor, type) → its effect; others have none.
 
-    ``unused`` are tensors that no forward pass reads: their effects are ignored.
+    ``unused`` are tensors that no forward pass reads: their effects are ignored. ``knowledge`` is what its responders know.
     """
 
     effects: Mapping[Swap, Effect] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     unused: frozenset[str] = frozenset()
     id: str = "fake 1"
+    knowledge: Knowledge = field(default_factory=Knowledge)
+    answer_faults: tuple[AnswerFault, ...] = ()
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
         return FakeEngine(self, read_model(model), settings, sources)
+
+    def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> FakeResponder:
+        """As damaged as the file's types: the sum of their planted divergences."""
+        found = read_model(model)
+        effects = [
+            effect.kld
+            for swap, effect in self.effects.items()
+            if found.types.get(swap.tensor) == swap.type and swap.tensor not in self.unused
+        ]
+        length = n_ctx or min(settings.n_ctx, found.context_length)
+        return FakeResponder(found, length, math.fsum(effects), self.knowledge, self.answer_faults)
 
     def types(
         self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None

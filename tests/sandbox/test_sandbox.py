@@ -141,7 +141,7 @@ def test_a_daemon_does_not_outlive_its_box(sandbox: Sandbox, tmp_path: Path, mon
 
 def left_over(folder: Path) -> list[str]:
     """Command lines of processes that were begun with a path in ``folder``."""
-    found = []
+    found: list[str] = []
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
         found = []

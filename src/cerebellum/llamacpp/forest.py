@@ -8,6 +8,7 @@ nodes are few: each is decoded once and belongs to every path that runs through 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,8 +78,9 @@ def merged(paths: Sequence[Path]) -> list[Path]:
     out: list[Path] = []
     for path in sorted(paths, key=lambda p: order(p.tokens)):
         if out and shared(out[-1].tokens, path.tokens) == len(out[-1].tokens):
-            path = _joined(out.pop(), path)
-        out.append(path)
+            out.append(_joined(out.pop(), path))
+        else:
+            out.append(path)
     return out
 
 
@@ -89,7 +91,7 @@ def _joined(beginning: Path, whole: Path) -> Path:
 
 
 def waves(paths: Sequence[Path], room: Room, keep: bool = True) -> Iterator[Wave]:
-    """Consecutive waves of ``paths`` (in lexicographic order); the trunk of each is the last path of the one before, if they ``keep`` it."""
+    """Waves of ``paths`` (in lexicographic order); each one's trunk is the last path of the one before, if they ``keep`` it."""
     trunk: Tokens = np.zeros(0, np.int32)
     done = 0
     while done < len(paths):
@@ -121,7 +123,7 @@ def keepable(trunk: Tokens, path: Path) -> int:
 
 def wave(trunk: Tokens, paths: Sequence[Path]) -> Wave:
     """The nodes of ``paths`` that are not in ``trunk``."""
-    links = [keepable(trunk, paths[0]), *(shared(a.tokens, b.tokens) for a, b in zip(paths, paths[1:], strict=False))]
+    links = [keepable(trunk, paths[0]), *(shared(a.tokens, b.tokens) for a, b in itertools.pairwise(paths))]
     kept = tuple(int(k) for k in np.minimum.accumulate(links))
     parts = [_Own(paths, links, i) for i in range(len(paths))]
     bounds = np.cumsum([0, *(len(part.last) for part in parts)])

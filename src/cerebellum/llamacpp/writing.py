@@ -6,6 +6,7 @@ in which every sequence gets one token, new prompts go in as a wave wherever seq
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,7 +114,7 @@ class _Desk:
         prompts = [entry.path.tokens for entry in entries]
         if len(self._sequences.trunk):
             prompts = sorted([*prompts, self._sequences.trunk], key=order)
-        common = sum(shared(a, b) for a, b in zip(prompts, prompts[1:], strict=False))
+        common = sum(shared(a, b) for a, b in itertools.pairwise(prompts))
         return sum(map(len, prompts)) - common + sum(entry.growth for entry in entries)
 
     # -- going on ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Go into namespaces by hand, where bubblewrap isn't: no network, no other processes, a file system of what Python needs and a small scratch.
+"""Go into namespaces by hand: no network, no other processes, a file system of what Python needs and a small scratch.
 
 ``enter.py PLACE UID SCRATCH_BYTES READ_ONLY… -- COMMAND…``. As root it becomes the user UID (nobody's); otherwise a user namespace gives it
 the right to do this, and takes it away when the command starts. A script without imports of ours.

@@ -21,7 +21,9 @@ from typing import Any, BinaryIO
 
 #: Bytes of one message at most.
 MESSAGE = 8 << 20
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+#: Kinds of plain values, each before those it extends.
+CONTAINERS: tuple[Any, ...] = (list, tuple, set, frozenset)
+BASIC: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
 
 
 class Ended(Exception):
@@ -71,12 +73,12 @@ def plain(value: Any, depth: int = 0) -> Any:
     """``value`` as plain data; subclasses (Counter, namedtuple, …) as what they extend. Raises TypeError for anything else."""
     if depth > 100:
         raise TypeError("returned data nested too deep")
-    for kind in (dict, list, tuple, set, frozenset):
+    if isinstance(value, dict):
+        return {plain(k, depth + 1): plain(v, depth + 1) for k, v in dict.items(value)}
+    for kind in CONTAINERS:
         if isinstance(value, kind):
-            if kind is dict:
-                return {plain(k, depth + 1): plain(v, depth + 1) for k, v in dict.items(value)}
-            return kind(plain(each, depth + 1) for each in value)
-    for basic in (bool, int, float, complex, str, bytes):
+            return kind(plain(each, depth + 1) for each in kind.__iter__(value))
+    for basic in BASIC:
         if isinstance(value, basic):
             return basic(value)
     if value is None:
@@ -120,7 +122,7 @@ def names_in(space: dict[str, Any]) -> dict[str, Any]:
     public = {name: value for name, value in space.items() if not name.startswith("__")}
     values = {}
     for name, value in public.items():
-        if isinstance(value, (*PLAIN, list, tuple, dict, set)):
+        if value is None or isinstance(value, (*BASIC, list, tuple, dict, set)):
             try:
                 values[name] = plain(value)
             except TypeError:
@@ -177,9 +179,10 @@ def proxy(name: str, wire: Wire) -> Any:
         wire.send((name, args, kwargs))
         answer = wire.receive()
         if "error" in answer:
-            kind = getattr(builtins, str(answer["error"]), None)
-            is_error = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if is_error else ProgramError)(str(answer.get("text")))
+            kind: Any = getattr(builtins, str(answer["error"]), None)
+            if not (isinstance(kind, type) and issubclass(kind, Exception)):
+                kind = ProgramError
+            raise kind(str(answer.get("text")))
         return answer["value"]
 
     call.__name__ = name
@@ -200,25 +203,33 @@ def judge(tests: str, entry_point: str, wire: Wire) -> str:
             return f"error: {found['text']}"
         if entry_point not in found["functions"]:
             return f"error: it defines no {entry_point}"
-        wanted = mentioned(tests)
-        space: dict[str, Any] = {"__name__": "tests"}
-        space |= {name: value for name, value in found["values"].items() if name in wanted}
-        for alias, name in found["modules"].items():
-            if alias in wanted and name in sys.stdlib_module_names:
-                space[alias] = importlib.import_module(name)
-        space |= {name: proxy(name, wire) for name in found["functions"] if name in wanted}
+        space = given_to(tests, found, wire)
         exec(compile(tests, "tests", "exec"), space)
         space["check"](proxy(entry_point, wire))
-    except AssertionError as error:
-        said = str(error)
-        return f"error: {said}" if said.startswith("AssertionError") else "assertion"
-    except MemoryError:
-        return "memory"
-    except (Ended, BrokenPipeError) as error:
-        return f"no verdict: the program {error if isinstance(error, Ended) else 'ended'}"
-    except Exception as error:
-        return f"error: {str(error) or type(error).__name__}"
+    except BaseException as error:
+        return reason_of(error)
     return "passed"
+
+
+def given_to(tests: str, found: dict[str, Any], wire: Wire) -> dict[str, Any]:
+    """The names that tests begin with: what they mention of the program's."""
+    wanted = mentioned(tests)
+    space: dict[str, Any] = {"__name__": "tests"}
+    space |= {name: value for name, value in found["values"].items() if name in wanted}
+    for alias, name in found["modules"].items():
+        if alias in wanted and name in sys.stdlib_module_names:
+            space[alias] = importlib.import_module(name)
+    return space | {name: proxy(name, wire) for name in found["functions"] if name in wanted}
+
+
+def reason_of(error: BaseException) -> str:
+    """What ended the tests, in a few words."""
+    if isinstance(error, Ended | BrokenPipeError):
+        return f"no verdict: the program {error if isinstance(error, Ended) else 'ended'}"
+    said = str(error)
+    if isinstance(error, AssertionError) and not said.startswith("AssertionError"):
+        return "assertion"
+    return f"error: {said or type(error).__name__}"
 
 
 def main() -> None:
