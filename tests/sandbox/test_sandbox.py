@@ -123,6 +123,8 @@ def test_no_socket_reaches_anything(sandbox: Sandbox, listener: tuple[int, list[
 def test_forking_without_end_stops(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the limit of processes or the limit of time, and none is left."""
     source = "import os\ndef add_one(x):\n    while True:\n        try:\n            os.fork()\n        except OSError:\n            pass\n"
+    if sandbox.box.kind == "bubblewrap" and os.geteuid() == 0:
+        pytest.skip("root's processes can't be counted under bubblewrap; as root it isn't used")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert reason_of(sandbox, source) == "timeout"
     assert not left_over(tmp_path)
@@ -244,8 +246,8 @@ def test_without_isolation_it_refuses_unless_told(monkeypatch: pytest.MonkeyPatc
     assert unsafe.run("def add_one(x):\n    while True: pass\n", TESTS, "add_one", LIMITS).reason == "timeout"
 
 
-def test_root_takes_namespaces_of_its_own_before_bubblewrap() -> None:
-    """They end as a user that nobody is."""
+def test_root_takes_namespaces_by_hand() -> None:
+    """They end as a user that nobody is, bubblewrap or not."""
     if os.geteuid() != 0 or not Box("namespaces").works():
         pytest.skip("not root, or no namespaces")
     boxes.working_box.cache_clear()

@@ -51,8 +51,8 @@ class Box:
                 "--new-session",
                 "--clearenv",
             ]
-            scratch = ["--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--chdir", "/tmp"]
-            return ["bwrap", *own, *binds, *scratch, "--", *python]
+            scratch = ["--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
+            return ["bwrap", *own, *scratch, *binds, "--chdir", "/tmp", "--", *python]
         return python
 
     def works(self) -> bool:
@@ -95,13 +95,12 @@ def needed() -> tuple[Path, ...]:
 def working_box() -> Box | None:
     """The best kind that works here; None where there is none.
 
-    As root, namespaces by hand come first: they end as a user that nobody is, which bubblewrap can't do.
+    As root it is namespaces by hand: they end as a user that nobody is, whose processes can be counted. What bubblewrap starts for root
+    is root's to the kernel, and may fork without end until its time is up.
     """
     if not sys.platform.startswith("linux"):
         return None
-    kinds: list[Kind] = (
-        ["namespaces"] if os.geteuid() == 0 or not shutil.which("bwrap") else ["bubblewrap", "namespaces"]
-    )
-    if os.geteuid() == 0 and shutil.which("bwrap"):
-        kinds.append("bubblewrap")
+    kinds: list[Kind] = ["namespaces"]
+    if os.geteuid() != 0 and shutil.which("bwrap"):
+        kinds.insert(0, "bubblewrap")
     return next((box for box in map(Box, kinds) if box.works()), None)
