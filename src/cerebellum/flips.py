@@ -22,6 +22,9 @@ Word = Literal["pass", "fail", "too few items to tell"]
 ALPHA, POWER = 0.05, 0.8
 """What `Flips.smallest_detectable` is for: the two-sided level of McNemar's test, and how often it finds the difference."""
 
+_TAIL = 9.0
+"""Standard deviations (and their square, for small counts) beyond which a binomial's mass is under 1e-15."""
+
 
 @dataclass(frozen=True, slots=True)
 class Flips:
@@ -133,7 +136,9 @@ def power(n: int, share: float, difference: float) -> float:
     """How often McNemar's exact test at `ALPHA` finds a loss of ``difference`` as one, where a ``share`` ≥ it of n items is discordant."""
     from scipy.special import bdtrik, betainc, gammaln, xlog1py, xlogy
 
-    m = np.arange(_least_discordant(), n + 1, dtype=np.float64)
+    reach = _TAIL * math.sqrt(n * share * (1.0 - share)) + _TAIL**2
+    first, last = max(_least_discordant(), math.floor(n * share - reach)), min(n, math.ceil(n * share + reach))
+    m = np.arange(first, last + 1, dtype=np.float64)
     if not m.size or share <= 0.0:
         return 0.0
     log_choose = gammaln(n + 1.0) - gammaln(m + 1.0) - gammaln(n - m + 1.0)
@@ -227,10 +232,10 @@ def _normal_quantile(level: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where ``rising`` crosses zero between ``low`` and ``high``, by bisection; the upper side of the last step."""
+    """Where ``rising`` crosses zero between ``low`` and ``high``, by bisection to 1e-12; the upper side of the last step."""
     while True:
         middle = (low + high) / 2.0
-        if not low < middle < high:
+        if not low < middle < high or high - low < 1e-12:
             return high
         if rising(middle) >= 0.0:
             high = middle

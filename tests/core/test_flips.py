@@ -6,11 +6,13 @@ import itertools
 import math
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, multinomial
 
+from cerebellum import flips as flips_module
 from cerebellum.flips import compare, judge_gate, paired_share_interval, pass_at_k, share_interval, smallest_detectable
 
 
@@ -66,6 +68,12 @@ def test_tangos_limits_solve_the_score_equation(gained: int, lost: int, n: int) 
     assert score(gained, lost, n, interval.high) == pytest.approx(-1.959964, abs=1e-3)
 
 
+def test_tangos_interval_is_the_published_programs() -> None:
+    """R's PropCIs::scoreci.mp(25, 28, 618) at 90 %, to the four digits printed."""
+    interval = paired_share_interval(28, 25, 618, 0.9)
+    assert [round(interval.low, 4), round(interval.high, 4)] == [-0.0148, 0.0247]
+
+
 @given(counts)
 def test_the_files_exchanged_mirror_the_interval(c: tuple[int, int, int, int]) -> None:
     """And it holds the estimate, within what is possible; without a flip it is never a point."""
@@ -110,6 +118,16 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five(n: int, 
     share = max(discordant / n, least)
     assert 0 < least <= 1
     assert power(n, share, least) == pytest.approx(0.8, abs=0.02)
+
+
+def test_power_of_many_items_leaves_nothing_out() -> None:
+    """Summed over the likely numbers of flips it is what the sum over all is."""
+    for n, share, difference in ((4000, 0.05, 0.01), (4000, 0.002, 0.002), (4000, 0.9, 0.04)):
+        m = np.arange(1, n + 1)
+        most = binom.ppf(0.025, m, 0.5)
+        most -= binom.cdf(most, m, 0.5) > 0.025
+        whole = np.sum(binom.pmf(m, n, share) * binom.cdf(most, m, (1 - difference / share) / 2))
+        assert flips_module.power(n, share, difference) == pytest.approx(whole, abs=1e-9)
 
 
 def test_more_items_can_show_less() -> None:

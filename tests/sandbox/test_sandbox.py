@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -139,6 +140,57 @@ def test_a_daemon_does_not_outlive_its_box(sandbox: Sandbox, tmp_path: Path, mon
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     sandbox.run(source, TESTS, "add_one", LIMITS)
     assert not left_over(tmp_path)
+
+
+def test_a_program_that_leaves_its_session_and_its_parents_death_behind_ends_too(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process of a box is ours, so what the program tells the kernel of itself saves nothing of it."""
+    source = (
+        "import ctypes, os, time\nctypes.CDLL(None).prctl(1, 0, 0, 0, 0)\ntry:\n    os.setsid()\nexcept OSError:\n    pass\n"
+        "def add_one(x):\n    time.sleep(600)\n"
+    )
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert reason_of(sandbox, source) == "timeout"
+    assert not left_over(tmp_path)
+
+
+def test_a_box_ends_with_the_process_that_began_it(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Even where that is killed and can clear nothing away."""
+    ready = "from cerebellum.sandbox import *; from cerebellum.sandbox.boxes import Box; print('ready', flush=True)"
+    source = "import time\ndef add_one(x):\n    time.sleep(600)\n"
+    code = f"{ready}\nSandbox(Box({sandbox.box.kind!r})).run({source!r}, {TESTS!r}, 'add_one', Limits(seconds=600))"
+    environment = {**os.environ, "PYTHONPATH": str(boxes.HERE.parents[1]), "TMPDIR": str(tmp_path)}
+    runner = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE)
+    assert runner.stdout is not None and runner.stdout.readline()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and not list(tmp_path.glob("*/judge/text.py")):
+        time.sleep(0.05)
+    time.sleep(0.5)  # until the boxes are entered
+    runner.kill()
+    runner.wait()
+    runner.stdout.close()
+    assert not left_over(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "unshare(0x10000000)",  # a user namespace, whose root could mount memory
+        "shmget(0, ctypes.c_size_t(1 << 20), 0o1600)",  # a shared segment outlives its mapping
+        "mount(b'none', b'/tmp', b'tmpfs', 0, None)",
+        "ptrace(16, 1, 0, 0)",  # attach to the first process
+        "chroot(b'/tmp')",
+    ],
+)
+def test_no_way_around_the_limits_through_the_kernel(sandbox: Sandbox, call: str) -> None:
+    """Calls that would give memory or rights that no limit of a process counts fail."""
+    if sandbox.box.kind == "bubblewrap" and call.startswith(("shmget", "unshare")):
+        pytest.skip("bubblewrap leaves this open")
+    if os.geteuid() != 0 and call.startswith("shmget"):
+        pytest.skip("only root can close this before Linux 6")
+    source = f"import ctypes\ndef add_one(x):\n    return x + 1 if ctypes.CDLL(None).{call} >= 0 else 'refused'\n"
+    assert reason_of(sandbox, source) == "assertion"
 
 
 def left_over(folder: Path) -> list[str]:
