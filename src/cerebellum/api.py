@@ -34,7 +34,7 @@ PathLike = str | Path
 Names = str | Iterable[str]
 
 #: Questions of each of the small world's sets that the demo asks.
-DEMO_QUESTIONS = 100
+DEMO_QUESTIONS = 50
 
 
 def inspect(model: PathLike) -> Model:

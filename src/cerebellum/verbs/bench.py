@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -196,9 +198,10 @@ def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], wh
     progress.begin(f"judging {what}", len(task.items))
     try:
         judged = []
-        for item, of_one in zip(task.items, replies, strict=True):
-            judged.append(task.judge(item, of_one))
-            progress.step()
+        with ThreadPoolExecutor(os.cpu_count() if shown else 1) as pool:
+            for found in pool.map(task.judge, task.items, replies):
+                judged.append(found)
+                progress.step()
         return judged
     finally:
         progress.end()
