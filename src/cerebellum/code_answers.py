@@ -118,6 +118,9 @@ def parsed(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an invalid escape, say
+            compile(
+                source, "reply", "exec", dont_inherit=True
+            )  # sees more than the parser: a return outside a function
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

@@ -80,6 +80,13 @@ def test_a_first_line_that_lost_its_indentation_is_repaired_and_told() -> None:
     assert broken.note == "" and broken.source == PROMPT + "y = (\n    return y\n"
 
 
+def test_a_lost_indentation_shows_even_where_the_prompts_function_is_whole_without_it() -> None:
+    """There the reply would stand behind the function: a return outside it."""
+    prompt = 'def f(x):\n    import math\n    """Round up."""\n'
+    answer = program(prompt, "return math.ceil(x)\n", "f", False)
+    assert answer.note == INDENTED and answer.source.endswith('"""\n    return math.ceil(x)\n')
+
+
 def test_what_is_before_the_function_stays_and_helpers_after_it_too() -> None:
     """A chat that writes the function alone still has the prompt's imports and helpers; its own helpers are kept."""
     answer = program(
