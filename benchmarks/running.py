@@ -26,12 +26,12 @@ class CommandFailedError(RuntimeError):
 def run(command: Sequence[str | Path]) -> str:
     """Run a program to its end; its stdout and stderr as one text. Raises CommandFailedError."""
     words = [str(word) for word in command]
-    print("$", *_shortened(words), file=sys.stderr, flush=True)
+    print("$", *shortened(words), file=sys.stderr, flush=True)
     # Stock programs echo pieces of the text they read, which a chunk may cut inside a character.
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     output = done.stdout.decode(errors="replace")
     if done.returncode != 0:
-        raise CommandFailedError(f"{' '.join(_shortened(words))} ended with {done.returncode}:\n{output[-1500:]}")
+        raise CommandFailedError(f"{' '.join(shortened(words))} ended with {done.returncode}:\n{output[-1500:]}")
     return output
 
 
@@ -52,10 +52,10 @@ def run_stock(command: Sequence[str | Path], parse: Callable[[str], Parsed], att
 def run_ours(*arguments: str | Path) -> Any:
     """Run a `cerebellum` command with --json; what it printed, parsed. Raises CommandFailedError."""
     words = [*OURS, *map(str, arguments), "--json"]
-    print("$", *_shortened(words), file=sys.stderr, flush=True)
+    print("$", *shortened(words), file=sys.stderr, flush=True)
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise CommandFailedError(f"{' '.join(_shortened(words))} ended with {done.returncode}:\n{done.stderr[-1500:]}")
+        raise CommandFailedError(f"{' '.join(shortened(words))} ended with {done.returncode}:\n{done.stderr[-1500:]}")
     return json.loads(done.stdout)
 
 
@@ -76,6 +76,6 @@ def relative(ours: float, stock: float) -> float:
     return (ours - stock) / abs(stock) if stock else ours - stock
 
 
-def _shortened(words: Sequence[str]) -> list[str]:
+def shortened(words: Sequence[str]) -> list[str]:
     words = ["cerebellum", *words[len(OURS) :]] if list(words[: len(OURS)]) == OURS else list(words)
     return [Path(word).name if "/" in word else word for word in words]

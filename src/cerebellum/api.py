@@ -128,9 +128,13 @@ def validity(
 def sweep(
     model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
 ) -> SweepResult:
-    """Each chosen tensor alone at another type. ``options`` are those of `run`, as far as they concern a sweep."""
-    job, trials, _ = split_options(Path(model), Path(out), options)
-    return sweep_job(job, trials, backend=backend or _llama(), progress=progress)
+    """Each chosen tensor alone at another type. ``options`` are those of `run`, as far as they concern a sweep.
+
+    With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict.
+    """
+    job, trials, choice = split_options(Path(model), Path(out), options)
+    allowed = None if options.get("allow") is None else choice.allowed_damage
+    return sweep_job(job, trials, allowed, backend=backend or _llama(), progress=progress)
 
 
 def run(

@@ -76,13 +76,13 @@ def _checked_architecture(path: Path, header: Header) -> str:
 
 
 class WeightSource:
-    """A model's raw weights, memory-mapped: nothing is read before it is used, nothing is copied."""
+    """A model's raw weights. Each tensor is memory-mapped by itself, and unmapped when nobody holds it any more: nothing is read before
+    it is used, nothing is copied, nothing stays resident."""
 
     def __init__(self, path: Path) -> None:
         self.model, header = _read(path)
         self._offsets = header.offsets
         self._tensors = {t.name: t for t in self.model.tensors}
-        self._data = np.memmap(self.model.path, dtype=np.uint8, mode="r")
 
     def tensor(self, name: str) -> Tensor:
         """The tensor called ``name``. Raises `TensorChoiceError`."""
@@ -97,9 +97,10 @@ class WeightSource:
         """
         tensor = self.tensor(name)
         row_bytes = TYPES[tensor.type].n_bytes(tensor.row_length)
-        start = self._offsets[name]
-        view = np.asarray(self._data[start : start + tensor.n_bytes])
-        return view.reshape(-1, row_bytes) if row_bytes else view.reshape(0, 0)
+        if not tensor.n_bytes:
+            return np.zeros((0, row_bytes), np.uint8)
+        view = np.memmap(self.model.path, np.uint8, "r", offset=self._offsets[name], shape=(tensor.n_bytes,))
+        return np.asarray(view).reshape(-1, row_bytes)
 
 
 def open_weights(path: Path) -> WeightSource:

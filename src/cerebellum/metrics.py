@@ -1,7 +1,8 @@
-"""Logits to per-chunk sums: NLL, KL divergence to a reference, agreement, tempered NLL. Pure; float64 where it decides.
+"""Logits to per-chunk sums: NLL, KL divergence to a reference, agreement, tempered NLL. Pure; in float64.
 
-Everything is a sum over scored tokens, in nats; nothing is divided here. Rows are taken in blocks small enough for the cache, so a
-262,144-word vocabulary costs no second copy of the logits.
+Everything is a sum over scored tokens, in nats; nothing is divided here. Compiled loops (`cerebellum.kernels`) read the logits where
+they lie and give figures of each row; rows may be shared among the threads of a pool. The sums over rows are exact but for one
+rounding (`math.fsum`), so neither threads nor the order of rows change a bit.
 
 KL divergence is KL(reference ‖ trial) of the next-token distributions. A reference row is either complete (all logits: exact) or
 its k largest logits and the log of its normalizer. Then the tokens outside the k are compared as one event, which by the log-sum
@@ -11,7 +12,12 @@ how much smaller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import math
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +25,7 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of every measurement's key.
-METRIC_VERSION = 3
+METRIC_VERSION = 4
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
@@ -28,7 +34,8 @@ INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
 #: for larger ones it grows as they do.
 _ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
-_BLOCK_VALUES = 1 << 18
+#: Values of logits that are worth a thread of their own; far more time than it takes to hand them over.
+_WORTH_A_THREAD = 1 << 16
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -51,119 +58,169 @@ class ReferenceRows:
     ids: npt.NDArray[np.uint32] | None = None
 
 
-def log_sum_exp(logits: Floats) -> Doubles:
-    """float32 [n, v] → float64 [n]: log Σ exp, computed in float64."""
-    out = np.empty(len(logits), np.float64)
-    for part in _blocks(len(logits), logits.shape[1]):
-        wide = logits[part].astype(np.float64)
-        top = wide.max(axis=1)
-        wide -= top[:, None]
-        out[part] = top + np.log(np.exp(wide, out=wide).sum(axis=1))
+@dataclass(frozen=True, slots=True)
+class Threads:
+    """Threads that share rows among them: ``n`` parts at a time, one of them in the calling thread, the others in ``pool``."""
+
+    pool: Executor | None = None
+    n: int = 1
+
+    def run(self, kernel: Callable[..., None], logits: Floats, *others: Any) -> None:
+        """``kernel(logits, first, last, *others)`` for all rows, in parts. Sleeps while it waits."""
+        n = len(logits)
+        parts = max(1, min(self.n if self.pool else 1, n, logits.size // _WORTH_A_THREAD))
+        edges = [n * part // parts for part in range(parts + 1)]
+        spans = list(itertools.pairwise(edges))
+        running = [self.pool.submit(kernel, logits, *span, *others) for span in spans[1:] if self.pool]
+        kernel(logits, *spans[0], *others)
+        for part in running:
+            part.result()
+
+    def close(self) -> None:
+        """End the pool's threads."""
+        if self.pool:
+            self.pool.shutdown()
+
+
+ALONE = Threads()
+
+
+@dataclass(frozen=True, slots=True)
+class _Normalized:
+    """Of each row: log Σ exp(z) [n]; log Σ exp(βz) [n, `INVERSE_TEMPERATURES`]; the most likely token [n]; the smallest logit [n]."""
+
+    lse: Doubles
+    tempered: Doubles
+    top: Ids
+    lowest: Doubles
+
+
+def _normalized(logits: Floats, threads: Threads) -> _Normalized:
+    from cerebellum import kernels  # numba is loaded where something is to be computed
+
+    n = len(logits)
+    out = _Normalized(
+        np.empty(n), np.empty((n, len(INVERSE_TEMPERATURES))), np.empty(n, np.int64), np.empty(n, np.float64)
+    )
+    threads.run(kernels.normalize, logits, out.lse, out.tempered, out.top, out.lowest)
     return out
 
 
-def reference_rows(logits: Floats, targets: Ids, k: int | None) -> ReferenceRows:
-    """What is kept of the reference's ``logits`` [n, v]: everything (``k`` None or at least v), or the k largest of each row."""
-    lse = log_sum_exp(logits)
-    nll = lse - logits[np.arange(len(logits)), targets]
-    top = logits.argmax(axis=1).astype(np.int64)
+def log_sum_exp(logits: Floats, threads: Threads = ALONE) -> Doubles:
+    """float32 [n, v] → float64 [n]: log Σ exp, computed in float64."""
+    return _normalized(np.ascontiguousarray(logits), threads).lse
+
+
+def reference_rows(logits: Floats, targets: Ids, k: int | None, threads: Threads = ALONE) -> ReferenceRows:
+    """What is kept of the reference's ``logits`` [n, v]: everything (``k`` None or at least v), or the k largest of each row.
+
+    Of equal logits those of earlier tokens are kept, and come first.
+    """
+    from cerebellum import kernels
+
+    logits = np.ascontiguousarray(logits)
+    rows = _normalized(logits, threads)
+    nll = rows.lse - logits[np.arange(len(logits)), targets]
     if k is None or k >= logits.shape[1]:
-        return ReferenceRows(logits.copy(), lse, nll, top)
+        return ReferenceRows(logits.copy(), rows.lse, nll, rows.top)
     kept, ids = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.uint32)
-    for part in _blocks(len(logits), logits.shape[1]):
-        kept[part], ids[part] = _largest(logits[part], k)
-    return ReferenceRows(kept, lse, nll, top, ids)
+    threads.run(kernels.largest, logits, kept, ids)
+    return ReferenceRows(kept, rows.lse, nll, rows.top, ids)
 
 
-def _largest(logits: Floats, k: int) -> tuple[Floats, Ids]:
-    """The k largest of each row and their places [n, k], largest first."""
-    ids = np.argpartition(logits, -k, axis=1)[:, -k:]
-    kept = np.take_along_axis(logits, ids, axis=1)
-    order = np.argsort(-kept, axis=1, kind="stable")
-    return np.take_along_axis(kept, order, axis=1), np.take_along_axis(ids, order, axis=1)
-
-
-def score_rows(chunk: int, logits: Floats, targets: Ids, reference: ReferenceRows | None = None) -> ChunkScore:
+def score_rows(
+    chunk: int, logits: Floats, targets: Ids, reference: ReferenceRows | None = None, threads: Threads = ALONE
+) -> ChunkScore:
     """Sums over ``logits`` float32 [n, v] that predict ``targets`` int64 [n]; KL fields where a ``reference`` is given."""
+    logits = np.ascontiguousarray(logits)
     n = len(targets)
-    lse, tempered = np.empty(n, np.float64), np.zeros(len(INVERSE_TEMPERATURES))
-    for part in _blocks(n, logits.shape[1]):
-        lse[part], sums = _normalize(logits[part])
-        tempered += sums
+    rows = _normalized(logits, threads)
     true_logits = logits[np.arange(n), targets].astype(np.float64)
-    nll = lse - true_logits
-    # Σ over rows of log Σ exp(βz), less β times the true token's logit.
-    tempered -= np.asarray(INVERSE_TEMPERATURES) * true_logits.sum()
-    score = ChunkScore(chunk, n, float(nll.sum()), float((nll**2).sum()), tuple(map(float, tempered)))
-    return score if reference is None else _with_divergence(score, logits, lse, nll, reference)
-
-
-def _normalize(logits: Floats) -> tuple[Doubles, Doubles]:
-    """Per-row log Σ exp in float64 [n], and Σ over rows of log Σ exp(βz) for each β [len(INVERSE_TEMPERATURES)]."""
-    wide = logits.astype(np.float64)
-    top = wide.max(axis=1)
-    wide -= top[:, None]
-    step = np.exp(0.1 * wide).astype(np.float32)
-    lse = top + np.log(np.exp(wide, out=wide).sum(axis=1))
-    power, out = step * step, np.empty(len(INVERSE_TEMPERATURES))
-    power *= power
-    for place, beta in enumerate(INVERSE_TEMPERATURES):
-        out[place] = (np.log(power.sum(axis=1, dtype=np.float64)) + beta * top).sum()
-        power *= step
-    return lse, out
+    nll = rows.lse - true_logits
+    # log Σ exp(βz) less β times the true token's logit.
+    tempered = rows.tempered - np.multiply.outer(true_logits, np.asarray(INVERSE_TEMPERATURES))
+    plain = ChunkScore(chunk, n, _sum(nll), _sum(nll**2), tuple(_sum(column) for column in tempered.T))
+    return plain if reference is None else _with_divergence(plain, logits, rows, nll, reference, threads)
 
 
 def _with_divergence(
-    score: ChunkScore, logits: Floats, lse: Doubles, nll: Doubles, reference: ReferenceRows
+    plain: ChunkScore,
+    logits: Floats,
+    rows: _Normalized,
+    nll: Doubles,
+    reference: ReferenceRows,
+    threads: Threads,
 ) -> ChunkScore:
-    n, v = logits.shape
-    kld, slack, top = np.empty(n, np.float64), np.zeros(n, np.float64), np.empty(n, np.int64)
-    for part in _blocks(n, v):
-        rows = logits[part]
-        top[part] = rows.argmax(axis=1)
-        kept, full = reference.logits[part].astype(np.float64), reference.lse[part, None]
-        if reference.ids is None:
-            log_p, log_q = kept - full, rows - lse[part, None]
-            kld[part] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-        else:
-            ids = reference.ids[part].astype(np.int64)
-            log_q = np.take_along_axis(rows, ids, axis=1) - lse[part, None]
-            lowest = rows.min(axis=1) - lse[part]
-            rounding = _ROUNDING * np.maximum(1.0, np.abs(lse[part]) / _ROUNDING_AT)
-            kld[part], slack[part] = compact_divergence(kept - full, log_q, lowest, rounding)
-    np.maximum(kld, 0.0, out=kld)
-    change = np.exp(-nll) - np.exp(-reference.target_nll)
-    return ChunkScore(
-        **{name: getattr(score, name) for name in ("chunk", "n_tokens", "nll", "nll2", "tempered")},
-        kld=float(kld.sum()),
-        kld2=float((kld**2).sum()),
-        kld_slack=float(slack.sum()),
-        same_top=int((top == reference.top).sum()),
-        dp=float(change.sum()),
-        dp2=float((change**2).sum()),
-        dp4=float((change**4).sum()),
+    kld, slack = _divergence(logits, rows, reference, threads)
+    change = _exp(-nll) - _exp(-reference.target_nll)
+    squares = change**2
+    return replace(
+        plain,
+        kld=_sum(kld),
+        kld2=_sum(kld**2),
+        kld_slack=_sum(slack),
+        same_top=int((rows.top == reference.top).sum()),
+        dp=_sum(change),
+        dp2=_sum(squares),
+        dp4=_sum(squares**2),
         kld_tokens=kld.astype(np.float32).tobytes(),
     )
 
 
-def compact_divergence(log_p: Doubles, log_q: Doubles, lowest: Doubles, rounding: Doubles) -> tuple[Doubles, Doubles]:
-    """KL divergence from the k kept tokens and the rest as one event: value and slack, float64 [n] each.
+def _divergence(
+    logits: Floats, rows: _Normalized, reference: ReferenceRows, threads: Threads
+) -> tuple[Doubles, Doubles]:
+    """KL divergence and slack of each row [n]."""
+    from cerebellum import kernels
 
-    ``log_p``, ``log_q`` [n, k] are the kept tokens' log-probabilities under reference and trial, ``lowest`` [n] the trial's smallest
-    log-probability of any token. With P and Q the rest's masses, the rest adds at least P log(P/Q); since each of the rest's
-    reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a difference
-    from 1, so it is taken ``rounding`` [n] larger: the value stays a lower bound where a peaked trial leaves the rest next to nothing.
+    n = len(logits)
+    kept = np.ascontiguousarray(reference.logits)
+    if reference.ids is None:
+        kld = np.empty(n, np.float64)
+        threads.run(kernels.complete, logits, rows.lse, kept, reference.lse, kld)
+        return np.maximum(kld, 0.0), np.zeros(n)
+    sums = np.empty((n, 3), np.float64)
+    threads.run(kernels.compact, logits, rows.lse, kept, np.ascontiguousarray(reference.ids), reference.lse, sums)
+    rounding = _ROUNDING * np.maximum(1.0, np.abs(rows.lse) / _ROUNDING_AT)
+    smallest = kept[:, -1].astype(np.float64) - reference.lse
+    least, most = the_rest(1.0 - sums[:, 1], 1.0 - sums[:, 2], smallest, rows.lowest - rows.lse, rounding)
+    return np.maximum(sums[:, 0] + least, 0.0), np.maximum(most - least, 0.0)
+
+
+def the_rest(
+    rest_p: Doubles, rest_q: Doubles, smallest: Doubles, lowest: Doubles, rounding: Doubles
+) -> tuple[Doubles, Doubles]:
+    """What the tokens outside the k kept ones add to KL divergence, at least and at most: float64 [n] each.
+
+    ``rest_p``, ``rest_q`` [n] are the rest's masses P and Q under reference and trial, ``smallest`` [n] the reference's smallest kept
+    log-probability p_k, ``lowest`` [n] the trial's smallest log-probability of any token. The rest adds at least P log(P/Q); since each of
+    the rest's reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a
+    difference from 1, so it is taken ``rounding`` [n] larger: the value stays a lower bound where a peaked trial leaves the rest next
+    to nothing.
     """
-    p = np.exp(log_p)
-    rest_p = np.maximum(1.0 - p.sum(axis=1), 0.0)
-    rest_q = np.maximum(1.0 - np.exp(log_q).sum(axis=1), 0.0) + rounding
     some = rest_p > 0
-    log_rest = np.log(np.where(some, rest_p, 1.0))
-    least = np.where(some, rest_p * (log_rest - np.log(rest_q)), 0.0)
-    most = np.where(some, rest_p * (np.minimum(log_p[:, -1], log_rest) - lowest), 0.0)
-    return (p * (log_p - log_q)).sum(axis=1) + least, np.maximum(most - least, 0.0)
+    mass = np.where(some, rest_p, 1.0)
+    log_rest = _log(mass)
+    least = np.where(some, mass * (log_rest - _log(np.maximum(rest_q, 0.0) + rounding)), 0.0)
+    most = np.where(some, mass * (np.minimum(smallest, log_rest) - lowest), 0.0)
+    return least, most
 
 
-def _blocks(n: int, width: int) -> list[slice]:
-    rows = max(1, _BLOCK_VALUES // width)
-    return [slice(first, min(first + rows, n)) for first in range(0, n, rows)]
+def _sum(values: Doubles) -> float:
+    return math.fsum(values.tolist())
+
+
+def _exp(x: Doubles) -> Doubles:
+    from cerebellum import kernels
+
+    out = np.empty_like(x)
+    kernels.exponentials(x, out)
+    return out
+
+
+def _log(x: Doubles) -> Doubles:
+    from cerebellum import kernels
+
+    out = np.empty_like(x)
+    kernels.logarithms(x, out)
+    return out

@@ -16,11 +16,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "cerebellum"
 #: From the ground up: a module may import from its own floor or a lower one.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("quants", "keys"),
+    ("compiled", "keys", "lanes", "quants"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "effects", "fdr", "ladder", "llama_rules", "metrics", "overrides", "patterns", "plan", "racing", "select",
-     "sequential", "stats", "summary", "verdict"),
+    ("classify", "effects", "elementary", "fdr", "kernels", "ladder", "llama_rules", "metrics", "overrides", "patterns",
+     "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file", "measurer",
      "reference", "store", "llamacpp", "testing"),
@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )  # fmt: skip
-HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click", "jinja2")
+HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click", "jinja2", "numba", "llvmlite")
 
 
 def modules() -> Iterator[tuple[str, Path, ast.Module]]:
@@ -153,7 +153,7 @@ def test_importing_the_package_is_light() -> None:
 )
 def test_no_engine_before_it_is_asked_for(module: str) -> None:
     """The front, the parent's side of the engine and the fake load no llama.cpp into this process."""
-    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2"}
+    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2", "numba"}
 
 
 def test_public_names_are_there() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cerebellum import metrics
-from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, log_sum_exp, reference_rows, score_rows
+from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, Threads, log_sum_exp, reference_rows, score_rows
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -210,20 +212,27 @@ def test_a_constant_added_to_all_logits_changes_little(shift: float) -> None:
     assert divergence == pytest.approx(0.0, abs=1e-4)
 
 
-def test_blocks_of_rows_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are independent: KL divergence and NLL don't depend on how many are taken at a time."""
+@pytest.mark.parametrize("k", [None, 30])
+@pytest.mark.parametrize("n", [1, 2, 7, 96])
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, n: int, k: int | None) -> None:
+    """Rows are independent and sums over them exact: every field is the same for any number of threads, more than rows included."""
+    monkeypatch.setattr(metrics, "_WORTH_A_THREAD", 1)
+    logits, targets = rows(n, 65)
+    trial = near(logits, 0.4)
+    alone = score_rows(3, trial, targets, reference_rows(logits, targets, k))
+    for count in (1, 2, 3, 16):
+        with ThreadPoolExecutor(count) as pool:
+            threads = Threads(pool, count)
+            assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
+
+
+def test_the_order_of_rows_changes_no_sum() -> None:
+    """A chunk read backwards has the same sums, to the last bit."""
     logits, targets = rows(50, 64)
-    trial, reference = near(logits, 0.4), reference_rows(logits, targets, None)
-    whole = score_rows(0, trial, targets, reference)
-    monkeypatch.setattr(metrics, "_BLOCK_VALUES", 64 * 7)
-    pieces = score_rows(0, trial, targets, reference)
-    assert (pieces.nll, pieces.nll2, pieces.kld, pieces.kld_tokens) == (
-        whole.nll,
-        whole.nll2,
-        whole.kld,
-        whole.kld_tokens,
-    )
-    assert pieces.tempered == pytest.approx(whole.tempered, rel=1e-12)
+    trial = near(logits, 0.4)
+    ahead = score_rows(0, trial, targets, reference_rows(logits, targets, None))
+    back = score_rows(0, trial[::-1], targets[::-1], reference_rows(logits[::-1], targets[::-1], None))
+    assert replace(back, kld_tokens=ahead.kld_tokens) == ahead
 
 
 def test_reference_rows_of_all_tokens_are_complete() -> None:

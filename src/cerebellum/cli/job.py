@@ -132,6 +132,11 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> N
 @click.command()
 @model_argument
 @with_options(out_option, *SWEEP_OPTIONS)
+@click.option(
+    "--allow",
+    type=click.FloatRange(min=0),
+    help="With --race: only to what a choice within this share of the base's KL divergence could take, as in run.",
+)
 @json_option
 @quiet_option
 @guarded

@@ -27,7 +27,7 @@ from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.sums import add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.weights import Finder, Weights
-from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
+from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
 
 #: Quantized data of swapped tensors kept for the next trial that wants it.
@@ -47,6 +47,8 @@ class LlamaEngine:
         self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
         self._n_threads = settings.n_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._n_threads)
+        # A pool of its own: scoring never waits behind a tensor that is being quantized.
+        self._scorers = Threads(ThreadPoolExecutor(self._n_threads), self._n_threads)
         self._open_sources(sources)
         self._model = load_model(path, settings)
         self.vocabulary = Vocabulary(self._model)
@@ -160,7 +162,7 @@ class LlamaEngine:
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
         for place, first, logits, targets in self.decoder.logits(bundle, programs):
             own = slice_reference(rows[place], first, first + len(targets))
-            parts[place].append(score_rows(bundle[place].id, logits, targets, own))
+            parts[place].append(score_rows(bundle[place].id, logits, targets, own, self._scorers))
         return map(add_scores, parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
@@ -171,7 +173,7 @@ class LlamaEngine:
         for bundle in bundles:
             parts: list[list[ReferenceRows]] = [[] for _ in bundle]
             for place, _, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
-                parts[place].append(reference_rows(logits, targets, store.k))
+                parts[place].append(reference_rows(logits, targets, store.k, self._scorers))
             for chunk, own in zip(bundle, parts, strict=True):
                 store.write(chunk.id, join_reference(own))
                 yield chunk.id
@@ -189,4 +191,5 @@ class LlamaEngine:
             self.decoder.close()
             lc.llama_model_free(self._model)
             self._pool.shutdown()
+            self._scorers.close()
             self._model = None

@@ -13,12 +13,14 @@ import hashlib
 import os
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import llama_cpp
 import llama_cpp.llama_cpp as lc
+import numba
 import numpy as np
 
+from cerebellum.compiled import compiler_id
 from cerebellum.errors import EngineError
 
 MAX_DIMS, MAX_SRC = 4, 10
@@ -125,9 +127,8 @@ def ggml() -> Any:
 
 @functools.cache
 def build_id() -> str:
-    """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they and numpy use.
-
-    The sums of KL divergence are numpy's, and another of its versions or vector units may round another way.
+    """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, numpy's version,
+    and what the sums were compiled by and for (`cerebellum.compiled`): another of these may round another way.
     """
     digest = hashlib.sha256()
     for path in sorted(library_folder().iterdir()):
@@ -135,9 +136,8 @@ def build_id() -> str:
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(lc.llama_print_system_info())
-    features = cast(dict[str, Any], np.show_config(mode="dicts")).get("SIMD Extensions", {})
-    digest.update(repr(sorted(features.get("found", ()))).encode())
-    return f"llama-cpp-python {llama_cpp.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
+    digest.update(compiler_id().encode())
+    return f"llama-cpp-python {llama_cpp.__version__}, numba {numba.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
 
 
 @functools.cache

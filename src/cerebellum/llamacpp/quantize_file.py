@@ -19,6 +19,9 @@ from cerebellum.keys import partial_of
 from cerebellum.llamacpp import native
 from cerebellum.quants import FTYPES, ftype_name, quant_type
 
+#: Bytes of a tensor's rows that llama.cpp holds at a time; its default, 8 GiB, holds the largest tensor whole several times.
+BUFFER_BYTES = 256 << 20
+
 Overrides = Sequence[tuple[str, str]]
 
 _LINE = re.compile(
@@ -86,6 +89,7 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
     params.ftype = FTYPES[ftype_name(ftype)][0]
     params.allow_requantize = True
     params.dry_run = dry_run
+    params.max_buf_size = BUFFER_BYTES
     keep = [_set_overrides(params, overrides), _set_imatrix(params, imatrix)]
     status = lc.llama_model_quantize(os.fsencode(source), os.fsencode(out), C.byref(params))
     del keep

@@ -109,8 +109,10 @@ def subject_of(source_sha256: str, imatrix: Path | None) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Iterator[Job]:
+def open_job(options: JobOptions, backend: Backend, progress: Progress, *, reports: bool = True) -> Iterator[Job]:
     """Prepare and open everything; a second call with the same options finds what the first one left.
+
+    Not ``reports``: the report text is checked, but the reference isn't computed on it.
 
     What costs nothing is checked first, then the texts, then the reference is measured, and the base quantized last.
     """
@@ -137,7 +139,7 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress) -> Itera
             )
             wanted = [
                 (split, store_for(options.out, split.corpus, reference, options.settings, build))
-                for split in (search, report)
+                for split in ((search, report) if reports else (search,))
             ]
             if options.reference is None:
                 keep_rows(first, wanted, f"reference {options.model.name}", progress)

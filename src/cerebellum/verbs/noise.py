@@ -23,7 +23,7 @@ from cerebellum.verbs.job import Job
 #: Chunks of the search text that the floor is measured on.
 NOISE_CHUNKS = 4
 #: Above this much memory for a second copy of the weights, storing them as F32 isn't tried.
-F32_BYTES = 2 << 30
+F32_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)

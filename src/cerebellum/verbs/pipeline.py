@@ -114,13 +114,21 @@ def run_job(
 
 
 def sweep_job(
-    options: JobOptions, sweep_options: SweepOptions, *, backend: Backend, progress: Progress | None = None
+    options: JobOptions,
+    sweep_options: SweepOptions,
+    allowed_damage: float | None = None,
+    *,
+    backend: Backend,
+    progress: Progress | None = None,
 ) -> SweepResult:
-    """The sweep alone. `run_job` on the same folder takes its measurements over."""
+    """The sweep alone. `run_job` on the same folder takes its measurements over.
+
+    ``allowed_damage``: a race lets go what a choice within it can't take, as `run_job`'s does.
+    """
     check_sweep(options, sweep_options)
-    with open_job(options, backend, progress or Silent()) as job:
+    with open_job(options, backend, progress or Silent(), reports=False) as job:
         noise = take_noise(job)
-        sweep = run_sweep(job, sweep_options)
+        sweep = run_sweep(job, sweep_options, allowed_damage)
         warn(job, sweep)
         return SweepResult(options.model.name, job.base, sweep, noise, facts_of(job))
 

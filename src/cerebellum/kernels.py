@@ -1,0 +1,253 @@
+"""The loops over a row of logits, compiled: normalizer, tempered normalizers, divergence, the largest.
+
+Each kernel takes the rows ``first`` … ``last`` − 1 of a matrix where it lies and fills the same rows of its results; no row depends on
+another, so rows may be shared among threads in any way. Sums over a row run in the eight lanes of `cerebellum.lanes`, in parts of
+`_PART` values: a sum of v positive values is rounded by at most (v / `_PART` + `_PART` / 8 + 8) × 2⁻⁵³ of it, 5e-14 for 262,144.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from cerebellum.compiled import compiled, inlined
+from cerebellum.elementary import exp, exp_tenth, log
+from cerebellum.lanes import counting, lane, load, splat, where_less
+
+#: `normalize` sums exp(βz) for β = 0.4, 0.5, … 1.2.
+FIRST_POWER, N_POWERS = 4, 9
+_PLAIN = 10 - FIRST_POWER
+
+#: Values added up before they join a row's total.
+_PART = 2048
+
+_ROWS, _VALUES = "Array(float32, 2, 'C', readonly=True)", "Array(float64, 1, 'C', readonly=True)"
+_IDS = "Array(uint32, 2, 'C', readonly=True)"
+_OUT = "float64[::1]"
+
+
+@inlined
+def _whole(n: int) -> int:
+    return n - n % 8
+
+
+@inlined
+def _tail(row: Any, filling: float) -> Any:
+    """The last values of a row that fill no eight lanes, and ``filling`` behind them: float32 [8]."""
+    out = np.full(8, filling, np.float32)
+    n = len(row) % 8
+    out[:n] = row[len(row) - n :]
+    return out
+
+
+@inlined
+def _total(x: Any) -> Any:
+    pairs = (lane(x, 0) + lane(x, 4)) + (lane(x, 2) + lane(x, 6)), (lane(x, 1) + lane(x, 5)) + (lane(x, 3) + lane(x, 7))
+    return pairs[0] + pairs[1]
+
+
+@inlined
+def _least(x: Any) -> Any:
+    a, b = min(lane(x, 0), lane(x, 4)), min(lane(x, 2), lane(x, 6))
+    c, d = min(lane(x, 1), lane(x, 5)), min(lane(x, 3), lane(x, 7))
+    return min(a, b, c, d)
+
+
+@inlined
+def _one(x: float) -> Any:
+    return lane(exp(splat(x)), 0)
+
+
+@inlined
+def _extremes(row: Any) -> tuple[float, float]:
+    """The largest and the smallest value."""
+    n = _whole(len(row))
+    high, low = splat(-np.inf), splat(np.inf)
+    higher, lower = high, low
+    for i in range(0, n - 8, 16):
+        a, b = load(row, i), load(row, i + 8)
+        high, low = where_less(high, a, a, high), where_less(a, low, a, low)
+        higher, lower = where_less(higher, b, b, higher), where_less(b, lower, b, lower)
+    high, low = where_less(high, higher, higher, high), where_less(lower, low, lower, low)
+    top, bottom = -_least(splat(0.0) - high), _least(low)
+    for i in range(n - n % 16, len(row)):
+        top, bottom = max(top, row[i]), min(bottom, row[i])
+    return top, bottom
+
+
+@inlined
+def _powers(sums: Any, s: Any) -> Any:
+    """Adds s⁴ … s¹² to nine sums."""
+    s2 = s * s
+    s4, s3 = s2 * s2, s2 * s
+    s6, s5, s8 = s4 * s2, s4 * s, s4 * s4
+    s7, s9, s10 = s4 * s3, s8 * s, s8 * s2
+    s11, s12 = s8 * s3, s8 * s4
+    a, b, c, d, e, f, g, h, i = sums
+    return a + s4, b + s5, c + s6, d + s7, e + s8, f + s9, g + s10, h + s11, i + s12
+
+
+@inlined
+def _joined(a: Any, b: Any) -> Any:
+    return (
+        a[0] + b[0],
+        a[1] + b[1],
+        a[2] + b[2],
+        a[3] + b[3],
+        a[4] + b[4],
+        a[5] + b[5],
+        a[6] + b[6],
+        a[7] + b[7],
+        a[8] + b[8],
+    )
+
+
+@inlined
+def _row_powers(row: Any, top: float, sums: Any) -> Any:
+    """Fills ``sums`` [`N_POWERS`] with Σ exp(β (z − top)); returns the place of the first value that is ``top``."""
+    zero, far = splat(0.0), splat(np.inf)
+    none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
+    total, tops, first = none, splat(top), far
+    n = _whole(len(row))
+    for start in range(0, n, _PART):
+        part = none
+        for i in range(start, min(start + _PART, n), 8):
+            below = load(row, i) - tops
+            place = where_less(below, zero, far, counting() + splat(float(i)))
+            first = where_less(place, first, place, first)
+            part = _powers(part, exp_tenth(below))
+        total = _joined(total, part)
+    if n < len(row):
+        below = load(_tail(row, -np.inf), 0) - tops
+        place = where_less(below, zero, far, counting() + splat(float(n)))
+        first = where_less(place, first, place, first)
+        total = _powers(total, exp_tenth(below))
+    for i, each in enumerate(total):
+        sums[i] = _total(each)
+    return _least(first)
+
+
+@compiled(f"void({_ROWS}, int64, int64, {_OUT}, float64[:, ::1], int64[::1], {_OUT})")
+def normalize(logits: Any, first: int, last: int, lse: Any, tempered: Any, top: Any, lowest: Any) -> None:
+    """float32 [n, v] → log Σ exp(z) [n]; log Σ exp(βz) [n, `N_POWERS`]; place of the first largest [n]; smallest logit [n]."""
+    sums = np.empty(N_POWERS, np.float64)
+    for r in range(first, last):
+        row = logits[r]
+        high, lowest[r] = _extremes(row)
+        place = _row_powers(row, high, sums)
+        top[r] = np.int64(place) if place < len(row) else 0
+        for i in range(N_POWERS):
+            tempered[r, i] = log(sums[i]) + (FIRST_POWER + i) / 10.0 * high
+        lse[r] = tempered[r, _PLAIN]
+
+
+@inlined
+def _term(a: Any, b: Any, lse_a: Any, lse_b: Any) -> Any:
+    """p log(p/q) in lanes, nothing where p is nothing."""
+    log_p = a - lse_a
+    p = exp(log_p)
+    return where_less(splat(0.0), p, p * (log_p - (b - lse_b)), p)
+
+
+@inlined
+def _divergence(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
+    """Σ p log(p/q) over two rows of the same tokens."""
+    a, b, n = splat(lse_a), splat(lse_b), _whole(len(trial))
+    total = splat(0.0)
+    for start in range(0, n, _PART):
+        part = splat(0.0)
+        for i in range(start, min(start + _PART, n), 8):
+            part = part + _term(load(reference, i), load(trial, i), a, b)
+        total = total + part
+    if n < len(trial):
+        total = total + _term(load(_tail(reference, -np.inf), 0), load(_tail(trial, 0.0), 0), a, b)
+    return _total(total)
+
+
+@compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_VALUES}, {_OUT})")
+def complete(logits: Any, first: int, last: int, lse: Any, reference: Any, reference_lse: Any, kld: Any) -> None:
+    """KL(reference ‖ trial) [n] from all logits of both, float32 [n, v], and their normalizers."""
+    for r in range(first, last):
+        kld[r] = _divergence(reference[r], logits[r], reference_lse[r], lse[r])
+
+
+@inlined
+def _mass(row: Any, lse: float) -> Any:
+    """Σ exp(z − lse) of a row."""
+    total, normalizer, n = splat(0.0), splat(lse), _whole(len(row))
+    for i in range(0, n, 8):
+        total = total + exp(load(row, i) - normalizer)
+    if n < len(row):
+        total = total + exp(load(_tail(row, -np.inf), 0) - normalizer)
+    return _total(total)
+
+
+@compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_IDS}, {_VALUES}, float64[:, ::1])")
+def compact(
+    logits: Any, first: int, last: int, lse: Any, reference: Any, ids: Any, reference_lse: Any, out: Any
+) -> None:
+    """Of the kept tokens: Σ p log(p/q), Σ p, Σ q: float64 [n, 3]. ``reference``, ``ids`` [n, k] are the kept logits and tokens."""
+    taken = np.empty(ids.shape[1], np.float32)
+    for r in range(first, last):
+        row, places = logits[r], ids[r]
+        for i in range(len(places)):
+            taken[i] = row[places[i]]
+        out[r, 0] = _divergence(reference[r], taken, reference_lse[r], lse[r])
+        out[r, 1] = _mass(reference[r], reference_lse[r])
+        out[r, 2] = _mass(taken, lse[r])
+
+
+@compiled("void(float64[::1], float64[::1])")
+def exponentials(x: Any, out: Any) -> None:
+    """exp(x) [n]; x ≤ 700."""
+    for i in range(len(x)):
+        out[i] = _one(x[i])
+
+
+@compiled("void(float64[::1], float64[::1])")
+def logarithms(x: Any, out: Any) -> None:
+    """log(x) [n] of positive normal values."""
+    for i in range(len(x)):
+        out[i] = log(x[i])
+
+
+@inlined
+def _comes_after(values: Any, places: Any, a: int, b: int) -> bool:
+    """Whether entry a comes after entry b: smaller, or equal and of a later place."""
+    return bool(values[a] < values[b] or (values[a] == values[b] and places[a] > places[b]))
+
+
+@inlined
+def _sink(values: Any, places: Any, root: int, n: int) -> None:
+    """Restore the heap (the entry that comes last is its root) after the root has changed."""
+    while True:
+        child = 2 * root + 1
+        if child >= n:
+            return
+        if child + 1 < n and _comes_after(values, places, child + 1, child):
+            child += 1
+        if not _comes_after(values, places, child, root):
+            return
+        values[child], values[root] = values[root], values[child]
+        places[child], places[root] = places[root], places[child]
+        root = child
+
+
+@compiled(f"void({_ROWS}, int64, int64, float32[:, ::1], uint32[:, ::1])")
+def largest(logits: Any, first: int, last: int, kept: Any, ids: Any) -> None:
+    """The k largest of each row with their places [n, k], largest first, of equals the earlier: a heap of the best so far."""
+    k = kept.shape[1]
+    for r in range(first, last):
+        row, values, places = logits[r], kept[r], ids[r]
+        values[:], places[:] = row[:k], np.arange(k)
+        for root in range(k // 2 - 1, -1, -1):
+            _sink(values, places, root, k)
+        for i in range(k, len(row)):
+            if row[i] > values[0]:
+                values[0], places[0] = row[i], i
+                _sink(values, places, 0, k)
+        for n in range(k - 1, 0, -1):
+            values[0], values[n] = values[n], values[0]
+            places[0], places[n] = places[n], places[0]
+            _sink(values, places, 0, n)

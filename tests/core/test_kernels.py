@@ -1,0 +1,168 @@
+"""The compiled loops and their elementary functions against extended precision; their cache on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cerebellum import kernels
+from cerebellum.metrics import INVERSE_TEMPERATURES, reference_rows, score_rows
+
+SOURCES = Path(__file__).resolve().parents[2] / "src"
+Doubles = npt.NDArray[np.float64]
+
+CODE = """
+import sys, warnings
+warnings.simplefilter("error")
+import numpy as np
+from cerebellum import compiled, metrics
+rng = np.random.default_rng(5)
+logits = (5 * rng.standard_normal((6, 777))).astype(np.float32)
+targets = np.arange(6)
+score = metrics.score_rows(0, logits, targets, metrics.reference_rows(logits[::-1], targets, 40))
+print(score.nll.hex(), score.kld.hex(), score.kld_slack.hex(), [x.hex() for x in score.tempered])
+print(compiled.code_folder())
+"""
+
+
+def ulps(found: Doubles, true: npt.NDArray[np.longdouble]) -> float:
+    """The largest error in units of the last place of the true value."""
+    return float((np.abs(found - true) / np.spacing(np.abs(true).astype(np.float64))).max())
+
+
+def test_the_exponential_is_within_one_ulp() -> None:
+    """Over all of its range, near zero and a little above; nothing below -700, and NaN stays NaN."""
+    rng = np.random.default_rng(1)
+    x = np.concatenate([rng.uniform(-699.9, 0, 50_000), rng.uniform(-40, 1, 50_000), rng.uniform(-1e-3, 1e-3, 9_000)])
+    out = np.empty_like(x)
+    kernels.exponentials(x, out)
+    assert ulps(out, np.exp(x.astype(np.longdouble))) < 1.0
+    edges, values = np.array([0.0, -700.001, -1e5, -math.inf, math.nan]), np.empty(5)
+    kernels.exponentials(edges, values)
+    assert values[:4].tolist() == [1.0, 0.0, 0.0, 0.0] and math.isnan(values[4])
+
+
+def test_the_logarithm_is_within_two_ulp() -> None:
+    """Near one, over all magnitudes, and for exact powers of two."""
+    rng = np.random.default_rng(2)
+    x = np.concatenate([1 + rng.uniform(-0.4, 0.6, 50_000), 2.0 ** rng.uniform(-1000, 1000, 50_000), [0.5, 2.0, 4.0]])
+    out = np.empty_like(x)
+    kernels.logarithms(x, out)
+    assert ulps(out, np.log(x.astype(np.longdouble))) < 2.0
+    kernels.logarithms(np.ones(1), one := np.empty(1))
+    assert one[0] == 0.0
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 70) | st.sampled_from([2047, 2048, 2049, 4100, 40_000]),
+    st.sampled_from([0.0, 1.0, 30.0, 3000.0]),
+    st.integers(0, 9999),
+)
+def test_normalizers_and_extremes(v: int, scale: float, seed: int) -> None:
+    """Of any row length: every log Σ exp(βz) to a few units of float64, the first largest, the smallest."""
+    logits = (scale * np.random.default_rng(seed).standard_normal((3, v))).astype(np.float32)
+    logits[1, v // 2 :] = logits[1, 0]
+    lse, tempered, top, lowest = np.empty(3), np.empty((3, 9)), np.empty(3, np.int64), np.empty(3)
+    kernels.normalize(logits, 0, 3, lse, tempered, top, lowest)
+    assert top.tolist() == logits.argmax(axis=1).tolist() and lowest.tolist() == logits.min(axis=1).tolist()
+    wide = logits.astype(np.longdouble)
+    high = wide.max(axis=1)
+    for place, beta in enumerate(INVERSE_TEMPERATURES):
+        exact = np.longdouble(round(10 * beta)) / 10
+        true = exact * high + np.log(np.exp(exact * (wide - high[:, None])).sum(axis=1))
+        assert (np.abs(tempered[:, place] - true) <= 4e-15 * (2 + np.abs(true))).all()
+    assert lse.tolist() == tempered[:, INVERSE_TEMPERATURES.index(1.0)].tolist()
+
+
+def test_the_bits_are_known() -> None:
+    """Every operation is rounded as written, so the same sums come out on any processor: compared with a plain Python walk."""
+    row = (6 * np.random.default_rng(8).standard_normal(24)).astype(np.float32)
+    lanes = np.zeros(8)
+    s = np.empty(24)
+    kernels.exponentials(row.astype(np.float64) - 3.0, s)
+    for start in (0, 8, 16):
+        lanes += s[start : start + 8]
+    pairs = lanes[:4] + lanes[4:]
+    sums = np.empty((1, 3))
+    ids = np.arange(24, dtype=np.uint32)[None]
+    kernels.compact(row[None], 0, 1, np.full(1, 3.0), row[None], ids, np.full(1, 3.0), sums)
+    assert sums[0, 1] == (pairs[0] + pairs[2]) + (pairs[1] + pairs[3])
+    assert sums[0, 0] == 0.0 and sums[0, 2] == sums[0, 1]
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.integers(2, 60), st.integers(0, 9999), st.integers(1, 5))
+def test_the_largest_are_those_of_a_stable_sort(v: int, seed: int, different: int) -> None:
+    """With few different values, so that ties decide: of equals the earlier is kept, and comes first."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(0, different, (4, v)).astype(np.float32)
+    k = int(rng.integers(1, v))
+    kept, ids = np.empty((4, k), np.float32), np.empty((4, k), np.uint32)
+    kernels.largest(logits, 0, 4, kept, ids)
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    assert (ids == order).all() and (kept == np.take_along_axis(logits, order, axis=1)).all()
+
+
+@pytest.mark.parametrize("k", [None, 6])
+def test_impossible_tokens(k: int | None) -> None:
+    """A logit of -inf is a probability of zero: nothing where the reference has none, no limit where the trial alone rules it out."""
+    rng = np.random.default_rng(3)
+    logits, targets = rng.standard_normal((5, 20)).astype(np.float32), np.zeros(5, np.int64)
+    masked = logits.copy()
+    masked[:, 11] = -np.inf
+    both = score_rows(0, masked, targets, reference_rows(masked, targets, k))
+    assert both.kld == 0.0 and math.isfinite(both.nll)
+    some = score_rows(0, logits, targets, reference_rows(masked, targets, k))
+    if k is None:
+        log_q = math.fsum(
+            math.log1p(math.exp(r[11]) / math.fsum(np.exp(np.delete(r, 11)).tolist())) for r in logits.astype(float)
+        )
+        assert some.kld == pytest.approx(log_q, rel=1e-9)
+        assert score_rows(0, masked, targets, reference_rows(logits, targets, k)).kld == math.inf
+
+
+def test_rows_that_are_not_there() -> None:
+    """No rows: sums of nothing."""
+    logits, targets = np.empty((0, 50), np.float32), np.empty(0, np.int64)
+    score = score_rows(0, logits, targets, reference_rows(logits, targets, 4))
+    assert (score.n_tokens, score.nll, score.kld, score.kld_slack, score.kld_tokens) == (0, 0.0, 0.0, 0.0, b"")
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+def start(**environment: str) -> subprocess.Popen[str]:
+    everything = {**os.environ, "PYTHONPATH": str(SOURCES), **environment}
+    return subprocess.Popen([sys.executable, "-c", CODE], env=everything, stdout=subprocess.PIPE, text=True)
+
+
+def lines(process: subprocess.Popen[str]) -> list[str]:
+    out, _ = process.communicate(timeout=250)
+    assert process.returncode == 0
+    return out.splitlines()
+
+
+@pytest.mark.slow
+def test_two_processes_fill_one_cache_and_a_third_uses_it(tmp_path: Path) -> None:
+    """Two compile at once into an empty folder, another later finds all of it; one that can write nowhere compiles in memory, without
+    a warning. The bits are the same.
+    """
+    (tmp_path / "file").write_text("not a folder")
+    running = [start(NUMBA_CACHE_DIR=str(tmp_path / name)) for name in ("cache", "cache", "file/cache")]
+    *told, alone = [lines(process) for process in running]
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")}
+    assert len([path for path in files if path.suffix == ".nbc"]) == 6
+    told.append(lines(start(NUMBA_CACHE_DIR=str(tmp_path / "cache"))))
+    assert told[0] == told[1] == told[2] and told[0][1].startswith(str(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")} == files
+    assert alone == [told[0][0], "None"]
