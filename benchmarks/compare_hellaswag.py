@@ -68,7 +68,7 @@ def read_tasks(path: Path) -> list[Task]:
 def stock_order(n: int, seed: int = 1) -> list[int]:
     """In which order the program takes ``n`` tasks that it takes all: each drawn evenly from those left, by mt19937."""
     generator = np.random.MT19937()
-    generator._legacy_seeding(seed)  # type: ignore[attr-defined]
+    generator._legacy_seeding(seed)
     left = list(range(n))
     return [left.pop(_below(len(left), generator)) for _ in range(n)]
 
@@ -86,7 +86,7 @@ def by_stock(model: Path, tasks: Sequence[Task]) -> list[bool]:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("\n".join(line for task in tasks for line in task.lines))
         file.flush()
-        command = [stock_programs().perplexity, "-m", model, "-f", file.name, "--no-repack"]
+        command: list[str | Path] = [stock_programs().perplexity, "-m", model, "-f", file.name, "--no-repack"]
         command += ["--hellaswag", "--hellaswag-tasks", str(len(tasks))]
         found = run_stock(command, lambda output: parse_hellaswag(output, len(tasks)))
     return [right for _, right in sorted(zip(stock_order(len(tasks)), found, strict=True))]
