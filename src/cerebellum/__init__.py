@@ -1,6 +1,6 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `validity`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions
+`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions
 (`cerebellum.api`).
 """
 
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cerebellum.api import demo, inspect, measure, perplexity, quantize, run, sweep, validity
+    from cerebellum.api import bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
 
 __all__ = [
     "CerebellumError",
     "__version__",
+    "bench",
     "demo",
     "inspect",
     "measure",

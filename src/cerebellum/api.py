@@ -18,8 +18,10 @@ from cerebellum import bundled, gguf_file
 from cerebellum.backend import Backend, Settings
 from cerebellum.domain import Model
 from cerebellum.effects import Objective
-from cerebellum.errors import InputError
+from cerebellum.errors import CerebellumError, InputError
 from cerebellum.progress import Progress
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import Measurement, measure_files
 from cerebellum.verbs.job import JobOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
@@ -30,6 +32,9 @@ from cerebellum.verbs.validity import LadderResult, check_models, judge_ladder_f
 
 PathLike = str | Path
 Names = str | Iterable[str]
+
+#: Questions of each of the small world's sets that the demo asks.
+DEMO_QUESTIONS = 100
 
 
 def inspect(model: PathLike) -> Model:
@@ -125,6 +130,38 @@ def validity(
     )
 
 
+def bench(
+    model: PathLike,
+    tasks: Names,
+    *,
+    against: PathLike | None = None,
+    reference: PathLike | None = None,
+    data: PathLike | None = None,
+    limit: int | None = None,
+    margin: float | None = None,
+    samples: int = 1,
+    ctx: int = 2048,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    chat: bool = False,
+    unsafe_execution: bool = False,
+    out: PathLike | None = None,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> BenchResult:
+    """Ask ``model`` (and the file it is compared with, and the reference) the questions of ``tasks``, pair the answers by item, and judge.
+
+    ``tasks``: "world" or its three sets, humaneval, arc_challenge, hellaswag, mmlu_redux, or any name that lm-evaluation-harness knows.
+    ``data``: a folder with the questions, instead of the hub. ``margin``: points that may be lost. Raises a `CerebellumError`.
+    """
+    files = {FILE: Path(model)}
+    files |= {role: Path(path) for role, path in ((BASE, against), (REFERENCE, reference)) if path is not None}
+    share = None if margin is None else margin / 100.0
+    options = BenchOptions(names(tasks), _path(data), limit, share, chat, samples, unsafe_execution)
+    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    return bench_files(backend or _llama(), files, options, settings, _path(out), progress)
+
+
 def sweep(
     model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
 ) -> SweepResult:
@@ -152,19 +189,48 @@ def run(
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
     * threads, gpu_layers, workers; replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
+    * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points)
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
+    benchmarks = bench_options(options)
     job, trials, choice = split_options(Path(model), Path(out), options)
-    return run_job(job, trials, choice, backend=backend or _llama(), progress=progress)
+    return run_job(job, trials, choice, backend=backend or _llama(), progress=progress, bench_options=benchmarks)
 
 
 def demo(
     *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
 ) -> RunResult:
-    """`run` on the bundled model and its own texts, small enough for two minutes on two cores."""
+    """`run` on the bundled model, its own texts and some of its own questions, small enough for two minutes on two cores."""
     small = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 24}
+    small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     return run(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **options})
+
+
+def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
+    """The small world's sets; without the one that runs code where no sandbox can be had."""
+    from cerebellum.sandbox import Sandbox
+    from cerebellum.tasks.sets import CODE
+    from cerebellum.tasks.world import WORLD
+
+    try:
+        Sandbox.find()
+    except CerebellumError as error:
+        if progress is not None:
+            progress.note(f"leaving out the questions that run code: {error}")
+        return tuple(name for name in WORLD if name not in CODE)
+    return WORLD
+
+
+def bench_options(options: dict[str, Any]) -> BenchOptions | None:
+    """The benchmarks among the options of `run`, taken out of them; None where no task is named."""
+    tasks, limit, data, margin, unsafe = (
+        options.pop(name, None) for name in ("bench", "bench_limit", "bench_data", "bench_margin", "unsafe_execution")
+    )
+    if not tasks:
+        return None
+    share = None if margin is None else margin / 100.0
+    return BenchOptions(names(tasks), _path(data), limit, share, bool(options.get("chat")), unsafe=bool(unsafe))
 
 
 def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOptions, SweepOptions, ChoiceOptions]:
@@ -241,4 +307,4 @@ def _llama() -> Backend:
     return LlamaBackend()
 
 
-__all__ = ["Objective", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep", "validity"]
+__all__ = ["Objective", "bench", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep", "validity"]

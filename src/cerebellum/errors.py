@@ -12,7 +12,8 @@
     │   └── EngineDied                       the native process is gone (abort, kill); names the trial
     ├── StudyError                  exit 5   a foreign, newer or damaged study database
     ├── ProofError                  exit 6   the written file is not what was measured
-    └── RefusedError                exit 7   a policy refuses to choose (perplexity not valid, say)
+    ├── RefusedError                exit 7   a policy refuses to choose (perplexity not valid, say)
+    └── SandboxError                exit 8   nothing here can run what a model wrote in isolation
 
 Exit code 130 is Ctrl-C: what was measured is kept and the same command goes on.
 """
@@ -84,3 +85,9 @@ class RefusedError(CerebellumError):
     """A policy that refuses to choose, with its reason."""
 
     exit_code = 7
+
+
+class SandboxError(CerebellumError):
+    """Nothing on this machine isolates what a model wrote from everything else."""
+
+    exit_code = 8

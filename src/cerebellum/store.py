@@ -8,6 +8,7 @@ The contract, before any method:
 * A **trial** is a set of realized types in a series. Two labels with the same types are one trial, measured once.
 * A **score** is a trial's sums over one chunk. It is written once and never changed; resuming is the set of those that are missing.
 * A **failure** is a row with its reason. A trial that failed can be tried again.
+* An **answer** is what one file replied to one request of a benchmark, by content alone: any study may hold answers of any file.
 * A **fact** is a named JSON value: hashes, choices, what was written.
 
 One process writes at a time (a lock beside the file says so); anyone may read. Schema changes are appended to `MIGRATIONS`, each in one
@@ -82,6 +83,14 @@ MIGRATIONS = (
         argv TEXT NOT NULL
     ) STRICT;
     """,
+    """
+    CREATE TABLE answer (          -- what a file replied to a request of a benchmark; never changed
+        file    TEXT NOT NULL,       -- hash of the file's content, build and settings
+        request TEXT NOT NULL,       -- hash of the tokens and how to go on
+        reply   TEXT NOT NULL,       -- JSON
+        PRIMARY KEY (file, request)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )
 
 _SCORE_COLUMNS = (
@@ -138,6 +147,8 @@ class Study:
         if read_only:
             return
         self._db.execute("PRAGMA journal_mode=WAL")
+        # A killed process loses nothing; a power cut may take the last moments with it.
+        self._db.execute("PRAGMA synchronous=NORMAL")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             self._db.executescript(
                 f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {script} PRAGMA user_version={number}; COMMIT;"
@@ -250,6 +261,15 @@ class Study:
     def chunks_done(self, trial: int) -> set[int]:
         """The chunks a trial has been measured on."""
         return {row[0] for row in self._rows("SELECT chunk FROM score WHERE trial = ?", trial)}
+
+    def answers(self, file: str) -> dict[str, str]:
+        """Request → reply, of all that a file has answered; ``file`` is the hash of its content, build and settings."""
+        return dict(self._rows("SELECT request, reply FROM answer WHERE file = ?", file))
+
+    def add_answer(self, file: str, request: str, reply: str) -> None:
+        """Commit one reply. One that is there stays."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?)", (file, request, reply))
 
     def add_failure(self, trial: int, reason: str) -> None:
         """Note that a trial ended in an error."""

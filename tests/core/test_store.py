@@ -270,7 +270,7 @@ def test_a_new_study_has_all_migrations(path: Path) -> None:
         assert schema(path) == (
             APPLICATION_ID,
             len(MIGRATIONS),
-            {"fact", "series", "trial", "score", "failure", "command"},
+            {"fact", "series", "trial", "score", "failure", "command", "answer"},
         )
 
 
@@ -341,3 +341,13 @@ def test_a_killed_writer_loses_nothing_it_had_committed(path: Path) -> None:
         assert all(score.nll == chunk / 3 for chunk, score in scores.items())
         assert len(scores) in (len(said), len(said) + 1)
         study.add_score(trial, ChunkScore(100_000, 1, 1.0, 1.0))
+
+
+def test_an_answer_is_kept_by_file_and_request_and_never_changed(path: Path) -> None:
+    with Study.open(path) as study:
+        study.add_answer("file a", "request 1", "[-1.5]")
+        study.add_answer("file a", "request 1", "[-9.0]")
+        study.add_answer("file b", "request 1", "[-2.5]")
+    with Study.open(path) as study:
+        assert study.answers("file a") == {"request 1": "[-1.5]"} and study.answers("file b") == {"request 1": "[-2.5]"}
+        assert study.answers("file c") == {}

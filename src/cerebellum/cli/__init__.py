@@ -6,6 +6,8 @@ import click
 
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
+from cerebellum.cli.bench import bench
+from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.job import demo, run, sweep
 from cerebellum.cli.measure import measure, validity
 
@@ -19,5 +21,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, perplexity, measure, validity):
+for command in (run, sweep, demo, inspect, quantize, perplexity, measure, bench, validity, lm_eval):
     main.add_command(command)

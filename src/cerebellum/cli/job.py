@@ -11,6 +11,7 @@ import click
 
 from cerebellum import bundled
 from cerebellum.backend import REPLAY_BYTES
+from cerebellum.cli.bench import unsafe_option
 from cerebellum.cli.common import (
     chat_option,
     gpu_option,
@@ -77,6 +78,22 @@ SWEEP_OPTIONS = (
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
 )
 
+BENCH_OPTIONS = (
+    click.option(
+        "--bench",
+        metavar="TASKS",
+        help="Benchmarks of the written file, the base and the reference, as in `bench --tasks`.",
+    ),
+    click.option(
+        "--bench-limit", type=click.IntRange(min=1), help="Ask only so many questions of each. [default: all]"
+    ),
+    click.option("--bench-data", type=FilePath, help="Folder with the questions as files, instead of the hub."),
+    click.option(
+        "--bench-margin", type=click.FloatRange(min=0), help="Points that may be lost. [default: 2, on code 5]"
+    ),
+    unsafe_option,
+)
+
 CHOICE_OPTIONS = (
     click.option("--policy", default="greedy", show_default=True, help="How to choose: greedy or published."),
     click.option(
@@ -111,7 +128,7 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @model_argument
-@with_options(out_option, *SWEEP_OPTIONS, *CHOICE_OPTIONS)
+@with_options(out_option, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
 @json_option
 @quiet_option
 @guarded
@@ -193,6 +210,7 @@ def show_sweep(result: SweepResult) -> None:
 
 def show_run(result: RunResult, out: Path, as_json: bool) -> None:
     """Sweep, choice, combination, controls, file."""
+    from cerebellum.report.bench import bench_grid
     from cerebellum.report.grids import (
         choice_lines,
         comparison_grid,
@@ -222,4 +240,7 @@ def show_run(result: RunResult, out: Path, as_json: bool) -> None:
         say.print()
     say.print("[bold]File[/bold]")
     print_lines(say, written_lines(result))
+    if result.bench is not None:
+        say.print()
+        print_grid(bench_grid(result.bench))
     say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)

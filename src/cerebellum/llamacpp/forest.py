@@ -91,7 +91,7 @@ def _joined(beginning: Path, whole: Path) -> Path:
 
 
 def waves(paths: Sequence[Path], room: Room, keep: bool = True) -> Iterator[Wave]:
-    """Waves of ``paths`` (in lexicographic order); the trunk of each is the last path of the one before, if they ``keep`` it."""
+    """Waves of ``paths`` (in lexicographic order); each one's trunk is the last path of the one before, if they ``keep`` it."""
     trunk: Tokens = np.zeros(0, np.int32)
     done = 0
     while done < len(paths):

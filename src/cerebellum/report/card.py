@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
 from cerebellum.report.markdown import grid_markdown, on_what
 
@@ -34,7 +35,7 @@ def model_card(result: RunResult) -> str:
         "",
         *(f"* {line}" for line in controls_lines(result)),
         "",
-        f"Perplexity {perplexity_cell(written.summary)} on that text. It was not tested on tasks: run the benchmarks that matter to you.",
+        f"Perplexity {perplexity_cell(written.summary)} on that text. {tasks_line(result)}",
         "",
         "## Run it",
         "",
@@ -59,6 +60,7 @@ def model_card(result: RunResult) -> str:
         "```",
         "",
         grid_markdown(comparison_grid(combination.report, result.facts)),
+        *([grid_markdown(bench_grid(result.bench))] if result.bench else []),
         "## On what",
         "",
         *on_what(result, public=True),
@@ -66,3 +68,12 @@ def model_card(result: RunResult) -> str:
         f"Made with cerebellum {__version__}.",
     ]
     return "\n".join(parts) + "\n"
+
+
+def tasks_line(result: RunResult) -> str:
+    """What tasks say of the file, in one sentence."""
+    bench = result.bench
+    if bench is None:
+        return "It was not tested on tasks: run the benchmarks that matter to you."
+    words = "; ".join(f"{task.name} {task.word or 'not judged'}" for task in bench.tasks)
+    return f"On tasks, question by question against that base: {words} (below)."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import (
     Grid,
     choice_lines,
@@ -48,6 +49,8 @@ def full_report(result: RunResult) -> str:
         parts += [
             grid_markdown(comparison_grid(c, facts)) for c in (result.combination.report, result.combination.search)
         ]
+    if result.bench is not None:
+        parts += [grid_markdown(bench_grid(result.bench))]
     if result.validity is not None:
         parts += [grid_markdown(ladder_grid(result.validity))]
     parts += [grid_markdown(sweep_grid(result.sweep, facts, result.noise)), "![the sweep](sweep.svg)", ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.report.bench import bench_json
 from cerebellum.report.ladder import ladder_json
 from cerebellum.select import Choice
 from cerebellum.summary import as_json
@@ -32,6 +33,7 @@ def summary_of(result: RunResult) -> dict[str, Any]:
             "report": as_json(combination.report),
         },
         "written": as_json(result.written),
+        "bench": None if result.bench is None else bench_json(result.bench),
     }
 
 

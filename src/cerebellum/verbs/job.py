@@ -97,6 +97,12 @@ class Job:
         options = self.options
         return store_for(options.out, split.corpus, self.reference_facts, options.settings, self.build)
 
+    def close_engines(self) -> None:
+        """Let the engines go before the job ends: what comes now opens files of its own."""
+        for engine in self.engines:
+            engine.close()
+        self.engines = ()
+
     @property
     def reference_path(self) -> Path:
         """The file that KL divergence is taken to."""

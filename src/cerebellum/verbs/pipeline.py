@@ -13,6 +13,8 @@ from cerebellum.plan import check_choice
 from cerebellum.progress import Progress, Silent
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import Combination, combine
 from cerebellum.verbs.job import Base, Job, JobOptions, open_job
 from cerebellum.verbs.noise import Noise, measure_noise
@@ -47,7 +49,7 @@ class ChoiceOptions:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run found. ``written`` is None where the policy chose nothing: then the base is the recipe. ``validity`` is the ladder, where
-    perplexity chose."""
+    perplexity chose; ``bench`` what the written file, the base and the reference answered, where tasks were named."""
 
     model: str
     base: Base
@@ -58,6 +60,7 @@ class RunResult:
     written: Written | None
     noise: Noise
     validity: LadderResult | None
+    bench: BenchResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -79,8 +82,9 @@ def run_job(
     *,
     backend: Backend,
     progress: Progress | None = None,
+    bench_options: BenchOptions | None = None,
 ) -> RunResult:
-    """Base, sweep, choice, combination with controls, file, proof, report, in ``options.out``. Resumes what was begun there.
+    """Base, sweep, choice, combination with controls, file, proof, benchmarks, report, in ``options.out``. Resumes what was begun there.
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
@@ -89,6 +93,7 @@ def run_job(
 
     check_policy(choice_options.policy)
     check_sweep(options, sweep_options)
+    questions = None if bench_options is None else prepared({}, bench_options)
     with open_job(options, backend, progress or Silent()) as job:
         validity = gate(job, choice_options)
         noise = take_noise(job)
@@ -105,8 +110,19 @@ def run_job(
         facts = {**facts_of(job), "choice": as_json(choice_options)}
         if written is None and (left := left_from_before(job)):
             facts["left_from_before"] = left
+        bench = None if questions is None else bench_job(job, written, questions)
         result = RunResult(
-            options.model.name, job.base, sweep, choice, alternatives, combination, written, noise, validity, facts
+            options.model.name,
+            job.base,
+            sweep,
+            choice,
+            alternatives,
+            combination,
+            written,
+            noise,
+            validity,
+            bench,
+            facts,
         )
         write_report(result, options.out)
         job.study.set_fact("result", summary_of(result))
@@ -131,6 +147,16 @@ def sweep_job(
         sweep = run_sweep(job, sweep_options, allowed_damage)
         warn(job, sweep)
         return SweepResult(options.model.name, job.base, sweep, noise, facts_of(job))
+
+
+def bench_job(job: Job, written: Written | None, questions: Questions) -> BenchResult | None:
+    """The written file, its base and the reference on the tasks; None where nothing was written."""
+    if written is None:
+        job.progress.note("no benchmarks: nothing was chosen, so there is no file to compare with its base")
+        return None
+    job.close_engines()
+    files = {FILE: written.path, BASE: job.base.model.path, REFERENCE: job.reference_path}
+    return bench_study(job.backend, job.study, files, questions, job.options.settings, job.options.out, job.progress)
 
 
 def warn(job: Job, sweep: Sweep) -> None:

@@ -1,0 +1,92 @@
+"""`lm-eval`: lm-evaluation-harness's own command line with our engine as its model ``cerebellum``.
+
+The harness has no way to discover models of other packages, so its own command can't know ours: this one registers it and calls that one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cerebellum.cli.common import guarded
+
+MODEL = "cerebellum"
+
+
+@click.command(
+    "lm-eval",
+    context_settings={"ignore_unknown_options": True, "help_option_names": [], "allow_interspersed_args": False},
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@guarded
+def lm_eval(arguments: tuple[str, ...]) -> None:
+    """lm-evaluation-harness's command line, with the model `cerebellum` in it. All arguments go to it.
+
+    Model arguments: pretrained=FILE.gguf, and ctx, threads, gpu_layers, out=FOLDER (answers are kept there, and the same command goes on).
+
+    Example: cerebellum lm-eval run --model cerebellum --model_args pretrained=model-Q4_K_M.gguf --tasks piqa --limit 100
+    """
+    register()
+    from lm_eval.__main__ import cli_evaluate
+
+    sys.argv = ["lm-eval", *arguments]
+    cli_evaluate()
+
+
+def register() -> None:
+    """Make the model known to lm-evaluation-harness in this process, for `lm_eval.simple_evaluate` too. Raises `InputError` without it."""
+    from cerebellum.tasks.harness import need_harness
+
+    need_harness()
+    import lm_eval.models  # noqa: F401 its own models first
+    from lm_eval.api.registry import model_registry
+
+    if MODEL not in model_registry:
+        model_registry.register(MODEL, target=f"{__name__}:open_model")
+
+
+def open_model_class() -> Any:
+    """The class that the harness makes models of; made when asked for, so that nothing here needs the harness."""
+    from cerebellum.answers import Responder
+    from cerebellum.backend import Settings
+    from cerebellum.cli.console import ConsoleProgress
+    from cerebellum.llamacpp.process import LlamaBackend
+    from cerebellum.tasks.lm import HarnessModel
+    from cerebellum.verbs.bench import memory_of
+
+    class LlamaModel(HarnessModel):
+        """A GGUF in llama.cpp."""
+
+        def __init__(
+            self,
+            pretrained: str,
+            ctx: int = 2048,
+            threads: int | None = None,
+            gpu_layers: int = 0,
+            out: str | None = None,
+            **_: Any,
+        ) -> None:
+            """Other arguments are the harness's own (batch size, device) and mean nothing here."""
+            path, settings, backend = (
+                Path(pretrained),
+                Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers),
+                LlamaBackend(),
+            )
+            self._open = contextlib.ExitStack()
+            memory = self._open.enter_context(memory_of(backend, path, settings, None if out is None else Path(out)))
+            responder: Responder = backend.respond(path, settings)
+            self._open.callback(responder.close)
+            super().__init__(responder, path.name, memory, ConsoleProgress())
+
+    return LlamaModel
+
+
+def __getattr__(name: str) -> Any:
+    """``open_model``: what the harness's registry points at."""
+    if name == "open_model":
+        return open_model_class()
+    raise AttributeError(name)

@@ -1,0 +1,148 @@
+"""Benchmarks as a table, in sentences and as plain data."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.flips import smallest_detectable
+from cerebellum.report.grids import Grid, with_limits
+from cerebellum.summary import as_json
+
+if TYPE_CHECKING:
+    from cerebellum.tasks.pairs import Pair
+    from cerebellum.tasks.score import BenchResult, Score, TaskResult
+
+_COLUMNS = (
+    "task",
+    "file",
+    "items",
+    "score, %",
+    "against",
+    "lost",
+    "gained",
+    "change, points",
+    "p",
+    "could show",
+    "gate",
+)
+
+
+def bench_grid(result: BenchResult) -> Grid:
+    """A row per task and file, and one per file that it is compared with."""
+    rows = [row for task in result.tasks for score in task.scores for row in _rows(task, score)]
+    return Grid("Benchmarks", _COLUMNS, tuple(rows), tuple(_notes(result)))
+
+
+def _rows(task: TaskResult, score: Score) -> list[tuple[str, ...]]:
+    pairs = [p for p in task.pairs if p.new == score.role]
+    first = task.name if score is task.scores[0] else ""
+    head = (first, score.role, str(score.n), _score_cell(score))
+    if not pairs:
+        return [(*head, "", "", "", "", "", _could(smallest_detectable(score.n, 0), "≥ "), "")]
+    heads = [head, *[("", "", "", "")] * (len(pairs) - 1)]
+    return [(*h, *_pair_cells(p, score, task)) for h, p in zip(heads, pairs, strict=True)]
+
+
+def _score_cell(score: Score) -> str:
+    if score.unusable:
+        return "unusable"
+    if score.interval is None:
+        return f"{100 * score.value:.1f}"
+    x = score.interval
+    if x.estimate != score.value and not math.isclose(x.estimate, score.value):
+        return f"{score.value:.4g}"  # not a mean over items: a perplexity, say
+    return with_limits(x, 100.0, 1, sign=False)
+
+
+def _pair_cells(pair: Pair, score: Score, task: TaskResult) -> tuple[str, ...]:
+    if score.unusable or task.score(pair.old).unusable:
+        return pair.old, "", "", "", "", "", "not judged" if pair.old == "base" else ""
+    flips = pair.flips
+    counts = ("", "", "") if flips is None else (str(flips.lost), str(flips.gained), f"{flips.p_value:.2g}")
+    word = pair.gate.word if pair.gate else ""
+    return (
+        pair.old,
+        counts[0],
+        counts[1],
+        with_limits(pair.difference, 100.0, 2),
+        counts[2],
+        _could(pair.could_show),
+        word,
+    )
+
+
+def _could(share: float, sign: str = "") -> str:
+    """A smallest detectable difference in points."""
+    return "nothing" if math.isinf(share) else f"{sign}{100 * share:.2g}"
+
+
+def _notes(result: BenchResult) -> list[str]:
+    notes = [f"{role}: {about['file']}" for role, about in result.files.items()]
+    notes.append(
+        "Brackets: 95 % intervals, of a score Wilson's, of a change Tango's for pairs. lost, gained: items that only the other file, or "
+        "only this one, got right. p: McNemar's exact test. could show: the smallest difference (points) that these items show four "
+        "times in five."
+    )
+    notes += [_asked(task) for task in result.tasks]
+    notes += bench_lines(result)
+    return notes
+
+
+def _asked(task: TaskResult) -> str:
+    facts = task.facts
+    how = [f"{task.metric}", f"data {facts['data']}"]
+    how += [f"{facts['shots']} examples before each question"] if facts.get("shots") else []
+    how += [f"prompts of {facts['template']}"] if "template" in facts else []
+    how += ["in the model's own chat template"] if facts.get("chat") else []
+    how += [f"{facts['samples']} replies drawn to each"] if facts.get("samples", 1) > 1 else []
+    how += [f"chance {100 * facts['chance']:.3g} %"] if facts.get("chance") else []
+    if task.checks and not any(task.checks.values()):
+        how.append(f"{len(task.checks)} self-tests passed")
+    return f"{task.name}: {', '.join(how)}."
+
+
+def bench_lines(result: BenchResult) -> list[str]:
+    """What was found in sentences: each gate with its numbers, what was spoiled, and the word over all."""
+    lines = []
+    for task in result.tasks:
+        for pair in task.pairs:
+            if pair.gate:
+                lines.append(f"{task.name}, against the {pair.old}: {pair.gate.word}. {pair.gate.reason}")
+        for score in task.scores:
+            lines += _spoiled(task, score)
+    if result.word:
+        left = [task.name for task in result.tasks if not task.word]
+        lines.append(f"Gate over all tasks: {result.word}." + (f" Not judged: {', '.join(left)}." if left else ""))
+    if "sandbox" in result.facts:
+        lines.append(f"What the files wrote was run in: {result.facts['sandbox']}.")
+    return lines
+
+
+def _spoiled(task: TaskResult, score: Score) -> list[str]:
+    if score.unusable:
+        return [f"{task.name}, {score.role}: unusable, {score.unusable}."]
+    lines = []
+    if score.spoiled.counts:
+        said = ", ".join(f"{name}: {n}" for name, n in score.spoiled.counts.items())
+        lines.append(f"{task.name}, {score.role}: of {score.n} items {said}.")
+    chance = task.facts.get("chance")
+    if chance and score.interval is not None and not score.interval.excludes(chance):
+        lines.append(
+            f"{task.name}, {score.role}: not told from guessing ({100 * chance:.3g} %): the questions are beyond it, or too few."
+        )
+    return lines
+
+
+def bench_json(result: BenchResult) -> dict[str, Any]:
+    """The result as plain data; the items are in ``bench/``."""
+    tasks = []
+    for task in result.tasks:
+        scores = [{k: v for k, v in as_json(score).items() if k != "values"} for score in task.scores]
+        tasks.append(
+            {
+                "task": task.name, "metric": task.metric, "margin": task.margin, "gate": task.word or None, "facts": as_json(task.facts),
+                "self_tests": as_json(task.checks), "scores": scores, "pairs": [as_json(p) for p in task.pairs],
+            }
+        )  # fmt: skip
+    return {"files": as_json(result.files), "gate": result.word or None, "tasks": tasks, "facts": as_json(result.facts)}

@@ -1,0 +1,1 @@
+"""Benchmarks: question sets, how they are asked, how answers are judged. `cerebellum.verbs.bench` runs them."""

@@ -1,0 +1,168 @@
+"""lm-evaluation-harness's tasks, loaded: from the hub as they are, or on questions from files. `harness_task` makes them ours.
+
+Any of its tasks works by its name. Three are taken in hand, so that they can be asked offline from files with the very prompts that its own
+task of that name makes: ``arc_challenge``, ``hellaswag``, and ``mmlu_redux`` in the form of its ``mmlu`` (five examples, the likeliest of
+four letters) where its own lets the model write. HumanEval is ours (`cerebellum.tasks.code`): its own runs what a model wrote unguarded.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cerebellum.errors import InputError
+from cerebellum.tasks import local
+from cerebellum.tasks.hub import hub
+
+#: Our names, where the harness keeps their templates, and the metric that is the score.
+OWN = {
+    "arc_challenge": ("arc", "acc_norm"),
+    "hellaswag": ("hellaswag", "acc_norm"),
+    "mmlu_redux": ("mmlu/default", "acc"),
+}
+MMLU_SHOTS = 5
+MMLU_REDUX, MMLU, HUMANEVAL = "fxmarty/mmlu-redux-2.0-ok", "cais/mmlu", "openai/openai_humaneval"
+
+
+def need_harness() -> None:
+    """Raises `InputError` where lm-evaluation-harness isn't installed."""
+    try:
+        import lm_eval.tasks  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"this task needs lm-evaluation-harness ({error}): pip install 'cerebellum[bench]'; the world tasks need nothing"
+        ) from error
+
+
+def load(name: str, data: Path | None) -> tuple[list[Any], str, dict[str, Any]]:
+    """(the harness's task objects, the metric that is the score, facts) of a task, tag or group. Raises `InputError`."""
+    need_harness()
+    with quiet():
+        if name not in OWN:
+            return _stock(name)
+        if data is not None:
+            tasks, facts = _offline(name, data)
+        else:
+            tasks, facts = _online(name)
+        return tasks, OWN[name][1], {**facts, "template": f"lm-evaluation-harness {version()}, {OWN[name][0]}"}
+
+
+def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager()
+    if name not in manager.all_tasks:
+        raise InputError(f"lm-evaluation-harness {version()} has no task {name!r}; `lm-eval ls tasks` lists them")
+    with hub(name, local=False):
+        tasks = list(manager.load([name])["tasks"].values())
+    metric = next(iter(tasks[0].higher_is_better()), "")
+    return tasks, metric, {"data": "hub", "template": f"lm-evaluation-harness {version()}, {name}"}
+
+
+def _offline(name: str, data: Path) -> tuple[list[Any], dict[str, Any]]:
+    if name == "mmlu_redux":
+        asked, shown = local.mmlu_redux(data)
+        splits = {s: {"test": rows, "dev": _of(shown.rows, s)} for s, rows in by_subject(asked.rows).items()}
+        facts = {"data": f"{asked.file} (error_type ok), {shown.file}", "sha256": asked.sha256}
+        return _mmlu(splits), {**facts, "shots": MMLU_SHOTS}
+    found = local.arc_challenge(data) if name == "arc_challenge" else local.hellaswag(data)
+    changes: dict[str, Any] = {"training_split": None}
+    if name == "arc_challenge":
+        changes |= {"validation_split": None}
+    elif "query" in found.rows[0]:
+        changes |= {"process_docs": None}
+    split = "test" if name == "arc_challenge" else "validation"
+    task = from_template(name, OWN[name][0], {split: found.rows}, changes)
+    return [task], {"data": found.file, "sha256": found.sha256, "shots": 0}
+
+
+def _online(name: str) -> tuple[list[Any], dict[str, Any]]:
+    from datasets import get_dataset_config_names, load_dataset
+
+    with hub(name):
+        if name != "mmlu_redux":
+            return [from_template(name, OWN[name][0], None, {})], {"data": "hub", "shots": 0}
+        names = get_dataset_config_names(MMLU_REDUX)
+        splits = {
+            s: {
+                "test": list(load_dataset(MMLU_REDUX, s, split="test")),
+                "dev": list(load_dataset(MMLU, s, split="dev")),
+            }
+            for s in names
+        }
+    return _mmlu(splits), {"data": f"{MMLU_REDUX}, {MMLU}", "shots": MMLU_SHOTS}
+
+
+def _mmlu(splits: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Any]:
+    place = OWN["mmlu_redux"][0]
+    return [
+        from_template(
+            f"mmlu_{s}", place, {n: [_four(r) for r in rows] for n, rows in of.items()}, {"num_fewshot": MMLU_SHOTS}
+        )
+        for s, of in splits.items()
+    ]
+
+
+def _four(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the template reads."""
+    return {name: row[name] for name in ("question", "choices", "answer")}
+
+
+def by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by their subject, in their order."""
+    out: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        out.setdefault(row["subject"], []).append(row)
+    return out
+
+
+def _of(rows: Iterable[Mapping[str, Any]], subject: str) -> list[Mapping[str, Any]]:
+    found = [row for row in rows if row["subject"] == subject]
+    if len(found) < MMLU_SHOTS:
+        raise InputError(f"{len(found)} examples for {subject}, {MMLU_SHOTS} are needed before each question")
+    return found
+
+
+def from_template(
+    name: str, place: str, splits: Mapping[str, Sequence[Mapping[str, Any]]] | None, changes: Mapping[str, Any]
+) -> Any:
+    """The harness's task ``name``, whose files are in its folder ``place``, on other rows: split → rows. None: on the hub's."""
+    import lm_eval.tasks
+    from datasets import Dataset
+
+    changes = dict(changes)
+    if splits is not None:
+        made = {split: Dataset.from_list([dict(row) for row in rows]) for split, rows in splits.items()}
+        changes |= {"custom_dataset": lambda **_: made}
+    folder = Path(lm_eval.tasks.__file__).parent / place
+    manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
+    loaded = manager.load([{"group": "cerebellum", "task": [{"task": name, **changes}]}])
+    return loaded["tasks"][name]
+
+
+def version() -> str:
+    """The harness's version."""
+    from importlib.metadata import version as of
+
+    return of("lm_eval")
+
+
+class quiet:
+    """The harness's log and its data sets' bars silent for a while: what matters of them is in the result."""
+
+    def __enter__(self) -> None:
+        import datasets
+
+        self._log = logging.getLogger("lm_eval")
+        self._before = self._log.level, datasets.are_progress_bars_disabled()
+        self._log.setLevel(logging.ERROR)
+        datasets.disable_progress_bars()
+
+    def __exit__(self, *_: object) -> None:
+        import datasets
+
+        self._log.setLevel(self._before[0])
+        if not self._before[1]:
+            datasets.enable_progress_bars()

@@ -1,0 +1,42 @@
+"""Every item of a file as a line of JSON: what was asked, what was replied, how it was judged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from cerebellum.tasks.items import Item, Judged, Likely, Reply, Rolling, Task
+from cerebellum.tasks.score import Asked, as_value
+
+
+def item_lines(asked: Asked) -> str:
+    """One JSON object an item: what was asked, what was replied, how it was judged."""
+    rows = zip(asked.task.items, asked.replies, asked.judged, strict=True)
+    return "".join(json.dumps(item_row(asked.task, *row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -> dict[str, Any]:
+    """An item as plain data."""
+    first = item.requests[0]
+    asked = {
+        "prompt": first.context
+        if isinstance(first, Likely)
+        else first.text
+        if isinstance(first, Rolling)
+        else first.prompt
+    }
+    gold = {name: item.about[name] for name in ("options", "gold") if name in item.about}
+    said = [{"nats": r.nats, "n_tokens": r.n_tokens} if isinstance(first, Likely) else reply_text(r) for r in replies]
+    flags = sorted({flag for reply in replies for flag in reply.flags})
+    return {
+        "id": item.id, "value": as_value(judged.metrics[task.metric]), "metrics": dict(judged.metrics), "chosen": judged.chosen,
+        **gold, "problems": [*flags, *([judged.problem] if judged.problem else [])], "detail": judged.detail, **asked, "replies": said,
+    }  # fmt: skip
+
+
+def reply_text(reply: Reply) -> dict[str, Any]:
+    """What was written, or how likely a text was."""
+    if reply.ended:
+        return {"text": reply.text, "n_tokens": reply.n_tokens, "ended": reply.ended}
+    return {"nats": reply.nats, "n_tokens": reply.n_tokens}

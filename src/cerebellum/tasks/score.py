@@ -1,0 +1,131 @@
+"""From judged items to figures: each file's score, the files paired item by item, and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cerebellum.errors import RefusedError
+from cerebellum.flips import share_interval
+from cerebellum.stats import Interval, mean_interval
+from cerebellum.tasks.items import Judged, Reply, Task
+from cerebellum.tasks.pairs import Pair, is_binary, pair
+from cerebellum.tasks.spoiled import Tally, tally, why_unusable
+
+#: What a file is in a comparison.
+FILE, BASE, REFERENCE = "file", "base", "reference"
+PASS, FAIL, TOO_FEW = "pass", "fail", "too few items to tell"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A task as one file was asked it, with the replies and what they were judged."""
+
+    task: Task
+    checks: Mapping[str, str]
+    replies: Sequence[Sequence[Reply]]
+    judged: Sequence[Judged]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One file's answers to one task. ``value`` is the score (0 … 1 for most), ``interval`` Wilson's where items are right or wrong.
+
+    ``unusable``: why the score says nothing of the file, or "". ``values``: item → value.
+    """
+
+    role: str
+    n: int
+    value: float
+    interval: Interval | None
+    metrics: Mapping[str, float]
+    spoiled: Tally
+    unusable: str
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """A task's scores by file, the file against each of the others, and the word of its gate ("" without a base, or where unusable)."""
+
+    name: str
+    metric: str
+    margin: float
+    facts: Mapping[str, Any]
+    checks: Mapping[str, str]
+    scores: tuple[Score, ...]
+    pairs: tuple[Pair, ...]
+    word: str
+
+    def score(self, role: str) -> Score:
+        return next(score for score in self.scores if score.role == role)
+
+
+@dataclass(frozen=True, slots=True)
+class BenchResult:
+    """``files``: role → name, sha256 and size. ``word``: the gate over all tasks, "" where there is nothing to compare with."""
+
+    files: Mapping[str, Mapping[str, Any]]
+    tasks: tuple[TaskResult, ...]
+    word: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def refuse_loss(self) -> None:
+        """Raises `RefusedError` where a task's gate failed."""
+        if lost := [task.name for task in self.tasks if task.word == FAIL]:
+            raise RefusedError(
+                f"{self.files[FILE]['file']} loses on {', '.join(lost)} against {self.files[BASE]['file']}"
+            )
+
+
+def task_result(name: str, asked: Mapping[str, Asked], margin: float | None) -> TaskResult:
+    """Scores and pairs of one task over its files (by role, `FILE` first); ``margin`` None: the task's own."""
+    task = asked[FILE].task
+    tallies = {role: tally(a.task.items, a.replies, a.judged) for role, a in asked.items()}
+    scores = {role: score_of(role, a, tallies) for role, a in asked.items()}
+    margin = task.margin if margin is None else margin
+    others = [role for role in (BASE, REFERENCE) if role in asked]
+    pairs = []
+    for role in others:
+        gated = role == BASE and not (scores[FILE].unusable or scores[role].unusable)
+        pairs.append(pair(FILE, role, scores[FILE].values, scores[role].values, margin if gated else None))
+    if len(others) == 2:
+        pairs.append(pair(BASE, REFERENCE, scores[BASE].values, scores[REFERENCE].values, None))
+    word = next((p.gate.word for p in pairs if p.gate), "")
+    return TaskResult(
+        name, task.metric, margin, task.facts, asked[FILE].checks, tuple(scores.values()), tuple(pairs), word
+    )
+
+
+def score_of(role: str, asked: Asked, tallies: Mapping[str, Tally]) -> Score:
+    """One file's score, and whether it may be used."""
+    task, n = asked.task, len(asked.judged)
+    names = dict.fromkeys(name for j in asked.judged for name in j.metrics)
+    metrics = {m: task.score(m, [j.metrics[m] for j in asked.judged if m in j.metrics]) for m in names}
+    values = {i.id: as_value(j.metrics[task.metric]) for i, j in zip(task.items, asked.judged, strict=True)}
+    others = [t for other, t in tallies.items() if other != role]
+    unusable = why_unusable(tallies[role], others, asked.checks)
+    return Score(role, n, metrics[task.metric], interval_of(values), metrics, tallies[role], unusable, values)
+
+
+def as_value(metric: Any) -> float:
+    """An item's value as a number: of a (sum, weight) pair the mean."""
+    if isinstance(metric, tuple | list):
+        return float(metric[0]) / float(metric[1])
+    return float(metric)
+
+
+def interval_of(values: Mapping[str, float]) -> Interval | None:
+    """Wilson's interval where items are right or wrong, else that of the mean; None for one item."""
+    if is_binary(values):
+        return share_interval(sum(v == 1.0 for v in values.values()), len(values))
+    return mean_interval(list(values.values())) if len(values) > 1 else None
+
+
+def gate_of(words: Sequence[str]) -> str:
+    """One word over all tasks: a single fail fails, a task that can't tell leaves it open; "" where none was judged."""
+    for word in (FAIL, TOO_FEW, PASS):
+        if word in words:
+            return word
+    return ""

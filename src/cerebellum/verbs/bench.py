@@ -1,0 +1,210 @@
+"""`bench`: question sets asked of a file, its base and its reference, paired item by item, and judged."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cerebellum import gguf_file
+from cerebellum.backend import Backend, Settings
+from cerebellum.chat import TEMPLATE
+from cerebellum.errors import InputError, TextError
+from cerebellum.keys import content_key
+from cerebellum.progress import Progress, Silent
+from cerebellum.sandbox import Sandbox
+from cerebellum.store import Study
+from cerebellum.tasks.asking import Asker, Forgetful, Memory
+from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
+from cerebellum.tasks.lines import item_lines
+from cerebellum.tasks.score import Asked, BenchResult, gate_of, task_result
+from cerebellum.tasks.sets import Sets, expand
+from cerebellum.verbs.divergence import opened_study
+from cerebellum.verbs.job import cached_sha256, make_folder
+from cerebellum.verbs.write import write_text
+
+#: Part of every answer's key: how requests are made into tokens.
+ASKING_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """What is asked and how. ``limit``: so many items a task. ``margin``: share of the items that may be lost, None: the task's own.
+
+    ``n_samples`` replies to each function to write: one is greedy, several are drawn. ``unsafe``: run code without a sandbox if need be.
+    """
+
+    tasks: tuple[str, ...]
+    data: Path | None = None
+    limit: int | None = None
+    margin: float | None = None
+    chat: bool = False
+    n_samples: int = 1
+    unsafe: bool = False
+
+
+def bench_files(
+    backend: Backend,
+    files: Mapping[str, Path],
+    options: BenchOptions,
+    settings: Settings,
+    out: Path | None = None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """Ask every file (role → path; `FILE` must be there). With ``out`` answers stay there and the same call goes on where it stopped.
+
+    Raises a `CerebellumError`; whatever was answered by then is kept.
+    """
+    questions = prepared(files, options)
+    with opened_study(out) as (folder, study):
+        return bench_study(backend, study, files, questions, settings, folder if out else None, progress)
+
+
+def bench_study(
+    backend: Backend,
+    study: Study,
+    files: Mapping[str, Path],
+    questions: Questions,
+    settings: Settings,
+    folder: Path | None,
+    progress: Progress | None = None,
+) -> BenchResult:
+    """`bench_files` in a study that is open; ``folder`` is where the items go (None: nowhere)."""
+    options, names, sets = questions.options, questions.names, questions.sets
+    ground = Ground(backend, study, settings, options, sets, folder, progress or Silent())
+    asked = {role: ask_file(ground, role, path, names) for role, path in files.items()}
+    told = {
+        role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
+        for role, p in files.items()
+    }
+    tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)
+    facts = {"build": backend.id, "settings": settings.as_key(), "chat": options.chat, "limit": options.limit}
+    if sets.sandbox is not None:
+        facts["sandbox"] = sets.sandbox.describe()
+    result = BenchResult(told, tasks, gate_of([task.word for task in tasks]), facts)
+    if folder is not None:
+        from cerebellum.report.bench import bench_json
+
+        write_text(folder / "bench.json", json.dumps(bench_json(result), indent=2, ensure_ascii=False) + "\n")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """The tasks by name, with their data loaded and a sandbox found where code is to be run."""
+
+    options: BenchOptions
+    names: tuple[str, ...]
+    sets: Sets
+
+
+def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
+    """Everything that can fail before a model answers. Raises `InputError`, `TextError`, `ModelFileError` or `SandboxError`."""
+    for path in files.values():
+        if TEMPLATE not in gguf_file.read_model(path).metadata and options.chat:
+            raise TextError(f"{path.name} has no chat template; leave out --chat")
+    if options.margin is not None and not 0.0 <= options.margin < 1.0:
+        raise InputError(f"a margin of {100 * options.margin:g} points must lie between 0 and 100")
+    if options.n_samples < 1 or (options.limit is not None and options.limit < 1):
+        raise InputError("--samples and --limit are numbers of at least 1")
+    if options.data is not None and not options.data.is_dir():
+        raise InputError(f"there is no folder {options.data} to take the questions from")
+    names = expand(options.tasks)
+    sets = Sets(
+        options.data, options.limit, options.n_samples, lambda: Sandbox.find(options.unsafe), unsafe=options.unsafe
+    )
+    sets.prepare(names)
+    return Questions(options, names, sets)
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all files of a benchmark share; ``folder`` None: nothing is kept."""
+
+    backend: Backend
+    study: Study
+    settings: Settings
+    options: BenchOptions
+    sets: Sets
+    folder: Path | None
+    progress: Progress
+
+
+class StudyMemory:
+    """See `cerebellum.tasks.asking.Memory`: one file's answers in a study."""
+
+    def __init__(self, study: Study, file: str) -> None:
+        self._study, self._file = study, file
+
+    def known(self) -> Mapping[str, str]:
+        return self._study.answers(self._file)
+
+    def keep(self, request: str, answer: str) -> None:
+        self._study.add_answer(self._file, request, answer)
+
+
+@contextlib.contextmanager
+def memory_of(backend: Backend, path: Path, settings: Settings, out: Path | None) -> Iterator[Memory]:
+    """Where a file's answers are kept in the folder ``out``; None: nowhere."""
+    if out is None:
+        yield Forgetful()
+        return
+    with opened_study(out) as (_, study):
+        yield study_memory(study, backend, path, settings)
+
+
+def study_memory(study: Study, backend: Backend, path: Path, settings: Settings) -> StudyMemory:
+    """A file's answers in a study, under this build and these settings."""
+    key = {"sha256": cached_sha256(study, path), "build": backend.id, "settings": settings.as_key()}
+    return StudyMemory(study, content_key("asked", {**key, "version": ASKING_VERSION}))
+
+
+def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dict[str, Asked]:
+    """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``."""
+    memory = study_memory(ground.study, ground.backend, path, ground.settings)
+    found = {}
+    with contextlib.closing(ground.backend.respond(path, ground.settings)) as responder:
+        asker = Asker(responder, memory, ground.progress)
+        for name in names:
+            task = ground.sets.task(name, responder.render if ground.options.chat else None)
+            found[name] = ask_task(ground, asker, task, f"{name}, {role}")
+            if ground.folder is not None:
+                make_folder(ground.folder / "bench")
+                write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name]))
+    return found
+
+
+def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
+    """Self-tests, then questions, then judgement."""
+    checks = ground.sets.check(task)
+    for name, said in checks.items():
+        if said:
+            ground.progress.note(
+                f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {said}"
+            )
+    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what))
+    judged = judge_all(ground, task, replies, what)
+    return Asked(task, checks, replies, judged)
+
+
+def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], what: str) -> list[Judged]:
+    """Every item judged; what was written has to be run, which takes a while, so that is shown."""
+    shown = any(isinstance(request, Write) for item in task.items for request in item.requests)
+    progress = ground.progress if shown else Silent()
+    progress.begin(f"judging {what}", len(task.items))
+    try:
+        judged = []
+        for item, of_one in zip(task.items, replies, strict=True):
+            judged.append(task.judge(item, of_one))
+            progress.step()
+        return judged
+    finally:
+        progress.end()
+
+
+def grouped(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]]:
+    """The replies by item."""
+    left = iter(replies)
+    return [[next(left) for _ in item.requests] for item in items]

@@ -1,0 +1,110 @@
+"""`bench` and `lm-eval` as a user runs them, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from cerebellum import bundled
+from tests.cli.command import cerebellum, refused, start
+from tests.engine import tiny
+
+pytestmark = pytest.mark.engine
+ENDINGS = ("bench", bundled.MODEL, "--tasks", "world_endings", "--limit", "80", "--quiet")
+
+
+def answers(out: Path) -> int:
+    """How many replies the study holds."""
+    try:
+        with sqlite3.connect(f"{(out / 'study.sqlite').as_uri()}?mode=ro", uri=True) as db:
+            return int(db.execute("SELECT count(*) FROM answer").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    """SIGKILL, with no chance to tidy up."""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    done = cerebellum(tmp_path, *ENDINGS, "--out", whole)
+    assert done.returncode == 0, done.stderr
+    process = start(tmp_path, *ENDINGS, "--out", out)
+    while answers(out) < 40 and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -9 and 40 <= answers(out) < 320
+    done = cerebellum(tmp_path, *ENDINGS, "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert answers(out) == 320
+    for name in ("bench.json", "bench/world_endings-file.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_json_has_the_score_and_the_table_says_how_sure(tmp_path: Path) -> None:
+    options = (
+        "bench",
+        bundled.MODEL,
+        "--against",
+        bundled.MODEL,
+        "--tasks",
+        "world_facts",
+        "--limit",
+        "12",
+        "-q",
+        "-o",
+        tmp_path / "out",
+    )
+    found = json.loads(cerebellum(tmp_path, *options, "--json").stdout)
+    (task,) = found["tasks"]
+    assert task["scores"][0]["n"] == 12 and task["pairs"][0]["flips"]["lost"] == 0
+    assert found["gate"] == task["gate"] == "too few items to tell"
+    done = cerebellum(tmp_path, *options, "--fail-on-loss")
+    assert done.returncode == 0 and "too few items to tell" in done.stdout and "could show" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tasks", "arc_challenge", "--data", "."), ("arc_challenge.jsonl",)),
+        (("--tasks", "world_facts", "--data", "nowhere"), ("nowhere",)),
+        (("--tasks", "world_facts", "--against", "missing.gguf"), ("missing.gguf",)),
+        (("--tasks", ","), ("no task was given",)),
+        (("--tasks", "world_facts", "--chat", "--limit", "1", "--against", "plain.gguf"), ("plain.gguf", "chat template")),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_done_is_one_clear_line(
+    tmp_path: Path, options: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    if "plain.gguf" in options:
+        tiny.llama(tmp_path / "plain.gguf")
+    refused(cerebellum(tmp_path, "bench", bundled.MODEL, "-q", *options), 2, *words)
+
+
+def test_the_harness_own_command_runs_on_our_engine(tmp_path: Path) -> None:
+    """A task of the user's own, from local files: the answers are ours, the evaluation is lm-evaluation-harness's."""
+    pytest.importorskip("lm_eval", reason="needs the bench extra")
+    rows = [json.loads(line) for line in (bundled.QUESTIONS / "facts.jsonl").read_text().splitlines()[:20]]
+    (tmp_path / "facts.json").write_text("\n".join(json.dumps(row) for row in rows))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        f"task: mine\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'facts.json'}}}}}\n"
+        'test_split: test\noutput_type: multiple_choice\ndoc_to_text: "Question: {{question}}\\nAnswer:"\n'
+        "doc_to_choice: choices\ndoc_to_target: answer\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    model = f"pretrained={bundled.MODEL},out={tmp_path / 'out'}"
+    done = cerebellum(
+        tmp_path, "lm-eval", "run", "--model", "cerebellum", "--model_args", model, "--tasks", "mine", "--include_path", tmp_path / "tasks",
+        "--output_path", tmp_path / "results.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (written,) = tmp_path.glob("results*.json")
+    theirs = json.loads(written.read_text())["results"]["mine"]["acc,none"]
+    ours = json.loads(
+        cerebellum(tmp_path, "bench", bundled.MODEL, "--tasks", "world_facts", "--limit", "20", "--json", "-q").stdout
+    )
+    assert theirs == ours["tasks"][0]["scores"][0]["value"]
+    assert answers(tmp_path / "out") == 80

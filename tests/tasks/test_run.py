@@ -1,0 +1,55 @@
+"""`run` with benchmarks: the written file, the base and the reference are asked, and report, JSON and card say what came of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cerebellum import api
+from cerebellum.domain import Swap
+from cerebellum.errors import InputError
+from cerebellum.report.card import model_card
+from cerebellum.testing import Effect, write_fake_model
+from tests.tasks.test_verb import FACTS, IDS
+from tests.tasks.toy import Toy, ToyBackend, preferring
+
+EFFECTS = {Swap(f"blk.{i}.ffn_gate.weight", "Q2_K"): Effect(nll=0.01, kld=0.0005) for i in range(4)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 40)))
+    return write_fake_model(tmp_path / "model.gguf")
+
+
+def backend(lost: set[str]) -> ToyBackend:
+    names = {"model.gguf": set(), "base-Q3_K_M.gguf": {"fact-1"}, "model-Q3_K_M-cerebellum.gguf": {"fact-1", *lost}}
+    return ToyBackend(EFFECTS, toys={name: Toy(nats=preferring(FACTS, wrong)) for name, wrong in names.items()})
+
+
+def test_what_was_found_is_in_report_json_and_card(model: Path, tmp_path: Path) -> None:
+    options = {"text": tmp_path / "text.txt", "ctx": 64, "allow": 10.0, "bench": "world_facts", "out": tmp_path / "out"}
+    result = api.run(model, backend=backend(set(IDS[50:110])), **options)  # type: ignore[arg-type]
+    assert result.written and result.bench and result.bench.word == "fail"
+    assert [round(score.value * 300) for score in result.bench.tasks[0].scores] == [239, 299, 300]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["bench"]["tasks"][0]["pairs"][0]["flips"]["lost"] == 60
+    for text in ((tmp_path / "out" / "report.md").read_text(), model_card(result)):
+        assert "## Benchmarks" in text and "60 lost" in text
+    assert "world_facts fail" in model_card(result) and "not tested on tasks" not in model_card(result)
+    assert (tmp_path / "out" / "bench" / "world_facts-reference.jsonl").is_file()
+
+
+def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder"):
+        api.run(
+            model,
+            backend=backend(set()),
+            text=tmp_path / "text.txt",
+            out=tmp_path / "out",
+            bench="world",
+            bench_data="nowhere",
+        )
+    assert not (tmp_path / "out").exists()
