@@ -1,121 +1,161 @@
-"""HellaSwag by the stock llama-perplexity and by our responder, task by task, on the same text file and by the same rule.
+"""HellaSwag by the stock llama-perplexity and by our responder: same files, same tasks, item by item.
 
-python -m benchmarks.compare_hellaswag MODEL... --data FOLDER --tasks 200
+python -m benchmarks.compare_hellaswag MODEL... --data hellaswag_val_full.txt[.bz2] [--tasks N]
 
-The stock program's rule: of the four endings the one with the highest mean log-probability a token, from the first token in which the four
-differ. It takes tasks in a random order of a fixed seed, which is followed here (mt19937 as libstdc++ draws from it), and prints the
-share right so far after each, from which each task's verdict is read. Exit code 1 where more than --tolerance tasks differ.
+The stock program takes context and ending as one text, scores the tokens after what the four share, and means over them. It draws
+its tasks with a generator of fixed seed, which is repeated here (as GNU's C++ library draws). It prints no scores, only the running
+accuracy: where an outcome differs, our margin says whether that was a tie that rounding decides. Exit code 1 where any differs.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import re
+import bz2
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.running import CommandFailedError, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
-from benchmarks.stock_output import StockOutputError
+from benchmarks.stock_output import StockOutputError, parse_hellaswag
 from cerebellum.answers import Continuation, Responder
 from cerebellum.backend import Settings
-from cerebellum.domain import Tokens
 from cerebellum.llamacpp.process import LlamaBackend
-from cerebellum.tasks.local import read_text
 
-N_CTX = 2048
-_ROW = re.compile(r"^(\d+)\t\s*([\d.]+)%", re.MULTILINE)
+#: Lines of a task: context, number of the right ending, four endings.
+LINES, ENDINGS = 6, 4
+#: Tokens for one task of ours; the longest has far fewer.
+N_CTX = 1024
 
 
-def drawn(n: int, seed: int = 1) -> list[int]:
-    """The order in which the stock program takes ``n`` tasks: each drawn from those left."""
+@dataclass(frozen=True)
+class Task:
+    """``lines`` as in the file."""
+
+    lines: tuple[str, ...]
+
+    @property
+    def right(self) -> int:
+        """The number of the right ending."""
+        return int(self.lines[1])
+
+    @property
+    def texts(self) -> list[str]:
+        """Context and ending, four times."""
+        return [f"{self.lines[0]} {ending}" for ending in self.lines[2:]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One task by both. ``margin``: how far our likeliest ending is ahead of the next, nats a token."""
+
+    stock: bool
+    ours: bool
+    margin: float
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """All tasks of the file that llama-perplexity reads, bzip2 or plain."""
+    data = path.read_bytes()
+    lines = (bz2.decompress(data) if path.suffix == ".bz2" else data).decode().rstrip("\n").split("\n")
+    return [Task(tuple(lines[at : at + LINES])) for at in range(0, len(lines), LINES)]
+
+
+def stock_order(n: int, seed: int = 1) -> list[int]:
+    """In which order the program takes ``n`` tasks that it takes all: each drawn evenly from those left, by mt19937."""
     generator = np.random.MT19937()
     generator._legacy_seeding(seed)
-    left, order = list(range(n)), []
-    while left:
-        order.append(left.pop(_below(generator, len(left))))
-    return order
+    left = list(range(n))
+    return [left.pop(_below(len(left), generator)) for _ in range(n)]
 
 
-def _below(generator: np.random.MT19937, n: int) -> int:
-    """A whole number under ``n`` from 32 random bits (D. Lemire 2019, ACM TOMACS 29, 3), as libstdc++'s uniform_int_distribution."""
-    product = int(generator.random_raw()) * n
-    while (product & 0xFFFFFFFF) < (2**32 - n) % n:
+def _below(n: int, generator: np.random.MT19937) -> int:
+    """An even number below ``n`` by Lemire's multiplication (2019), as libstdc++ draws from a 32-bit generator."""
+    while True:
         product = int(generator.random_raw()) * n
-    return product >> 32
+        if product % 2**32 >= (2**32 - n) % n:
+            return product >> 32
 
 
-def parse(output: str, n: int) -> list[bool]:
-    """Each task's verdict, in the stock program's order. Raises `StockOutputError` where rows are missing."""
-    rows = [(int(number), float(share)) for number, share in _ROW.findall(output)]
-    if [number for number, _ in rows] != list(range(1, n + 1)):
-        raise StockOutputError(f"{len(rows)} of {n} tasks were printed")
-    right = [round(number * share / 100.0) for number, share in rows]
-    return [bool(now - before) for before, now in zip([0, *right], right, strict=False)]
-
-
-def stock_verdicts(program: Path, model: Path, lines: Sequence[str], threads: int) -> list[bool]:
-    """The stock program's verdict on each task of the file, in the file's order."""
-    n = len(lines) // 6
+def by_stock(model: Path, tasks: Sequence[Task]) -> list[bool]:
+    """Whether each was answered rightly. Raises CommandFailedError, StockOutputError, StockBuildError."""
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+        file.write("\n".join(line for task in tasks for line in task.lines))
         file.flush()
-        how = ["--hellaswag", "--hellaswag-tasks", str(n), "-c", str(N_CTX), "-t", str(threads), "--no-repack"]
-        command: list[str | Path] = [program, "-m", model, "-f", file.name, *how]
-        verdicts = run_stock(command, lambda output: parse(output, n))
-    return [verdict for _, verdict in sorted(zip(drawn(n), verdicts, strict=True))]
+        command: list[str | Path] = [stock_programs().perplexity, "-m", model, "-f", file.name, "--no-repack"]
+        command += ["--hellaswag", "--hellaswag-tasks", str(len(tasks))]
+        found = run_stock(command, lambda output: parse_hellaswag(output, len(tasks)))
+    return [right for _, right in sorted(zip(stock_order(len(tasks)), found, strict=True))]
 
 
-def our_verdicts(responder: Responder, lines: Sequence[str]) -> list[bool]:
-    """The same by our log-likelihoods."""
-    tasks = [lines[i : i + 6] for i in range(0, len(lines), 6)]
-    texts = responder.tokenize([f"{t[0]} {ending}" for t in tasks for ending in t[2:]], special=True, parse=False)
-    requests = [c for i in range(0, len(texts), 4) for c in split(texts[i : i + 4])]
-    means = np.zeros(len(requests))
+def by_us(responder: Responder, tasks: Sequence[Task]) -> list[tuple[bool, float]]:
+    """Whether each was answered rightly, and the margin."""
+    requests = [request for task in tasks for request in _requests(responder, task)]
+    means = np.full(len(requests), np.nan)
     for number, answer in responder.likelihoods(requests):
+        assert answer.n_cut == 0
         means[number] = answer.total / len(requests[number].continuation)
-    chosen = means.reshape(-1, 4).argmax(axis=1)
-    return [int(choice) == int(task[1]) for choice, task in zip(chosen, tasks, strict=True)]
+    rows = means.reshape(-1, ENDINGS)
+    margins = np.diff(np.sort(rows, axis=1)[:, -2:], axis=1)[:, 0]
+    rights = [int(row.argmax()) == task.right for row, task in zip(rows, tasks, strict=True)]
+    return list(zip(rights, margins.tolist(), strict=True))
 
 
-def split(endings: Sequence[Tokens]) -> list[Continuation]:
-    """Four whole texts as one context and what follows it in each."""
-    shortest = min(map(len, endings))
-    same = np.all([ending[:shortest] == endings[0][:shortest] for ending in endings], axis=0)
-    n = int(np.argmin(same)) if not same.all() else shortest - 1
-    return [Continuation(ending[:n], ending[n:]) for ending in endings]
+def _requests(responder: Responder, task: Task) -> list[Continuation]:
+    """The context is what the tokens of the four texts have in common."""
+    texts = responder.tokenize(task.texts, special=True, parse=False)
+    n = min(map(len, texts))
+    differ = np.flatnonzero(np.any([tokens[:n] != texts[0][:n] for tokens in texts], axis=0))
+    common = int(differ[0]) if len(differ) else n
+    return [Continuation(tokens[:common], tokens[common:]) for tokens in texts]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder with hellaswag_val_full.txt.bz2")
-    parser.add_argument("--tasks", type=int, default=200)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--tolerance", type=int, default=1, help="tasks that may differ: near ties turn with the batch")
-    options = parser.parse_args()
-    text, _, _ = read_text(options.data, "hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt")
-    lines, rows, worst = text.split("\n")[: 6 * options.tasks], [], 0
+def compare(model: Path, tasks: Sequence[Task]) -> list[Outcome]:
+    """Each task by both programs. Raises CommandFailedError, StockOutputError, StockBuildError."""
+    stock = by_stock(model, tasks)
+    responder = LlamaBackend().respond(model, Settings(), N_CTX)
     try:
-        program = stock_programs().perplexity
-        for model in options.models:
-            stock = stock_verdicts(program, model, lines, options.threads)
-            settings = Settings(n_ctx=N_CTX, n_threads=options.threads)
-            with contextlib.closing(LlamaBackend().respond(model, settings, settings.n_ctx)) as responder:
-                ours = our_verdicts(responder, lines)
-            differ = sum(a != b for a, b in zip(stock, ours, strict=True))
-            rows.append((model.name, len(ours), sum(stock), sum(ours), differ))
-            worst = max(worst, differ)
-    except (CommandFailedError, StockBuildError, StockOutputError) as error:
+        return [Outcome(a, b, margin) for a, (b, margin) in zip(stock, by_us(responder, tasks), strict=True)]
+    finally:
+        responder.close()
+
+
+def row(model: Path, outcomes: Sequence[Outcome]) -> list[str]:
+    """For the table."""
+    margins = [outcome.margin for outcome in outcomes if outcome.stock != outcome.ours]
+    counts = [sum(outcome.stock for outcome in outcomes), sum(outcome.ours for outcome in outcomes), len(margins)]
+    smallest = min(outcome.margin for outcome in outcomes)
+    return [
+        model.name,
+        str(len(outcomes)),
+        *map(str, counts),
+        f"{max(margins):.1e}" if margins else "",
+        f"{smallest:.1e}",
+    ]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; 0 where all agree, 1 where not, 2 where a program failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_hellaswag", description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
+    parser.add_argument("--data", type=Path, required=True, help="HellaSwag in llama-perplexity's layout, .txt or .bz2")
+    parser.add_argument("--tasks", type=int, default=200, help="the first so many tasks of the file (default 200)")
+    options = parser.parse_args(argv)
+    tasks = read_tasks(options.data)[: options.tasks]
+    try:
+        found = {model: compare(model, tasks) for model in options.models}
+    except (CommandFailedError, StockOutputError, StockBuildError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    show("HellaSwag, stock and ours", ("model", "tasks", "stock right", "ours right", "differ"), rows)
-    return int(worst > options.tolerance)
+    columns = ["file", "tasks", "stock right", "ours right", "differ", "largest margin of these", "smallest margin"]
+    show("HellaSwag, item by item", columns, (row(model, outcomes) for model, outcomes in found.items()))
+    agree = all(outcome.stock == outcome.ours for outcomes in found.values() for outcome in outcomes)
+    print("agree" if agree else "DIFFER")
+    return 0 if agree else 1
 
 
 if __name__ == "__main__":

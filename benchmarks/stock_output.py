@@ -1,4 +1,4 @@
-"""Reads what the stock llama-perplexity prints: the final estimate of a text, the statistics of a KL divergence run."""
+"""Reads what the stock llama-perplexity prints: the estimate of a text, statistics of a KL divergence run, HellaSwag answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _CHUNKS = re.compile(r"(?:calculating perplexity|computing) over (\d+) chunks, n_ctx=(\d+)")
 _RUNNING = re.compile(r"\[(\d+)\](\d+\.\d+|nan|inf),")
+_HELLASWAG = re.compile(r"^(\d+)\t\s*(\d+\.\d+)%\t\[", re.MULTILINE)
 _FINAL = re.compile(r"Final estimate: PPL = (\S+) \+/- (\S+)")
 _SECTION = re.compile(r"^=+ .* statistics =+$")
 _STATISTIC = re.compile(
@@ -68,6 +69,20 @@ def parse_divergence(output: str) -> dict[str, Statistic]:
             f"no KL divergence statistics in llama-perplexity's output, which ends:\n{output[-400:]}"
         )
     return found
+
+
+def parse_hellaswag(output: str, n_tasks: int) -> list[bool]:
+    """Whether each task was answered rightly, in the program's order: the differences of its running accuracy.
+
+    Raises StockOutputError where a line of the ``n_tasks`` is missing.
+    """
+    found = [(int(number), float(share)) for number, share in _HELLASWAG.findall(output)]
+    if [number for number, _ in found] != list(range(1, n_tasks + 1)):
+        raise StockOutputError(
+            f"{len(found)} of {n_tasks} HellaSwag tasks in llama-perplexity's output, which ends:\n{output[-400:]}"
+        )
+    counts = [round(number * share / 100) for number, share in found]
+    return [count > before for before, count in zip([0, *counts], counts, strict=False)]
 
 
 def _statistic(match: re.Match[str]) -> Statistic:

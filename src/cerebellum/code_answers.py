@@ -1,8 +1,9 @@
 """A model's reply to "write this function" made a program. Nothing is executed here.
 
 The prompt is a module that breaks off after a function's signature and docstring. A reply goes on from there, or writes the function
-again, or is a chat's: prose with blocks of code between fences. What stands behind the function (a call of it, prints, the next idea) is
-left out where it is no definition; a reply that is no valid Python is handed on as it is, to fail on its own account.
+again, or is a chat's: prose with blocks of code between fences. It is read in each of these ways, the likeliest first, and the first
+that compiles and defines a function with a body is taken. What stands behind the function is kept only where the function needs it (a
+helper, a constant, an import). A reply that is valid Python in no way is handed on as it is, to fail on its own account.
 """
 
 from __future__ import annotations
@@ -11,25 +12,23 @@ import ast
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 EMPTY, NO_CODE = "empty reply", "no code"
 #: Said of a repair.
 INDENTED = "its first line was indented"
 
-_FENCE = re.compile(
-    r"^(?P<indent>[ \t]*)(```+|~~~+)[^\n`]*\n(?P<code>.*?)(?:^[ \t]*\2[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
-)
-_DEFINITIONS = (
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.ClassDef,
-    ast.Import,
-    ast.ImportFrom,
-    ast.Assign,
-    ast.AnnAssign,
-)
+#: One line's worth of indentation, in all of HumanEval's prompts and the small world's.
+_STEP = "    "
+#: How many lines of an unfenced reply are tried as the first of its code.
+_MOST_STARTS = 8
+_FENCE = re.compile(r"^(?P<indent>[ \t]*)(```+|~~~+)[^\n`]*\n(?P<code>.*?)(?:\2[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+_FUTURE = re.compile(r"^from __future__ import [^\n]*\n", re.MULTILINE)
+
+#: (what stands before, the code, a note): one way to read a reply.
+Reading = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +46,39 @@ def program(prompt: str, reply: str, entry_point: str, chat: bool) -> CodeAnswer
     if not reply.strip():
         return CodeAnswer("", EMPTY)
     blocks = list(fenced(reply))
-    if blocks:
-        return _of_block(prompt, next((b for b in blocks if defines(b, entry_point)), blocks[0]), entry_point)
-    if defines(reply, entry_point):
-        start = re.search(rf"^(?:import |from |@|def {re.escape(entry_point)}\b)", reply, re.MULTILINE)
-        return _of_block(prompt, reply[start.start() :] if start and chat else reply, entry_point)
-    if chat and not _is_body(reply):
+    for before, code, note in _readings(prompt, reply, entry_point, blocks):
+        if source := trimmed(before, code, entry_point):
+            return CodeAnswer(source, note=note)
+    wholes = [text for text in (*blocks, reply) if defines(text, entry_point)]
+    if chat and not (blocks or wholes or _starts_indented(reply)):
         return CodeAnswer("", NO_CODE)
-    return _continued(prompt, reply, entry_point)
+    return CodeAnswer("".join(_whole(prompt, wholes[0], entry_point) if wholes else _continued(prompt, reply)))
+
+
+def _readings(prompt: str, reply: str, entry_point: str, blocks: Sequence[str]) -> Iterator[Reading]:
+    """The ways to read a reply, the likeliest first."""
+    if _starts_indented(reply):
+        yield *_continued(prompt, reply), ""
+    for block in blocks:
+        if defines(block, entry_point):
+            yield *_whole(prompt, block, entry_point), ""
+    for block in blocks:
+        yield *_continued(prompt, _indented(textwrap.dedent(block))), ""
+        yield *_continued(prompt, block), ""
+        yield *_continued(prompt, _first_line_indented(block)), INDENTED
+    if not blocks:
+        yield *_continued(prompt, _first_line_indented(reply)), INDENTED
+    if defines(reply, entry_point):
+        yield *_whole(prompt, reply, entry_point), ""
+        starts = re.finditer(rf"^(?:import |from |@|def {re.escape(entry_point)}\b)", reply, re.MULTILINE)
+        for start in islice(starts, _MOST_STARTS):
+            yield *_whole(prompt, reply[start.start() :], entry_point), ""
 
 
 def fenced(reply: str) -> Iterator[str]:
-    """The code between fences, without the fence's own indentation; the last fence may be open."""
+    """The code between fences, without the fence's own indentation; the last fence may be open, and stand at the end of a line of code."""
     for found in _FENCE.finditer(reply):
-        code, indent = found["code"], found["indent"]
-        yield "".join(line.removeprefix(indent) for line in code.splitlines(keepends=True)) if indent else code
+        yield re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
 
 
 def defines(code: str, entry_point: str) -> bool:
@@ -69,72 +86,111 @@ def defines(code: str, entry_point: str) -> bool:
     return re.search(rf"^def {re.escape(entry_point)}\b", textwrap.dedent(code), re.MULTILINE) is not None
 
 
-def _is_body(text: str) -> bool:
-    """Whether every line is indented, as a function's body is."""
-    return all(line[:1] in " \t" for line in text.splitlines() if line.strip())
+def _starts_indented(text: str) -> bool:
+    return text.lstrip("\n")[:1] in (" ", "\t")
 
 
-def _of_block(prompt: str, block: str, entry_point: str) -> CodeAnswer:
-    """A whole function, behind what the prompt has before its own; or a body."""
-    block = textwrap.dedent(block) if not defines(block, entry_point) or _is_body(block) else block
-    if not defines(block, entry_point):
-        return _continued(prompt, textwrap.indent(block, "    "), entry_point)
+def _indented(text: str) -> str:
+    return re.sub(r"^(?=[^\n]*\S)", _STEP, text, flags=re.MULTILINE)
+
+
+def _first_line_indented(code: str) -> str:
+    """``code`` with its first line at one step; "" where that is no plain repair: it has a step, or the next line of the body has none."""
+    first, _, rest = code.strip("\n").partition("\n")
+    following = rest.lstrip("\n")
+    if first.startswith((_STEP, "\t")) or not (
+        re.match(r"[ \t]|\Z", following) or re.match(r"\s*(return|raise)\b", first)
+    ):
+        return ""
+    return f"{_STEP}{first.lstrip()}\n{rest}"
+
+
+def _whole(prompt: str, code: str, entry_point: str) -> tuple[str, str]:
+    """The function written again, behind what the prompt has before its own; imports from the future go first."""
+    if not re.search(rf"^def {re.escape(entry_point)}\b", code, re.MULTILINE):
+        code = textwrap.dedent(code)
     before = re.split(rf"^def {re.escape(entry_point)}\b", prompt, maxsplit=1, flags=re.MULTILINE)[0]
-    return CodeAnswer(trimmed(before, "\n" + block, entry_point) or f"{before}\n{block}")
+    return "".join(_FUTURE.findall(code)) + before, "\n" + _FUTURE.sub("", code)
 
 
-def _continued(prompt: str, reply: str, entry_point: str) -> CodeAnswer:
-    """The reply as what follows the prompt."""
-    if not prompt.endswith("\n") and not reply.startswith("\n"):
-        reply = "\n" + reply
-    if source := trimmed(prompt, reply, entry_point):
-        return CodeAnswer(source)
-    repaired = re.sub(r"^(\n*)(?=\S)", r"\1    ", reply, count=1)
-    if repaired != reply and (source := trimmed(prompt, repaired, entry_point)):
-        return CodeAnswer(source, note=INDENTED)
-    return CodeAnswer(prompt + reply)
+def _continued(prompt: str, code: str) -> tuple[str, str]:
+    """The code as what follows the prompt."""
+    return prompt, code if prompt.endswith("\n") or code.startswith("\n") else "\n" + code
 
 
 def trimmed(before: str, code: str, entry_point: str) -> str:
-    """``before`` and the longest beginning of ``code`` that is valid with it and defines the function, without what is no definition
-    behind it. Empty where no beginning is."""
-    lines = code.splitlines(keepends=True)
-    ends = [len(lines), *(i for i in range(len(lines) - 1, 0, -1) if lines[i][:1].strip())]
-    for end in ends:
+    """``before`` and the longest beginning of ``code`` that compiles with it, without what the function doesn't need behind it.
+
+    Empty where no beginning compiles, or none gives the function more than a docstring.
+    """
+    lines = _lines(code)
+    for end in (len(lines), *(i for i in range(len(lines) - 1, 0, -1) if lines[i][:1].strip())):
         source = before + "".join(lines[:end])
-        tree = parsed(source)
-        if tree is None:
+        if (tree := parsed(source)) is None:
             continue
         place = next((i for i, n in enumerate(tree.body) if getattr(n, "name", None) == entry_point), None)
         if place is None or not _does_something(tree.body[place]):
             return ""
-        kept = tree.body[: place + 1] + [node for node in tree.body[place + 1 :] if isinstance(node, _DEFINITIONS)]
-        return "".join(_lines_of(source, kept))
+        return "".join(_text_of(source, needed(tree.body, place)))
     return ""
 
 
 def parsed(source: str) -> ast.Module | None:
-    """The syntax tree, or None where there is none."""
+    """The syntax tree of what compiles, or None."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an invalid escape, say
-            compile(
-                source, "reply", "exec", dont_inherit=True
-            )  # sees more than the parser: a return outside a function
-            return ast.parse(source)
+            tree = ast.parse(source)
+            compile(source, "<reply>", "exec", dont_inherit=True)  # a tree alone allows a return outside a function
+            return tree
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
 
 
 def _does_something(node: ast.stmt) -> bool:
-    """Whether a function has more than a docstring."""
-    body = getattr(node, "body", [])
-    return not (len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant))
+    """Whether a function has more than a docstring, imports, ``pass`` or ``...``."""
+    idle = (ast.Constant, ast.Name)
+    return not all(
+        isinstance(s, ast.Pass | ast.Import | ast.ImportFrom) or (isinstance(s, ast.Expr) and isinstance(s.value, idle))
+        for s in getattr(node, "body", [])
+    )
 
 
-def _lines_of(source: str, nodes: list[ast.stmt]) -> Iterator[str]:
+def needed(body: Sequence[ast.stmt], place: int) -> list[ast.stmt]:
+    """The statements up to ``place`` and, of those behind, the ones that bind a name that is read in one kept and bound in none before."""
+    kept = set(range(place + 1))
+    bound = {name for i in kept for name in binds(body[i])}
+    while more := {
+        i for i in range(place + 1, len(body)) if i not in kept and _wanted(body, kept) & binds(body[i]) - bound
+    }:
+        kept |= more
+    return [body[i] for i in sorted(kept)]
+
+
+def _wanted(body: Sequence[ast.stmt], kept: set[int]) -> set[str]:
+    return {node.id for i in kept for node in ast.walk(body[i]) if isinstance(node, ast.Name)}
+
+
+def binds(node: ast.stmt) -> set[str]:
+    """The names that a definition, an import or an assignment makes; none for any other statement."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name.split(".")[0] for alias in node.names}
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return set()
+
+
+def _lines(text: str) -> list[str]:
+    """Lines with their ends, as the compiler counts them: a form feed or a line separator in a string ends none."""
+    return re.split(r"(?<=\n)", text)
+
+
+def _text_of(source: str, nodes: Sequence[ast.stmt]) -> Iterator[str]:
     """The source's lines of these statements, decorators included, as they stand."""
-    lines = source.splitlines(keepends=True)
+    lines = _lines(source)
     for node in nodes:
         first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
         yield "".join(lines[first - 1 : node.end_lineno]).rstrip("\n") + "\n"

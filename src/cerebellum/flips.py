@@ -11,19 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
-from cerebellum.stats import Interval
+from cerebellum.stats import Floats, Interval
 
 Word = Literal["pass", "fail", "too few items to tell"]
 
 ALPHA, POWER = 0.05, 0.8
 """What `Flips.smallest_detectable` is for: the two-sided level of McNemar's test, and how often it finds the difference."""
-
-_TAIL = 9.0
-"""Standard deviations (and their square, for small counts) beyond which a binomial's mass is under 1e-15."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,19 +132,30 @@ def smallest_detectable(n: int, discordant: int) -> float:
 
 def power(n: int, share: float, difference: float) -> float:
     """How often McNemar's exact test at `ALPHA` finds a loss of ``difference`` as one, where a ``share`` ≥ it of n items is discordant."""
-    from scipy.special import bdtrik, betainc, gammaln, xlog1py, xlogy
+    from scipy.special import betainc, gammaln, xlog1py, xlogy
 
-    reach = _TAIL * math.sqrt(n * share * (1.0 - share)) + _TAIL**2
-    first, last = max(_least_discordant(), math.floor(n * share - reach)), min(n, math.ceil(n * share + reach))
-    m = np.arange(first, last + 1, dtype=np.float64)
+    mean, spread = n * share, 12.0 * math.sqrt(n * share * (1.0 - share))
+    least = max(_least_discordant(), math.floor(mean - spread))
+    m = np.arange(least, min(n, math.ceil(mean + spread) + 60) + 1, dtype=np.float64)  # outside: less than 1e-20 in sum
     if not m.size or share <= 0.0:
         return 0.0
     log_choose = gammaln(n + 1.0) - gammaln(m + 1.0) - gammaln(n - m + 1.0)
     weight = np.exp(log_choose + xlogy(m, share) + xlog1py(n - m, -share))
-    most = np.floor(bdtrik(ALPHA / 2.0, m, 0.5))
+    most = _most_against(n)[least : least + m.size]
     toward = min((share + difference) / (2.0 * share), 1.0)
     found = betainc(m - most, most + 1.0, toward)  # at most `most` of m flips go against the difference
     return float(np.sum(weight * found))
+
+
+@lru_cache(maxsize=8)
+def _most_against(n: int) -> Floats:
+    """[n + 1] by the number of flips: how many of them may go the other way where the test finds a difference; below 0 under 6 flips."""
+    from scipy.special import bdtrik
+
+    flips = np.arange(n + 1, dtype=np.float64)
+    most = np.full(n + 1, -1.0)
+    most[_least_discordant() :] = np.floor(bdtrik(ALPHA / 2.0, flips[_least_discordant() :], 0.5))
+    return most
 
 
 def _least_discordant() -> int:
@@ -184,12 +193,14 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
 
 def _sentence(flips: Flips, why: str) -> str:
     x = flips.difference
-    seen = f"{flips.lost} lost and {flips.gained} gained of {flips.n} {'item' if flips.n == 1 else 'items'}"
+    items = f"{flips.n} {'item' if flips.n == 1 else 'items'}"
     limits = f"{100 * x.low:+.2f} to {100 * x.high:+.2f} %, {100 * x.level:.4g} % interval"
-    change = "none flipped" if flips.gained + flips.lost == 0 else f"{100 * x.estimate:+.2f} %"
+    seen = f"{flips.lost} lost and {flips.gained} gained of {items}: {100 * x.estimate:+.2f} %"
+    if flips.gained + flips.lost == 0:
+        seen = f"none of {items} flipped, which is not to say that none would"
     least = flips.smallest_detectable
     could = "none" if math.isinf(least) else f"{100 * least:.2g} % or more"
-    return f"{seen}: {change} ({limits}; McNemar p = {flips.p_value:.2g}): {why}. Differences these items would likely show: {could}."
+    return f"{seen} ({limits}; McNemar p = {flips.p_value:.2g}): {why}. Differences these items would likely show: {could}."
 
 
 def share_interval(n_right: int, n: int, level: float = 0.95) -> Interval:
@@ -232,10 +243,10 @@ def _normal_quantile(level: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Where ``rising`` crosses zero between ``low`` and ``high``, by bisection to 1e-12; the upper side of the last step."""
+    """Where ``rising`` crosses zero between ``low`` and ``high``, by bisection; the upper side of the last step."""
     while True:
         middle = (low + high) / 2.0
-        if not low < middle < high or high - low < 1e-12:
+        if not low < middle < high:
             return high
         if rising(middle) >= 0.0:
             high = middle

@@ -111,7 +111,7 @@ def power(n: int, share: float, difference: float) -> float:
     return found
 
 
-@pytest.mark.parametrize(("n", "discordant"), [(60, 6), (60, 0), (120, 12)])
+@pytest.mark.parametrize(("n", "discordant"), [(60, 6), (60, 0), (80, 8)])
 def test_the_smallest_detectable_difference_is_found_four_times_in_five(n: int, discordant: int) -> None:
     """Its power by brute force is 80 %; without a flip it is not zero."""
     least = smallest_detectable(n, discordant)
@@ -151,6 +151,24 @@ def test_the_gates_words(c: tuple[int, int, int, int], word: str) -> None:
     """Against a margin of two points; the reason has the numbers."""
     gate = judge_gate(compare(*answers(*c)), 0.02)
     assert gate.word == word and "2 %" in gate.reason
+
+
+def test_no_flip_is_not_called_no_loss() -> None:
+    """What so many items could have shown is said instead, with an interval that is no point."""
+    gate = judge_gate(compare(*answers(20, 0, 0, 5)), 0.02)
+    assert "none of 25 items flipped" in gate.reason and "0 lost" not in gate.reason
+    assert f"{100 * smallest_detectable(25, 0):.2g} % or more" in gate.reason
+
+
+@pytest.mark.parametrize("n", [300, 20_000])
+def test_many_items_are_summed_where_their_flips_fall(n: int) -> None:
+    """The power at the answer by scipy's binomials over all counts of flips."""
+    least = smallest_detectable(n, n // 10)
+    m = np.arange(n + 1)
+    most = binom.ppf(0.025, m, 0.5)
+    most -= binom.cdf(most, m, 0.5) > 0.025
+    found = float(np.sum(binom.pmf(m, n, 0.1) * binom.cdf(most, m, (0.1 - least) / 0.2)))
+    assert found == pytest.approx(0.8, abs=1e-6)
 
 
 def test_a_loss_that_is_surely_within_the_margin_passes() -> None:
