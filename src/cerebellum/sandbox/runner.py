@@ -26,9 +26,9 @@ class Limits:
     """``seconds`` of time, and of processor time; bytes of memory, of what is written and printed; processes."""
 
     seconds: float = 10.0
-    memory: int = 1 << 30
+    memory: int = 512 << 20
     file_bytes: int = 1 << 20
-    processes: int = 16
+    processes: int = 8
 
 
 @dataclass(frozen=True, slots=True)
