@@ -171,6 +171,8 @@ def sweep(
     """
     job, trials, choice = split_options(Path(model), Path(out), options)
     allowed = None if options.get("allow") is None else choice.allowed_damage
+    if allowed is not None and trials.race is None:
+        raise InputError("allow bounds what a race goes on for; give race (--race) with it")
     return sweep_job(job, trials, allowed, backend=backend or _llama(), progress=progress)
 
 

@@ -185,10 +185,10 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
         return Gate(
             "fail", _sentence(flips, f"a loss, and not shown to be smaller than the margin of {100 * margin:.3g} %")
         )
-    return Gate(
-        "too few items to tell",
-        _sentence(flips, f"a loss as large as the margin of {100 * margin:.3g} % isn't excluded"),
-    )
+    why = f"a loss as large as the margin of {100 * margin:.3g} % isn't excluded"
+    if x.high < 0.0:
+        why = "the interval lies below zero, but so few flips could be luck by McNemar's test: ask more items"
+    return Gate("too few items to tell", _sentence(flips, why))
 
 
 def _sentence(flips: Flips, why: str) -> str:

@@ -178,9 +178,11 @@ def test_an_unfinished_sentence_begins_with_a_capital(text: str, whole: str) -> 
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"query": "Question: x", "choices": ["a"], "gold": 3}, "question 1 has no key"),
-        ({"question": "x", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}, "question 1 has no key"),
-        ({"query": "x"}, "question 1 has no key"),
+        ({"query": "Question: x", "choices": ["a", "b"], "gold": 3}, "question 1: its key names none"),
+        ({"question": "x", "choices": {"text": ["a"], "label": ["A"]}, "answerKey": "B"}, "question 1: its key names none"),
+        ({"query": "x"}, "question 1: its key names none of its choices, or a field is missing"),
+        ({"query": "x", "choices": "ab", "gold": 0}, "question 1: query must be a text, choices a list"),
+        ({"query": None, "choices": ["a", "b"], "gold": 0}, "question 1: query must be a text, choices a list"),
     ],
 )  # fmt: skip
 def test_a_row_without_a_key_among_its_choices_is_refused(tmp_path: Path, row: dict[str, Any], says: str) -> None:

@@ -43,7 +43,7 @@ def test_what_was_found_is_in_report_json_and_card(model: Path, tmp_path: Path) 
 
 
 def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match="nowhere does not exist"):
         api.run(
             model,
             backend=backend(set()),

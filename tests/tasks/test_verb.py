@@ -129,7 +129,7 @@ def test_a_spoiled_score_is_neither_shown_nor_judged(files: Any) -> None:
     planted["base.gguf"].nats = lambda context, continuation: -1.0
     result = bench(files("file", "base"), planted)
     (task,) = result.tasks
-    assert task.word == result.word == "" and task.score("base").spoiled.counts[TRUNCATED] > 15
+    assert task.word == result.word == "not judged" and task.score("base").spoiled.counts[TRUNCATED] > 15
     assert task.score("file").unusable == ""
     cells = [dict(zip(bench_grid(result).columns, row, strict=True)) for row in bench_grid(result).rows]
     assert cells[1]["score, %"] == "unusable" and cells[0]["gate"] == "not judged"
@@ -151,7 +151,7 @@ def test_graded_items_are_compared_by_their_mean() -> None:
     ("options", "error", "says"),
     [
         ({"tasks": ""}, InputError, "no task"),
-        ({"tasks": "world_facts", "data": "nowhere"}, InputError, "no folder nowhere"),
+        ({"tasks": "world_facts", "data": "nowhere"}, InputError, "nowhere does not exist"),
         ({"tasks": "world_facts", "margin": 200.0}, InputError, "margin of 200"),
         ({"tasks": "world_facts", "limit": 0}, InputError, "at least 1"),
         ({"tasks": "world_facts", "chat": True}, TextError, "no chat template"),

@@ -13,8 +13,12 @@ from typing import Any
 import click
 
 from cerebellum.cli.common import guarded
+from cerebellum.errors import InputError
 
 MODEL = "cerebellum"
+#: Model arguments that are numbers, as the engine's settings call them; and what the harness passes to every model.
+_NUMBERS = {"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}
+_HARNESS_OWN = ("batch_size", "max_batch_size", "device")
 
 
 @click.command(
@@ -49,6 +53,14 @@ def register() -> None:
         model_registry.register(MODEL, target=f"{__name__}:open_model")
 
 
+def whole_number(name: str, value: Any) -> int:
+    """A model argument as a number. Raises `InputError`."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise InputError(f"--model_args {name}={value}: give a whole number") from None
+
+
 def open_model_class() -> Any:
     """The class that the harness makes models of; made when asked for, so that nothing here needs the harness."""
     from cerebellum.answers import Responder
@@ -61,21 +73,18 @@ def open_model_class() -> Any:
     class LlamaModel(HarnessModel):
         """A GGUF in llama.cpp."""
 
-        def __init__(
-            self,
-            pretrained: str,
-            ctx: int = 2048,
-            threads: int | None = None,
-            gpu_layers: int = 0,
-            out: str | None = None,
-            **_: Any,
-        ) -> None:
-            """Other arguments are the harness's own (batch size, device) and mean nothing here."""
-            path, settings, backend = (
-                Path(pretrained),
-                Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers),
-                LlamaBackend(),
-            )
+        def __init__(self, pretrained: str = "", out: str | None = None, **given: Any) -> None:
+            """Arguments of the harness's own (batch size, device) mean nothing here."""
+            if not pretrained:
+                raise InputError("--model_args needs pretrained=FILE.gguf")
+            if unknown := given.keys() - {*_NUMBERS, *_HARNESS_OWN}:
+                raise InputError(
+                    f"--model_args has no {min(unknown)}; there are pretrained, out, {', '.join(_NUMBERS)}"
+                )
+            numbers: dict[str, Any] = {
+                field: whole_number(name, given[name]) for name, field in _NUMBERS.items() if name in given
+            }
+            path, settings, backend = Path(pretrained), Settings(**numbers), LlamaBackend()
             self._open = contextlib.ExitStack()
             memory = self._open.enter_context(memory_of(backend, path, settings, None if out is None else Path(out)))
             responder: Responder = backend.respond(path, settings)

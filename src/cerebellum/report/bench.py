@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cerebellum.flips import smallest_detectable
 from cerebellum.report.grids import Grid, with_limits
 from cerebellum.summary import as_json
+from cerebellum.tasks.score import UNJUDGED
 
 if TYPE_CHECKING:
     from cerebellum.tasks.pairs import Pair
@@ -112,7 +113,7 @@ def bench_lines(result: BenchResult) -> list[str]:
         for score in task.scores:
             lines += _spoiled(task, score)
     if result.word:
-        left = [task.name for task in result.tasks if not task.word]
+        left = [task.name for task in result.tasks if task.word in ("", UNJUDGED)]
         lines.append(f"Gate over all tasks: {result.word}." + (f" Not judged: {', '.join(left)}." if left else ""))
     if "sandbox" in result.facts:
         lines.append(f"What the files wrote was run in: {result.facts['sandbox']}.")

@@ -305,10 +305,14 @@ def written_lines(result: RunResult) -> list[str]:
     """The proven file."""
     written = result.written
     if written is None:
-        left = result.facts.get("left_from_before")
-        return ["No file was written: nothing was chosen."] + (
-            [f"Left from an earlier run with other options: {', '.join(left)}."] if left else []
+        left, tasks = result.facts.get("left_from_before"), result.facts.get("not_asked")
+        lines = ["No file was written: nothing was chosen."]
+        lines += (
+            [f"Benchmarks not asked, as there is no file to compare with its base: {', '.join(tasks)}."]
+            if tasks
+            else []
         )
+        return lines + ([f"Left from an earlier run with other options: {', '.join(left)}."] if left else [])
     return [
         f"{written.path.name}: {written.file_bytes:,} bytes (base {written.base_bytes:,}), sha256 {written.sha256}",
         f"proof: opened again, {written.equal_chunks} of {written.equal_chunks} chunks of the report text give the very sums "

@@ -7,6 +7,7 @@ four letters) where its own lets the model write. HumanEval is ours (`cerebellum
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from cerebellum.errors import InputError
 from cerebellum.tasks import local
 from cerebellum.tasks.hub import hub
+from cerebellum.tasks.world import WORLD
 
 #: Our names, where the harness keeps their templates, and the metric that is the score.
 OWN = {
@@ -23,6 +25,9 @@ OWN = {
     "mmlu_redux": ("mmlu/default", "acc"),
 }
 MMLU_SHOTS = 5
+OWN_NAMES = ("world", *WORLD, "humaneval", *OWN)
+#: As the extra ``bench`` of pyproject.toml has it.
+REQUIREMENT = "lm_eval>=0.4.9,<0.5"
 MMLU_REDUX, MMLU, HUMANEVAL = "fxmarty/mmlu-redux-2.0-ok", "cais/mmlu", "openai/openai_humaneval"
 
 
@@ -32,7 +37,7 @@ def need_harness() -> None:
         import lm_eval.tasks  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"this task needs lm-evaluation-harness ({error}): pip install 'cerebellum[bench]'; the world tasks need nothing"
+            f"all but the small world's tasks need lm-evaluation-harness ({error}): pip install '{REQUIREMENT}'"
         ) from error
 
 
@@ -54,7 +59,12 @@ def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
 
     manager = TaskManager()
     if name not in manager.all_tasks:
-        raise InputError(f"lm-evaluation-harness {version()} has no task {name!r}; `lm-eval ls tasks` lists them")
+        known = (*OWN_NAMES, *manager.all_tasks)
+        near = difflib.get_close_matches(name, OWN_NAMES, 1) or difflib.get_close_matches(name, known, 1)
+        raise InputError(
+            f"there is no task {name!r}{f'; did you mean {near[0]}?' if near else ''} Our own: {', '.join(OWN_NAMES)}. Others are those of "
+            f"lm-evaluation-harness {version()}: cerebellum lm-eval ls tasks"
+        )
     with hub(name, local=False):
         tasks = list(manager.load([name])["tasks"].values())
     metric = next(iter(tasks[0].higher_is_better()), "")

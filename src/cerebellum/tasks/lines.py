@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cerebellum.tasks.items import Item, Judged, Likely, Reply, Rolling, Task
 from cerebellum.tasks.score import Asked, as_value
 
 
-def item_lines(asked: Asked) -> str:
-    """One JSON object an item: what was asked, what was replied, how it was judged."""
+def item_lines(asked: Asked, file: Mapping[str, Any]) -> str:
+    """One JSON object an item: of which file (name, sha256), what was asked, what was replied, how it was judged."""
     rows = zip(asked.task.items, asked.replies, asked.judged, strict=True)
-    return "".join(json.dumps(item_row(asked.task, *row), ensure_ascii=False) + "\n" for row in rows)
+    return "".join(json.dumps({**file, **item_row(asked.task, *row)}, ensure_ascii=False) + "\n" for row in rows)
 
 
 def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -> dict[str, Any]:

@@ -39,11 +39,13 @@ def read_text(folder: Path, *names: str) -> tuple[str, str, str]:
     """(text, name, sha256) of the first of ``names`` that is in ``folder``. Raises `InputError`."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
-        raise InputError(f"{folder} has no {names[0]}; without --data the questions come from the hub")
+        raise InputError(
+            f"{folder} has no {names[0]}; docs/benchmarks.md lists the files of --data, and without --data questions come from the hub"
+        )
     try:
         raw = path.read_bytes()
         unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress}.get(path.suffix, bytes)
-        return unpack(raw).decode("utf-8"), path.name, sha256_bytes(raw)
+        return unpack(raw).decode("utf-8"), f"{folder.name}/{path.name}", sha256_bytes(raw)
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"can't read {path}: {error}") from error
 
@@ -63,15 +65,17 @@ def read_jsonl(folder: Path, *names: str) -> Data:
             raise InputError(f"{name}, line {number} is no JSON object")
         rows.append(row)
     if not rows:
-        raise InputError(f"{name} holds no question")
+        raise InputError(f"{name} holds no question; is it the whole file?")
     return Data(rows, name, sha256)
 
 
 def needing(data: Data, *fields: str) -> Data:
     """The same. Raises `InputError` for a row without one of ``fields``."""
     for number, row in enumerate(data.rows, start=1):
-        if missing := [field for field in fields if field not in row]:
+        if missing := [field for field in fields if row.get(field) is None]:
             raise InputError(f"{data.file}, question {number} has no {missing[0]!r}")
+        if "choices" in fields and not is_texts(row["choices"]):
+            raise InputError(f"{data.file}, question {number}: choices must be a list of at least two texts")
     return data
 
 
@@ -92,9 +96,11 @@ def _arc(row: Row, file: str, number: int) -> Row:
         if "answerKey" in row:
             row["choices"]["label"].index(row["answerKey"])
             return {"id": str(row.get("id", number)), **{k: row[k] for k in ("question", "choices", "answerKey")}}
-        texts, gold = list(row["choices"]), int(row["gold"])
+        texts, gold = row["choices"], int(row["gold"])
+        if not isinstance(row["query"], str) or not is_texts(texts):
+            raise InputError(f"{file}, question {number}: query must be a text, choices a list of at least two texts")
         labels = list(LETTERS[: len(texts)])
-        question = str(row["query"]).removeprefix(_QUESTION)
+        question = row["query"].removeprefix(_QUESTION)
         return {
             "id": str(number),
             "question": question,
@@ -102,7 +108,14 @@ def _arc(row: Row, file: str, number: int) -> Row:
             "answerKey": labels[gold],
         }
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise InputError(f"{file}, question {number} has no key among its choices: {error!r}") from error
+        raise InputError(
+            f"{file}, question {number}: its key names none of its choices, or a field is missing"
+        ) from error
+
+
+def is_texts(value: Any) -> bool:
+    """Whether it is a list of two texts or more."""
+    return isinstance(value, list) and len(value) > 1 and all(isinstance(each, str) for each in value)
 
 
 def hellaswag(folder: Path) -> Data:
@@ -112,8 +125,8 @@ def hellaswag(folder: Path) -> Data:
         data = needing(read_jsonl(place, "hellaswag.jsonl"), "activity_label", "ctx_a", "ctx_b", "endings", "label")
         return Data([{"ind": n, **row} for n, row in enumerate(data.rows)], data.file, data.sha256)
     text, name, sha256 = read_text(place, "hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt")
-    lines = text.removesuffix("\n").split("\n")
-    if len(lines) % 6:
+    lines = text.removesuffix("\n").split("\n") if text else []
+    if not lines or len(lines) % 6:
         raise InputError(f"{name} has {len(lines)} lines; six make a task")
     rows = []
     for n in range(0, len(lines), 6):

@@ -15,7 +15,7 @@ from cerebellum.tasks.spoiled import Tally, tally, why_unusable
 
 #: What a file is in a comparison.
 FILE, BASE, REFERENCE = "file", "base", "reference"
-PASS, FAIL, TOO_FEW = "pass", "fail", "too few items to tell"
+PASS, FAIL, TOO_FEW, UNJUDGED = "pass", "fail", "too few items to tell", "not judged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,8 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """A task's scores by file, the file against each of the others, and the word of its gate ("" without a base, or where unusable)."""
+    """A task's scores by file, the file against each of the others, and the word of its gate: `UNJUDGED` where a score is unusable, ""
+    without a base."""
 
     name: str
     metric: str
@@ -92,7 +93,7 @@ def task_result(name: str, asked: Mapping[str, Asked], margin: float | None) -> 
         pairs.append(pair(FILE, role, scores[FILE].values, scores[role].values, margin if gated else None))
     if len(others) == 2:
         pairs.append(pair(BASE, REFERENCE, scores[BASE].values, scores[REFERENCE].values, None))
-    word = next((p.gate.word for p in pairs if p.gate), "")
+    word = next((p.gate.word for p in pairs if p.gate), UNJUDGED if BASE in asked else "")
     return TaskResult(
         name, task.metric, margin, task.facts, asked[FILE].checks, tuple(scores.values()), tuple(pairs), word
     )
@@ -124,8 +125,9 @@ def interval_of(values: Mapping[str, float]) -> Interval | None:
 
 
 def gate_of(words: Sequence[str]) -> str:
-    """One word over all tasks: a single fail fails, a task that can't tell leaves it open; "" where none was judged."""
-    for word in (FAIL, TOO_FEW, PASS):
+    """One word over all tasks: a single fail fails; a task that could not be judged, or can't tell, leaves it open; "" where there is
+    nothing to compare with."""
+    for word in (FAIL, UNJUDGED, TOO_FEW, PASS):
         if word in words:
             return word
     return ""

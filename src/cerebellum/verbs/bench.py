@@ -112,7 +112,8 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
     if options.n_samples < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--samples and --limit are numbers of at least 1")
     if options.data is not None and not options.data.is_dir():
-        raise InputError(f"there is no folder {options.data} to take the questions from")
+        what = "is no folder" if options.data.exists() else "does not exist"
+        raise InputError(f"--data {options.data} {what}; give the folder that docs/benchmarks.md describes")
     names = expand(options.tasks)
     sets = Sets(
         options.data, options.limit, options.n_samples, lambda: Sandbox.find(options.unsafe), unsafe=options.unsafe
@@ -166,6 +167,7 @@ def study_memory(study: Study, backend: Backend, path: Path, settings: Settings)
 def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dict[str, Asked]:
     """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``."""
     memory = study_memory(ground.study, ground.backend, path, ground.settings)
+    file = {"file": path.name, "sha256": cached_sha256(ground.study, path)}
     found = {}
     with contextlib.closing(ground.backend.respond(path, ground.settings)) as responder:
         asker = Asker(responder, memory, ground.progress)
@@ -174,7 +176,7 @@ def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dic
             found[name] = ask_task(ground, asker, task, f"{name}, {role}")
             if ground.folder is not None:
                 make_folder(ground.folder / "bench")
-                write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name]))
+                write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name], file))
     return found
 
 

@@ -230,7 +230,8 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"can't make the output folder {out}: {error.strerror or error}") from error
+        why = f"{out} is a file" if out.is_file() else f"can't make the output folder {out}: {error.strerror or error}"
+        raise OutputError(f"{why}; give another folder with --out") from error
     if not os.access(out, os.W_OK):
         raise OutputError(f"can't write in the output folder {out}: permission denied")
 

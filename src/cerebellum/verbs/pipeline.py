@@ -108,6 +108,8 @@ def run_job(
             combination = combine(job, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
             written = write_recipe(job, combination)
         facts = {**facts_of(job), "choice": as_json(choice_options)}
+        if written is None and questions is not None:
+            facts["not_asked"] = list(questions.names)
         if written is None and (left := left_from_before(job)):
             facts["left_from_before"] = left
         bench = None if questions is None else bench_job(job, written, questions)
