@@ -148,6 +148,9 @@ class Decoder:
             self._graphs[shape] = self._record(bundle, self._tap)
             while len(self._graphs) > GRAPHS:
                 self._graphs.popitem(last=False)
+            if self._tap.copies:  # several devices share the work: nothing is left out
+                self.lean = self.replays = False
+                return []
         self._graphs.move_to_end(shape)
         return self._graphs[shape]
 
@@ -253,4 +256,4 @@ def decode(context: Any, batch: Any) -> None:
 
 def equal(a: Logits, b: Logits) -> bool:
     """Whether two arrays are the same bit for bit."""
-    return a.shape == b.shape and a.tobytes() == b.tobytes()
+    return a.shape == b.shape and bool(np.array_equal(a.view(np.uint32), b.view(np.uint32)))

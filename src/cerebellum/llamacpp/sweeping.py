@@ -107,6 +107,7 @@ def _measure(
         yield from _keep(engine, part, states, order[0])
     for place, number in enumerate(order):
         swaps = trials[number].swaps
+        yield Began(number, part.bundles[0][0].id)  # what it swaps is made now
         with engine.swapped(swaps):
             if place + 1 < len(order):
                 engine.ahead(trials[order[place + 1]].swaps)

@@ -68,6 +68,9 @@ class Tap:
         self._noted: dict[int, int] = {}
         self._error: Exception | None = None
 
+    #: Whether a recorded graph read through copies that the scheduler makes between devices: then who reads what isn't seen.
+    copies: bool = False
+
     def record(self, decode: Callable[[], None], has_outputs: bool) -> Graph:
         """The graph of the batch that ``decode`` decodes. Nothing is computed, only places in the memory are taken."""
         self._off()
@@ -96,6 +99,7 @@ class Tap:
         running = self._program
         if running is None:
             if ask and self._nodes is not None:
+                self.copies = self.copies or _reads_copies(pointer)
                 self._nodes.append(_note_and_leave_out(pointer))
             return not ask
         if not ask:
@@ -122,6 +126,11 @@ class Tap:
         except Exception as error:
             self._error = self._error or error
         return True
+
+
+def _reads_copies(pointer: int) -> bool:
+    """Whether a source is a copy of a tensor on another device; the scheduler names it DEVICE#TENSOR#NUMBER."""
+    return any(source and native.tensor_at(source).name.count(b"#") >= 2 for source in native.tensor_at(pointer).src)
 
 
 def _note_and_leave_out(pointer: int) -> Node:

@@ -83,7 +83,9 @@ class Sandbox:
         *entry: str,
     ) -> subprocess.Popen[bytes]:
         folder.mkdir()
+        folder.chmod(0o755)
         (folder / "text.py").write_text(text, encoding="utf-8", errors="replace")
+        (folder / "text.py").chmod(0o644)  # whoever the box ends as reads it
         numbers = (limits.memory, max(1, round(limits.seconds)) + 1, limits.file_bytes, limits.processes)
         role = ["judge" if entry else "program", str(folder), *map(str, numbers), *map(repr, entry)]
         command = self.box.command(folder, [str(HERE / "inside.py"), *role])

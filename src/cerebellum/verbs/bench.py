@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings
@@ -19,6 +20,7 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.sandbox import Sandbox
 from cerebellum.store import Study
 from cerebellum.tasks.asking import Asker, Forgetful, Memory
+from cerebellum.tasks.code import CodeTask
 from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
 from cerebellum.tasks.lines import item_lines
 from cerebellum.tasks.score import Asked, BenchResult, gate_of, task_result
@@ -200,8 +202,9 @@ def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], wh
     progress.begin(f"judging {what}", len(task.items))
     try:
         judged = []
-        with ThreadPoolExecutor(os.cpu_count() if shown else 1) as pool:
-            for found in pool.map(task.judge, task.items, replies):
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # boxes side by side; the harness's tasks want the main thread
+            run: Any = pool.map if isinstance(task, CodeTask) else map
+            for found in run(task.judge, task.items, replies):
                 judged.append(found)
                 progress.step()
         return judged

@@ -219,10 +219,11 @@ def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
 
 
 def shared_out(settings: Settings, workers: int) -> Settings:
-    """The settings of one of several engines: the cores are divided among them unless threads were asked for."""
-    if settings.n_threads is not None or workers < 2:
+    """The settings of one of several engines: memory for replays is divided among them, and the cores unless threads were asked for."""
+    if workers < 2:
         return settings
-    return replace(settings, n_threads=max(1, (os.cpu_count() or 1) // workers))
+    n_threads = settings.n_threads or max(1, (os.cpu_count() or 1) // workers)
+    return replace(settings, n_threads=n_threads, replay_bytes=settings.replay_bytes // workers)
 
 
 def make_folder(out: Path) -> None:

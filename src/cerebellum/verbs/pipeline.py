@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cerebellum import gguf_file
@@ -23,6 +23,9 @@ from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
 from cerebellum.verbs.write import Written, companions, recipe_path, write_recipe
 from cerebellum.verdict import SCALE, scale_of
+
+#: Tokens that a question and its answer have at least, however short the chunks of the sweep are.
+BENCH_CTX = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,8 @@ def bench_job(job: Job, written: Written | None, questions: Questions) -> BenchR
         return None
     job.close_engines()
     files = {FILE: written.path, BASE: job.base.model.path, REFERENCE: job.reference_path}
-    return bench_study(job.backend, job.study, files, questions, job.options.settings, job.options.out, job.progress)
+    settings = replace(job.options.settings, n_ctx=max(job.options.settings.n_ctx, BENCH_CTX))
+    return bench_study(job.backend, job.study, files, questions, settings, job.options.out, job.progress)
 
 
 def warn(job: Job, sweep: Sweep) -> None:
