@@ -114,9 +114,18 @@ class Engine(Protocol):
         ...
 
     def score(
-        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+        self,
+        swaps: Swaps,
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        label: str = "",
+        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
-        """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``."""
+        """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``.
+
+        ``settings``: the batch shape and the threads of this call alone; all else stays as the model was opened.
+        """
         ...
 
     def sweep(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.backend import Began, Engine, Said, Scored, Settings
+from cerebellum.backend import Began, Engine, Said, Scored, Settings, SweepEvent
 from cerebellum.domain import ChunkScore, Corpus, Trial
 from cerebellum.errors import EngineError
 from cerebellum.fanout import fan_out
@@ -56,7 +56,10 @@ def series_facts(
 
 @dataclass
 class Measurer:
-    """Engines opened on one base, a study, one series: measures trials on chunks, each once."""
+    """Engines opened on one base, a study, one series: measures trials on chunks, each once.
+
+    ``settings``: batch shape and threads to measure under, where they aren't the engines' own; nothing is replayed then.
+    """
 
     engines: Sequence[Engine]
     study: Study
@@ -65,6 +68,7 @@ class Measurer:
     corpus: Corpus
     reference: ReferenceStore | None = None
     progress: Progress = field(default_factory=Silent)
+    settings: Settings | None = None
 
     def measure(self, trials: Sequence[Trial], chunks: Sequence[int], what: str = "measuring") -> dict[str, Scores]:
         """Scores of every trial on ``chunks``, by label; what the study lacks is measured now.
@@ -109,7 +113,7 @@ class Measurer:
     def _sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Said]]:
         began: Began | None = None
         try:
-            for event in engine.sweep(group.trials, self.corpus.chunks(group.chunks), reference=self.reference):
+            for event in self._events(engine, group):
                 if isinstance(event, Scored):
                     yield group.trials[event.trial], event.score
                 elif isinstance(event, Said):
@@ -119,6 +123,18 @@ class Measurer:
         except EngineError as error:
             began = began or Began(0, group.chunks[0])
             raise TrialFailed(group.trials[began.trial], began.chunk, error) from error
+
+    def _events(self, engine: Engine, group: Group) -> Iterator[SweepEvent]:
+        chunks = self.corpus.chunks(group.chunks)
+        if self.settings is None:
+            yield from engine.sweep(group.trials, chunks, reference=self.reference)
+            return
+        for number, trial in enumerate(group.trials):
+            yield Began(number, chunks[0].id)
+            scores = engine.score(
+                trial.swaps, chunks, reference=self.reference, label=trial.label, settings=self.settings
+            )
+            yield from (Scored(number, score) for score in scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,13 @@ class FakeEngine:
         return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
 
     def score(
-        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+        self,
+        swaps: Swaps,
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        label: str = "",
+        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
         self._check_open(label)
         self._check_swaps(swaps, label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,11 @@ class ShakyEngine(FakeEngine):
     """Small batches move every divergence by ``shift``."""
 
     shift = 0.004
+
+    def score(self, *args: Any, settings: Settings | None = None, **more: Any) -> Iterator[Any]:
+        own, self._settings = self._settings, settings or self._settings
+        yield from super().score(*args, settings=settings, **more)
+        self._settings = own
 
     def _score(self, types: Any, chunk: Chunk, reference: Any) -> Any:
         from dataclasses import replace

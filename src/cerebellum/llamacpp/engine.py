@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lc
@@ -140,12 +141,31 @@ class LlamaEngine:
     # -- scoring -----------------------------------------------------------------------------------------------------
 
     def score(
-        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+        self,
+        swaps: Swaps,
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        label: str = "",
+        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
         self.check(swaps)
-        with self._weights.swapped(swaps):
+        with self._weights.swapped(swaps), self._decoding(settings) as decoder:
             for chunk in chunks:
-                yield from self.score_bundle((chunk,), reference, None)
+                yield from self._sums(decoder, (chunk,), reference, None)
+
+    @contextlib.contextmanager
+    def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
+        """The engine's own context, or one of other settings for a while, which computes everything whole."""
+        if settings is None or settings == self.settings:
+            yield self.decoder
+            return
+        n_threads = settings.n_threads or os.cpu_count() or 1
+        other = self.decoder_type(self._model, replace(settings, replay_bytes=0), self.n_vocab, n_threads)
+        try:
+            yield other
+        finally:
+            other.close()
 
     def sweep(
         self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
@@ -158,9 +178,14 @@ class LlamaEngine:
         self, bundle: Bundle, reference: ReferenceStore | None, programs: Programs
     ) -> Iterator[ChunkScore]:
         """Each chunk's sums with the weights that are in force. ``programs`` None: computed whole."""
+        return self._sums(self.decoder, bundle, reference, programs)
+
+    def _sums(
+        self, decoder: Decoder, bundle: Bundle, reference: ReferenceStore | None, programs: Programs
+    ) -> Iterator[ChunkScore]:
         rows = [reference.read(chunk.id) if reference else None for chunk in bundle]
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
-        for place, first, logits, targets in self.decoder.logits(bundle, programs):
+        for place, first, logits, targets in decoder.logits(bundle, programs):
             own = slice_reference(rows[place], first, first + len(targets))
             parts[place].append(score_rows(bundle[place].id, logits, targets, own, self._scorers))
         return map(add_scores, parts)

@@ -159,9 +159,15 @@ class EngineProcess:
         return cast(Corpus, self._child.call(label, "call", "chat_corpus", conversations, n_ctx))
 
     def score(
-        self, swaps: Swaps, chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None, label: str = ""
+        self,
+        swaps: Swaps,
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        label: str = "",
+        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
-        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference)
+        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference, settings=settings)
 
     def sweep(
         self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None

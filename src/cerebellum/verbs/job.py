@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from cerebellum.quants import ftype_name
 from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.verbs.noise import Ground, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read
 
 DEFAULT_BASE = "Q3_K_M"
@@ -58,9 +59,21 @@ class Base:
     twice: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The reference on a job's texts: ``search`` chooses, ``report`` reports, ``facts`` identify its rows. ``noise``: what harmless changes
+    do to it, nats a token by change, and ``ground`` is what that was measured on."""
+
+    search: Split
+    report: Split
+    facts: dict[str, Any]
+    ground: Ground
+    noise: Mapping[str, float]
+
+
 @dataclass
 class Job:
-    """Everything opened. ``search`` chooses, ``report`` reports. ``noise_floor``: nats a token, as `verbs.noise` measures it."""
+    """Everything opened. ``noise_floor``: nats a token, as `verbs.noise` measures it."""
 
     options: JobOptions
     backend: Backend
@@ -70,12 +83,25 @@ class Job:
     source_sha256: str
     base: Base
     build: str
-    reference_facts: dict[str, Any]
-    search: Split
-    report: Split
-    engines: Sequence[Engine] = ()
+    reference: Kept
+    engines: Sequence[Engine]
     noise_floor: float = 0.0
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def search(self) -> Split:
+        """The chunks that choose."""
+        return self.reference.search
+
+    @property
+    def report(self) -> Split:
+        """The chunks that report."""
+        return self.reference.report
+
+    @property
+    def reference_facts(self) -> dict[str, Any]:
+        """What identifies the reference's rows."""
+        return self.reference.facts
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -134,25 +160,11 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
         progress.note(f"reading {options.model.name} ({options.model.stat().st_size / 1e6:,.1f} MB)")
         sha256 = cached_sha256(study, options.model)
-        study.bind(subject_of(sha256, options.imatrix), options.model.name)
+        subject = subject_of(sha256, options.imatrix)
+        study.bind(subject, options.model.name)
         study.add_command(list(options.command))
         build = backend.id
-        with contextlib.closing(backend.open(options.model, options.settings)) as first:
-            search, report = make_splits(first, options, text, report_text, progress)
-            n_vocab = first.n_vocab
-            reference = reference_facts(
-                cached_sha256(study, options.reference) if options.reference else sha256, n_vocab
-            )
-            wanted = [
-                (split, store_for(options.out, split.corpus, reference, options.settings, build))
-                for split in ((search, report) if reports else (search,))
-            ]
-            if options.reference is None:
-                keep_rows(first, wanted, f"reference {options.model.name}", progress)
-        if options.reference is not None:
-            with contextlib.closing(backend.open(options.reference, options.settings)) as other:
-                check_vocabulary(options.reference, other.n_vocab, n_vocab)
-                keep_rows(other, wanted, f"reference {options.reference.name}", progress)
+        kept = keep_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
         settings = shared_out(options.settings, options.workers)
@@ -160,9 +172,7 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
         for _ in range(options.workers):
             engines.append(backend.open(base.model.path, settings, sources))
             stack.callback(engines[-1].close)
-        job = Job(
-            options, backend, progress, study, source, sha256, base, build, reference, search, report, tuple(engines)
-        )
+        job = Job(options, backend, progress, study, source, sha256, base, build, kept, engines)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         if 0 < source.context_length < options.settings.n_ctx:
@@ -171,6 +181,42 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
                 "for: give a smaller --ctx."
             )
         yield job
+
+
+def keep_reference(
+    options: JobOptions,
+    backend: Backend,
+    build: str,
+    study: Study,
+    subject: Mapping[str, Any],
+    texts: tuple[Text, Text | None],
+    progress: Progress,
+    reports: bool,
+) -> Kept:
+    """All that the reference is opened for, so that it is opened once: the texts cut, its rows kept, its share of the noise floor.
+
+    Where it isn't the model itself, the model cuts the texts.
+    """
+    path, settings = options.reference or options.model, options.settings
+    with contextlib.ExitStack() as opened:
+        engine = backend.open(options.model, settings, Sources(options.model))
+        opened.callback(engine.close)
+        search, report = make_splits(engine, options, *texts, progress)
+        if options.reference is not None:
+            n_vocab = engine.n_vocab
+            opened.close()
+            engine = backend.open(options.reference, settings, Sources(options.reference))
+            opened.callback(engine.close)
+            check_vocabulary(options.reference, engine.n_vocab, n_vocab)
+        facts = reference_facts(cached_sha256(study, path), engine.n_vocab)
+        splits = (search, report) if reports else (search,)
+        wanted = [(split, store_for(options.out, split.corpus, facts, settings, build)) for split in splits]
+        keep_rows(engine, wanted, f"reference {path.name}", progress)
+        ground = Ground(
+            study, search, series_facts(subject, search, settings, build, facts), wanted[0][1], settings, progress
+        )
+        noise = measure_reference(ground, engine, gguf_file.read_model(path))
+    return Kept(search, report, facts, ground, noise)
 
 
 def own_base(options: JobOptions, source: Model) -> Base | None:

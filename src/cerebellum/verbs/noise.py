@@ -2,23 +2,29 @@
 
 Harmless are the batch shape, the number of threads and, for the reference, its weights stored as F32. Two things are measured on
 the first chunks of the search text, and the larger is the floor: how far the reference gets from itself, and how much the base's KL
-divergence (from which every difference is taken) moves.
+divergence (from which every difference is taken) moves. Each is measured on the engine that is open anyway: the reference's before it is
+closed (`measure_reference`), the base's when the job's are open (`measure_noise`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cerebellum import gguf_file
-from cerebellum.backend import Settings, Sources
-from cerebellum.domain import Swaps, Trial, TrialKind, swaps_of
+from cerebellum.backend import Engine, Settings
+from cerebellum.domain import Model, Swaps, Trial, TrialKind, swaps_of
 from cerebellum.llama_rules import quantizable_tensors
-from cerebellum.measurer import Measurer, Scores
+from cerebellum.measurer import Measurer, Scores, Split
+from cerebellum.progress import Progress
+from cerebellum.reference import ReferenceStore
+from cerebellum.store import Study
 from cerebellum.summary import mean_kld
-from cerebellum.verbs.job import Job
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.job import Job
 
 #: Chunks of the search text that the floor is measured on.
 NOISE_CHUNKS = 4
@@ -50,54 +56,69 @@ class Noise:
 
 
 @dataclass(frozen=True, slots=True)
-class _Change:
+class Change:
+    """A harmless change: other settings, or other types for the reference's weights."""
+
     name: str
     settings: Settings
     swaps: Swaps = ()
 
 
-def measure_noise(job: Job) -> Noise:
-    """Measure the floor of a job's figures; what the study holds is not measured again. Raises a `CerebellumError`."""
-    from cerebellum.verbs.sweep import BASE_TRIAL
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the floor is measured on: the search split, the facts that its series are known by, and the reference's rows of it."""
 
-    chunks = job.search.chunks[:NOISE_CHUNKS]
-    base = mean_kld(job.measurer(job.search).measure([BASE_TRIAL], chunks, "base")[BASE_TRIAL.label])
-    found = []
-    for change in _changes(job):
-        own = mean_kld(_scores(job, change, job.reference_path, "reference"))
-        moved = None
-        if not change.swaps:
-            moved = abs(mean_kld(_scores(job, change, job.base.model.path, "base")) - base)
-        found.append(Harmless(change.name, own, moved))
-    return Noise(tuple(found), len(chunks))
+    study: Study
+    split: Split
+    facts: Mapping[str, Any]
+    store: ReferenceStore
+    settings: Settings
+    progress: Progress
+
+    @property
+    def chunks(self) -> Sequence[int]:
+        return self.split.chunks[:NOISE_CHUNKS]
+
+    def scores(self, engines: Sequence[Engine], model: Model, change: Change, what: str) -> Scores:
+        """The model that ``engines`` have opened under a change, in a series of its own; what the study holds isn't measured again."""
+        series = self.study.series(self.split.name, {**self.facts, "noise": change.name, "of": what})
+        trial = Trial(f"{what}, {change.name}", TrialKind.REFERENCE, change.swaps)
+        measurer = Measurer(
+            engines, self.study, series, model.types, self.split.corpus, self.store, self.progress, change.settings
+        )
+        return measurer.measure([trial], self.chunks, f"noise floor: {trial.label}")[trial.label]
 
 
-def _changes(job: Job) -> Iterator[_Change]:
-    settings = job.options.settings
+def changes_of(settings: Settings, reference: Model) -> Iterator[Change]:
+    """The changes that should not matter to a reference opened with ``settings``."""
     smaller = max(8, min(settings.n_ubatch, settings.n_ctx) // 4)
-    yield _Change(f"batches of {smaller} tokens", replace(settings, n_ubatch=smaller))
+    yield Change(f"batches of {smaller} tokens", replace(settings, n_ubatch=smaller))
     threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
-    yield _Change("another number of threads", replace(settings, n_threads=threads))
-    reference = gguf_file.read_model(job.reference_path)
+    yield Change("another number of threads", replace(settings, n_threads=threads))
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
     if wide and 4 * sum(t.n_elements for t in wide) <= F32_BYTES:
-        yield _Change("weights stored as F32", settings, swaps_of((t.name, "F32") for t in wide))
+        yield Change("weights stored as F32", settings, swaps_of((t.name, "F32") for t in wide))
 
 
-def _scores(job: Job, change: _Change, path: Path, what: str) -> Scores:
-    """The file at ``path`` under a change, on the first search chunks, in a series of its own."""
-    model = gguf_file.read_model(path)
-    series = job.series(job.search, {"noise": change.name, "of": what})
-    trial = Trial(f"{what}, {change.name}", TrialKind.REFERENCE, change.swaps)
-    chunks = job.search.chunks[:NOISE_CHUNKS]
-    lacking = Measurer([], job.study, series, model.types, job.search.corpus)
-    known = lacking.known(trial, chunks)
-    if len(known) == len(chunks):
-        return known
-    engine = job.backend.open(model.path, change.settings, Sources(model.path))
-    try:
-        store = job.reference_store(job.search)
-        measurer = Measurer([engine], job.study, series, model.types, job.search.corpus, store, job.progress)
-        return measurer.measure([trial], chunks, f"noise floor: {trial.label}")[trial.label]
-    finally:
-        engine.close()
+def measure_reference(ground: Ground, engine: Engine, reference: Model) -> dict[str, float]:
+    """The reference's mean KL divergence to itself under each change, nats a token, by the change's name.
+
+    ``engine`` has it open, with itself as sources. Raises a `CerebellumError`.
+    """
+    changes = changes_of(ground.settings, reference)
+    return {change.name: mean_kld(ground.scores([engine], reference, change, "reference")) for change in changes}
+
+
+def measure_noise(job: Job) -> Noise:
+    """The floor of a job's figures: what its reference was found to do, and the base. Raises a `CerebellumError`."""
+    from cerebellum.verbs.sweep import BASE_TRIAL
+
+    ground = job.reference.ground
+    base = mean_kld(job.measurer(job.search).measure([BASE_TRIAL], ground.chunks, "base")[BASE_TRIAL.label])
+    found = []
+    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path)):
+        moved = None
+        if not change.swaps:
+            moved = abs(mean_kld(ground.scores(job.engines[:1], job.base.model, change, "base")) - base)
+        found.append(Harmless(change.name, job.reference.noise[change.name], moved))
+    return Noise(tuple(found), len(ground.chunks))
