@@ -34,7 +34,7 @@ class Case:
 
 #: llama-perplexity gives no KL divergence for fewer scored tokens than 100: half of ctx, times chunks, must be more.
 CASES = {
-    "small": Case(bundled.MODEL, chunks=8, stock_trials=7),
+    "small": Case(bundled.MODEL, role="all", chunks=8, stock_trials=7),
     # Many trials on much text: where racing belongs.
     "race": Case(bundled.MODEL, role="all", ctx=128, chunks=320, stock_trials=2, race=True),
     "medium": Case(shape=MEDIUM, role="ffn_gate,ffn_up,ffn_down", chunks=2, stock_trials=2, cost_chunks=2),

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -88,9 +89,10 @@ def per_trial(timed: Timed, whole: bool) -> float:
 
 
 def per_step(timed: Timed, chunks: int) -> float:
-    """The median over trials of their chunks' median, for all chunks: no trial's quantizing, nothing done once."""
+    """The mean over trials of their chunks' median, for all chunks: no trial's quantizing, nothing done once. Over the trials of one role
+    that is the mean over blocks."""
     trials = timed.trial_seconds().values()
-    return chunks * spread([spread(seconds).median for seconds in trials]).median
+    return chunks * statistics.fmean(spread(seconds).median for seconds in trials)
 
 
 def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
@@ -108,6 +110,7 @@ def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
         found |= {
             "trial replayed, s": spread([replay for replay, _, _ in replays]),
             "trial replayed ÷ whole": spread([replay / r.whole for replay, _, r in replays]),
+            "the same without what is done once ÷ whole": spread([steps / r.whole_steps for _, steps, r in replays]),
             "trial replayed ÷ bare": spread([replay / r.bare for replay, _, r in replays]),
         }
     return found

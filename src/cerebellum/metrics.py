@@ -57,6 +57,12 @@ class ReferenceRows:
     top: Ids
     ids: npt.NDArray[np.uint32] | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """What the rows take in memory."""
+        arrays = (self.logits, self.lse, self.target_nll, self.top, self.ids)
+        return sum(array.nbytes for array in arrays if array is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class Threads:

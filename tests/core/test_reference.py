@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import OutputError, StudyError
+from cerebellum.llamacpp.sums import keeping
 from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import COMPLETE_UP_TO, DEFAULT_K, ReferenceStore, default_k
 
@@ -58,3 +59,18 @@ def test_a_folder_that_can_not_be_made_is_an_output_error(tmp_path: Path) -> Non
 def test_small_vocabularies_are_kept_complete() -> None:
     """Exact where it is cheap."""
     assert default_k(COMPLETE_UP_TO) is None and default_k(COMPLETE_UP_TO + 1) == DEFAULT_K
+
+
+@pytest.mark.parametrize("fit", [0, 1, 2, 3])
+def test_rows_are_read_once_while_they_fit(fit: int) -> None:
+    """Three chunks, asked for three times each: those that found room are read once, the others each time, and all come back as read."""
+    rows, asked = some_rows(5), list[int]()
+
+    def read(chunk: int) -> ReferenceRows:
+        asked.append(chunk)
+        return rows
+
+    kept = keeping(read, fit * rows.n_bytes + rows.n_bytes // 2)
+    assert all(kept(chunk) is rows for _ in range(3) for chunk in (7, 8, 9))
+    assert sorted(asked) == sorted([7, 8, 9][:fit] + [7, 8, 9][fit:] * 3)
+    assert rows.n_bytes == 9 * (5 * 4 + 5 * 4 + 8 + 8 + 8)

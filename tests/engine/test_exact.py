@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -379,6 +379,16 @@ def test_threads_change_no_number(benches: Callable[..., Bench]) -> None:
     swaps = swaps_of({"blk.1.ffn_gate.weight": "Q2_K", "token_embd.weight": "Q4_K"})
     with opened(bench.base_file, bench.source, settings) as engine:
         assert list(engine.score(swaps, bench.chunks, reference=bench.reference)) == bench.scores(swaps)
+
+
+def test_other_settings_for_one_call_are_those_of_an_engine_opened_with_them(benches: Callable[..., Bench]) -> None:
+    """Another batch shape moves the sums, to what a fresh engine of that shape gives; the engine's own are the same before and after."""
+    bench, other = benches("bundled"), replace(SETTINGS, n_batch=None, n_ubatch=8, n_threads=2)
+    swaps = swaps_of({bench.used()[-1].name: "Q8_0"})
+    now = list(bench.engine.score(swaps, bench.chunks, reference=bench.reference, settings=other))
+    with opened(bench.base_file, bench.source, other) as engine:
+        assert now == list(engine.score(swaps, bench.chunks, reference=bench.reference))
+    assert bench.scores(()) == bench.base_scores and now != bench.scores(swaps)
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ Logits = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
 #: Chunks decoded together: one, or several of one length that fit a batch.
 Bundle = tuple[Chunk, ...]
+#: Digests of scored rows by chunk id and the index of the first row among the chunk's scored ones.
+Digests = dict[tuple[int, int], bytes]
 #: What to do in each of a bundle's batches; None: compute everything.
 Programs = Sequence[Program] | None
 
@@ -98,6 +101,13 @@ class Decoder:
         """All scored rows of a bundle, float32 [n, vocabulary]."""
         return np.concatenate([logits.copy() for _, _, logits, _ in self.logits(bundle, programs)])
 
+    def digests(self, bundle: Bundle, programs: Programs) -> Digests:
+        """What a bundle's scored rows are, without keeping them: equal digests are equal bits."""
+        return {
+            (bundle[place].id, first): hashlib.blake2b(logits.data).digest()
+            for place, first, logits, _ in self.logits(bundle, programs)
+        }
+
     def pass_over(self, bundle: Bundle, programs: Programs) -> None:
         """Compute a bundle only for what its programs keep of it."""
         for _ in self.logits(bundle, programs):
@@ -133,8 +143,10 @@ class Decoder:
         """Some chunks side by side and alone, with the weights that are in force: sets ``packs``."""
         self.packs = True
         bundle = self.bundles(chunks)[0]
-        alone = [self.rows((chunk,), None) for chunk in bundle]
-        self.packs = equal(self.rows(bundle, None), np.concatenate(alone))
+        alone: Digests = {}
+        for chunk in bundle:
+            alone |= self.digests((chunk,), None)
+        self.packs = self.digests(bundle, None) == alone
 
     # -- leaving out -------------------------------------------------------------------------------------------------
 
@@ -191,7 +203,7 @@ class Decoder:
     def try_lean(self, bundle: Bundle) -> bool:
         """Leave out what is dead, and don't, with the weights that are in force: sets and returns ``lean``."""
         self.lean = True
-        self.lean = equal(self.rows(bundle, None), self.rows(bundle, self.lean_programs(bundle)))
+        self.lean = self.digests(bundle, None) == self.digests(bundle, self.lean_programs(bundle))
         return self.lean
 
 
@@ -252,8 +264,3 @@ def decode(context: Any, batch: Any) -> None:
     status = lc.llama_decode(context, batch)
     if status != 0:
         raise EngineError(f"llama_decode ended with {status}: {native.native_log().errors()}")
-
-
-def equal(a: Logits, b: Logits) -> bool:
-    """Whether two arrays are the same bit for bit."""
-    return a.shape == b.shape and bool(np.array_equal(a.view(np.uint32), b.view(np.uint32)))

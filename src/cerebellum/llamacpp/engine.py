@@ -25,7 +25,7 @@ from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
-from cerebellum.llamacpp.sums import add_scores, join_reference, slice_reference
+from cerebellum.llamacpp.sums import Reader, add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
@@ -152,7 +152,7 @@ class LlamaEngine:
         self.check(swaps)
         with self._weights.swapped(swaps), self._decoding(settings) as decoder:
             for chunk in chunks:
-                yield from self._sums(decoder, (chunk,), reference, None)
+                yield from self._sums(decoder, (chunk,), reference.read if reference else None, None)
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
@@ -174,16 +174,12 @@ class LlamaEngine:
 
         return sweep(self, trials, chunks, reference)
 
-    def score_bundle(
-        self, bundle: Bundle, reference: ReferenceStore | None, programs: Programs
-    ) -> Iterator[ChunkScore]:
-        """Each chunk's sums with the weights that are in force. ``programs`` None: computed whole."""
-        return self._sums(self.decoder, bundle, reference, programs)
+    def score_bundle(self, bundle: Bundle, read: Reader | None, programs: Programs) -> Iterator[ChunkScore]:
+        """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole."""
+        return self._sums(self.decoder, bundle, read, programs)
 
-    def _sums(
-        self, decoder: Decoder, bundle: Bundle, reference: ReferenceStore | None, programs: Programs
-    ) -> Iterator[ChunkScore]:
-        rows = [reference.read(chunk.id) if reference else None for chunk in bundle]
+    def _sums(self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs) -> Iterator[ChunkScore]:
+        rows = [read(chunk.id) if read else None for chunk in bundle]
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
         for place, first, logits, targets in decoder.logits(bundle, programs):
             own = slice_reference(rows[place], first, first + len(targets))

@@ -1,14 +1,35 @@
-"""Parts of a chunk, put together: rows of the reference, sums."""
+"""Parts of a chunk, put together: rows of the reference, sums; and the rows kept for trial after trial."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from cerebellum.domain import ChunkScore
 from cerebellum.metrics import ReferenceRows
+
+#: Reads a chunk's rows of the reference, by the chunk's id.
+Reader = Callable[[int], ReferenceRows]
+
+
+def keeping(reader: Reader, n_bytes: int) -> Reader:
+    """``reader`` that keeps what it has read until that takes ``n_bytes``; chunks that come later are read anew each time."""
+    kept: dict[int, ReferenceRows] = {}
+    room = n_bytes
+
+    def read(chunk: int) -> ReferenceRows:
+        nonlocal room
+        if chunk in kept:
+            return kept[chunk]
+        rows = reader(chunk)
+        if rows.n_bytes <= room:
+            kept[chunk] = rows
+            room -= rows.n_bytes
+        return rows
+
+    return read
 
 
 def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> ReferenceRows | None:

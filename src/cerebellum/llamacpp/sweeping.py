@@ -17,11 +17,14 @@ from dataclasses import dataclass
 
 from cerebellum.backend import Began, Said, Scored, SweepEvent
 from cerebellum.domain import Chunk, Trial
-from cerebellum.llamacpp.decoding import Bundle, equal
+from cerebellum.llamacpp.decoding import Bundle
 from cerebellum.llamacpp.engine import LlamaEngine
 from cerebellum.llamacpp.states import States
+from cerebellum.llamacpp.sums import Reader, keeping
 from cerebellum.reference import ReferenceStore
 
+#: The reference's rows that are kept for the trials after the first, at most.
+REFERENCE_BYTES = 128 << 20
 #: The boundary that each trial of a chunk begins at; −1: it is computed whole.
 Starts = list[int]
 
@@ -53,7 +56,8 @@ def sweep(
         starts = [[-1] * len(trials)] * len(bundles)
     parts = in_parts(engine, bundles, starts)
     for number, part in enumerate(parts):
-        yield from _measure(engine, trials, part, reference, last=number == len(parts) - 1)
+        read = keeping(reference.read, REFERENCE_BYTES) if reference else None
+        yield from _measure(engine, trials, part, read, last=number == len(parts) - 1)
 
 
 def starts_on(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle) -> Starts:
@@ -98,7 +102,7 @@ def kept_of(starts: Starts) -> list[int]:
 
 
 def _measure(
-    engine: LlamaEngine, trials: Sequence[Trial], part: Part, reference: ReferenceStore | None, last: bool
+    engine: LlamaEngine, trials: Sequence[Trial], part: Part, read: Reader | None, last: bool
 ) -> Iterator[SweepEvent]:
     """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
     order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
@@ -117,7 +121,7 @@ def _measure(
                     programs = engine.decoder.capturing(bundle, kept, boundaries, whole=True)
                 else:
                     programs = engine.decoder.replaying(bundle, kept, starts[number])
-                yield from (Scored(number, score) for score in engine.score_bundle(bundle, reference, programs))
+                yield from (Scored(number, score) for score in engine.score_bundle(bundle, read, programs))
         if last:
             engine.forget()
 
@@ -138,11 +142,10 @@ def _try_replay(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle, st
     yield Began(number, bundle[0].id)
     states = States()
     captured = decoder.capturing(bundle, states, kept_of(starts), whole=True)
-    same = equal(decoder.rows(bundle, None), decoder.rows(bundle, captured))
+    same = decoder.digests(bundle, None) == decoder.digests(bundle, captured)
     with engine.swapped(trials[number].swaps):
-        same = same and equal(
-            decoder.rows(bundle, None), decoder.rows(bundle, decoder.replaying(bundle, states, start))
-        )
+        replayed_rows = decoder.replaying(bundle, states, start)
+        same = same and decoder.digests(bundle, None) == decoder.digests(bundle, replayed_rows)
     decoder.replays = decoder.lean = same
     if not same:
         yield Said(

@@ -8,6 +8,7 @@ to be put back. The callback runs some hundred times a batch, so it does one loo
 from __future__ import annotations
 
 import ctypes as C
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,15 +41,20 @@ def program(
     at_stop: Callable[[int, dict[int, int]], None] = lambda _position, _noted: None,
 ) -> Program:
     """Leave out what is dead and what is not in ``computed``."""
-    flags = bytearray(
-        _LEAVE_OUT if (i not in computed or not live) and not node.empty else 0
-        for i, (node, live) in enumerate(zip(graph.nodes, graph.live, strict=True))
-    )
+    flags = bytearray(_left_out(graph, computed))
     for place in noted:
         flags[place] |= _NOTE
     for place in stops:
         flags[place] |= _STOP
     return Program(graph, bytes(flags), at_stop)
+
+
+@functools.lru_cache(maxsize=256)
+def _left_out(graph: Graph, computed: range) -> bytes:
+    return bytes(
+        _LEAVE_OUT if (i not in computed or not live) and not node.empty else 0
+        for i, (node, live) in enumerate(zip(graph.nodes, graph.live, strict=True))
+    )
 
 
 @dataclass
