@@ -67,10 +67,17 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Began:
-    """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it."""
+    """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it. ``base``: of the base's own pass, which
+    is kept for this trial and those after it."""
 
     trial: int
     chunk: int
+    base: bool = False
+
+    def told(self, label: str) -> str:
+        """What is under way, where the trial goes by ``label``."""
+        before = "the base, before " if self.base else ""
+        return f"{before}trial {label!r}, chunk {self.chunk}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ class Measurer:
                     began = event
         except EngineError as error:
             began = began or Began(0, group.chunks[0])
-            raise TrialFailed(group.trials[began.trial], began.chunk, error) from error
+            raise TrialFailed(group.trials[began.trial], began, error) from error
 
     def _events(self, engine: Engine, group: Group) -> Iterator[SweepEvent]:
         chunks = self.corpus.chunks(group.chunks)
@@ -169,7 +169,7 @@ def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
 class TrialFailed(EngineError):
     """A trial ended in an engine error at a chunk; carries the trial, so that the failure can be recorded."""
 
-    def __init__(self, trial: Trial, chunk: int, error: EngineError) -> None:
-        where, text = f"trial {trial.label!r}, chunk {chunk}", str(error)
+    def __init__(self, trial: Trial, began: Began, error: EngineError) -> None:
+        where, text = began.told(trial.label), str(error)
         super().__init__(text if where in text else f"{where}: {text.removeprefix(f'trial {trial.label!r}: ')}")
         self.trial = trial

@@ -174,7 +174,7 @@ class EngineProcess:
     ) -> Iterator[SweepEvent]:
         for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference):
             if isinstance(event, Began):
-                self._child.doing = f"trial {trials[event.trial].label!r}, chunk {event.chunk}"
+                self._child.doing = event.told(trials[event.trial].label)
             yield event
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:

@@ -130,7 +130,7 @@ def _keep(engine: LlamaEngine, part: Part, states: Sequence[States], first: int)
     """The base's pass over each bundle, only to be kept, where no trial is the base."""
     for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
         if boundaries := kept_of(starts):
-            yield Began(first, bundle[0].id)
+            yield Began(first, bundle[0].id, base=True)
             engine.decoder.pass_over(bundle, engine.decoder.capturing(bundle, kept, boundaries, whole=False))
 
 
@@ -139,10 +139,11 @@ def _try_replay(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle, st
     decoder = engine.decoder
     replayed = sorted((start, i) for i, start in enumerate(starts) if start >= 0)
     start, number = replayed[len(replayed) // 2]
-    yield Began(number, bundle[0].id)
+    yield Began(number, bundle[0].id, base=True)
     states = States()
     captured = decoder.capturing(bundle, states, kept_of(starts), whole=True)
     same = decoder.digests(bundle, None) == decoder.digests(bundle, captured)
+    yield Began(number, bundle[0].id)
     with engine.swapped(trials[number].swaps):
         replayed_rows = decoder.replaying(bundle, states, start)
         same = same and decoder.digests(bundle, None) == decoder.digests(bundle, replayed_rows)
