@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +13,14 @@ from typing import Any
 import pytest
 
 import cerebellum
-from cerebellum.errors import EngineDied, InputError, RefusedError, TextError
+from cerebellum.errors import EngineDied, EngineError, InputError, RefusedError, TextError
 from cerebellum.report.bench import bench_grid, bench_json
 from cerebellum.sandbox import Sandbox
 from cerebellum.tasks.asking import LIKELY_TOGETHER
 from cerebellum.tasks.items import EMPTY, TRUNCATED
 from cerebellum.tasks.score import BenchResult
 from cerebellum.tasks.world import world_task
-from cerebellum.testing import write_fake_model
+from cerebellum.testing import AnswerFault, FakeBackend, write_fake_model
 from tests.tasks.test_code import Trusting
 from tests.tasks.toy import Toy, ToyBackend, preferring
 
@@ -134,6 +136,27 @@ def test_a_spoiled_score_is_neither_shown_nor_judged(files: Any) -> None:
     cells = [dict(zip(bench_grid(result).columns, row, strict=True)) for row in bench_grid(result).rows]
     assert cells[1]["score, %"] == "unusable" and cells[0]["gate"] == "not judged"
     assert "prompts are spoiled" in " ".join(bench_grid(result).notes)
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf, -math.inf])
+def test_a_log_likelihood_that_is_no_number_is_an_error_that_names_the_item_and_is_not_kept(
+    nats: float, files: Any, tmp_path: Path
+) -> None:
+    """Nothing is chosen by it; a sound engine goes on from what was answered before."""
+    item, made = FACTS[7], files("file")
+    question = item.requests[0].context  # type: ignore[union-attr]
+    fault = AnswerFault(question, nats=nats)
+    with pytest.raises(
+        EngineError, match=rf"world_facts, file, item {item.id}: a log-likelihood of {nats} is no number"
+    ):
+        cerebellum.bench(
+            made["file"], "world_facts", limit=12, out=tmp_path / "out", backend=FakeBackend(answer_faults=(fault,))
+        )
+    with sqlite3.connect(tmp_path / "out" / "study.sqlite") as db:
+        kept = [reply for (reply,) in db.execute("SELECT reply FROM answer")]
+    assert not [reply for reply in kept if not math.isfinite(json.loads(reply)[0])]
+    result = cerebellum.bench(made["file"], "world_facts", limit=12, out=tmp_path / "out", backend=FakeBackend())
+    assert result.tasks[0].score("file").n == 12
 
 
 def test_graded_items_are_compared_by_their_mean() -> None:

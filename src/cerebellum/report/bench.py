@@ -50,10 +50,7 @@ def _score_cell(score: Score) -> str:
         return "unusable"
     if score.interval is None:
         return f"{100 * score.value:.1f}"
-    x = score.interval
-    if x.estimate != score.value and not math.isclose(x.estimate, score.value):
-        return f"{score.value:.4g}"  # not a mean over items: a perplexity, say
-    return with_limits(x, 100.0, 1, sign=False)
+    return with_limits(score.interval, 100.0, 1, sign=False)
 
 
 def _pair_cells(pair: Pair, score: Score, task: TaskResult) -> tuple[str, ...]:
@@ -99,7 +96,10 @@ def _asked(task: TaskResult) -> str:
     how += [f"{facts['samples']} replies drawn to each"] if facts.get("samples", 1) > 1 else []
     how += [f"chance {100 * facts['chance']:.3g} %"] if facts.get("chance") else []
     if task.checks and not any(task.checks.values()):
-        how.append(f"{len(task.checks)} self-tests passed")
+        tried = facts.get("self_tested")
+        how.append(
+            f"{len(task.checks)} self-tests passed" + (f" on {tried['items']} of {tried['of']} items" if tried else "")
+        )
     return f"{task.name}: {', '.join(how)}."
 
 

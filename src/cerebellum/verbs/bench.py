@@ -190,7 +190,8 @@ def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
             ground.progress.note(
                 f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {said}"
             )
-    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what))
+    items = [f"item {item.id}" for item in task.items for _ in item.requests]
+    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
     judged = judge_all(ground, task, replies, what)
     return Asked(task, checks, replies, judged)
 
