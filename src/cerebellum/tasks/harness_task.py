@@ -37,6 +37,7 @@ class HarnessTask:
         self.name = name
         self.facts: dict[str, Any] = {**facts, "chat": render is not None, "shots": tasks[0].config.num_fewshot or 0}
         self._instances: dict[str, tuple[Any, Any, list[Any]]] = {}
+        self.facts |= {"questions": sum(len(task.eval_docs) for task in tasks), "sets": len(tasks)}
         self._aggregation = tasks[0].aggregation()
         each = None if limit is None else -(-limit // len(tasks))
         with quiet():
