@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +261,15 @@ def test_pass_at_k_is_shown_where_it_was_asked_for(files: Any, monkeypatch: pyte
     result = bench(files("file"), planted, tasks="world_functions", samples=3, limit=4)
     assert "world_functions, file: pass@3 100.0 %." in said(result) and "on 4 of 4 items" in said(result)
     assert "pass@" not in said(bench(files("file"), planted, tasks="world_functions", limit=4)).replace("pass@1,", "")
+
+
+def test_graded_items_are_called_so(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two draws one is right: Wilson's interval isn't that of a mean, and the table has no flips."""
+    monkeypatch.setattr(Sandbox, "find", lambda unsafe=False: Trusting())
+    solutions, calls = {i.about["prompt"]: i.about["canonical_solution"] for i in functions()}, count()
+    planted = {"file.gguf": Toy(reply=lambda prompt: solutions[prompt] if next(calls) % 2 else "    return None")}
+    result = bench(files("file"), planted, tasks="world_functions", samples=2, limit=4)
+    assert result.tasks[0].score("file").value == 0.5 and "world_functions: items are graded" in said(result)
 
 
 def test_another_vocabulary_is_warned_of(files: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.report.grids import Grid, with_limits
 from cerebellum.summary import as_json
+from cerebellum.tasks.pairs import is_binary
 from cerebellum.tasks.score import UNJUDGED
 
 if TYPE_CHECKING:
@@ -80,6 +81,10 @@ def _notes(result: BenchResult) -> list[str]:
     notes.append(_legend(_compared(result)))
     if single := [task.name for task in result.tasks if task.scores[0].n == 1]:
         notes.append(f"{', '.join(single)}: one item was asked, and one item has no interval.")
+    if graded := [task.name for task in result.tasks if not all(is_binary(s.values) for s in task.scores)]:
+        notes.append(
+            f"{', '.join(graded)}: items are graded, not right or wrong, so the intervals are the mean's, and no flip is counted."
+        )
     notes += [_asked(task) for task in result.tasks]
     notes += bench_lines(result)
     return notes
