@@ -147,12 +147,23 @@ def test_a_function_that_names_its_numbers_itself_is_read_by_those_names(
 def test_values_that_are_no_shares_are_not_judged_by_a_margin_in_points(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Found on the key's own answer before anything is asked: then another metric, or none; or else when it turns out."""
+
     def percent(references: Sequence[str], predictions: Sequence[str]) -> float:
         return 100.0 * (references == predictions)
 
-    own = {"metric": percent, "aggregation": "mean", "higher_is_better": True}
-    result = bench(monkeypatch, tmp_path, [made(TEXTS, own)], {"file": preferring(5), "base": preferring(0)})
-    assert result.word == "not judged" and "100, which is no share" in result.tasks[0].score("file").unusable
+    def penalty(references: Sequence[str], predictions: Sequence[str]) -> float:
+        return 1.0 if references == predictions else -7.0
+
+    toys = {"file": preferring(5), "base": preferring(0)}
+    percent_, penalty_ = ({**EXACT, "metric": each} for each in (percent, penalty))
+    assert bench(monkeypatch, tmp_path, [made(TEXTS, percent_, EXACT)], toys).tasks[0].metric == "exact_match"
+    n_before = toys["file"].n_answered
+    with pytest.raises(InputError, match=r"percent \(100\.0 for an item\)"):
+        bench(monkeypatch, tmp_path, [made(TEXTS, percent_)], toys)
+    assert toys["file"].n_answered == n_before
+    result = bench(monkeypatch, tmp_path, [made(TEXTS, penalty_)], toys)
+    assert result.word == "not judged" and "-7, which is no share" in result.tasks[0].score("file").unusable
     assert "unusable" in str(bench_grid(result).rows)
 
 

@@ -1,14 +1,12 @@
 """Which metric of a lm-evaluation-harness task is the score.
 
 Files are paired item by item, and the gate asks for what is lost. So the score is the first metric of the task that is a mean of one number
-an item, of which more is better. What exists over all items only (Matthews' correlation, F1, BLEU, chrF, TER, perplexities) has no item to
-pair, and less of an error isn't a loss: a task with nothing else is refused.
+an item (a share from 0 to 1), of which more is better. What exists over all items only (Matthews' correlation, F1, BLEU, chrF, TER,
+perplexities) has no item to pair, and less of an error isn't a loss: a task with nothing else is refused.
 """
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,13 +29,18 @@ def metric_of(name: str, tasks: Sequence[Any]) -> str:
     raise refusal(inside, odd)
 
 
-def refusal(name: str, task: Any) -> InputError:
-    """That no metric of a task can be the score, and what to do."""
-    known = ", ".join(f"{metric} ({why_not(task, metric)})" for metric in task.aggregation()) or "none"
+def refusal(name: str, task: Any, found: Mapping[str, Any] | None = None) -> InputError:
+    """That no metric of a task can be the score, and what to do; ``found``: what they were for an item."""
+    names = dict.fromkeys([*task.aggregation(), *(found or {})])
+    known = ", ".join(f"{metric} ({why_not(task, metric) or _odd(metric, found or {})})" for metric in names) or "none"
     return InputError(
-        f"{name} has no metric that is a mean over its items of which more is better, so two files can't be paired on it: {known}. "
-        + INSTEAD.format(name.split(" ", maxsplit=1)[0])
+        f"{name} has no metric that is a mean of shares from 0 to 1 over its items, of which more is better, so two files can't be paired "
+        f"on it: {known}. " + INSTEAD.format(name.partition(" ")[0])
     )
+
+
+def _odd(metric: str, found: Mapping[str, Any]) -> str:
+    return f"{str(found[metric])[:40]} for an item" if metric in found else "not given for an item"
 
 
 def paired(task: Any) -> list[str]:
@@ -55,17 +58,17 @@ def why_not(task: Any, metric: str) -> str:
 
 
 def settled(name: str, task: Any, wanted: str, found: Mapping[str, Any]) -> str:
-    """``wanted``, or where an item's judgement ``found`` has no number of that name (a function may give several of other names), the first
-    that it has. Raises `InputError` for none."""
+    """``wanted``, or where an item's judgement ``found`` has no share of that name (a function may give several of other names, another
+    percent), the first that it has. Raises `InputError` for none."""
     for metric in (wanted, *paired(task)):
-        if is_number(found.get(metric)):
+        if is_share(found.get(metric)):
             return metric
-    raise refusal(name, task)
+    raise refusal(name, task, found)
 
 
-def is_number(value: Any) -> bool:
-    """Whether an item's value can be averaged."""
-    return isinstance(value, numbers.Real | np.bool_) and math.isfinite(value)
+def is_share(value: Any) -> bool:
+    """Whether an item's value can be averaged, and a margin in points be taken of it."""
+    return isinstance(value, float | int | np.floating | np.integer | np.bool_) and bool(0.0 <= float(value) <= 1.0)
 
 
 def _some(tasks: Sequence[Any]) -> str:

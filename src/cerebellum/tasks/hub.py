@@ -16,6 +16,7 @@ CLIENTS = {
     "aiohttp", "datasets", "evaluate", "fsspec", "hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3",
 }  # fmt: skip
 LATER = "load it once where the hub can be reached, and the cache serves it from then on"
+THEIRS = "it is a task of lm-evaluation-harness's own, for which --data isn't used"
 OURS = "--data FOLDER has files for humaneval, arc_challenge, hellaswag and mmlu_redux"
 
 
@@ -30,16 +31,10 @@ def hub(what: str, *, local: bool = True) -> Iterator[None]:
             yield
         except CerebellumError:
             raise
-        except Exception as error:
-            if not (isinstance(error, OSError | ValueError | RuntimeError | ImportError) or of_the_hub(error)):
-                raise
-            instead = (
-                f"give them with --data ({OURS}), or {LATER}"
-                if local
-                else f"it is a task of lm-evaluation-harness's own, for which --data isn't used; {LATER}"
-            )
-            if isinstance(error, ImportError):
-                instead = "install what is missing"
+        except Exception as error:  # the harness and its tasks raise what they like
+            instead = "install what it wants, or leave it out"
+            if of_the_hub(error) or (why and isinstance(error, OSError)):
+                instead = f"give them with --data ({OURS}), or {LATER}" if local else f"{THEIRS}; {LATER}"
             raise InputError(f"can't load the questions of {what}: {why}{first_line(error)}; {instead}") from error
 
 
@@ -68,7 +63,8 @@ def offline_if_unreachable() -> Iterator[str]:
 def of_the_hub(error: BaseException) -> bool:
     """Whether an error is one of the clients', or of a connection that they wanted."""
     kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
-    return bool(kinds & CLIENTS) or (isinstance(error, OSError) and raised_in(error).partition(".")[0] in CLIENTS)
+    ordinary = isinstance(error, OSError | ValueError | RuntimeError)
+    return bool(kinds & CLIENTS) or (ordinary and raised_in(error).partition(".")[0] in CLIENTS)
 
 
 def raised_in(error: BaseException) -> str:
