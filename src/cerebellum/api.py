@@ -225,12 +225,20 @@ def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
 
 
 def bench_options(options: dict[str, Any]) -> BenchOptions | None:
-    """The benchmarks among the options of `run`, taken out of them; None where no task is named."""
-    tasks, limit, data, margin, unsafe = (
-        options.pop(name, None) for name in ("bench", "bench_limit", "bench_data", "bench_margin", "unsafe_execution")
-    )
+    """The benchmarks among the options of `run`, taken out of them; None where no task is named. Raises `InputError` for options of
+    benchmarks without one: they would be ignored."""
+    tasks = options.pop("bench", None)
+    given = {
+        name: options.pop(name, None) for name in ("bench_limit", "bench_data", "bench_margin", "unsafe_execution")
+    }
     if not tasks:
+        if said := [name for name, value in given.items() if value is not None and value is not False]:
+            option = f"--{said[0].replace('_', '-')}"
+            raise InputError(
+                f"{said[0]} ({option}) is of benchmarks, and none is asked for: give bench (--bench TASKS) with it"
+            )
         return None
+    limit, data, margin, unsafe = given.values()
     share = None if margin is None else margin / 100.0
     return BenchOptions(names(tasks), _path(data), limit, share, bool(options.get("chat")), unsafe=bool(unsafe))
 
@@ -276,6 +284,11 @@ def check_numbers(given: dict[str, Any]) -> None:
         value = given.get(name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise InputError(f"{name} is {value}; it must be a number of at least {least}")
+    if given.get("budget_minutes") == 0:
+        raise InputError(
+            "budget_minutes (--budget-minutes) is 0, in which nothing can be measured: give more than 0, or leave it out to race without "
+            "a bound"
+        )
     if given.get("objective") not in (None, "kld", "nll"):
         raise InputError(f"unknown objective {given['objective']!r}; the objectives are kld and nll")
 

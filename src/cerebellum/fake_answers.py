@@ -46,10 +46,14 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class AnswerFault:
-    """Where a responder fails: at the first request whose context holds ``text``. ``dies``: for good, as after a native abort."""
+    """Where a responder fails: at the first request whose context holds ``text``. ``dies``: for good, as after a native abort.
+
+    ``nats``: it doesn't notice, and this is the log-likelihood it gives (a NaN, say).
+    """
 
     text: str
     dies: bool = False
+    nats: float | None = None
 
 
 class FakeResponder:
@@ -89,7 +93,8 @@ class FakeResponder:
             self._meet(asked)
             believed = self._believes(asked, said)
             each = 0.5 if believed else 1.0 + number(f"{asked}\n{said}")
-            yield place, Likelihood(-each * len(continuation), believed, n_cut)
+            odd = next((f.nats for f in self._faults if f.nats is not None and f.text in asked), None)
+            yield place, Likelihood(-each * len(continuation) if odd is None else odd, believed, n_cut)
 
     def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
         for place in reversed(range(len(requests))):
@@ -125,7 +130,7 @@ class FakeResponder:
 
     def _meet(self, asked: str) -> None:
         self._check_open()
-        if fault := next((f for f in self._faults if f.text in asked), None):
+        if fault := next((f for f in self._faults if f.nats is None and f.text in asked), None):
             if fault.dies:
                 self._gone = "died as planted"
                 raise EngineDied(f"{self._model.path.name}: died as planted")

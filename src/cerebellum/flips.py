@@ -168,7 +168,7 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
 
     *pass*: the whole interval of the difference lies above -margin. A loss that is significant but surely smaller than the margin passes,
     and the sentence says so. *fail*: the loss is significant (McNemar's p below 1 - level) and the whole interval lies below zero, while
-    it is not shown to be smaller than the margin. All else is *too few items to tell*.
+    it is not shown to be smaller than the margin. All else is *too few items to tell*; so are fewer items than could show anything.
 
     Raises ValueError for a margin outside 0 … 1.
     """
@@ -176,16 +176,16 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
         raise ValueError(f"a margin of {margin} is not a share of the items")
     x = flips.difference
     loss = flips.p_value < 1.0 - x.level and x.high < 0.0
+    as_large = f"a loss as large as the margin of {100 * margin:.3g} points"
+    if math.isinf(flips.smallest_detectable):
+        why = f"under {_least_discordant()} items McNemar's test can find no loss, whatever the margin: ask more items"
+        return Gate("too few items to tell", _sentence(flips, why))
     if x.low > -margin:
-        tail = ", though there is one" if loss else ""
-        return Gate(
-            "pass", _sentence(flips, f"a loss as large as the margin of {100 * margin:.3g} % is excluded{tail}")
-        )
+        return Gate("pass", _sentence(flips, f"{as_large} is excluded{', though there is one' if loss else ''}"))
     if loss:
-        return Gate(
-            "fail", _sentence(flips, f"a loss, and not shown to be smaller than the margin of {100 * margin:.3g} %")
-        )
-    why = f"a loss as large as the margin of {100 * margin:.3g} % isn't excluded"
+        why = f"a loss, and not shown to be smaller than the margin of {100 * margin:.3g} points"
+        return Gate("fail", _sentence(flips, why))
+    why = f"{as_large} isn't excluded"
     if x.high < 0.0:
         why = "the interval lies below zero, but so few flips could be luck by McNemar's test: ask more items"
     return Gate("too few items to tell", _sentence(flips, why))
@@ -194,12 +194,14 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
 def _sentence(flips: Flips, why: str) -> str:
     x = flips.difference
     items = f"{flips.n} {'item' if flips.n == 1 else 'items'}"
-    limits = f"{100 * x.low:+.2f} to {100 * x.high:+.2f} %, {100 * x.level:.4g} % interval"
-    seen = f"{flips.lost} lost and {flips.gained} gained of {items}: {100 * x.estimate:+.2f} %"
+    limits = f"{100 * x.low:+.2f} to {100 * x.high:+.2f} points, {100 * x.level:.4g} % interval"
+    if flips.n == 1:
+        limits = "one item has no interval"
+    seen = f"{flips.lost} lost and {flips.gained} gained of {items}: {100 * x.estimate:+.2f} points"
     if flips.gained + flips.lost == 0:
         seen = f"none of {items} flipped, which is not to say that none would"
     least = flips.smallest_detectable
-    could = "none" if math.isinf(least) else f"{100 * least:.2g} % or more"
+    could = "none" if math.isinf(least) else f"{100 * least:.2g} points or more"
     return f"{seen} ({limits}; McNemar p = {flips.p_value:.2g}): {why}. Differences these items would likely show: {could}."
 
 

@@ -87,6 +87,9 @@ def test_a_file_that_is_no_whole_model(
         (("--text", "text.txt", "--policy", "lucky"), 2, ("lucky", "greedy")),
         (("--text", "text.txt", "--imatrix", "text.txt"), 2, ("text.txt",)),
         (("--text", "text.txt", "--reference", "notes.gguf"), 2, ("notes.gguf",)),
+        (("--text", "text.txt", "--bench-limit", "9"), 2, ("--bench-limit", "--bench TASKS")),
+        (("--text", "text.txt", "--unsafe-execution"), 2, ("--unsafe-execution", "--bench TASKS")),
+        (("--text", "text.txt", "--race", "--budget-minutes", "0"), 2, ("--budget-minutes", "more than 0")),
     ],
 )
 def test_options_that_cant_be(

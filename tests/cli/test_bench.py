@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from cerebellum import bundled
-from tests.cli.command import cerebellum, refused, start
+from tests.cli.command import ENVIRONMENT, cerebellum, refused, start
 from tests.engine import tiny
 
 pytestmark = pytest.mark.engine
@@ -108,3 +109,22 @@ def test_the_harness_own_command_runs_on_our_engine(tmp_path: Path) -> None:
     )
     assert theirs == ours["tasks"][0]["scores"][0]["value"]
     assert answers(tmp_path / "out") == 80
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("piqa", ("piqa", "HF_HUB_OFFLINE", "the cache serves it")),
+        ("no_such_task", ("no_such_task", "lm-eval ls tasks")),
+    ],
+)
+def test_the_harness_command_ends_with_one_message_where_it_can_load_nothing(
+    tmp_path: Path, task: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its data can't be reached, or there is no such task."""
+    pytest.importorskip("lm_eval", reason="needs the bench extra")
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "cache"))):
+        monkeypatch.setitem(ENVIRONMENT, name, value)
+    options = ("--model", "cerebellum", "--model_args", f"pretrained={bundled.MODEL}", "--limit", "1")
+    done = cerebellum(tmp_path, "lm-eval", "run", *options, "--tasks", task)
+    refused(subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, *words)

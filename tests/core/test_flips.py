@@ -150,14 +150,23 @@ def test_more_items_can_show_less() -> None:
 def test_the_gates_words(c: tuple[int, int, int, int], word: str) -> None:
     """Against a margin of two points; the reason has the numbers."""
     gate = judge_gate(compare(*answers(*c)), 0.02)
-    assert gate.word == word and "2 %" in gate.reason
+    assert gate.word == word and "2 points" in gate.reason and " %" not in gate.reason.replace("95 % interval", "")
 
 
 def test_no_flip_is_not_called_no_loss() -> None:
     """What so many items could have shown is said instead, with an interval that is no point."""
     gate = judge_gate(compare(*answers(20, 0, 0, 5)), 0.02)
     assert "none of 25 items flipped" in gate.reason and "0 lost" not in gate.reason
-    assert f"{100 * smallest_detectable(25, 0):.2g} % or more" in gate.reason
+    assert f"{100 * smallest_detectable(25, 0):.2g} points or more" in gate.reason
+
+
+def test_items_that_could_show_nothing_pass_no_gate() -> None:
+    """However wide the margin; one item has no interval either."""
+    few, enough = (judge_gate(compare(*answers(n, 0, 0, 0)), 0.6) for n in (5, 6))
+    assert enough.word == "pass" and few.word == "too few items to tell"
+    assert "under 6 items" in few.reason and "likely show: none" in few.reason
+    one = judge_gate(compare(*answers(1, 0, 0, 0)), 0.9)
+    assert one.word == "too few items to tell" and "one item has no interval" in one.reason and "[" not in one.reason
 
 
 @pytest.mark.parametrize("n", [300, 20_000])
@@ -178,10 +187,10 @@ def test_a_loss_that_is_surely_within_the_margin_passes() -> None:
 
 @given(counts, st.floats(0.001, 0.3))
 def test_a_gate_never_passes_what_may_be_lost(c: tuple[int, int, int, int], margin: float) -> None:
-    """Pass means that the whole interval is above −margin, fail that it is below zero."""
+    """Pass means that the whole interval is above −margin and something could be seen, fail that it is below zero."""
     flips = compare(*answers(*c))
     word = judge_gate(flips, margin).word
-    assert (word == "pass") == (flips.difference.low > -margin)
+    assert (word == "pass") == (flips.difference.low > -margin and flips.n >= 6)
     assert word != "fail" or (flips.difference.high < 0 and flips.p_value < 0.05)
 
 

@@ -150,10 +150,40 @@ def test_what_an_earlier_run_left_is_named(ground: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"allow": math.nan}, {"allow": -1}, {"seed": -1}, {"workers": 0}, {"chunks": 1}, {"budget_minutes": math.inf},
-     {"max_growth": -5}, {"objective": "ppl"}, {"ctx": -1}],
+     {"budget_minutes": 0.0}, {"budget_minutes": -1.0}, {"max_growth": -5}, {"objective": "ppl"}, {"ctx": -1}],
 )  # fmt: skip
 def test_numbers_that_cant_be(ground: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
+        run(ground, **options)
+    assert not (ground / "out").exists()
+
+
+def test_a_budget_of_no_or_too_few_minutes_says_how_many_would_do(ground: Path) -> None:
+    """None before anything is done, too few by the rate that is measured."""
+    given: dict[str, Any] = {
+        "text": ground / "text.txt",
+        "ctx": 64,
+        "out": ground / "out",
+        "backend": FakeBackend(EFFECTS),
+    }
+    with pytest.raises(InputError, match=r"\(--budget-minutes\) is 0, in which nothing .* leave it out"):
+        api.sweep(ground / "model.gguf", race=True, budget_minutes=0, **given)
+    assert not (ground / "out").exists()
+    with pytest.raises(InputError, match=r"holds 0 chunks; .* tokens .--budget-tokens. and about .* minutes"):
+        api.sweep(ground / "model.gguf", race=True, budget_minutes=1e-12, **given)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"bench_limit": 5}, r"bench_limit \(--bench-limit\) .* give bench \(--bench TASKS\)"),
+        ({"bench_data": "data"}, r"--bench-data"),
+        ({"bench_margin": 0.0}, r"--bench-margin"),
+        ({"unsafe_execution": True}, r"--unsafe-execution"),
+    ],
+)
+def test_options_of_benchmarks_without_one_are_refused(ground: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
         run(ground, **options)
     assert not (ground / "out").exists()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from cerebellum.flips import pass_at_k
-from cerebellum.tasks.code import TEMPERATURE, CodeTask, code_item, sizes
+from cerebellum.tasks.code import N_CHECKED, TEMPERATURE, CodeTask, code_item, sizes, spread
 from cerebellum.tasks.items import EMPTY, UNPARSABLE, Item, Reply, Write
 
 ROW = {
@@ -101,6 +102,17 @@ def test_the_self_test_runs_the_tasks_own_solutions_plain_and_in_a_chat() -> Non
         and said["and in a chat's code block"]
         and not said["an empty reply fails"]
     )
+
+
+def test_the_self_test_is_spread_over_the_set_and_says_of_how_many() -> None:
+    """What is wrong at the end of a set isn't missed because its beginning is sound."""
+    items = [item(task_id=f"T/{n}") for n in range(100)]
+    items[-1] = item(task_id="T/99", canonical_solution="    return 3 * x\n")
+    found = task(*items)
+    assert found.facts["self_tested"] == {"items": N_CHECKED, "of": 100}
+    assert "1 of 12 don't, T/99" in found.check()["the task's own solutions pass"]
+    ids = [int(i.id[2:]) for i in spread(items, N_CHECKED)]
+    assert ids[0] == 0 and {b - a for a, b in pairwise(ids)} == {9} and spread(items[:5], 12) == items[:5]
 
 
 def test_the_self_test_notices_a_sandbox_that_passes_everything() -> None:

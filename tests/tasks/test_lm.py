@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,60 @@ def test_a_hub_out_of_reach_is_given_up_at_once_and_left_as_it_was(
         harness.load("arc_challenge", None)
     assert before == (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE)
     assert not hub.answers("http://localhost:1")
+
+
+class Refused(Exception):
+    """As a client raises it that knows no OSError."""
+
+    __module__ = "httpx2"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            ConnectionError("Couldn't reach 'baber/piqa' on the Hub (OfflineModeIsEnabled).\nmore"),
+            "Couldn't reach 'baber/piqa'",
+        ),
+        (Refused("all connection attempts failed"), "all connection attempts failed; it is a task"),
+        (ModuleNotFoundError("No module named 'langdetect'"), "No module named 'langdetect'; install what it wants"),
+        (Exception("Please install unitxt"), "Please install unitxt; install what it wants"),
+    ],
+)
+def test_a_harness_task_without_its_data_is_one_message_that_says_what_to_do(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the task, and that --data is no help."""
+    from lm_eval.tasks import TaskManager
+
+    from cerebellum.tasks import hub
+
+    def load(self: TaskManager, names: list[str]) -> None:
+        raise error
+
+    monkeypatch.setattr(hub, "answers", lambda endpoint: False)
+    monkeypatch.setattr(TaskManager, "load", load)
+    with pytest.raises(InputError, match=re.escape(says)) as caught:
+        harness.load("piqa", Path("data"))
+    assert str(caught.value).startswith("can't load the questions of piqa: ") and "\n" not in str(caught.value)
+    if "install what it wants" not in says:
+        assert "--data isn't used" in str(caught.value) and "the cache serves it" in str(caught.value)
+
+
+def test_an_error_of_the_users_own_making_is_no_hub_error() -> None:
+    from cerebellum.cli.harness import asks, in_words, tasks_of
+    from cerebellum.tasks.hub import of_the_hub
+
+    assert not of_the_hub(BrokenPipeError()) and not of_the_hub(OSError(28, "full")) and of_the_hub(Refused())
+    assert in_words(ValueError("odd"), "piqa", "") == "" and "piqa needs: it is cold; x" in in_words(
+        Refused("x"), "piqa", "it is cold; "
+    )
+    assert (
+        tasks_of(["run", "--tasks", "a,b"]) == "a,b"
+        and tasks_of(["--tasks=c"]) == "c"
+        and tasks_of(["run"]) == "the tasks"
+    )
+    assert asks(["run", "--tasks", "a"]) and not asks(["ls", "tasks"]) and not asks([])
 
 
 def test_an_unknown_task_and_one_that_runs_code_unguarded_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cerebellum
-from cerebellum.errors import EngineDied, InputError, RefusedError, TextError
+from cerebellum.errors import EngineDied, EngineError, InputError, RefusedError, TextError
 from cerebellum.report.bench import bench_grid, bench_json
 from cerebellum.sandbox import Sandbox
 from cerebellum.tasks.asking import LIKELY_TOGETHER
 from cerebellum.tasks.items import EMPTY, TRUNCATED
+from cerebellum.tasks.pairs import pair
 from cerebellum.tasks.score import BenchResult
 from cerebellum.tasks.world import world_task
-from cerebellum.testing import write_fake_model
+from cerebellum.testing import AnswerFault, FakeBackend, write_fake_model
 from tests.tasks.test_code import Trusting
 from tests.tasks.toy import Toy, ToyBackend, preferring
 
@@ -94,6 +99,7 @@ def test_no_difference_is_never_said_without_what_could_have_been_seen(files: An
     assert (row["lost"], row["gained"]) == ("0", "0") and row["gate"] == "too few items to tell"
     assert row["change, points"].startswith("+0.00 [-") and float(row["could show"]) > 5.0
     assert "isn't excluded" in " ".join(grid.notes)
+    assert dict(zip(grid.columns, grid.rows[1], strict=True))["could show"] == ""  # the base is compared with nothing
 
 
 def test_what_was_answered_before_a_death_is_not_asked_again(files: Any, tmp_path: Path) -> None:
@@ -136,9 +142,28 @@ def test_a_spoiled_score_is_neither_shown_nor_judged(files: Any) -> None:
     assert "prompts are spoiled" in " ".join(bench_grid(result).notes)
 
 
-def test_graded_items_are_compared_by_their_mean() -> None:
-    from cerebellum.tasks.pairs import pair
+@pytest.mark.parametrize("nats", [math.nan, math.inf, -math.inf])
+def test_a_log_likelihood_that_is_no_number_is_an_error_that_names_the_item_and_is_not_kept(
+    nats: float, files: Any, tmp_path: Path
+) -> None:
+    """Nothing is chosen by it; a sound engine goes on from what was answered before."""
+    item, made = FACTS[7], files("file")
+    question = item.requests[0].context  # type: ignore[union-attr]
+    fault = AnswerFault(question, nats=nats)
+    with pytest.raises(
+        EngineError, match=rf"world_facts, file, item {item.id}: a log-likelihood of {nats} is no number"
+    ):
+        cerebellum.bench(
+            made["file"], "world_facts", limit=12, out=tmp_path / "out", backend=FakeBackend(answer_faults=(fault,))
+        )
+    with sqlite3.connect(tmp_path / "out" / "study.sqlite") as db:
+        kept = [reply for (reply,) in db.execute("SELECT reply FROM answer")]
+    assert not [reply for reply in kept if not math.isfinite(json.loads(reply)[0])]
+    result = cerebellum.bench(made["file"], "world_facts", limit=12, out=tmp_path / "out", backend=FakeBackend())
+    assert result.tasks[0].score("file").n == 12
 
+
+def test_graded_items_are_compared_by_their_mean() -> None:
     new, old = ({f"{i}": (i % 5) / 4 * scale for i in range(200)} for scale in (0.5, 1.0))
     found = pair("file", "base", new, old, 0.02)
     assert found.flips is None and found.gate and found.gate.word == "fail"
@@ -188,6 +213,85 @@ def test_empty_replies_count_as_wrong_where_the_base_could_answer(files: Any, mo
     assert task.score("file").unusable == "" and task.word == "fail"
     alone = bench({"file": files("file")["file"]}, planted, tasks="world_functions")
     assert "can't be read" in alone.tasks[0].score("file").unusable
+
+
+def said(result: BenchResult) -> str:
+    return "\n".join(bench_grid(result).notes)
+
+
+def test_the_foot_says_what_was_asked_of_which_file_by_what(files: Any) -> None:
+    result = bench(files("file", "base"), toys(file=set(), base=set()), limit=40, ctx=512)
+    for role in ("file", "base"):
+        assert f"{role}: {role}.gguf, sha256 {result.files[role]['sha256'][:12]}…" in said(result)
+    assert "context of at most 512 tokens, by fake 1." in said(result)
+    assert "world_facts: the first 40 of 300 questions, acc," in said(result)
+    whole = bench(files("file"), toys(file=set()))
+    assert "world_facts: all 300 questions" in said(whole) and "--against" in said(whole)
+    assert bench_grid(whole).columns == ("task", "file", "items", "score, %") and len(bench_grid(whole).rows[0]) == 4
+
+
+def test_one_item_has_no_interval_and_that_is_said(files: Any) -> None:
+    result = bench(files("file", "base"), toys(file={IDS[0]}, base=set()), limit=1)
+    cells = [cell for row in bench_grid(result).rows for cell in row]
+    assert not [cell for cell in cells if "?" in cell or "[" in cell] and "nothing" in cells
+    assert "world_facts: one item was asked, and one item has no interval" in said(result)
+    assert result.word == "too few items to tell"
+
+
+def test_points_are_differences_and_percent_are_scores(files: Any) -> None:
+    text = said(bench(files("file", "base"), toys(file=set(IDS[:60]), base=set())))
+    (reason,) = [line for line in text.splitlines() if line.startswith("world_facts, against")]
+    assert "-20.00 points" in reason and "margin of 2 points" in reason
+    assert re.findall(r"[\d.]+ %", reason) == ["95 %"]
+
+
+def test_graded_items_are_told_in_points_and_one_of_them_has_no_interval() -> None:
+    one, more = ({f"{i}": 0.5 for i in range(n)} for n in (1, 8))
+    found = [pair("file", "base", {k: v / 2 for k, v in of.items()}, of, 0.02).gate for of in (one, more)]
+    assert (
+        found[0] and found[0].word == "too few items to tell" and "one item, which has no interval" in found[0].reason
+    )
+    assert found[1] and found[1].word == "fail" and "-25.00 points" in found[1].reason
+
+
+def test_pass_at_k_is_shown_where_it_was_asked_for(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sandbox, "find", lambda unsafe=False: Trusting())
+    solutions = {i.about["prompt"]: i.about["canonical_solution"] for i in functions()}
+    planted = {"file.gguf": Toy(reply=lambda prompt: solutions[prompt])}
+    result = bench(files("file"), planted, tasks="world_functions", samples=3, limit=4)
+    assert "world_functions, file: pass@3 100.0 %." in said(result) and "on 4 of 4 items" in said(result)
+    assert "pass@" not in said(bench(files("file"), planted, tasks="world_functions", limit=4)).replace("pass@1,", "")
+
+
+def test_graded_items_are_called_so(files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two draws one is right: Wilson's interval isn't that of a mean, and the table has no flips."""
+    monkeypatch.setattr(Sandbox, "find", lambda unsafe=False: Trusting())
+    solutions, calls = {i.about["prompt"]: i.about["canonical_solution"] for i in functions()}, count()
+    planted = {"file.gguf": Toy(reply=lambda prompt: solutions[prompt] if next(calls) % 2 else "    return None")}
+    result = bench(files("file"), planted, tasks="world_functions", samples=2, limit=4)
+    assert result.tasks[0].score("file").value == 0.5 and "world_functions: items are graded" in said(result)
+
+
+def test_another_vocabulary_is_warned_of(files: Any) -> None:
+    planted = toys(file=set(), base=set(), reference=set())
+    planted["base.gguf"].n_vocab = 32_000
+    result = bench(files("file", "base", "reference"), planted, limit=10)
+    (warning,) = result.facts["warnings"]
+    assert "base.gguf (base) has a vocabulary of 32,000 tokens, file.gguf one of 70,000" in warning
+    assert f"Warning: {warning}" in said(result) and bench_json(result)["facts"]["warnings"] == [warning]
+
+
+def test_items_of_a_role_that_has_no_file_any_more_are_removed(files: Any, tmp_path: Path) -> None:
+    """Of the tasks that were asked now; other tasks' items stay, and so does what isn't ours."""
+    made, planted = files("file", "base", "reference"), toys(file=set(), base=set(), reference=set())
+    bench(made, planted, out=tmp_path / "out", limit=5)
+    folder = tmp_path / "out" / "bench"
+    for name in ("world_endings-base.jsonl", "notes.jsonl", "my-world_facts-base.jsonl"):
+        (folder / name).write_text("{}\n")
+    bench({"file": made["file"], "reference": made["reference"]}, planted, out=tmp_path / "out", limit=5)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "my-world_facts-base.jsonl", "notes.jsonl", "world_endings-base.jsonl", "world_facts-file.jsonl", "world_facts-reference.jsonl",
+    ]  # fmt: skip
 
 
 def functions() -> Any:

@@ -46,8 +46,9 @@ class Toy:
     n_answered: int = 0
     asked: list[Continuation | Prompt] = field(default_factory=list)
     batches: list[list[tuple[int, ...]]] = field(default_factory=list)
+    n_vocab: int = 70_000
 
-    n_vocab, eos = 70_000, EOS
+    eos = EOS
 
     @property
     def chat_template(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,44 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     register()
     from lm_eval.__main__ import cli_evaluate
 
+    from cerebellum.tasks.hub import offline_if_unreachable
+
     sys.argv = ["lm-eval", *arguments]
-    cli_evaluate()
+    with offline_if_unreachable() if asks(arguments) else contextlib.nullcontext("") as why:
+        try:
+            cli_evaluate()
+        except Exception as error:
+            if said := in_words(error, tasks_of(arguments), why):
+                raise InputError(said) from error
+            raise
+
+
+def asks(arguments: Sequence[str]) -> bool:
+    """Whether tasks are to be asked, for which data may be wanted from the hub."""
+    return bool(arguments) and arguments[0] not in ("ls", "validate", "-h", "--help") and "--help" not in arguments
+
+
+def tasks_of(arguments: Sequence[str]) -> str:
+    """What ``--tasks`` names, for a message."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word in ("--tasks", "-t"):
+            return following
+        if word.startswith("--tasks="):
+            return word.partition("=")[2]
+    return "the tasks"
+
+
+def in_words(error: Exception, tasks: str, why: str) -> str:
+    """A user's message of an error that is the hub's or says what was given wrongly; "" for any other, which keeps its traceback."""
+    from cerebellum.tasks.hub import LATER, first_line, of_the_hub, raised_in
+
+    if of_the_hub(error):
+        return f"lm-evaluation-harness can't load what {tasks} needs: {why}{first_line(error)}; {LATER}"
+    if isinstance(error, ValueError) and raised_in(error).startswith(
+        ("lm_eval.config", "lm_eval._cli", "lm_eval.tasks")
+    ):
+        return f"lm-evaluation-harness: {first_line(error)}; its tasks: cerebellum lm-eval ls tasks"
+    return ""
 
 
 def register() -> None:

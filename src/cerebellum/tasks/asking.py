@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy as np
 
 from cerebellum.answers import Continuation, Likelihood, Prompt, Responder, Written
 from cerebellum.domain import Tokens
+from cerebellum.errors import EngineError
 from cerebellum.progress import Progress, Silent
 from cerebellum.tasks.items import MERGED, SPACE, TRUNCATED, Reply, Request, Rolling, Write
 
@@ -83,17 +85,27 @@ class Asker:
         self._memory = memory or Forgetful()
         self._progress = progress or Silent()
 
-    def ask(self, requests: Sequence[Request], what: str = "asking") -> list[Reply]:
-        """A reply to each request, in their order; ``what`` names the work to whoever watches."""
+    def ask(self, requests: Sequence[Request], what: str = "asking", items: Sequence[str] = ()) -> list[Reply]:
+        """A reply to each request, in their order; ``what`` names the work to whoever watches, ``items`` each request's item.
+
+        Raises `EngineError` that names the item of a log-likelihood that is no finite number; such an answer isn't kept.
+        """
         parts = self.parts(requests)
         keys = [[part.key for part in of_one] for of_one in parts]
         wanted = {k: p for ks, ps in zip(keys, parts, strict=True) for k, p in zip(ks, ps, strict=True)}
+        named = items or [f"request {n} ({_texts(r)[-1][-40:]!r})" for n, r in enumerate(requests, 1)]
+        owners = {k: item for item, ks in reversed(list(zip(named, keys, strict=True))) for k in ks}
         known = self._memory.known()
-        found = {key: known[key] for key in wanted if key in known}
+        found = {key: known[key] for key in wanted if key in known and not no_number(known[key])}
         self._progress.begin(what, len(wanted), len(found))
         try:
             for batch in batches(wanted):
                 for key, answer in self._answers(batch) if not all(key in found for key in batch) else ():
+                    if odd := no_number(answer):
+                        raise EngineError(
+                            f"{what}, {owners[key]}: a log-likelihood of {odd} is no number: the model or its quantization is broken, "
+                            "or overflows here. The answers before it are kept"
+                        )
                     if key not in found:
                         self._memory.keep(key, answer)
                         found[key] = answer
@@ -207,6 +219,12 @@ def _spaced(prompt: str) -> tuple[str, ...]:
 
 
 # -- as kept -----------------------------------------------------------------------------------------------------------
+
+
+def no_number(answer: str) -> str:
+    """A kept answer's log-likelihood where it is NaN or infinite, by which nothing can be chosen; else ""."""
+    first = json.loads(answer)[0]
+    return str(first) if isinstance(first, float) and not math.isfinite(first) else ""
 
 
 def _packed(answer: Likelihood | Written) -> str:

@@ -80,7 +80,7 @@ def check_choices(
 
 def _favouring(index: int, n: int) -> list[Reply]:
     """Replies among which ``index`` is the likeliest, whatever they are divided by."""
-    return [Reply(nats=-1e-9 if i == index else -1e9, n_tokens=1) for i in range(n)]
+    return [Reply(nats=-1e-9 if i == index else -1e9, greedy=i == index, n_tokens=1) for i in range(n)]
 
 
 def _named(ids: Sequence[str], n: int) -> str:

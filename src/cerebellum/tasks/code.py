@@ -13,8 +13,8 @@ from cerebellum.tasks.items import EMPTY, UNPARSABLE, Item, Judged, Reply, Write
 
 #: Share of the items that a file may lose on code: five points.
 MARGIN = 0.05
-#: How many of a task's own solutions are run before scoring.
-N_CHECKED = 10
+#: How many of a task's own solutions are run before scoring, evenly spread over the set.
+N_CHECKED = 12
 #: A body that solves nothing, in the indentation of all of HumanEval's prompts.
 WRONG = "    return NotImplemented\n"
 #: Temperature of the draws where several are asked for.
@@ -41,7 +41,10 @@ def code_item(row: Mapping[str, Any], prompt: str, *, stop: Sequence[str], max_t
 
 @dataclass(frozen=True)
 class CodeTask:
-    """See `cerebellum.tasks.items.Task`. ``metric`` is "pass@1"; with several draws pass@k for the k that divide well is there too."""
+    """See `cerebellum.tasks.items.Task`. ``metric`` is "pass@1"; with several draws pass@k for the k that divide well is there too.
+
+    Its facts say on how many items of how many the self-test tries it.
+    """
 
     name: str
     items: Sequence[Item]
@@ -49,6 +52,14 @@ class CodeTask:
     facts: Mapping[str, Any] = field(default_factory=dict)
     metric: str = "pass@1"
     margin: float = MARGIN
+
+    def __post_init__(self) -> None:
+        tried = {"items": len(self._tried), "of": len(self.items)}
+        object.__setattr__(self, "facts", {**self.facts, "self_tested": tried})
+
+    @property
+    def _tried(self) -> list[Item]:
+        return spread([item for item in self.items if "canonical_solution" in item.about], N_CHECKED)
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
         tried = [self._try(item, reply.text) for reply in replies]
@@ -73,8 +84,8 @@ class CodeTask:
         return mean(values)
 
     def check(self) -> Mapping[str, str]:
-        """The task's own solutions, as a model would write them, pass; an empty reply and one that does nothing don't."""
-        some = [item for item in self.items if "canonical_solution" in item.about][:N_CHECKED]
+        """The task's own solutions, as a model would write them, pass; an empty reply and one that does nothing don't. On `N_CHECKED`."""
+        some = self._tried
         failed = [i.id for i in some if not self._passes(i, i.about["canonical_solution"])]
         fenced = [i.id for i in some if not self._passes(i, _in_chat(i), chat=True)]
         empty = [i.id for i in some if self._passes(i, "")]
@@ -90,6 +101,13 @@ class CodeTask:
     def _passes(self, item: Item, text: str, *, chat: bool = False) -> bool:
         asked = Item(item.id, item.requests[:1], {**item.about, "chat": chat})
         return bool(self.judge(asked, [Reply(text=text)]).metrics[self.metric] == 1.0)
+
+
+def spread(items: Sequence[Item], n: int) -> list[Item]:
+    """``n`` of the items, the first, the last and evenly spaced ones between; all where they aren't more."""
+    if len(items) <= n:
+        return list(items)
+    return [items[round(place * (len(items) - 1) / (n - 1))] for place in range(n)]
 
 
 def _in_chat(item: Item) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from cerebellum.errors import InputError
 from cerebellum.tasks import local
+from cerebellum.tasks.harness_metric import metric_of
 from cerebellum.tasks.hub import hub
 from cerebellum.tasks.world import WORLD
 
@@ -67,8 +68,7 @@ def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
         )
     with hub(name, local=False):
         tasks = list(manager.load([name])["tasks"].values())
-    metric = next(iter(tasks[0].higher_is_better()), "")
-    return tasks, metric, {"data": "hub", "template": f"lm-evaluation-harness {version()}, {name}"}
+    return tasks, metric_of(name, tasks), {"data": "hub", "template": f"lm-evaluation-harness {version()}, {name}"}
 
 
 def _offline(name: str, data: Path) -> tuple[list[Any], dict[str, Any]]:

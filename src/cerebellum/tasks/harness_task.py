@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-from cerebellum.errors import InputError, TextError
+from cerebellum.errors import CerebellumError, InputError, TextError
 from cerebellum.tasks.asking import Render
-from cerebellum.tasks.choice import MARGIN, check_choices
+from cerebellum.tasks.choice import MARGIN, check_choices, mean
 from cerebellum.tasks.harness import quiet
+from cerebellum.tasks.harness_metric import settled
 from cerebellum.tasks.items import EMPTY, UNPARSABLE, Item, Judged, Likely, Reply, Request, Rolling, Write
 
 #: The harness's own seed for drawing examples, and how much it lets a task write that doesn't say.
@@ -33,9 +34,10 @@ class HarnessTask:
         render: Render | None,
     ) -> None:
         """``limit``: so many items in all, taken from the several in turn."""
-        self.name, self.metric = name, metric
+        self.name = name
         self.facts: dict[str, Any] = {**facts, "chat": render is not None, "shots": tasks[0].config.num_fewshot or 0}
         self._instances: dict[str, tuple[Any, Any, list[Any]]] = {}
+        self.facts |= {"questions": sum(len(task.eval_docs) for task in tasks), "sets": len(tasks)}
         self._aggregation = tasks[0].aggregation()
         each = None if limit is None else -(-limit // len(tasks))
         with quiet():
@@ -44,6 +46,7 @@ class HarnessTask:
         self.items: Sequence[Item] = list(turns)[:limit]
         if chance := chance_of(self.items):
             self.facts["chance"] = chance
+        self.metric = self._settled(tasks[0], metric) if self.items else metric
 
     def _made(self, task: Any, several: bool, limit: int | None, render: Render | None) -> Iterable[Item]:
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -54,7 +57,26 @@ class HarnessTask:
             requests = tuple(r for i in instances for r in requests_of(i, render is not None))
             yield Item(name, requests, _about(task, doc))
 
+    def _settled(self, task: Any, metric: str) -> str:
+        """What the first item's judgement holds is known only by judging it, on replies made up."""
+        gold = self.items[0].about["gold"]
+        text = gold if isinstance(gold, str) else "1"
+        replies = [Reply(nats=-1.0 - n, n_tokens=1, text=text) for n in range(len(self.items[0].requests))]
+        return settled(self.name, task, metric, self.judge(self.items[0], replies).metrics)
+
     def judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
+        """Raises `InputError` where the harness's own judge fails."""
+        try:
+            return self._judge(item, replies)
+        except CerebellumError:
+            raise
+        except Exception as error:  # a task's own code may raise anything
+            raise InputError(
+                f"{self.name}, item {item.id}: lm-evaluation-harness's own judge fails ({type(error).__name__}: {error}); "
+                "leave the task out, or report it there"
+            ) from error
+
+    def _judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
         task, doc, instances = self._instances[item.id]
         left = iter(replies)
         for instance in instances:
@@ -70,7 +92,10 @@ class HarnessTask:
         return Judged(metrics, _chosen(item, replies), _problem(task, replies, first))
 
     def score(self, metric: str, values: Sequence[Any]) -> float:
-        return float(self._aggregation[metric.partition(",")[0]](list(values)))
+        try:
+            return float(self._aggregation.get(metric.partition(",")[0], mean)(list(values)))
+        except Exception as error:  # a metric that needs another package, or another set of items
+            raise ValueError(f"{self.name} has no {metric}: {error}") from error
 
     def check(self) -> Mapping[str, str]:
         plain = [item for item in self.items if isinstance(item.about.get("gold"), int)]

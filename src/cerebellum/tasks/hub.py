@@ -7,33 +7,72 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from cerebellum.errors import InputError
+from cerebellum.errors import CerebellumError, InputError
 
 #: Seconds that the hub may take to answer the door.
 PATIENCE = 5.0
+#: Packages that load data sets, and those that they ask over the network.
+CLIENTS = {
+    "aiohttp", "datasets", "evaluate", "fsspec", "hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3",
+}  # fmt: skip
+LATER = "load it once where the hub can be reached, and the cache serves it from then on"
+THEIRS = "it is a task of lm-evaluation-harness's own, for which --data isn't used"
+OURS = "--data FOLDER has files for humaneval, arc_challenge, hellaswag and mmlu_redux"
 
 
 @contextlib.contextmanager
 def hub(what: str, *, local: bool = True) -> Iterator[None]:
     """While ``what`` is loaded. Where the hub can't be reached, its client is told so for this while only.
 
-    Raises `InputError` where the data are neither there nor in the cache; ``local``: it mentions that a folder would do.
+    Raises `InputError` where the data are neither there nor in the cache; ``local``: a folder would do instead.
     """
+    with offline_if_unreachable() as why:
+        try:
+            yield
+        except CerebellumError:
+            raise
+        except Exception as error:  # the harness and its tasks raise what they like
+            instead = "install what it wants, or leave it out"
+            if of_the_hub(error) or (why and isinstance(error, OSError)):
+                instead = f"give them with --data ({OURS}), or {LATER}" if local else f"{THEIRS}; {LATER}"
+            raise InputError(f"can't load the questions of {what}: {why}{first_line(error)}; {instead}") from error
+
+
+@contextlib.contextmanager
+def offline_if_unreachable() -> Iterator[str]:
+    """For a while the hub's client knows whether it can be reached; gives the reason why not in words, or ""."""
     import datasets
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    reachable = not any(before) and answers(constants.ENDPOINT)
-    if not reachable:
+    why = (
+        "HF_HUB_OFFLINE is set; "
+        if any(before)
+        else ""
+        if answers(constants.ENDPOINT)
+        else "the hub can't be reached; "
+    )
+    if why:
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
-        yield
-    except (OSError, ValueError) as error:  # the clients' own errors are kinds of these
-        instead = "; give them with --data" if local else ""
-        why = "" if reachable else "the hub can't be reached; "
-        raise InputError(f"can't load the questions of {what}: {why}{_first_line(error)}{instead}") from error
+        yield why
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def of_the_hub(error: BaseException) -> bool:
+    """Whether an error is one of the clients', or of a connection that they wanted."""
+    kinds = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    ordinary = isinstance(error, OSError | ValueError | RuntimeError)
+    return bool(kinds & CLIENTS) or (ordinary and raised_in(error).partition(".")[0] in CLIENTS)
+
+
+def raised_in(error: BaseException) -> str:
+    """The module whose code raised it."""
+    trace, name = error.__traceback__, ""
+    while trace is not None:
+        name, trace = str(trace.tb_frame.f_globals.get("__name__", "")), trace.tb_next
+    return name
 
 
 def answers(endpoint: str) -> bool:
@@ -51,5 +90,6 @@ def answers(endpoint: str) -> bool:
         return False
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -116,7 +116,7 @@ class Task(Protocol):
         ...
 
     def score(self, metric: str, values: Sequence[Any]) -> float:
-        """The values of all items as one figure: their mean, unless the task says otherwise."""
+        """The values of all items as one figure: their mean, unless the task says otherwise. Raises ValueError where there is none."""
         ...
 
     def check(self) -> Mapping[str, str]:

@@ -6,14 +6,22 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from cerebellum.tasks.items import Item, Judged, Likely, Reply, Rolling, Task
-from cerebellum.tasks.score import Asked, as_value
+from cerebellum.tasks.score import Asked, value_of
 
 
 def item_lines(asked: Asked, file: Mapping[str, Any]) -> str:
     """One JSON object an item: of which file (name, sha256), what was asked, what was replied, how it was judged."""
     rows = zip(asked.task.items, asked.replies, asked.judged, strict=True)
-    return "".join(json.dumps({**file, **item_row(asked.task, *row)}, ensure_ascii=False) + "\n" for row in rows)
+    lines = ({**file, **item_row(asked.task, *row)} for row in rows)
+    return "".join(json.dumps(line, ensure_ascii=False, default=as_plain) + "\n" for line in lines)
+
+
+def as_plain(value: Any) -> Any:
+    """What the harness's tasks may give that JSON has no word for: numpy's numbers and arrays as theirs, anything else as its text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -> dict[str, Any]:
@@ -30,7 +38,7 @@ def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -
     said = [{"nats": r.nats, "n_tokens": r.n_tokens} if isinstance(first, Likely) else reply_text(r) for r in replies]
     flags = sorted({flag for reply in replies for flag in reply.flags})
     return {
-        "id": item.id, "value": as_value(judged.metrics[task.metric]), "metrics": dict(judged.metrics), "chosen": judged.chosen,
+        "id": item.id, "value": value_of(task, item, judged), "metrics": dict(judged.metrics), "chosen": judged.chosen,
         **gold, "problems": [*flags, *([judged.problem] if judged.problem else [])], "detail": judged.detail, **asked, "replies": said,
     }  # fmt: skip
 

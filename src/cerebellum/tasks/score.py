@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.errors import RefusedError
+from cerebellum.errors import InputError, RefusedError
 from cerebellum.flips import share_interval
 from cerebellum.stats import Interval, mean_interval
-from cerebellum.tasks.items import Judged, Reply, Task
+from cerebellum.tasks.items import Item, Judged, Reply, Task
 from cerebellum.tasks.pairs import Pair, is_binary, pair
 from cerebellum.tasks.spoiled import Tally, tally, why_unusable
 
@@ -30,7 +31,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One file's answers to one task. ``value`` is the score (0 … 1 for most), ``interval`` Wilson's where items are right or wrong.
+    """One file's answers to one task. ``value`` is the score, 0 … 1, ``interval`` Wilson's where items are right or wrong.
 
     ``unusable``: why the score says nothing of the file, or "". ``values``: item → value.
     """
@@ -103,18 +104,40 @@ def score_of(role: str, asked: Asked, tallies: Mapping[str, Tally]) -> Score:
     """One file's score, and whether it may be used."""
     task, n = asked.task, len(asked.judged)
     names = dict.fromkeys(name for j in asked.judged for name in j.metrics)
-    metrics = {m: task.score(m, [j.metrics[m] for j in asked.judged if m in j.metrics]) for m in names}
-    values = {i.id: as_value(j.metrics[task.metric]) for i, j in zip(task.items, asked.judged, strict=True)}
+    metrics = {m: figure for m in names if (figure := figure_of(asked, m)) is not None}
+    values = {i.id: value_of(task, i, j) for i, j in zip(task.items, asked.judged, strict=True)}
     others = [t for other, t in tallies.items() if other != role]
-    unusable = why_unusable(tallies[role], others, asked.checks)
+    unusable = why_unusable(tallies[role], others, asked.checks) or no_share(task.metric, values)
     return Score(role, n, metrics[task.metric], interval_of(values), metrics, tallies[role], unusable, values)
 
 
-def as_value(metric: Any) -> float:
-    """An item's value as a number: of a (sum, weight) pair the mean."""
-    if isinstance(metric, tuple | list):
-        return float(metric[0]) / float(metric[1])
-    return float(metric)
+def figure_of(asked: Asked, metric: str) -> float | None:
+    """A metric over all items; None where it can't be had of these."""
+    try:
+        found = asked.task.score(metric, [j.metrics[metric] for j in asked.judged if metric in j.metrics])
+    except (ValueError, TypeError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def value_of(task: Task, item: Item, judged: Judged) -> float:
+    """The item's value of the metric that is the score. Raises `InputError` where that is no number."""
+    value = judged.metrics.get(task.metric)
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if math.isfinite(number):
+        return number
+    raise InputError(f"{task.name}, item {item.id}: its {task.metric} is {value!r}, no number; leave the task out")
+
+
+def no_share(metric: str, values: Mapping[str, float]) -> str:
+    """Why values are no shares that points, and a margin in points, can be taken of, or ""."""
+    odd = next((value for value in values.values() if not 0.0 <= value <= 1.0), None)
+    if odd is None:
+        return ""
+    return f"{metric} gives an item {odd:.4g}, which is no share from 0 to 1, so that no margin in points fits it"
 
 
 def interval_of(values: Mapping[str, float]) -> Interval | None:

@@ -91,8 +91,10 @@ class Sets:
         assert self._rows is not None and self.sandbox is not None
         rows = self._rows.rows[: self._limit]
         items: list[Item] = [function_item(r, render, stop=STOPS, max_tokens=MAX_TOKENS, n=self._n) for r in rows]
-        facts = {"data": self._rows.file, "sha256": self._rows.sha256, "shots": 0, "samples": self._n}
-        return CodeTask(HUMANEVAL, items, self.sandbox, {**facts, "chat": render is not None, "chance": 0.0})
+        facts = {"data": self._rows.file, "questions": len(self._rows.rows), "sha256": self._rows.sha256, "shots": 0}
+        return CodeTask(
+            HUMANEVAL, items, self.sandbox, {**facts, "samples": self._n, "chat": render is not None, "chance": 0.0}
+        )
 
     def _problems(self) -> local.Data:
         if self._data is not None:

@@ -24,8 +24,15 @@ MAX_TOKENS = 64
 def world_task(name: str, *, limit: int | None, render: Render | None, sandbox: Runner | None, n: int) -> Task:
     """One of `WORLD`; with ``render`` each question is a user's turn of a chat."""
     path = QUESTIONS / f"{name.removeprefix('world_')}.jsonl"
-    rows = read_rows(path)[:limit]
-    facts = {"data": f"bundled {path.name}", "sha256": sha256_file(path), "shots": 0, "chat": render is not None}
+    every = read_rows(path)
+    rows = every[:limit]
+    facts = {
+        "data": f"bundled {path.name}",
+        "questions": len(every),
+        "sha256": sha256_file(path),
+        "shots": 0,
+        "chat": render is not None,
+    }
     if name == "world_functions":
         assert sandbox is not None
         return CodeTask(name, _functions(rows, render, n), sandbox, {**facts, "chance": 0.0, "samples": n})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings
 from cerebellum.chat import TEMPLATE
-from cerebellum.errors import InputError, TextError
+from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.keys import content_key
 from cerebellum.progress import Progress, Silent
 from cerebellum.sandbox import Sandbox
@@ -23,7 +23,7 @@ from cerebellum.tasks.asking import Asker, Forgetful, Memory
 from cerebellum.tasks.code import CodeTask
 from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
 from cerebellum.tasks.lines import item_lines
-from cerebellum.tasks.score import Asked, BenchResult, gate_of, task_result
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, Asked, BenchResult, gate_of, task_result
 from cerebellum.tasks.sets import Sets, expand
 from cerebellum.verbs.divergence import opened_study
 from cerebellum.verbs.job import cached_sha256, make_folder
@@ -78,19 +78,23 @@ def bench_study(
     """`bench_files` in a study that is open; ``folder`` is where the items go (None: nowhere)."""
     options, names, sets = questions.options, questions.names, questions.sets
     ground = Ground(backend, study, settings, options, sets, folder, progress or Silent())
-    asked = {role: ask_file(ground, role, path, names) for role, path in files.items()}
+    vocabularies: dict[str, int] = {}
+    asked = {role: ask_file(ground, role, files, names, vocabularies) for role in files}
     told = {
         role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
         for role, p in files.items()
     }
     tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)
     facts = {"build": backend.id, "settings": settings.as_key(), "chat": options.chat, "limit": options.limit}
+    if warnings := [said for role in files if (said := other_vocabulary(role, files, vocabularies))]:
+        facts["warnings"] = warnings
     if sets.sandbox is not None:
         facts["sandbox"] = sets.sandbox.describe()
     result = BenchResult(told, tasks, gate_of([task.word for task in tasks]), facts)
     if folder is not None:
         from cerebellum.report.bench import bench_json
 
+        remove_stale(folder / "bench", names, files)
         write_text(folder / "bench.json", json.dumps(bench_json(result), indent=2, ensure_ascii=False) + "\n")
     return result
 
@@ -166,13 +170,19 @@ def study_memory(study: Study, backend: Backend, path: Path, settings: Settings)
     return StudyMemory(study, content_key("asked", {**key, "version": ASKING_VERSION}))
 
 
-def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dict[str, Asked]:
-    """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``."""
+def ask_file(
+    ground: Ground, role: str, files: Mapping[str, Path], names: Sequence[str], vocabularies: dict[str, int]
+) -> dict[str, Asked]:
+    """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``. The size of its vocabulary is noted."""
+    path = files[role]
     memory = study_memory(ground.study, ground.backend, path, ground.settings)
     file = {"file": path.name, "sha256": cached_sha256(ground.study, path)}
     found = {}
     with contextlib.closing(ground.backend.respond(path, ground.settings)) as responder:
         asker = Asker(responder, memory, ground.progress)
+        vocabularies[role] = responder.n_vocab
+        if said := other_vocabulary(role, files, vocabularies):
+            ground.progress.note(f"warning: {said}")
         for name in names:
             task = ground.sets.task(name, responder.render if ground.options.chat else None)
             found[name] = ask_task(ground, asker, task, f"{name}, {role}")
@@ -180,6 +190,26 @@ def ask_file(ground: Ground, role: str, path: Path, names: Sequence[str]) -> dic
                 make_folder(ground.folder / "bench")
                 write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name], file))
     return found
+
+
+def other_vocabulary(role: str, files: Mapping[str, Path], sizes: Mapping[str, int]) -> str:
+    """That a file has another vocabulary than `FILE`, by role → size, or ""."""
+    if sizes[role] == sizes[FILE]:
+        return ""
+    return (
+        f"{files[role].name} ({role}) has a vocabulary of {sizes[role]:,} tokens, {files[FILE].name} one of {sizes[FILE]:,}: they aren't "
+        "quantizations of one model, and what differs between their answers isn't the quantization alone"
+    )
+
+
+def remove_stale(folder: Path, names: Sequence[str], roles: Iterable[str]) -> None:
+    """An earlier call's items of the tasks just asked, of roles that had no file this time. Raises `OutputError`."""
+    stale = [folder / f"{name}-{role}.jsonl" for name in names for role in (BASE, REFERENCE) if role not in roles]
+    for path in stale:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"can't remove {path}, which an earlier call wrote: {error.strerror}") from error
 
 
 def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
@@ -190,7 +220,8 @@ def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
             ground.progress.note(
                 f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {said}"
             )
-    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what))
+    items = [f"item {item.id}" for item in task.items for _ in item.requests]
+    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
     judged = judge_all(ground, task, replies, what)
     return Asked(task, checks, replies, judged)
 

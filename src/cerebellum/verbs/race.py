@@ -53,11 +53,7 @@ def run_race(
         rules = for_choice(rules, saved, {trial.label: trial.swaps[0].tensor for trial in plan.trials}, allowed)
     budget = budget_chunks(job, options, measurer.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
-        least = -(-len(trials) * schedule.looks[0] * job.search.n_tokens // len(job.search.chunks))
-        raise InputError(
-            f"{len(trials)} trials need {least:,} tokens for their first look of {schedule.looks[0]} chunks each; give a larger budget, "
-            "fewer tensors or types, or a smaller --ctx"
-        )
+        raise InputError(too_small(job, options, measurer.series, len(trials), schedule.looks[0], budget))
     state, exhausted = _rounds(measurer, rules, trials, base, budget)
     scores = {label: measurer.known(trial, order) for label, trial in trials.items()}
     rows = [
@@ -78,6 +74,18 @@ def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
     if options.budget_minutes is not None:
         budgets.append(int(options.budget_minutes * 60 / seconds_a_chunk(job, series)))
     return min(budgets, default=None)
+
+
+def too_small(job: Job, options: RaceOptions, series: int, n_trials: int, look: int, budget: int) -> str:
+    """That a budget of so many chunks can't give every trial its first look, and how much would."""
+    chunks = n_trials * look
+    least = f"{-(-chunks * job.search.n_tokens // len(job.search.chunks)):,} tokens (--budget-tokens)"
+    if options.budget_minutes is not None:
+        least += f" and about {chunks * seconds_a_chunk(job, series) / 60:.2g} minutes (--budget-minutes)"
+    return (
+        f"the budget holds {budget:,} chunks; {n_trials} trials need {least} for their first look of {look} chunks each; give a larger "
+        "budget, fewer tensors or types, or a smaller --ctx"
+    )
 
 
 def seconds_a_chunk(job: Job, series: int) -> float:
