@@ -140,6 +140,7 @@ def bench(
     limit: int | None = None,
     margin: float | None = None,
     samples: int = 1,
+    shots: int | None = None,
     ctx: int = 2048,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -152,12 +153,13 @@ def bench(
     """Ask ``model`` (and the file it is compared with, and the reference) the questions of ``tasks``, pair the answers by item, and judge.
 
     ``tasks``: "world" or its three sets, humaneval, arc_challenge, hellaswag, mmlu_redux, or any name that lm-evaluation-harness knows.
-    ``data``: a folder with the questions, instead of the hub. ``margin``: points that may be lost. Raises a `CerebellumError`.
+    ``data``: a folder with the questions, instead of the hub. ``margin``: points that may be lost. ``shots``: examples before each
+    question (the task's own number by default). Raises a `CerebellumError`.
     """
     files = {FILE: Path(model)}
     files |= {role: Path(path) for role, path in ((BASE, against), (REFERENCE, reference)) if path is not None}
     share = None if margin is None else margin / 100.0
-    options = BenchOptions(names(tasks), _path(data), limit, share, chat, samples, unsafe_execution)
+    options = BenchOptions(names(tasks), _path(data), limit, share, chat, samples, unsafe_execution, shots)
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
     return bench_files(backend or _llama(), files, options, settings, _path(out), progress)
 

@@ -51,8 +51,8 @@ def stock(name: str, split: str, rows: Sequence[dict[str, Any]]) -> list[tuple[s
     return [(str(n), [i.args for i in of], task.doc_to_target(of[0].doc)) for n, of in sorted(found.items())]
 
 
-def ours(name: str, data: Path) -> list[tuple[str, list[tuple[str, str]], int]]:
-    tasks, metric, facts = harness.load(name, data)
+def ours(name: str, data: Path, shots: int | None = None) -> list[tuple[str, list[tuple[str, str]], int]]:
+    tasks, metric, facts = harness.load(name, data, shots)
     made = HarnessTask(name, tasks, metric, facts, None, None)
     assert set(made.check().values()) == {""}
     return [
@@ -142,6 +142,8 @@ def test_mmlu_redux_leaves_out_faulty_questions_and_shows_five_examples(tmp_path
     ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    fewer, *_ = ours("mmlu_redux", tmp_path, 1)
+    assert fewer[1][0][0].count("Answer:") == 2
     found = ours("mmlu_redux", tmp_path)
     assert [gold for *_, gold in found] == [2, 0]
     (context, first), *_ = found[0][1]
@@ -151,6 +153,16 @@ def test_mmlu_redux_leaves_out_faulty_questions_and_shows_five_examples(tmp_path
         and first == " A"
     )
     assert "anatomy" in context.splitlines()[0] and "\nBone 4?\nA. w\nB. x\nC. y\nD. z\nAnswer: A\n\n" in context
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("mmlu_redux", 5), ("arc_challenge", 0), ("humaneval", 0), ("world_facts", 0)]
+)
+def test_more_examples_than_a_task_has_are_refused(name: str, most: int) -> None:
+    harness.check_shots(name, most)
+    harness.check_shots(name, None)
+    with pytest.raises(InputError, match=f"{name} .*--shots {most}"):
+        harness.check_shots(name, most + 1)
 
 
 def test_a_limit_takes_subjects_in_turn(tmp_path: Path) -> None:

@@ -36,6 +36,9 @@ unsafe_option = click.option(
 @click.option(
     "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Replies to each function; 1 is greedy."
 )
+@click.option(
+    "--shots", type=click.IntRange(min=0), help="Examples before each question. [default: the task's; mmlu_redux: 5]"
+)
 @click.option("--chat", is_flag=True, help="Ask in the model's own chat template.")
 @click.option(
     "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens of context."
@@ -57,6 +60,7 @@ def bench(
     limit: int | None,
     margin: float | None,
     samples: int,
+    shots: int | None,
     chat: bool,
     n_ctx: int,
     n_threads: int | None,
@@ -78,7 +82,7 @@ def bench(
     from cerebellum.report.bench import bench_grid, bench_json
 
     result = api.bench(
-        model, tasks, against=against, reference=reference, data=data, limit=limit, margin=margin, samples=samples, ctx=n_ctx,
+        model, tasks, against=against, reference=reference, data=data, limit=limit, margin=margin, samples=samples, shots=shots, ctx=n_ctx,
         threads=n_threads, gpu_layers=n_gpu_layers, chat=chat, unsafe_execution=unsafe_execution, out=out,
         progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip

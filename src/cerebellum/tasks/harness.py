@@ -42,17 +42,32 @@ def need_harness() -> None:
         ) from error
 
 
-def load(name: str, data: Path | None) -> tuple[list[Any], str, dict[str, Any]]:
-    """(the harness's task objects, the metric that is the score, facts) of a task, tag or group. Raises `InputError`."""
+def load(name: str, data: Path | None, shots: int | None = None) -> tuple[list[Any], str, dict[str, Any]]:
+    """(the harness's task objects, the metric that is the score, facts) of a task, tag or group; ``shots``: so many examples before each
+    question, None: as many as the task has. Raises `InputError`."""
     need_harness()
+    check_shots(name, shots)
     with quiet():
         if name not in OWN:
-            return _stock(name)
+            tasks, metric, facts = _stock(name)
+            if shots is not None:
+                for task in tasks:
+                    task.set_config("num_fewshot", shots)
+            return tasks, metric, facts
+        shown = MMLU_SHOTS if shots is None else shots
         if data is not None:
-            tasks, facts = _offline(name, data)
+            tasks, facts = _offline(name, data, shown)
         else:
-            tasks, facts = _online(name)
+            tasks, facts = _online(name, shown)
         return tasks, OWN[name][1], {**facts, "template": f"lm-evaluation-harness {version()}, {OWN[name][0]}"}
+
+
+def check_shots(name: str, shots: int | None) -> None:
+    """Raises `InputError` where a task can't have so many examples before each question."""
+    most = MMLU_SHOTS if name == "mmlu_redux" else 0
+    if shots and name in OWN_NAMES and shots > most:
+        has = f"has at most {most} examples" if most else "is asked without examples"
+        raise InputError(f"{name} {has} before each question; give --shots {most}, or leave it out")
 
 
 def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
@@ -71,12 +86,12 @@ def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
     return tasks, metric_of(name, tasks), {"data": "hub", "template": f"lm-evaluation-harness {version()}, {name}"}
 
 
-def _offline(name: str, data: Path) -> tuple[list[Any], dict[str, Any]]:
+def _offline(name: str, data: Path, shots: int) -> tuple[list[Any], dict[str, Any]]:
     if name == "mmlu_redux":
         asked, shown = local.mmlu_redux(data)
         splits = {s: {"test": rows, "dev": _of(shown.rows, s)} for s, rows in by_subject(asked.rows).items()}
         facts = {"data": f"{asked.file} (error_type ok), {shown.file}", "sha256": asked.sha256}
-        return _mmlu(splits), {**facts, "shots": MMLU_SHOTS}
+        return _mmlu(splits, shots), facts
     found = local.arc_challenge(data) if name == "arc_challenge" else local.hellaswag(data)
     changes: dict[str, Any] = {"training_split": None}
     if name == "arc_challenge":
@@ -85,15 +100,15 @@ def _offline(name: str, data: Path) -> tuple[list[Any], dict[str, Any]]:
         changes |= {"process_docs": None}
     split = "test" if name == "arc_challenge" else "validation"
     task = from_template(name, OWN[name][0], {split: found.rows}, changes)
-    return [task], {"data": found.file, "sha256": found.sha256, "shots": 0}
+    return [task], {"data": found.file, "sha256": found.sha256}
 
 
-def _online(name: str) -> tuple[list[Any], dict[str, Any]]:
+def _online(name: str, shots: int) -> tuple[list[Any], dict[str, Any]]:
     from datasets import get_dataset_config_names, load_dataset
 
     with hub(name):
         if name != "mmlu_redux":
-            return [from_template(name, OWN[name][0], None, {})], {"data": "hub", "shots": 0}
+            return [from_template(name, OWN[name][0], None, {})], {"data": "hub"}
         names = get_dataset_config_names(MMLU_REDUX)
         splits = {
             s: {
@@ -102,14 +117,14 @@ def _online(name: str) -> tuple[list[Any], dict[str, Any]]:
             }
             for s in names
         }
-    return _mmlu(splits), {"data": f"{MMLU_REDUX}, {MMLU}", "shots": MMLU_SHOTS}
+    return _mmlu(splits, shots), {"data": f"{MMLU_REDUX}, {MMLU}"}
 
 
-def _mmlu(splits: Mapping[str, Mapping[str, Sequence[Any]]]) -> list[Any]:
+def _mmlu(splits: Mapping[str, Mapping[str, Sequence[Any]]], shots: int) -> list[Any]:
     place = OWN["mmlu_redux"][0]
     return [
         from_template(
-            f"mmlu_{s}", place, {n: [_four(r) for r in rows] for n, rows in of.items()}, {"num_fewshot": MMLU_SHOTS}
+            f"mmlu_{s}", place, {n: [_four(r) for r in rows] for n, rows in of.items()}, {"num_fewshot": shots}
         )
         for s, of in splits.items()
     ]

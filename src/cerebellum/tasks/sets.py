@@ -42,9 +42,11 @@ class Sets:
         sandbox: Callable[[], Runner],
         *,
         unsafe: bool = False,
+        shots: int | None = None,
     ) -> None:
-        """``sandbox`` is called for the first task that needs one; ``unsafe`` lets the harness's own tasks run code unguarded."""
-        self._data, self._limit, self._n, self._unsafe = data, limit, n_samples, unsafe
+        """``sandbox`` is called for the first task that needs one; ``unsafe`` lets the harness's own tasks run code unguarded; ``shots``:
+        examples before each question, None: the task's own number."""
+        self._data, self._limit, self._n, self._unsafe, self._shots = data, limit, n_samples, unsafe, shots
         self._find_sandbox = sandbox
         self.sandbox: Runner | None = None
         self._rows: local.Data | None = None
@@ -55,12 +57,13 @@ class Sets:
     def prepare(self, names: Iterable[str]) -> None:
         """Load what the tasks need, before any model is opened. Raises `InputError` or `SandboxError`."""
         for name in names:
+            harness.check_shots(name, self._shots)
             if name in CODE:
                 self.sandbox = self.sandbox or self._find_sandbox()
             if name == HUMANEVAL:
                 self._rows = self._problems()
             elif name not in WORLD:
-                self._loaded[name] = harness.load(name, self._data)
+                self._loaded[name] = harness.load(name, self._data, self._shots)
                 self._refuse_unsafe(name)
 
     def task(self, name: str, render: Render | None) -> Task:

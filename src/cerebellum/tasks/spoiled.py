@@ -60,7 +60,7 @@ def why_unusable(own: Tally, others: Iterable[Tally], checks: Mapping[str, str])
     if failed := [f"{name}: {said}" for name, said in checks.items() if said]:
         return f"a self-test failed: {failed[0]}"
     if own.prompts_spoiled:
-        longer = "; a larger --ctx may hold them" if own.counts.get(TRUNCATED) else ""
+        longer = "; a larger --ctx or fewer --shots may make them fit" if own.counts.get(TRUNCATED) else ""
         return f"{own.n_prompt} of {own.n} prompts are spoiled ({listed(own, OF_THE_PROMPT)}{longer})"
     others = list(others)
     if own.replies_spoiled and not any(not other.replies_spoiled for other in others):

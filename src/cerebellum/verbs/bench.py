@@ -38,6 +38,7 @@ class BenchOptions:
     """What is asked and how. ``limit``: so many items a task. ``margin``: share of the items that may be lost, None: the task's own.
 
     ``n_samples`` replies to each function to write: one is greedy, several are drawn. ``unsafe``: run code without a sandbox if need be.
+    ``shots``: examples before each question, None: the task's own number.
     """
 
     tasks: tuple[str, ...]
@@ -47,6 +48,7 @@ class BenchOptions:
     chat: bool = False
     n_samples: int = 1
     unsafe: bool = False
+    shots: int | None = None
 
 
 def bench_files(
@@ -117,12 +119,19 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
         raise InputError(f"a margin of {100 * options.margin:g} points must lie between 0 and 100")
     if options.n_samples < 1 or (options.limit is not None and options.limit < 1):
         raise InputError("--samples and --limit are numbers of at least 1")
+    if options.shots is not None and options.shots < 0:
+        raise InputError(f"--shots {options.shots}: a number of examples is 0 or more")
     if options.data is not None and not options.data.is_dir():
         what = "is no folder" if options.data.exists() else "does not exist"
         raise InputError(f"--data {options.data} {what}; give the folder that docs/benchmarks.md describes")
     names = expand(options.tasks)
     sets = Sets(
-        options.data, options.limit, options.n_samples, lambda: Sandbox.find(options.unsafe), unsafe=options.unsafe
+        options.data,
+        options.limit,
+        options.n_samples,
+        lambda: Sandbox.find(options.unsafe),
+        unsafe=options.unsafe,
+        shots=options.shots,
     )
     sets.prepare(names)
     return Questions(options, names, sets)
