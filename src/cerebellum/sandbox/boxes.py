@@ -43,6 +43,7 @@ class Box:
             binds = [word for path in visible for word in ("--ro-bind", path, path)]
             own = [
                 "--unshare-all",
+                *no_nesting(),
                 "--uid",
                 "65534",
                 "--gid",
@@ -72,6 +73,13 @@ class Box:
             "none": "NO sandbox: a process with limits, on this machine's files and network",
         }
         return texts[self.kind]
+
+
+@functools.cache
+def no_nesting() -> tuple[str, ...]:
+    """bubblewrap's options that forbid user namespaces in its box, where it has them (from 0.8 on)."""
+    known = subprocess.run(["bwrap", "--help"], capture_output=True, text=True, check=False).stdout
+    return ("--unshare-user", "--disable-userns") if "--disable-userns" in known else ()
 
 
 @functools.cache
