@@ -41,7 +41,7 @@ def reason_of(sandbox: Sandbox, source: str, tests: str = TESTS) -> str:
     """Why it failed; and that an honest program passes afterwards."""
     outcome = sandbox.run(source, tests, "add_one", LIMITS)
     assert not outcome.passed
-    assert sandbox.run(HONEST, TESTS, "add_one", LIMITS).passed
+    assert sandbox.run(HONEST, TESTS, "add_one").passed
     return outcome.reason
 
 
