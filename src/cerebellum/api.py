@@ -193,7 +193,8 @@ def run(
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
     * threads, gpu_layers, workers; replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
-    * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points)
+    * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
+      bench_shots (examples before each question)
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
@@ -231,7 +232,8 @@ def bench_options(options: dict[str, Any]) -> BenchOptions | None:
     benchmarks without one: they would be ignored."""
     tasks = options.pop("bench", None)
     given = {
-        name: options.pop(name, None) for name in ("bench_limit", "bench_data", "bench_margin", "unsafe_execution")
+        name: options.pop(name, None)
+        for name in ("bench_limit", "bench_data", "bench_margin", "bench_shots", "unsafe_execution")
     }
     if not tasks:
         if said := [name for name, value in given.items() if value is not None and value is not False]:
@@ -240,9 +242,11 @@ def bench_options(options: dict[str, Any]) -> BenchOptions | None:
                 f"{said[0]} ({option}) is of benchmarks, and none is asked for: give bench (--bench TASKS) with it"
             )
         return None
-    limit, data, margin, unsafe = given.values()
+    limit, data, margin, shots, unsafe = given.values()
     share = None if margin is None else margin / 100.0
-    return BenchOptions(names(tasks), _path(data), limit, share, bool(options.get("chat")), unsafe=bool(unsafe))
+    return BenchOptions(
+        names(tasks), _path(data), limit, share, bool(options.get("chat")), unsafe=bool(unsafe), shots=shots
+    )
 
 
 def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOptions, SweepOptions, ChoiceOptions]:

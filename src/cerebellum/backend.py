@@ -131,7 +131,8 @@ class Engine(Protocol):
     ) -> Iterator[ChunkScore]:
         """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``.
 
-        ``settings``: the batch shape and the threads of this call alone; all else stays as the model was opened.
+        ``settings``: its ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call alone; all else stays as the model was
+        opened.
         """
         ...
 
@@ -140,7 +141,7 @@ class Engine(Protocol):
     ) -> Iterator[SweepEvent]:
         """Every trial on every chunk, in an order that is good for speed; each `Scored` follows its `Began`.
 
-        The sums are those of `score`. Raises `EngineError`; the trial that began last is the one that failed.
+        The sums are those of `score`. Raises `EngineError`; what began last is what failed: a trial, or the base before it.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,11 +131,13 @@ class Measurer:
             yield from engine.sweep(group.trials, chunks, reference=self.reference)
             return
         for number, trial in enumerate(group.trials):
+            label = f"trial {trial.label!r}"
+            scores = engine.score(trial.swaps, chunks, reference=self.reference, label=label, settings=self.settings)
             yield Began(number, chunks[0].id)
-            scores = engine.score(
-                trial.swaps, chunks, reference=self.reference, label=trial.label, settings=self.settings
-            )
-            yield from (Scored(number, score) for score in scores)
+            for following, score in itertools.zip_longest(chunks[1:], scores):
+                yield Scored(number, score)
+                if following is not None:
+                    yield Began(number, following.id)
 
 
 @dataclass(frozen=True, slots=True)

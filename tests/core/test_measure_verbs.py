@@ -237,6 +237,26 @@ def test_an_effect_under_the_noise_floor_is_none(ground: Path) -> None:
     assert steady[1] == steady[2] == shaky[2] == "damages" and shaky[1] == "no detectable difference"
 
 
+@pytest.mark.parametrize(("reference", "n_opened"), [(None, 2), ("Q4_K_M.gguf", 3)])
+def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
+    ground: Path, reference: str | None, n_opened: int
+) -> None:
+    """The model, the reference where it is another, and the base: each once. Killed in the third chunk of the floor, it goes on there."""
+    given: dict[str, Any] = {
+        "text": ground / "text.txt", "report_text": ground / "other.txt", "ctx": 64, "chunks": 6,
+        "reference": reference and ground / reference,
+    }  # fmt: skip
+    whole = CountingBackend(HONEST.effects)
+    found = api.sweep(ground / "model.gguf", out=ground / "whole", backend=whole, **given)
+    assert len(whole.opened) == n_opened and len(found.noise.changes) > 1
+    broken = FakeBackend(HONEST.effects, faults=(Fault(chunk=2),))
+    with pytest.raises(EngineError, match=r"^trial 'reference, batches of 16 tokens', chunk 2: failed as planted$"):
+        api.sweep(ground / "model.gguf", out=ground / "killed", backend=broken, **given)
+    again = CountingBackend(HONEST.effects)
+    assert api.sweep(ground / "model.gguf", out=ground / "killed", backend=again, **given).noise == found.noise
+    assert sum(e.n_scored for e in again.opened) == sum(e.n_scored for e in whole.opened) - 2
+
+
 def test_nothing_tried_is_no_noise() -> None:
     assert Noise((), 0).floor == 0.0
 

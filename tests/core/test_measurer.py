@@ -5,10 +5,11 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from cerebellum.backend import Backend, Settings, Sources
+from cerebellum.backend import Backend, Began, Settings, Sources, SweepEvent
 from cerebellum.domain import Corpus, Swap, Trial, TrialKind, swaps_of
 from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import read_model
@@ -228,3 +229,18 @@ def test_unused_tensors_have_no_effect(room: Room) -> None:
     assert list(engine.score((GOOD,), chunks, reference=room.store)) == list(
         engine.score((), chunks, reference=room.store)
     )
+
+
+class DyingBase(FakeEngine):
+    """Dies in the base's own pass before the second trial."""
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None) -> Iterator[SweepEvent]:
+        yield Began(1, chunks[2].id, base=True)
+        raise EngineDied("died as planted")
+
+
+def test_who_dies_in_the_bases_pass_is_not_the_trial(room: Room) -> None:
+    engine = room.engine()
+    engine.__class__ = DyingBase
+    with pytest.raises(TrialFailed, match=r"^the base, before trial 'two', chunk 7: died as planted$"):
+        room.measurer(engine).measure([ONE, TWO], range(5, 9))

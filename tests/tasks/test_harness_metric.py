@@ -49,7 +49,7 @@ def made(kind: Mapping[str, Any], *metrics: Mapping[str, Any], name: str = "odd"
 
 def bench(monkeypatch: pytest.MonkeyPatch, folder: Path, tasks: Sequence[Any], toys: Mapping[str, Toy]) -> BenchResult:
     """`file` against `base`, on a task that the harness has loaded."""
-    monkeypatch.setattr(harness, "load", lambda name, data: (tasks, metric_of(name, tasks), {"data": "made up"}))
+    monkeypatch.setattr(harness, "load", lambda name, data, shots: (tasks, metric_of(name, tasks), {"data": "made up"}))
     file, base = (write_fake_model(folder / f"{role}.gguf", n_blocks=n) for n, role in enumerate(("file", "base"), 1))
     return cerebellum.bench(
         file,
@@ -176,3 +176,31 @@ def test_a_judge_of_the_harness_that_fails_is_an_error_that_names_the_item(
     own = {"metric": broken, "aggregation": "mean", "higher_is_better": True}
     with pytest.raises(InputError, match=r"odd, item 0: .*own judge fails .RuntimeError: no such thing"):
         bench(monkeypatch, tmp_path, [made(TEXTS, own)], {"file": preferring(0), "base": preferring(0)})
+
+
+def test_examples_are_shown_as_asked_but_not_to_a_task_that_is_made_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness never overrides a task's own 0 either."""
+    from cerebellum.tasks.harness_task import HarnessTask
+
+    tasks = {"shown": made(CHOICES, ACC, fewshot_split="test"), "none": made(CHOICES, ACC, num_fewshot=0)}
+    monkeypatch.setattr(harness, "_stock", lambda name: ([tasks[name]], "acc", {}))
+    item = HarnessTask("shown", *harness.load("shown", None, 3), 1, None).items[0]
+    assert item.requests[0].context.count("?") == 4  # type: ignore[union-attr]
+    with pytest.raises(InputError, match="none is made to be asked without examples"):
+        harness.load("none", None, 3)
+    harness.load("none", None, 0)
+    with pytest.raises(InputError, match=r"^shown: .* can't make its prompts .*try fewer --shots"):
+        HarnessTask("shown", *harness.load("shown", None, 30), 1, None)
+
+
+def test_a_task_that_has_no_score_is_refused_before_any_other_is_asked(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What its judge gives is known only from an item: a percentage here, of the second task of a group."""
+    odd = made(CHOICES, ACC, name="second")
+    monkeypatch.setattr(odd, "process_results", lambda doc, results: {"acc": 100.0})
+    monkeypatch.setattr(harness, "load", lambda name, data, shots: ([made(CHOICES, ACC, name="first"), odd], "acc", {}))
+    file = write_fake_model(tmp_path / "file.gguf")
+    with pytest.raises(InputError, match=r"odd has no metric .*acc \(100\.0 for an item\)"):
+        cerebellum.bench(file, ["world_facts", "odd"], out=tmp_path / "out", backend=ToyBackend(toys={}))
+    assert not (tmp_path / "out").exists()

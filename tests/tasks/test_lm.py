@@ -243,7 +243,7 @@ def test_an_unknown_task_and_one_that_runs_code_unguarded_are_refused(monkeypatc
 
     with pytest.raises(InputError, match="no task 'nonsense_task'"):
         harness.load("nonsense_task", None)
-    monkeypatch.setattr(harness, "load", lambda name, data: ([Unsafe()], "pass@1", {}))
+    monkeypatch.setattr(harness, "load", lambda name, data, shots: ([Unsafe()], "pass@1", {}))
     with pytest.raises(InputError, match="without a sandbox"):
         Sets(None, None, 1, lambda: None).prepare(["mbpp"])  # type: ignore[arg-type,return-value]
     Sets(None, None, 1, lambda: None, unsafe=True).prepare(["mbpp"])  # type: ignore[arg-type,return-value]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from cerebellum import api
 from cerebellum.domain import Swap
-from cerebellum.errors import InputError
+from cerebellum.errors import EngineError, InputError
 from cerebellum.report.card import model_card
 from cerebellum.testing import Effect, write_fake_model
 from tests.tasks.test_verb import FACTS, IDS
@@ -53,3 +54,16 @@ def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, 
             bench_data="nowhere",
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_benchmarks_that_fail_leave_a_report_of_all_else(model: Path, tmp_path: Path) -> None:
+    """And the same command, when the cause is mended, goes on and writes what a run that never failed writes."""
+    options = {"text": tmp_path / "text.txt", "ctx": 64, "allow": 10.0, "bench": "world_facts", "out": tmp_path / "out"}
+    broken = ToyBackend(EFFECTS, toys={**backend(set()).toys, "base-Q3_K_M.gguf": Toy(nats=lambda *_: math.nan)})
+    with pytest.raises(EngineError, match="world_facts, base"):
+        api.run(model, backend=broken, **options)  # type: ignore[arg-type]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "benchmarks not finished: world_facts; the same command goes on" in report and "## Benchmarks" not in report
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["bench"] is None
+    again = api.run(model, backend=backend(set()), **options)  # type: ignore[arg-type]
+    assert again.bench and "not finished" not in (tmp_path / "out" / "report.md").read_text()

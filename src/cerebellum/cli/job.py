@@ -91,6 +91,11 @@ BENCH_OPTIONS = (
     click.option(
         "--bench-margin", type=click.FloatRange(min=0), help="Points that may be lost. [default: 2, on code 5]"
     ),
+    click.option(
+        "--bench-shots",
+        type=click.IntRange(min=0),
+        help="Examples before each question. [default: the task's own number]",
+    ),
     unsafe_option,
 )
 

@@ -160,8 +160,8 @@ class LlamaEngine:
         if settings is None or settings == self.settings:
             yield self.decoder
             return
-        n_threads = settings.n_threads or os.cpu_count() or 1
-        other = self.decoder_type(self._model, replace(settings, replay_bytes=0), self.n_vocab, n_threads)
+        shape = replace(self.settings, n_batch=settings.n_batch, n_ubatch=settings.n_ubatch, replay_bytes=0)
+        other = self.decoder_type(self._model, shape, self.n_vocab, settings.n_threads or os.cpu_count() or 1)
         try:
             yield other
         finally:

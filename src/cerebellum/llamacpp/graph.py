@@ -52,6 +52,7 @@ class Graph:
         self.has_outputs = has_outputs
         self._place = {node.address: i for i, node in enumerate(self.nodes)}
         self._cuts: dict[int, tuple[Held, ...]] = {}
+        self._left_out: dict[range, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -83,6 +84,15 @@ class Graph:
                 live[i] = True
                 wanted.update(node.reads)
         return tuple(live)
+
+    def left_out(self, computed: range) -> bytes:
+        """A byte a node: 1 for one that is dead or outside ``computed``, and would compute something."""
+        if computed not in self._left_out:
+            self._left_out[computed] = bytes(
+                (i not in computed or not live) and not node.empty
+                for i, (node, live) in enumerate(zip(self.nodes, self.live, strict=True))
+            )
+        return self._left_out[computed]
 
     @cached_property
     def _writes(self) -> dict[int, list[int]]:

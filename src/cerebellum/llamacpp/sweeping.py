@@ -45,7 +45,7 @@ def sweep(
         engine.check(trial.swaps)
     if not trials or not chunks:
         return
-    yield Began(0, chunks[0].id)
+    yield Began(0, chunks[0].id, base=True)
     bundles = engine.decoder.bundles(chunks, len(trials))
     starts = [starts_on(engine, trials, bundle) for bundle in bundles]
     if engine.decoder.replays is None and any(start >= 0 for start in starts[0]):
@@ -56,7 +56,9 @@ def sweep(
         starts = [[-1] * len(trials)] * len(bundles)
     parts = in_parts(engine, bundles, starts)
     for number, part in enumerate(parts):
-        read = keeping(reference.read, REFERENCE_BYTES) if reference else None
+        read: Reader | None = reference.read if reference else None
+        if read and len(trials) > 1:
+            read = keeping(read, REFERENCE_BYTES)
         yield from _measure(engine, trials, part, read, last=number == len(parts) - 1)
 
 
@@ -157,6 +159,7 @@ def _try_replay(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle, st
 
 def _try_lean(engine: LlamaEngine, trial: Trial, bundle: Bundle) -> Iterator[SweepEvent]:
     """Leaving out what is dead, tried on one trial."""
+    yield Began(0, bundle[0].id)
     with engine.swapped(trial.swaps):
         if not engine.decoder.try_lean(bundle):
             yield Said(

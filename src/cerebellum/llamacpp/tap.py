@@ -8,7 +8,6 @@ to be put back. The callback runs some hundred times a batch, so it does one loo
 from __future__ import annotations
 
 import ctypes as C
-import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +18,7 @@ from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph, Node
 
-_LEAVE_OUT, _NOTE, _STOP = 1, 2, 4
+_LEAVE_OUT, _NOTE, _STOP = 1, 2, 4  # the first as `Graph.left_out` has it
 _OP = native.Tensor.op.offset
 
 
@@ -41,20 +40,12 @@ def program(
     at_stop: Callable[[int, dict[int, int]], None] = lambda _position, _noted: None,
 ) -> Program:
     """Leave out what is dead and what is not in ``computed``."""
-    flags = bytearray(_left_out(graph, computed))
+    flags = bytearray(graph.left_out(computed))
     for place in noted:
         flags[place] |= _NOTE
     for place in stops:
         flags[place] |= _STOP
     return Program(graph, bytes(flags), at_stop)
-
-
-@functools.lru_cache(maxsize=256)
-def _left_out(graph: Graph, computed: range) -> bytes:
-    return bytes(
-        _LEAVE_OUT if (i not in computed or not live) and not node.empty else 0
-        for i, (node, live) in enumerate(zip(graph.nodes, graph.live, strict=True))
-    )
 
 
 @dataclass

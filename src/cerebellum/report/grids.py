@@ -303,7 +303,7 @@ def _main(row: Row) -> Interval:
 
 def written_lines(result: RunResult) -> list[str]:
     """The proven file."""
-    written = result.written
+    written, tasks = result.written, result.facts.get("unfinished")
     if written is None:
         left, tasks = result.facts.get("left_from_before"), result.facts.get("not_asked")
         lines = ["No file was written: nothing was chosen."]
@@ -320,4 +320,5 @@ def written_lines(result: RunResult) -> list[str]:
         f"perplexity {perplexity_cell(written.summary)} on the report text, {written.from_base.judgement.reason}",
         f"overrides: {written.overrides_path.name} (lines: {len(written.overrides)}, each hits one tensor)",
         f"reproduce: {written.reproduce}",
+        *([f"benchmarks not finished: {', '.join(tasks)}; the same command goes on with them"] if tasks else []),
     ]

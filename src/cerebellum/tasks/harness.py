@@ -52,6 +52,10 @@ def load(name: str, data: Path | None, shots: int | None = None) -> tuple[list[A
             tasks, metric, facts = _stock(name)
             if shots is not None:
                 for task in tasks:
+                    if shots and task.config.num_fewshot == 0:
+                        raise InputError(
+                            f"{name} is made to be asked without examples; leave out --shots, which the harness would ignore"
+                        )
                     task.set_config("num_fewshot", shots)
             return tasks, metric, facts
         shown = MMLU_SHOTS if shots is None else shots

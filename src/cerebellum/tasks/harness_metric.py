@@ -57,13 +57,14 @@ def why_not(task: Any, metric: str) -> str:
     return "" if task.higher_is_better().get(metric) is True else "less is better"
 
 
-def settled(name: str, task: Any, wanted: str, found: Mapping[str, Any]) -> str:
-    """``wanted``, or where an item's judgement ``found`` has no share of that name (a function may give several of other names, another
-    percent), the first that it has. Raises `InputError` for none."""
-    for metric in (wanted, *paired(task)):
-        if is_share(found.get(metric)):
+def settled(name: str, wanted: str, found: Sequence[tuple[Any, Mapping[str, Any]]]) -> str:
+    """``wanted``, or where the judgement of an item of each task object has no share of that name (a function may give several of other
+    names, another percent), the first that all have. ``found``: (task object, an item's metrics). Raises `InputError` for none."""
+    for metric in (wanted, *paired(found[0][0])):
+        odd = [of_one for of_one in found if not is_share(of_one[1].get(metric))]
+        if not odd:
             return metric
-    raise refusal(name, task, found)
+    raise refusal(name, *odd[0])
 
 
 def is_share(value: Any) -> bool:

@@ -41,12 +41,25 @@ class HarnessTask:
         self._aggregation = tasks[0].aggregation()
         each = None if limit is None else -(-limit // len(tasks))
         with quiet():
-            rows = [list(self._made(task, len(tasks) > 1, each, render)) for task in tasks]
+            rows = [self._built(task, len(tasks) > 1, each, render) for task in tasks]
         turns = (item for turn in zip_longest(*rows) for item in turn if item is not None)
         self.items: Sequence[Item] = list(turns)[:limit]
         if chance := chance_of(self.items):
             self.facts["chance"] = chance
-        self.metric = self._settled(tasks[0], metric) if self.items else metric
+        self.metric = self._settled(metric) if self.items else metric
+
+    def _built(self, task: Any, several: bool, limit: int | None, render: Render | None) -> list[Item]:
+        """Raises `InputError` where the harness can't make the prompts."""
+        try:
+            return list(self._made(task, several, limit, render))
+        except CerebellumError:
+            raise
+        except Exception as error:  # a task's own code may raise anything
+            shots = task.config.num_fewshot
+            fewer = f"it was asked for {shots} examples before each question, try fewer --shots, or " if shots else ""
+            raise InputError(
+                f"{self.name}: lm-evaluation-harness can't make its prompts ({type(error).__name__}: {error}); {fewer}leave the task out"
+            ) from error
 
     def _made(self, task: Any, several: bool, limit: int | None, render: Render | None) -> Iterable[Item]:
         task.set_fewshot_seed(FEWSHOT_SEED)
@@ -57,12 +70,16 @@ class HarnessTask:
             requests = tuple(r for i in instances for r in requests_of(i, render is not None))
             yield Item(name, requests, _about(task, doc))
 
-    def _settled(self, task: Any, metric: str) -> str:
-        """What the first item's judgement holds is known only by judging it, on replies made up."""
-        gold = self.items[0].about["gold"]
-        text = gold if isinstance(gold, str) else "1"
-        replies = [Reply(nats=-1.0 - n, n_tokens=1, text=text) for n in range(len(self.items[0].requests))]
-        return settled(self.name, task, metric, self.judge(self.items[0], replies).metrics)
+    def _settled(self, metric: str) -> str:
+        """What a judgement holds is known only by judging: the first item of each task object, on replies made up."""
+        first = {id(task): (task, item) for item in reversed(self.items) for task in self._instances[item.id][:1]}
+        found = []
+        for task, item in first.values():
+            gold = item.about["gold"]
+            text = gold if isinstance(gold, str) else "1"
+            replies = [Reply(nats=-1.0 - n, n_tokens=1, text=text) for n in range(len(item.requests))]
+            found.append((task, self.judge(item, replies).metrics))
+        return settled(self.name, metric, found[::-1])
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
         """Raises `InputError` where the harness's own judge fails."""

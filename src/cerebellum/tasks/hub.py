@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ PATIENCE = 5.0
 CLIENTS = {
     "aiohttp", "datasets", "evaluate", "fsspec", "hf_xet", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests", "urllib3",
 }  # fmt: skip
+#: Errors of this machine's disk, whoever meets them.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES)
 LATER = "load it once where the hub can be reached, and the cache serves it from then on"
 THEIRS = "it is a task of lm-evaluation-harness's own, for which --data isn't used"
 OURS = "--data FOLDER has files for humaneval, arc_challenge, hellaswag and mmlu_redux"
@@ -32,7 +35,10 @@ def hub(what: str, *, local: bool = True) -> Iterator[None]:
         except CerebellumError:
             raise
         except Exception as error:  # the harness and its tasks raise what they like
-            instead = "install what it wants, or leave it out"
+            if isinstance(error, OSError) and error.errno in DISK:
+                raise
+            wants = isinstance(error, ImportError) or "install" in str(error).lower()
+            instead = "install what it wants, or leave it out" if wants else "leave it out, or report it there"
             if of_the_hub(error) or (why and isinstance(error, OSError)):
                 instead = f"give them with --data ({OURS}), or {LATER}" if local else f"{THEIRS}; {LATER}"
             raise InputError(f"can't load the questions of {what}: {why}{first_line(error)}; {instead}") from error

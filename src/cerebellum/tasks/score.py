@@ -107,7 +107,9 @@ def score_of(role: str, asked: Asked, tallies: Mapping[str, Tally]) -> Score:
     metrics = {m: figure for m in names if (figure := figure_of(asked, m)) is not None}
     values = {i.id: value_of(task, i, j) for i, j in zip(task.items, asked.judged, strict=True)}
     others = [t for other, t in tallies.items() if other != role]
-    unusable = why_unusable(tallies[role], others, asked.checks) or no_share(task.metric, values)
+    unusable = why_unusable(tallies[role], others, asked.checks, task.facts.get("shots", 0)) or no_share(
+        task.metric, values
+    )
     return Score(role, n, metrics[task.metric], interval_of(values), metrics, tallies[role], unusable, values)
 
 

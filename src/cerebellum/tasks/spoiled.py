@@ -52,15 +52,16 @@ def ambiguous(item: Item) -> tuple[str, ...]:
     return (AMBIGUOUS,) if len(set(told)) < len(told) and "options" in item.about else ()
 
 
-def why_unusable(own: Tally, others: Iterable[Tally], checks: Mapping[str, str]) -> str:
-    """Why a file's score says nothing of it, or "".
+def why_unusable(own: Tally, others: Iterable[Tally], checks: Mapping[str, str], shots: int = 0) -> str:
+    """Why a file's score says nothing of it, or "". ``shots``: examples before each question.
 
     Replies that nobody could read are held against the harness only where no other file was asked the same and did answer.
     """
     if failed := [f"{name}: {said}" for name, said in checks.items() if said]:
         return f"a self-test failed: {failed[0]}"
     if own.prompts_spoiled:
-        longer = "; a larger --ctx or fewer --shots may make them fit" if own.counts.get(TRUNCATED) else ""
+        fewer = f", or fewer --shots than {shots}," if shots else ""
+        longer = f"; a larger --ctx{fewer} may make them fit" if own.counts.get(TRUNCATED) else ""
         return f"{own.n_prompt} of {own.n} prompts are spoiled ({listed(own, OF_THE_PROMPT)}{longer})"
     others = list(others)
     if own.replies_spoiled and not any(not other.replies_spoiled for other in others):

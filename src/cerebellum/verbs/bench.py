@@ -134,6 +134,9 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
         shots=options.shots,
     )
     sets.prepare(names)
+    if not options.chat:  # as chat they need the model's template
+        for name in names:
+            sets.task(name, None)
     return Questions(options, names, sets)
 
 

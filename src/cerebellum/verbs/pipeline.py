@@ -115,7 +115,6 @@ def run_job(
             facts["not_asked"] = list(questions.names)
         if written is None and (left := left_from_before(job)):
             facts["left_from_before"] = left
-        bench = None if questions is None else bench_job(job, written, questions)
         result = RunResult(
             options.model.name,
             job.base,
@@ -126,9 +125,12 @@ def run_job(
             written,
             noise,
             validity,
-            bench,
-            facts,
+            facts=facts,
         )
+        if questions is not None:
+            if written is not None:  # what is known by now is worth a report, however the benchmarks end
+                write_report(replace(result, facts={**facts, "unfinished": list(questions.names)}), options.out)
+            result = replace(result, bench=bench_job(job, written, questions))
         write_report(result, options.out)
         job.study.set_fact("result", summary_of(result))
         return result

@@ -6,6 +6,7 @@ nothing. Intervals and verdicts hold under these repeated looks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
@@ -81,11 +82,16 @@ def too_small(job: Job, options: RaceOptions, series: int, n_trials: int, look: 
     chunks = n_trials * look
     least = f"{-(-chunks * job.search.n_tokens // len(job.search.chunks)):,} tokens (--budget-tokens)"
     if options.budget_minutes is not None:
-        least += f" and about {chunks * seconds_a_chunk(job, series) / 60:.2g} minutes (--budget-minutes)"
+        least += f" and {minutes_for(chunks, seconds_a_chunk(job, series)):,.2f} minutes (--budget-minutes)"
     return (
         f"the budget holds {budget:,} chunks; {n_trials} trials need {least} for their first look of {look} chunks each; give a larger "
         "budget, fewer tensors or types, or a smaller --ctx"
     )
+
+
+def minutes_for(chunks: int, seconds: float) -> float:
+    """Minutes that hold so many chunks of so many seconds each, rounded up to hundredths."""
+    return math.ceil((chunks + 1) * seconds / 60 * 100) / 100
 
 
 def seconds_a_chunk(job: Job, series: int) -> float:
