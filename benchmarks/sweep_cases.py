@@ -16,7 +16,8 @@ from cerebellum import bundled
 class Case:
     """``shape``: the model is generated; None: ``model`` is a file. ``stock_trials``: how many of the loop's trials are really run (None:
     all); ``alternated``: False where one stock trial only stands beside ours. ``race``: raced, and compared with a sweep over the whole
-    text only for what it decides. ``cost_chunks``: text of the comparison with a bare pass."""
+    text only for what it decides; ``race_to``: each trial's "verdicts", or the "choice". ``cost_chunks``: text of the comparison with a
+    bare pass."""
 
     model: Path | None = None
     shape: Shape | None = None
@@ -29,6 +30,7 @@ class Case:
     stock_trials: int | None = None
     alternated: bool = True
     race: bool = False
+    race_to: str = "choice"
     cost_chunks: int = 4
 
 

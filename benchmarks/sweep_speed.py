@@ -3,11 +3,11 @@
 python -m benchmarks.sweep_speed small|race|medium|e2b [--rounds 5] [--json FILE]      (each size can be changed by an option)
 
 *stock*: for each trial llama-quantize with an override, llama-perplexity over the text, delete the file (`benchmarks.stock_loop`). *ours*:
-`cerebellum sweep` as a whole process, from the unquantized file to the printed result. *race*: the same with --race --allow. All write to
-fresh folders below --scratch. Wall clocks are compared; processor time stands beside them, for machines that do other work. *trials alone*
-leaves out on both sides what is done once: the stock loop's reference logits and base; our base, reference and noise floor.
+`cerebellum sweep` as a whole process, from the unquantized file to the printed result. *race*: the same with --race, or --race --allow.
+All write to fresh folders below --scratch. Wall clocks are compared; processor time stands beside them, for machines that do other work.
+*trials alone* leaves out on both sides what is done once: the stock loop's reference logits and base; our base, reference and noise floor.
 
-Decisions are those of the sweep over the whole text: which tensors the greedy choice takes within the allowance.
+Decisions are those of the sweep over the whole text: each trial's verdict, and which tensors the greedy choice takes within the allowance.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ def rounds_of(case: Ready, programs: StockPrograms, rounds: int) -> Iterator[Rou
             folder = Path(name)
             ours = None if case.case.race else sweep(case, folder / "study")
             whole = ours or whole or sweep(case, case.scratch / f"whole-{case.name}")
-            race = sweep(case, folder / "race", "--race", "--allow", str(ALLOW)) if case.case.race else None
+            race = sweep(case, folder / "race", *racing(case.case)) if case.case.race else None
             yield Round(stock(case, programs, whole, number, folder), ours, race, whole)
+
+
+def racing(case: Case) -> list[str]:
+    """The options of a race to each trial's verdict, or to the choice."""
+    return ["--race"] if case.race_to == "verdicts" else ["--race", "--allow", str(ALLOW)]
 
 
 def sweep(case: Ready, out: Path, *more: str) -> Ours:
@@ -103,6 +108,7 @@ def arguments() -> argparse.ArgumentParser:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--race", action="store_true", default=None, help="race as well")
+    parser.add_argument("--race-to", choices=("choice", "verdicts"), help="what a race settles (default: the choice)")
     parser.add_argument("--threads", type=int, help="of both sides (default: all cores)")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
