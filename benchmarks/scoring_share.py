@@ -1,6 +1,6 @@
 """What scoring costs: the compiled loops beside the same sums in numpy, and scoring beside the forward pass it follows.
 
-python -m benchmarks.scoring_share [--threads N] [--repeats 5] [--skip-models]
+python -m benchmarks.scoring_share [MODEL …] [--threads N] [--repeats 5] [--skip-models]
 
 Times alternate, one of each in turn; shown are medians with the smallest and the largest. The share is of what a sweep does in every
 trial: logits of half a context of 512 tokens, against reference rows as the study keeps them.
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.random_llama import Shape, write
+from benchmarks.models import Llama, write_model
 from benchmarks.running import show
 from cerebellum import bundled
 from cerebellum.backend import Settings
@@ -37,8 +37,8 @@ SIZES = {1024: 255, 32_000: 64, 262_144: 16}
 N_CTX = 512
 #: Beside the bundled one: a body so small that the output matrix is nearly all of the work, and a more usual one.
 MODELS = {
-    "262,144 words, width 256, 2 blocks": Shape(256, 2, 1024, 262_144),
-    "262,144 words, width 1024, 8 blocks": Shape(1024, 8, 4096, 262_144),
+    "262,144 words, width 256, 2 blocks": Llama(2, 256, 1024, 262_144, 4, 4),
+    "262,144 words, width 1024, 8 blocks": Llama(8, 1024, 4096, 262_144, 16, 16),
 }
 
 
@@ -131,21 +131,26 @@ def beside_forward(name: str, path: Path, repeats: int, threads: Threads) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument(
+        "model", nargs="*", type=Path, help="files to measure the share on, instead of the bundled and the generated"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-models", action="store_true", help="the first table alone")
     given = parser.parse_args()
     os.environ.update({name: value for name, value in WAITING.items() if name not in os.environ})
     threads = Threads(ThreadPoolExecutor(given.threads), given.threads)
-    rows = [beside_numpy(v, k, given.repeats, threads) for v in SIZES for k in (None, 256)]
-    columns = ["numpy, µs a row", "compiled, 1 thread", f"{given.threads} threads", "numpy ÷ 1", "numpy ÷ all"]
-    show("Scoring a row of logits", ["vocabulary", "reference", *columns], rows)
+    if not given.model:
+        rows = [beside_numpy(v, k, given.repeats, threads) for v in SIZES for k in (None, 256)]
+        columns = ["numpy, µs a row", "compiled, 1 thread", f"{given.threads} threads", "numpy ÷ 1", "numpy ÷ all"]
+        show("Scoring a row of logits", ["vocabulary", "reference", *columns], rows)
     if given.skip_models:
         return
+    found = [beside_forward(path.name, path, given.repeats, threads) for path in given.model or [bundled.MODEL]]
     with tempfile.TemporaryDirectory() as folder:
-        found = [beside_forward("bundled (Gemma 4, 13.65 M)", bundled.MODEL, given.repeats, threads)]
-        for name, shape in MODELS.items():
-            found.append(beside_forward(name, write(Path(folder) / "random.gguf", shape), given.repeats, threads))
+        for name, shape in () if given.model else MODELS.items():
+            path = write_model(Path(folder) / "random.gguf", shape)
+            found.append(beside_forward(name, path, given.repeats, threads))
     show(
         f"Scoring beside the forward pass of a chunk of {N_CTX}, {given.threads} threads",
         ["model", "reference", "forward, ms", "scoring, ms", "share, %"],
