@@ -26,11 +26,13 @@ class Decisions:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of the trials that the whole text decides (not *undecided*), how many a race decides alike; how many say the opposite; of the
-    choice by the whole text how many a race takes too, and how many others it takes."""
+    """Of the trials that the whole text decides (not *undecided*), how many a race gives the same word, and how many the same way by KL
+    divergence (*drift* is damage with a falling perplexity, which takes more text to see); how many say the opposite; of the choice by the
+    whole text how many a race takes too, and how many others it takes."""
 
     clear: int
     same: int
+    same_way: int
     opposite: int
     chosen: int
     chosen_too: int
@@ -53,9 +55,14 @@ def compare(whole: Decisions, raced: Decisions) -> Agreement:
     clear = [trial for trial, verdict in whole.verdicts.items() if verdict != Verdict.UNDECIDED]
     same = sum(raced.verdicts[trial] == whole.verdicts[trial] for trial in clear)
     ends = {str(Verdict.IMPROVES), str(Verdict.DAMAGES)}
+    same_way = sum(_way(raced.verdicts[trial]) == _way(whole.verdicts[trial]) for trial in clear)
     opposite = sum({whole.verdicts[trial], raced.verdicts[trial]} == ends for trial in whole.verdicts)
     too = len(whole.chosen & raced.chosen)
-    return Agreement(len(clear), same, opposite, len(whole.chosen), too, len(raced.chosen) - too)
+    return Agreement(len(clear), same, same_way, opposite, len(whole.chosen), too, len(raced.chosen) - too)
+
+
+def _way(verdict: str) -> str:
+    return str(Verdict.DAMAGES) if verdict == Verdict.DRIFT else verdict
 
 
 def _name(effect: SingleEffect) -> str:

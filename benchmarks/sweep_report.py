@@ -146,7 +146,8 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     for share, kept in races:
         print(
             f"Race: {100 * share:.1f} % of the text measured; of {kept.chosen} tensors that the whole text chooses {kept.chosen_too}, "
-            f"and {kept.others} others; of {kept.clear} verdicts on the whole text {kept.same} the same, {kept.opposite} opposite."
+            f"and {kept.others} others; of {kept.clear} verdicts on the whole text {kept.same} the same word, {kept.same_way} the same way "
+            f"by KL divergence, {kept.opposite} opposite."
         )
     return {
         "model": case.model.name,
