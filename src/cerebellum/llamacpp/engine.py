@@ -6,6 +6,7 @@ Chunks are cut as `llama-perplexity` cuts them and decoded by `decoding`; logits
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +55,6 @@ class LlamaEngine:
         self._model = load_model(path, settings)
         self.vocabulary = Vocabulary(self._model)
         self.n_vocab = self.vocabulary.n_tokens
-        self._weights = Weights(self._find(), self._make, CACHE_BYTES)
         self.decoder = self.decoder_type(self._model, settings, self.n_vocab, self._n_threads)
 
     # -- opening -----------------------------------------------------------------------------------------------------
@@ -62,6 +62,11 @@ class LlamaEngine:
     def _open_sources(self, sources: Sources | None) -> None:
         self._source = gguf_file.open_weights(sources.weights) if sources else None
         self._imatrix = gguf_file.load_imatrix(sources.imatrix) if sources and sources.imatrix else None
+
+    @functools.cached_property
+    def _weights(self) -> Weights:
+        """Found when first wanted, since that reads the whole file: who cuts texts or keeps a reference has no use for them."""
+        return Weights(self._find(), self._make, CACHE_BYTES)
 
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
@@ -119,7 +124,7 @@ class LlamaEngine:
     @contextlib.contextmanager
     def swapped(self, swaps: Swaps) -> Iterator[None]:
         """The model with ``swaps`` in force."""
-        with self._weights.swapped(swaps):
+        with self._weights.swapped(swaps) if swaps else contextlib.nullcontext():
             yield
 
     def ahead(self, swaps: Swaps) -> None:
@@ -129,7 +134,8 @@ class LlamaEngine:
 
     def forget(self) -> None:
         """Free what was quantized: it won't be wanted again."""
-        self._weights.trim(0)
+        if "_weights" in self.__dict__:
+            self._weights.trim(0)
 
     def check(self, swaps: Swaps) -> None:
         for swap in swaps:
@@ -150,7 +156,7 @@ class LlamaEngine:
         settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
         self.check(swaps)
-        with self._weights.swapped(swaps), self._decoding(settings) as decoder:
+        with self.swapped(swaps), self._decoding(settings) as decoder:
             for chunk in chunks:
                 yield from self._sums(decoder, (chunk,), reference.read if reference else None, None)
 
@@ -203,12 +209,13 @@ class LlamaEngine:
     def logits(self, swaps: Swaps, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""
         self.check(swaps)
-        with self._weights.swapped(swaps):
+        with self.swapped(swaps):
             return self.decoder.rows((chunk,), None)
 
     def close(self) -> None:
         if self._model is not None:
-            self._weights.close()
+            if "_weights" in self.__dict__:
+                self._weights.close()
             self.decoder.close()
             lc.llama_model_free(self._model)
             self._pool.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -139,9 +140,7 @@ class EngineProcess:
     def __init__(self, path: Path, settings: Settings, sources: Sources | None) -> None:
         self._child = Child(f"opening {path.name}")
         try:
-            self.n_vocab, self.unused = cast(
-                tuple[int, frozenset[str]], self._child.call(f"opening {path.name}", "open", path, settings, sources)
-            )
+            self.n_vocab = cast(int, self._child.call(f"opening {path.name}", "open", path, settings, sources))
         except BaseException:
             self._child.close()
             raise
@@ -150,6 +149,10 @@ class EngineProcess:
     def pid(self) -> int:
         """The worker's process id."""
         return self._child.pid
+
+    @functools.cached_property
+    def unused(self) -> frozenset[str]:
+        return cast(frozenset[str], self._child.call("finding the weights", "call", "unused"))
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         return cast(Corpus, self._child.call(f"tokenizing {name}", "call", "corpus", name, text, n_ctx))

@@ -40,11 +40,11 @@ class Host:
 
         write_file(*args)
 
-    def open(self, path: Path, settings: Any, sources: Any) -> tuple[int, frozenset[str]]:
+    def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.engine import LlamaEngine
 
         self.engine = LlamaEngine(path, settings, sources)
-        return self.engine.n_vocab, self.engine.unused
+        return int(self.engine.n_vocab)
 
     def open_responder(self, *args: Any) -> Any:
         from cerebellum.llamacpp.responder import LlamaResponder
@@ -53,7 +53,8 @@ class Host:
         return self.engine.facts
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self.engine, method)(*args, **kwargs)
+        found = getattr(self.engine, method)
+        return found(*args, **kwargs) if callable(found) else found
 
 
 def serve(calls: BinaryIO, answers: BinaryIO) -> None:
