@@ -88,6 +88,8 @@ def test_a_file_that_is_no_whole_model(
         (("--text", "text.txt", "--imatrix", "text.txt"), 2, ("text.txt",)),
         (("--text", "text.txt", "--reference", "notes.gguf"), 2, ("notes.gguf",)),
         (("--text", "text.txt", "--bench-limit", "9"), 2, ("--bench-limit", "--bench TASKS")),
+        (("--text", "text.txt", "--blocks", "3-1"), 2, ("'3-1'", "write 1-3")),
+        (("--text", "text.txt", "--base", "Q3_KM"), 2, ("unknown file type 'Q3_KM'", "Q3_K_M")),
         (("--text", "text.txt", "--unsafe-execution"), 2, ("--unsafe-execution", "--bench TASKS")),
         (("--text", "text.txt", "--race", "--budget-minutes", "0"), 2, ("--budget-minutes", "more than 0")),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -46,11 +47,12 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path) -> No
 
 
 def test_json_has_the_score_and_the_table_says_how_sure(tmp_path: Path) -> None:
+    same = shutil.copy(bundled.MODEL, tmp_path / "same.gguf")
     options = (
         "bench",
         bundled.MODEL,
         "--against",
-        bundled.MODEL,
+        same,
         "--tasks",
         "world_facts",
         "--limit",
@@ -128,3 +130,31 @@ def test_the_harness_command_ends_with_one_message_where_it_can_load_nothing(
     options = ("--model", "cerebellum", "--model_args", f"pretrained={bundled.MODEL}", "--limit", "1")
     done = cerebellum(tmp_path, "lm-eval", "run", *options, "--tasks", task)
     refused(subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, *words)
+
+
+def test_the_harness_command_refuses_a_model_that_it_does_not_know_and_helps(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval", reason="needs the bench extra")
+    done = cerebellum(tmp_path, "lm-eval", "run", "--model", "cerebelum", "--tasks", "piqa", "--limit", "1")
+    refused(
+        subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, "cerebelum", "--model cerebellum"
+    )
+    said = cerebellum(tmp_path, "lm-eval", "--help").stdout
+    assert (
+        "Example: cerebellum lm-eval run --model cerebellum" in said
+        and "gpu_layers" in said
+        and "usage: lm-eval" in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--fail-on-loss",), "--against BASE.gguf"),
+        (("--margin", "1"), "--against BASE.gguf"),
+        (("--samples", "3"), "humaneval, world_functions"),
+        (("--against", str(bundled.MODEL)), "compared with itself"),
+        (("--shots", "2"), "without examples"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path, options: tuple[str, ...], says: str) -> None:
+    refused(cerebellum(tmp_path, "bench", bundled.MODEL, "--tasks", "world_facts", "--limit", "2", *options), 2, says)

@@ -192,7 +192,7 @@ class Refused(Exception):
     [
         (
             ConnectionError("Couldn't reach 'baber/piqa' on the Hub (OfflineModeIsEnabled).\nmore"),
-            "Couldn't reach 'baber/piqa'",
+            "can't be reached; its cache doesn't hold them; it is a task",
         ),
         (Refused("all connection attempts failed"), "all connection attempts failed; it is a task"),
         (ModuleNotFoundError("No module named 'langdetect'"), "No module named 'langdetect'; install what it wants"),

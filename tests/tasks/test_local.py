@@ -156,13 +156,24 @@ def test_mmlu_redux_leaves_out_faulty_questions_and_shows_five_examples(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("mmlu_redux", 5), ("arc_challenge", 0), ("humaneval", 0), ("world_facts", 0)]
+    ("names", "shots", "says"),
+    [
+        (["mmlu_redux"], 6, "mmlu_redux has at most 5 .*--shots 5"),
+        (["world_facts", "mmlu_redux"], 6, "--shots 5"),
+        (["arc_challenge", "humaneval"], 1, "arc_challenge, humaneval: asked without examples"),
+        (["mmlu_redux"], 5, None),
+        (["world_facts", "mmlu_redux"], 2, None),
+        (["arc_challenge"], 0, None),
+        (["piqa"], 20, None),
+    ],
 )
-def test_more_examples_than_a_task_has_are_refused(name: str, most: int) -> None:
-    harness.check_shots(name, most)
-    harness.check_shots(name, None)
-    with pytest.raises(InputError, match=f"{name} .*--shots {most}"):
-        harness.check_shots(name, most + 1)
+def test_more_examples_than_any_task_has_are_refused(names: list[str], shots: int, says: str | None) -> None:
+    harness.check_shots(names, None)
+    if says is None:
+        harness.check_shots(names, shots)
+        return
+    with pytest.raises(InputError, match=says):
+        harness.check_shots(names, shots)
 
 
 def test_a_limit_takes_subjects_in_turn(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The harness has no way to discover models of other packages, so its own command 
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
     Example: cerebellum lm-eval run --model cerebellum --model_args pretrained=model-Q4_K_M.gguf --tasks piqa --limit 100
     """
     register()
+    if arguments in ((), ("-h",), ("--help",), ("run", "-h"), ("run", "--help")):
+        click.echo(click.get_current_context().get_help() + "\n\nWhat follows is the harness's own help.\n")
     from lm_eval.__main__ import cli_evaluate
 
     from cerebellum.tasks.hub import offline_if_unreachable
@@ -67,14 +70,19 @@ def tasks_of(arguments: Sequence[str]) -> str:
 
 def in_words(error: Exception, tasks: str, why: str) -> str:
     """A user's message of an error that is the hub's or says what was given wrongly; "" for any other, which keeps its traceback."""
-    from cerebellum.tasks.hub import LATER, first_line, of_the_hub, raised_in
+    from cerebellum.tasks.hub import LATER, cause, first_line, of_the_hub, raised_in
 
     if of_the_hub(error):
-        return f"lm-evaluation-harness can't load what {tasks} needs: {why}{first_line(error)}; {LATER}"
+        return f"lm-evaluation-harness can't load what {tasks} needs: {cause(why, error)}; {LATER}"
     if isinstance(error, ValueError) and raised_in(error).startswith(
         ("lm_eval.config", "lm_eval._cli", "lm_eval.tasks")
     ):
         return f"lm-evaluation-harness: {first_line(error)}; its tasks: cerebellum lm-eval ls tasks"
+    ours = f"ours is --model {MODEL} --model_args pretrained=FILE.gguf"
+    if isinstance(error, ImportError):
+        return f"lm-evaluation-harness: {first_line(error)}; install what it wants, or take another model: {ours}"
+    if isinstance(error, KeyError | ValueError) and raised_in(error).startswith("lm_eval.api.registry"):
+        return f"lm-evaluation-harness: {re.split(r'[!?.]', str(error.args[0]))[0]}; {ours}"
     return ""
 
 

@@ -40,6 +40,8 @@ def parse_blocks(_context: click.Context, _option: click.Parameter, value: str |
         numbers = [first, last] if dash else [first]
         if not all(n.isascii() and n.isdigit() and len(n) < 5 for n in numbers):
             raise click.BadParameter(f"{part!r} is not a block or a range of blocks; write 0-3,7 for example")
+        if last and int(last) < int(first):
+            raise click.BadParameter(f"{part!r} is a range that ends before it begins; write {last}-{first}")
         blocks += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(blocks))
 

@@ -112,7 +112,8 @@ def _legend(compared: bool) -> str:
 def _asked(task: TaskResult) -> str:
     facts = task.facts
     how = [_how_many(task), task.metric, f"data {facts['data']}"]
-    how += [f"{facts['shots']} examples before each question"] if facts.get("shots") else []
+    if facts.get("shots") or "template" in facts:
+        how.append(f"{facts.get('shots') or 'no'} examples before each question")
     how += [f"prompts of {facts['template']}"] if "template" in facts else []
     how += ["in the model's own chat template"] if facts.get("chat") else []
     how += [f"{facts['samples']} replies drawn to each"] if facts.get("samples", 1) > 1 else []
@@ -131,7 +132,11 @@ def _how_many(task: TaskResult) -> str:
     if n == of:
         return f"all {n} questions" if n > 1 else "its one question"
     sets = task.facts.get("sets", 1)
-    return f"{n} of {of} questions, from {sets} sets in turn" if sets > 1 else f"the first {n} of {of} questions"
+    return (
+        f"{n} of {of} questions, from {sets} sets in turn"
+        if sets > 1
+        else f"the first {f'{n} ' if n > 1 else ''}of {of} questions"
+    )
 
 
 def bench_lines(result: BenchResult) -> list[str]:

@@ -144,7 +144,8 @@ def race_note(sweep: Sweep) -> list[str]:
     race = sweep.race
     spent = f"{race.n_chunks} of {race.n_chunks_full} chunks ({100 * race.n_chunks / race.n_chunks_full:.0f} %)"
     ending = "; the budget ended it, so some are undecided for want of text" if race.exhausted else ""
-    return [f"A race: trials took {spent} in {race.n_rounds} looks{ending}. Intervals hold under repeated looks."]
+    looks = "one look" if race.n_rounds == 1 else f"{race.n_rounds} looks"
+    return [f"A race: trials took {spent} in {looks}{ending}. Intervals hold under repeated looks."]
 
 
 def sweep_notes(sweep: Sweep) -> tuple[str, ...]:

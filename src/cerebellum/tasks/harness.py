@@ -46,7 +46,6 @@ def load(name: str, data: Path | None, shots: int | None = None) -> tuple[list[A
     """(the harness's task objects, the metric that is the score, facts) of a task, tag or group; ``shots``: so many examples before each
     question, None: as many as the task has. Raises `InputError`."""
     need_harness()
-    check_shots(name, shots)
     with quiet():
         if name not in OWN:
             tasks, metric, facts = _stock(name)
@@ -66,12 +65,19 @@ def load(name: str, data: Path | None, shots: int | None = None) -> tuple[list[A
         return tasks, OWN[name][1], {**facts, "template": f"lm-evaluation-harness {version()}, {OWN[name][0]}"}
 
 
-def check_shots(name: str, shots: int | None) -> None:
-    """Raises `InputError` where a task can't have so many examples before each question."""
-    most = MMLU_SHOTS if name == "mmlu_redux" else 0
-    if shots and name in OWN_NAMES and shots > most:
-        has = f"has at most {most} examples" if most else "is asked without examples"
-        raise InputError(f"{name} {has} before each question; give --shots {most}, or leave it out")
+def check_shots(names: Iterable[str], shots: int | None) -> None:
+    """Raises `InputError` where a task can't have so many examples before each question, or all are asked without any. Of several tasks
+    those that have none are asked without."""
+    asked = tuple(names)
+    if "mmlu_redux" in asked and (shots or 0) > MMLU_SHOTS:
+        raise InputError(
+            f"mmlu_redux has at most {MMLU_SHOTS} examples before each question; give --shots {MMLU_SHOTS} (in run --bench-shots), "
+            "or leave it out"
+        )
+    if shots and all(name in OWN_NAMES and name != "mmlu_redux" for name in asked):
+        raise InputError(
+            f"{', '.join(asked)}: asked without examples before each question; leave out --shots (in run --bench-shots)"
+        )
 
 
 def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:

@@ -18,6 +18,7 @@ CLIENTS = {
 }  # fmt: skip
 #: Errors of this machine's disk, whoever meets them.
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES)
+UNREACHABLE = "the hub can't be reached; "
 LATER = "load it once where the hub can be reached, and the cache serves it from then on"
 THEIRS = "it is a task of lm-evaluation-harness's own, for which --data isn't used"
 OURS = "--data FOLDER has files for humaneval, arc_challenge, hellaswag and mmlu_redux"
@@ -41,7 +42,7 @@ def hub(what: str, *, local: bool = True) -> Iterator[None]:
             instead = "install what it wants, or leave it out" if wants else "leave it out, or report it there"
             if of_the_hub(error) or (why and isinstance(error, OSError)):
                 instead = f"give them with --data ({OURS}), or {LATER}" if local else f"{THEIRS}; {LATER}"
-            raise InputError(f"can't load the questions of {what}: {why}{first_line(error)}; {instead}") from error
+            raise InputError(f"can't load the questions of {what}: {cause(why, error)}; {instead}") from error
 
 
 @contextlib.contextmanager
@@ -51,19 +52,19 @@ def offline_if_unreachable() -> Iterator[str]:
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
-    why = (
-        "HF_HUB_OFFLINE is set; "
-        if any(before)
-        else ""
-        if answers(constants.ENDPOINT)
-        else "the hub can't be reached; "
-    )
+    why = "HF_HUB_OFFLINE is set; " if any(before) else "" if answers(constants.ENDPOINT) else UNREACHABLE
     if why:
         constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     try:
         yield why
     finally:
         constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+def cause(why: str, error: BaseException) -> str:
+    """What went wrong. Where the client was told to keep off the hub, that it says so is our doing and no setting of the user's."""
+    offline = why == UNREACHABLE and "offline" in str(error).lower()
+    return f"{why}its cache doesn't hold them" if offline else f"{why}{first_line(error)}"
 
 
 def of_the_hub(error: BaseException) -> bool:

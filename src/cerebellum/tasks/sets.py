@@ -56,8 +56,9 @@ class Sets:
 
     def prepare(self, names: Iterable[str]) -> None:
         """Load what the tasks need, before any model is opened. Raises `InputError` or `SandboxError`."""
+        names = tuple(names)
+        harness.check_shots(names, self._shots)
         for name in names:
-            harness.check_shots(name, self._shots)
             if name in CODE:
                 self.sandbox = self.sandbox or self._find_sandbox()
             if name == HUMANEVAL:

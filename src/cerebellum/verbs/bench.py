@@ -24,7 +24,7 @@ from cerebellum.tasks.code import CodeTask
 from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
 from cerebellum.tasks.lines import item_lines
 from cerebellum.tasks.score import BASE, FILE, REFERENCE, Asked, BenchResult, gate_of, task_result
-from cerebellum.tasks.sets import Sets, expand
+from cerebellum.tasks.sets import CODE, Sets, expand
 from cerebellum.verbs.divergence import opened_study
 from cerebellum.verbs.job import cached_sha256, make_folder
 from cerebellum.verbs.write import write_text
@@ -123,8 +123,16 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
         raise InputError(f"--shots {options.shots}: a number of examples is 0 or more")
     if options.data is not None and not options.data.is_dir():
         what = "is no folder" if options.data.exists() else "does not exist"
-        raise InputError(f"--data {options.data} {what}; give the folder that docs/benchmarks.md describes")
+        raise InputError(
+            f"--data (in run --bench-data) {options.data} {what}; give the folder that docs/benchmarks.md describes"
+        )
     names = expand(options.tasks)
+    if options.n_samples > 1 and not set(names) & set(CODE):
+        raise InputError(
+            f"--samples draws replies to functions, which none of {', '.join(names)} asks for; there are {', '.join(CODE)}"
+        )
+    if FILE in files and BASE in files and files[FILE].resolve() == files[BASE].resolve():
+        raise InputError(f"{files[FILE].name} can't be compared with itself; give its base with --against")
     sets = Sets(
         options.data,
         options.limit,

@@ -11,6 +11,7 @@ from cerebellum.effects import Objective
 from cerebellum.keys import sha256_file
 from cerebellum.plan import check_choice
 from cerebellum.progress import Progress, Silent
+from cerebellum.quants import ftype_name
 from cerebellum.select import POLICIES, Choice, Rules, check_policy, choose
 from cerebellum.summary import as_json
 from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
@@ -187,6 +188,8 @@ def warn(job: Job, sweep: Sweep) -> None:
 def check_sweep(options: JobOptions, sweep_options: SweepOptions) -> None:
     """What can be known of a sweep from the model's header alone. Raises `TensorChoiceError` or `TypeChoiceError`."""
     source = gguf_file.read_model(options.model)
+    if options.base is not None:
+        ftype_name(options.base)
     check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, options.imatrix is not None)
 
 

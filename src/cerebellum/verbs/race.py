@@ -118,7 +118,7 @@ def _rounds(
         if state.done or not step.assignments:
             return state, step.exhausted
         what = (
-            f"race, look {(state.round or 0) + 1} of {len(rules.schedule.looks)}, {len(step.assignments)} trials open"
+            f"race, look {(state.round or 0) + 1} of {len(rules.schedule.looks)}, open trials: {len(step.assignments)}"
         )
         measurer.measure_each([(trials[a.trial], a.chunks) for a in step.assignments], what)
 
