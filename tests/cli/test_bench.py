@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -130,6 +131,25 @@ def test_the_harness_command_ends_with_one_message_where_it_can_load_nothing(
     options = ("--model", "cerebellum", "--model_args", f"pretrained={bundled.MODEL}", "--limit", "1")
     done = cerebellum(tmp_path, "lm-eval", "run", *options, "--tasks", task)
     refused(subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, *words)
+
+
+def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path: Path) -> None:
+    """A site-packages folder with the line in it, as Python reads it at its start; without the line there is no such model."""
+    pytest.importorskip("lm_eval", reason="needs the bench extra")
+    from cerebellum import plug
+
+    plug.write(tmp_path)
+    code = "import site; site.addsitedir({!r}); from lm_eval.api.registry import get_model; print(get_model('cerebellum').__name__)"
+    for folder, code_expected, said in ((tmp_path, 0, "LlamaModel"), (tmp_path / "none", 1, "no model for this name")):
+        done = subprocess.run(
+            [sys.executable, "-c", code.format(str(folder))],
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code_expected and said in done.stdout + done.stderr
+    assert plug.remove(tmp_path) and not plug.remove(tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_the_harness_command_refuses_a_model_that_it_does_not_know_and_helps(tmp_path: Path) -> None:

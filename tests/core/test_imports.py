@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "cerebellum"
 
 #: From the ground up: a module may import from its own floor or a lower one.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "plug"),
     ("compiled", "keys", "lanes", "quants"),
     ("domain", "progress"),
     # pure: numbers in, numbers out

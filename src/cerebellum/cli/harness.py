@@ -1,6 +1,7 @@
 """`lm-eval`: lm-evaluation-harness's own command line with our engine as its model ``cerebellum``.
 
 The harness has no way to discover models of other packages, so its own command can't know ours: this one registers it and calls that one.
+``register`` makes ours known to that command too, in this environment (`cerebellum.plug`).
 """
 
 from __future__ import annotations
@@ -8,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from cerebellum import plug
 from cerebellum.cli.common import guarded
-from cerebellum.errors import InputError
+from cerebellum.errors import InputError, OutputError
 
-MODEL = "cerebellum"
+MODEL = plug.MODEL
 #: Model arguments that are numbers, as the engine's settings call them; and what the harness passes to every model.
 _NUMBERS = {"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}
 _HARNESS_OWN = ("batch_size", "max_batch_size", "device")
@@ -34,9 +37,14 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
 
     Model arguments: pretrained=FILE.gguf, and ctx, threads, gpu_layers, out=FOLDER (answers are kept there, and the same command goes on).
 
+    `cerebellum lm-eval register` makes the model known to the harness's own command `lm_eval` in this environment; `unregister` undoes it.
+
     Example: cerebellum lm-eval run --model cerebellum --model_args pretrained=model-Q4_K_M.gguf --tasks piqa --limit 100
     """
     register()
+    if arguments in (("register",), ("unregister",)):
+        click.echo(plug_in() if arguments == ("register",) else pull_out())
+        return
     if arguments in ((), ("-h",), ("--help",), ("run", "-h"), ("run", "--help")):
         click.echo(click.get_current_context().get_help() + "\n\nWhat follows is the harness's own help.\n")
     from lm_eval.__main__ import cli_evaluate
@@ -51,6 +59,33 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
             if said := in_words(error, tasks_of(arguments), why):
                 raise InputError(said) from error
             raise
+
+
+def site_packages() -> Path:
+    """Where this environment's packages are."""
+    return Path(sysconfig.get_path("purelib"))
+
+
+def plug_in() -> str:
+    """Make the harness's own command know the model; what was done. Raises `OutputError`."""
+    try:
+        path = plug.write(site_packages())
+    except OSError as error:
+        raise OutputError(
+            f"can't write in {site_packages()}: {error.strerror or error}; use an environment of your own"
+        ) from error
+    return (
+        f"wrote {path}: lm_eval --model {MODEL} works in this environment now; cerebellum lm-eval unregister undoes it"
+    )
+
+
+def pull_out() -> str:
+    """Undo `plug_in`; what was done. Raises `OutputError`."""
+    try:
+        there = plug.remove(site_packages())
+    except OSError as error:
+        raise OutputError(f"can't remove {site_packages() / plug.FILE}: {error.strerror or error}") from error
+    return f"removed {site_packages() / plug.FILE}" if there else "it wasn't registered: nothing to do"
 
 
 def asks(arguments: Sequence[str]) -> bool:
@@ -95,7 +130,7 @@ def register() -> None:
     from lm_eval.api.registry import model_registry
 
     if MODEL not in model_registry:
-        model_registry.register(MODEL, target=f"{__name__}:open_model")
+        model_registry.register(MODEL, target=plug.TARGET)
 
 
 def whole_number(name: str, value: Any) -> int:
