@@ -297,7 +297,7 @@ def test_a_run_on_conversations(ground: Path) -> None:
 
 def test_a_race_on_conversations_counts_their_tokens(ground: Path) -> None:
     """A budget in tokens buys conversations at their mean length, which is under the context's."""
-    with pytest.raises(InputError, match=r"(\d+) tokens for their first look") as caught:
+    with pytest.raises(InputError, match=r"(\d+) tokens \(--budget-tokens\) for their first look") as caught:
         run(ground, budget_tokens=10)
     least = int(str(caught.value).split(" trials need ")[1].split(" ")[0].replace(",", ""))
     assert least < 4 * 6 * 32
