@@ -21,6 +21,14 @@ FILE = "zz-cerebellum-lm-eval.pth"
 LINE = "import importlib.util as u; u.find_spec('cerebellum') and __import__('cerebellum.plug').plug.watch()\n"
 
 
+def add() -> None:
+    """Register the model beside the harness's own, which have come."""
+    from lm_eval.api.registry import model_registry
+
+    if MODEL not in model_registry:
+        model_registry.register(MODEL, target=TARGET)
+
+
 class Loader(importlib.abc.Loader):
     """The harness's own loader, and then our model."""
 
@@ -32,10 +40,7 @@ class Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._own.exec_module(module)
-        from lm_eval.api.registry import model_registry
-
-        if MODEL not in model_registry:
-            model_registry.register(MODEL, target=TARGET)
+        add()
 
 
 class Finder(importlib.abc.MetaPathFinder):

@@ -41,9 +41,12 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
 
     Example: cerebellum lm-eval run --model cerebellum --model_args pretrained=model-Q4_K_M.gguf --tasks piqa --limit 100
     """
+    if arguments == ("unregister",):
+        click.echo(pull_out())
+        return
     register()
-    if arguments in (("register",), ("unregister",)):
-        click.echo(plug_in() if arguments == ("register",) else pull_out())
+    if arguments == ("register",):
+        click.echo(plug_in())
         return
     if arguments in ((), ("-h",), ("--help",), ("run", "-h"), ("run", "--help")):
         click.echo(click.get_current_context().get_help() + "\n\nWhat follows is the harness's own help.\n")
@@ -127,10 +130,8 @@ def register() -> None:
 
     need_harness()
     import lm_eval.models  # noqa: F401 its own models first
-    from lm_eval.api.registry import model_registry
 
-    if MODEL not in model_registry:
-        model_registry.register(MODEL, target=plug.TARGET)
+    plug.add()
 
 
 def whole_number(name: str, value: Any) -> int:

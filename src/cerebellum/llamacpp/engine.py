@@ -158,7 +158,7 @@ class LlamaEngine:
         self.check(swaps)
         with self.swapped(swaps), self._decoding(settings) as decoder:
             for chunk in chunks:
-                yield from self._sums(decoder, (chunk,), reference.read if reference else None, None)
+                yield from self.score_bundle((chunk,), reference.read if reference else None, None, decoder)
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
@@ -180,11 +180,12 @@ class LlamaEngine:
 
         return sweep(self, trials, chunks, reference)
 
-    def score_bundle(self, bundle: Bundle, read: Reader | None, programs: Programs) -> Iterator[ChunkScore]:
-        """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole."""
-        return self._sums(self.decoder, bundle, read, programs)
-
-    def _sums(self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs) -> Iterator[ChunkScore]:
+    def score_bundle(
+        self, bundle: Bundle, read: Reader | None, programs: Programs, decoder: Decoder | None = None
+    ) -> Iterator[ChunkScore]:
+        """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole;
+        ``decoder`` None: the engine's own."""
+        decoder = decoder or self.decoder
         rows = [read(chunk.id) if read else None for chunk in bundle]
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
         for place, first, logits, targets in decoder.logits(bundle, programs):
