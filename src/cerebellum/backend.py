@@ -127,21 +127,24 @@ class Engine(Protocol):
         *,
         reference: ReferenceStore | None = None,
         label: str = "",
-        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
-        """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``.
-
-        ``settings``: its ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call alone; all else stays as the model was
-        opened.
-        """
+        """Scores of ``chunks``, in their order, with ``swaps`` in force. Raises `EngineError` naming ``label``."""
         ...
 
     def sweep(
-        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+        self,
+        trials: Sequence[Trial],
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
         """Every trial on every chunk, in an order that is good for speed; each `Scored` follows its `Began`.
 
         The sums are those of `score`. Raises `EngineError`; what began last is what failed: a trial, or the base before it.
+
+        ``settings``: its ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call alone, and every trial is computed
+        whole; all else stays as the model was opened.
         """
         ...
 

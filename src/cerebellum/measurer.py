@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.backend import Began, Engine, Said, Scored, Settings, SweepEvent
+from cerebellum.backend import Began, Engine, Said, Scored, Settings
 from cerebellum.domain import ChunkScore, Corpus, Trial
 from cerebellum.errors import EngineError
 from cerebellum.fanout import fan_out
@@ -114,7 +113,8 @@ class Measurer:
     def _sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Said]]:
         began: Began | None = None
         try:
-            for event in self._events(engine, group):
+            chunks = self.corpus.chunks(group.chunks)
+            for event in engine.sweep(group.trials, chunks, reference=self.reference, settings=self.settings):
                 if isinstance(event, Scored):
                     yield group.trials[event.trial], event.score
                 elif isinstance(event, Said):
@@ -124,20 +124,6 @@ class Measurer:
         except EngineError as error:
             began = began or Began(0, group.chunks[0])
             raise TrialFailed(group.trials[began.trial], began, error) from error
-
-    def _events(self, engine: Engine, group: Group) -> Iterator[SweepEvent]:
-        chunks = self.corpus.chunks(group.chunks)
-        if self.settings is None:
-            yield from engine.sweep(group.trials, chunks, reference=self.reference)
-            return
-        for number, trial in enumerate(group.trials):
-            label = f"trial {trial.label!r}"
-            scores = engine.score(trial.swaps, chunks, reference=self.reference, label=label, settings=self.settings)
-            yield Began(number, chunks[0].id)
-            for following, score in itertools.zip_longest(chunks[1:], scores):
-                yield Scored(number, score)
-                if following is not None:
-                    yield Began(number, following.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,7 +169,6 @@ class FakeEngine:
         *,
         reference: ReferenceStore | None = None,
         label: str = "",
-        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
         self._check_open(label)
         self._check_swaps(swaps, label)
@@ -181,7 +180,12 @@ class FakeEngine:
             yield self._score(types, chunk, rows)
 
     def sweep(
-        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+        self,
+        trials: Sequence[Trial],
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
         for trial in trials:
             self._check_swaps(trial.swaps, trial.label)

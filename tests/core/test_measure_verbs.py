@@ -201,9 +201,9 @@ class ShakyEngine(FakeEngine):
 
     shift = 0.004
 
-    def score(self, *args: Any, settings: Settings | None = None, **more: Any) -> Iterator[Any]:
+    def sweep(self, *args: Any, settings: Settings | None = None, **more: Any) -> Iterator[Any]:
         own, self._settings = self._settings, settings or self._settings
-        yield from super().score(*args, settings=settings, **more)
+        yield from super().sweep(*args, settings=settings, **more)
         self._settings = own
 
     def _score(self, types: Any, chunk: Chunk, reference: Any) -> Any:

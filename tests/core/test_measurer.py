@@ -234,7 +234,7 @@ def test_unused_tensors_have_no_effect(room: Room) -> None:
 class DyingBase(FakeEngine):
     """Dies in the base's own pass before the second trial."""
 
-    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None) -> Iterator[SweepEvent]:
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
         yield Began(1, chunks[2].id, base=True)
         raise EngineDied("died as planted")
 

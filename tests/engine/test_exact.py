@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cerebellum.backend import Settings, Sources
-from cerebellum.domain import Chunk, ChunkScore, Model, Swaps, Tensor, swaps_of
+from cerebellum.backend import Scored, Settings, Sources
+from cerebellum.domain import Chunk, ChunkScore, Model, Swaps, Tensor, Trial, TrialKind, swaps_of
 from cerebellum.errors import EngineError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import load_imatrix, open_weights, read_model
 from cerebellum.llama_rules import quantizable_tensors
@@ -385,7 +385,9 @@ def test_other_settings_for_one_call_are_those_of_an_engine_opened_with_them(ben
     """Another batch shape moves the sums, to what a fresh engine of that shape gives; the engine's own are the same before and after."""
     bench, other = benches("bundled"), replace(SETTINGS, n_batch=None, n_ubatch=8, n_threads=2)
     swaps = swaps_of({bench.used()[-1].name: "Q8_0"})
-    now = list(bench.engine.score(swaps, bench.chunks, reference=bench.reference, settings=other))
+    trial = Trial("other settings", TrialKind.SINGLE, swaps)
+    events = bench.engine.sweep([trial], bench.chunks, reference=bench.reference, settings=other)
+    now = [event.score for event in events if isinstance(event, Scored)]
     with opened(bench.base_file, bench.source, other) as engine:
         assert now == list(engine.score(swaps, bench.chunks, reference=bench.reference))
     assert bench.scores(()) == bench.base_scores and now != bench.scores(swaps)

@@ -18,7 +18,7 @@ from cerebellum.llamacpp.decoding import Bundle, Decoder, Programs
 from cerebellum.llamacpp.engine import LlamaEngine
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
-from cerebellum.llamacpp.sweeping import affordable, in_parts, starts_on
+from cerebellum.llamacpp.sweeping import Sweep, affordable, in_parts
 from cerebellum.plan import single_trial
 from cerebellum.quants import fallback_type
 from cerebellum.reference import ReferenceStore
@@ -101,7 +101,7 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
     last = read_model(files(name)[1]).n_blocks - 1
     trials = [BASE, *singles(files(name)[1], (None, 0, last // 2, last))]
     (chunk,) = chunks_of(engine, [1])
-    starts = starts_on(engine, trials, (chunk,))
+    starts = Sweep(engine, engine.decoder, trials).starts_on((chunk,))
     roles = {swap.tensor.split(".")[-2] for trial in trials for swap in trial.swaps}
     assert len(roles) >= 7 and {start for start in starts if start >= 0} >= {last // 2 - 1, last - 1} - {-1}
     engine.decoder.lean = True
@@ -168,7 +168,7 @@ def test_several_swaps_begin_at_the_first_of_them(files: Callable[[str], tuple[P
         if t.swaps[0].tensor not in engine.unused
     )
     trials = [BASE, Trial("late", TrialKind.RECIPE, late), Trial("all", TrialKind.BLANKET, everything)]
-    assert starts_on(engine, trials, (chunks[0],)) == [-1, 0, -1]
+    assert Sweep(engine, engine.decoder, trials).starts_on((chunks[0],)) == [-1, 0, -1]
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
     engine.close()
 
@@ -196,8 +196,8 @@ def test_any_allowed_memory_gives_the_same_sums(n_bytes: int, files: Callable[[s
     chunks = chunks_of(engine, range(5))
     trials = [BASE, *singles(files("gemma4")[1], (1, 2))]
     if n_bytes > 1:
-        starts = [starts_on(engine, trials, (chunk,)) for chunk in chunks]
-        for part in in_parts(engine, [(chunk,) for chunk in chunks], starts):
+        starts = [Sweep(engine, engine.decoder, trials).starts_on((chunk,)) for chunk in chunks]
+        for part in in_parts(engine.decoder, [(chunk,) for chunk in chunks], starts):
             kept = [sorted({s for s in start if s >= 0}) for start in part.starts]
             assert sum(engine.decoder.state_bytes(b)(k) for b, k in zip(part.bundles, kept, strict=True)) <= n_bytes
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)

@@ -153,12 +153,11 @@ class LlamaEngine:
         *,
         reference: ReferenceStore | None = None,
         label: str = "",
-        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
         self.check(swaps)
-        with self.swapped(swaps), self._decoding(settings) as decoder:
+        with self.swapped(swaps):
             for chunk in chunks:
-                yield from self.score_bundle((chunk,), reference.read if reference else None, None, decoder)
+                yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
@@ -174,18 +173,22 @@ class LlamaEngine:
             other.close()
 
     def sweep(
-        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+        self,
+        trials: Sequence[Trial],
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
-        from cerebellum.llamacpp.sweeping import sweep
+        from cerebellum.llamacpp.sweeping import Sweep
 
-        return sweep(self, trials, chunks, reference)
+        with self._decoding(settings) as decoder:
+            yield from Sweep(self, decoder, trials).events(chunks, reference)
 
     def score_bundle(
-        self, bundle: Bundle, read: Reader | None, programs: Programs, decoder: Decoder | None = None
+        self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs
     ) -> Iterator[ChunkScore]:
-        """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole;
-        ``decoder`` None: the engine's own."""
-        decoder = decoder or self.decoder
+        """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole."""
         rows = [read(chunk.id) if read else None for chunk in bundle]
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
         for place, first, logits, targets in decoder.logits(bundle, programs):

@@ -168,14 +168,18 @@ class EngineProcess:
         *,
         reference: ReferenceStore | None = None,
         label: str = "",
-        settings: Settings | None = None,
     ) -> Iterator[ChunkScore]:
-        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference, settings=settings)
+        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference)
 
     def sweep(
-        self, trials: Sequence[Trial], chunks: Sequence[Chunk], *, reference: ReferenceStore | None = None
+        self,
+        trials: Sequence[Trial],
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
-        for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference):
+        for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference, settings=settings):
             if isinstance(event, Began):
                 self._child.doing = event.told(trials[event.trial].label)
             yield event

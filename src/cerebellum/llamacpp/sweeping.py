@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from cerebellum.backend import Began, Said, Scored, SweepEvent
 from cerebellum.domain import Chunk, Trial
-from cerebellum.llamacpp.decoding import Bundle
+from cerebellum.llamacpp.decoding import Bundle, Decoder
 from cerebellum.llamacpp.engine import LlamaEngine
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sums import Reader, keeping
@@ -37,48 +37,114 @@ class Part:
     starts: tuple[Starts, ...]
 
 
-def sweep(
-    engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk], reference: ReferenceStore | None
-) -> Iterator[SweepEvent]:
-    """See `cerebellum.backend.Engine.sweep`."""
-    for trial in trials:
-        engine.check(trial.swaps)
-    if not trials or not chunks:
-        return
-    yield Began(0, chunks[0].id, base=True)
-    bundles = engine.decoder.bundles(chunks, len(trials))
-    starts = [starts_on(engine, trials, bundle) for bundle in bundles]
-    if engine.decoder.replays is None and any(start >= 0 for start in starts[0]):
-        yield from _try_replay(engine, trials, bundles[0], starts[0])
-    elif engine.decoder.is_lean_worth(bundles[0], len(bundles) * len(trials)):
-        yield from _try_lean(engine, trials[0], bundles[0])
-    if not engine.decoder.replays:
-        starts = [[-1] * len(trials)] * len(bundles)
-    parts = in_parts(engine, bundles, starts)
-    for number, part in enumerate(parts):
-        read: Reader | None = reference.read if reference else None
-        if read and len(trials) > 1:
-            read = keeping(read, REFERENCE_BYTES)
-        yield from _measure(engine, trials, part, read, last=number == len(parts) - 1)
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """``trials`` on an engine, through its own context or one of other settings."""
 
+    engine: LlamaEngine
+    decoder: Decoder
+    trials: Sequence[Trial]
 
-def starts_on(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle) -> Starts:
-    """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
-    within the allowed memory."""
-    graphs = engine.decoder.graphs(bundle)
-    if not graphs:
-        return [-1] * len(trials)
-    addresses = [[a for swap in trial.swaps for a in engine.addresses(swap.tensor)] for trial in trials]
-    starts = [
-        min(graph.boundary_before(own) for graph in graphs) if trial.swaps else -1
-        for trial, own in zip(trials, addresses, strict=True)
-    ]
-    kept = affordable(kept_of(starts), engine.settings.replay_bytes, engine.decoder.state_bytes(bundle))
-    starts = [max((k for k in kept if k <= start), default=-1) for start in starts]
-    graph = graphs[-1]
-    saved = sum(graph.share_until(start) for start in starts)
-    cost = 0.0 if any(not trial.swaps for trial in trials) else graph.share_until(max(starts))
-    return starts if saved > cost else [-1] * len(trials)
+    def events(self, chunks: Sequence[Chunk], reference: ReferenceStore | None) -> Iterator[SweepEvent]:
+        """See `cerebellum.backend.Engine.sweep`."""
+        decoder, trials = self.decoder, self.trials
+        for trial in trials:
+            self.engine.check(trial.swaps)
+        if not trials or not chunks:
+            return
+        yield Began(0, chunks[0].id, base=True)
+        bundles = decoder.bundles(chunks, len(trials))
+        starts = [self.starts_on(bundle) for bundle in bundles]
+        if decoder.replays is None and any(start >= 0 for start in starts[0]):
+            yield from self._try_replay(bundles[0], starts[0])
+        elif decoder.is_lean_worth(bundles[0], len(bundles) * len(trials)):
+            yield from self._try_lean(bundles[0])
+        if not decoder.replays:
+            starts = [[-1] * len(trials)] * len(bundles)
+        parts = in_parts(decoder, bundles, starts)
+        for number, part in enumerate(parts):
+            read: Reader | None = reference.read if reference else None
+            if read and len(trials) > 1:
+                read = keeping(read, REFERENCE_BYTES)
+            yield from self._measure(part, read, last=number == len(parts) - 1)
+
+    def starts_on(self, bundle: Bundle) -> Starts:
+        """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
+        within the allowed memory."""
+        decoder, trials = self.decoder, self.trials
+        graphs = decoder.graphs(bundle)
+        if not graphs:
+            return [-1] * len(trials)
+        addresses = [[a for swap in trial.swaps for a in self.engine.addresses(swap.tensor)] for trial in trials]
+        starts = [
+            min(graph.boundary_before(own) for graph in graphs) if trial.swaps else -1
+            for trial, own in zip(trials, addresses, strict=True)
+        ]
+        kept = affordable(kept_of(starts), decoder.settings.replay_bytes, decoder.state_bytes(bundle))
+        starts = [max((k for k in kept if k <= start), default=-1) for start in starts]
+        graph = graphs[-1]
+        saved = sum(graph.share_until(start) for start in starts)
+        cost = 0.0 if any(not trial.swaps for trial in trials) else graph.share_until(max(starts))
+        return starts if saved > cost else [-1] * len(trials)
+
+    def _measure(self, part: Part, read: Reader | None, last: bool) -> Iterator[SweepEvent]:
+        """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
+        engine, decoder, trials = self.engine, self.decoder, self.trials
+        order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
+        states = [States() for _ in part.bundles]
+        if trials[order[0]].swaps:
+            yield from self._keep(part, states, order[0])
+        for place, number in enumerate(order):
+            swaps = trials[number].swaps
+            yield Began(number, part.bundles[0][0].id)  # what it swaps is made now
+            with engine.swapped(swaps):
+                if place + 1 < len(order):
+                    engine.ahead(trials[order[place + 1]].swaps)
+                for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+                    yield from (Began(number, chunk.id) for chunk in reversed(bundle))
+                    if not swaps and (boundaries := kept_of(starts)):
+                        programs = decoder.capturing(bundle, kept, boundaries, whole=True)
+                    else:
+                        programs = decoder.replaying(bundle, kept, starts[number])
+                    yield from (Scored(number, score) for score in engine.score_bundle(decoder, bundle, read, programs))
+            if last:
+                engine.forget()
+
+    def _keep(self, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
+        """The base's pass over each bundle, only to be kept, where no trial is the base."""
+        for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+            if boundaries := kept_of(starts):
+                yield Began(first, bundle[0].id, base=True)
+                self.decoder.pass_over(bundle, self.decoder.capturing(bundle, kept, boundaries, whole=False))
+
+    def _try_replay(self, bundle: Bundle, starts: Starts) -> Iterator[SweepEvent]:
+        """The base, and one trial, both ways."""
+        decoder, trials = self.decoder, self.trials
+        replayed = sorted((start, i) for i, start in enumerate(starts) if start >= 0)
+        start, number = replayed[len(replayed) // 2]
+        yield Began(number, bundle[0].id, base=True)
+        states = States()
+        captured = decoder.capturing(bundle, states, kept_of(starts), whole=True)
+        same = decoder.digests(bundle, None) == decoder.digests(bundle, captured)
+        yield Began(number, bundle[0].id)
+        with self.engine.swapped(trials[number].swaps):
+            replayed_rows = decoder.replaying(bundle, states, start)
+            same = same and decoder.digests(bundle, None) == decoder.digests(bundle, replayed_rows)
+        decoder.replays = decoder.lean = same
+        if not same:
+            yield Said(
+                f"warning: computing trial {trials[number].label!r} from block {start + 1} on gives other numbers than computing it whole, "
+                "so every trial is computed whole: slower, and exact"
+            )
+
+    def _try_lean(self, bundle: Bundle) -> Iterator[SweepEvent]:
+        """Leaving out what is dead, tried on the first trial."""
+        yield Began(0, bundle[0].id)
+        with self.engine.swapped(self.trials[0].swaps):
+            if not self.decoder.try_lean(bundle):
+                yield Said(
+                    "warning: leaving out what no scored token needs gives other numbers, so every trial is computed whole"
+                )
 
 
 def affordable(boundaries: Sequence[int], n_bytes: int, size: Callable[[Sequence[int]], int]) -> Sequence[int]:
@@ -89,10 +155,10 @@ def affordable(boundaries: Sequence[int], n_bytes: int, size: Callable[[Sequence
     return ()
 
 
-def in_parts(engine: LlamaEngine, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Part]:
+def in_parts(decoder: Decoder, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Part]:
     """As few parts as the allowed memory permits, of nearly equal length."""
-    most = max(engine.decoder.state_bytes(b)(kept_of(s)) for b, s in zip(bundles, starts, strict=True))
-    room = max(1, engine.settings.replay_bytes // most) if most else len(bundles)
+    most = max(decoder.state_bytes(b)(kept_of(s)) for b, s in zip(bundles, starts, strict=True))
+    room = max(1, decoder.settings.replay_bytes // most) if most else len(bundles)
     n = -(-len(bundles) // room)
     edges = [len(bundles) * i // n for i in range(n + 1)]
     return [Part(tuple(bundles[a:b]), tuple(starts[a:b])) for a, b in itertools.pairwise(edges)]
@@ -101,67 +167,3 @@ def in_parts(engine: LlamaEngine, bundles: Sequence[Bundle], starts: Sequence[St
 def kept_of(starts: Starts) -> list[int]:
     """The boundaries that a bundle's trials begin at."""
     return sorted({start for start in starts if start >= 0})
-
-
-def _measure(
-    engine: LlamaEngine, trials: Sequence[Trial], part: Part, read: Reader | None, last: bool
-) -> Iterator[SweepEvent]:
-    """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
-    order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
-    states = [States() for _ in part.bundles]
-    if trials[order[0]].swaps:
-        yield from _keep(engine, part, states, order[0])
-    for place, number in enumerate(order):
-        swaps = trials[number].swaps
-        yield Began(number, part.bundles[0][0].id)  # what it swaps is made now
-        with engine.swapped(swaps):
-            if place + 1 < len(order):
-                engine.ahead(trials[order[place + 1]].swaps)
-            for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
-                yield from (Began(number, chunk.id) for chunk in reversed(bundle))
-                if not swaps and (boundaries := kept_of(starts)):
-                    programs = engine.decoder.capturing(bundle, kept, boundaries, whole=True)
-                else:
-                    programs = engine.decoder.replaying(bundle, kept, starts[number])
-                yield from (Scored(number, score) for score in engine.score_bundle(bundle, read, programs))
-        if last:
-            engine.forget()
-
-
-def _keep(engine: LlamaEngine, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
-    """The base's pass over each bundle, only to be kept, where no trial is the base."""
-    for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
-        if boundaries := kept_of(starts):
-            yield Began(first, bundle[0].id, base=True)
-            engine.decoder.pass_over(bundle, engine.decoder.capturing(bundle, kept, boundaries, whole=False))
-
-
-def _try_replay(engine: LlamaEngine, trials: Sequence[Trial], bundle: Bundle, starts: Starts) -> Iterator[SweepEvent]:
-    """The base, and one trial, both ways."""
-    decoder = engine.decoder
-    replayed = sorted((start, i) for i, start in enumerate(starts) if start >= 0)
-    start, number = replayed[len(replayed) // 2]
-    yield Began(number, bundle[0].id, base=True)
-    states = States()
-    captured = decoder.capturing(bundle, states, kept_of(starts), whole=True)
-    same = decoder.digests(bundle, None) == decoder.digests(bundle, captured)
-    yield Began(number, bundle[0].id)
-    with engine.swapped(trials[number].swaps):
-        replayed_rows = decoder.replaying(bundle, states, start)
-        same = same and decoder.digests(bundle, None) == decoder.digests(bundle, replayed_rows)
-    decoder.replays = decoder.lean = same
-    if not same:
-        yield Said(
-            f"warning: computing trial {trials[number].label!r} from block {start + 1} on gives other numbers than computing it whole, so "
-            "every trial is computed whole: slower, and exact"
-        )
-
-
-def _try_lean(engine: LlamaEngine, trial: Trial, bundle: Bundle) -> Iterator[SweepEvent]:
-    """Leaving out what is dead, tried on one trial."""
-    yield Began(0, bundle[0].id)
-    with engine.swapped(trial.swaps):
-        if not engine.decoder.try_lean(bundle):
-            yield Said(
-                "warning: leaving out what no scored token needs gives other numbers, so every trial is computed whole"
-            )
