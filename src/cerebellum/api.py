@@ -158,6 +158,10 @@ def bench(
     """
     files = {FILE: Path(model)}
     files |= {role: Path(path) for role, path in ((BASE, against), (REFERENCE, reference)) if path is not None}
+    if margin is not None and against is None:
+        raise InputError(
+            "margin (--margin) bounds what may be lost against a base: give against (--against BASE.gguf) with it"
+        )
     share = None if margin is None else margin / 100.0
     options = BenchOptions(names(tasks), _path(data), limit, share, chat, samples, unsafe_execution, shots)
     settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)

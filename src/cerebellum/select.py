@@ -161,7 +161,7 @@ def choose_greedy(effects: Effects, rules: Rules) -> Choice:
     return Choice(
         "greedy",
         _ordered(taken.values()),
-        f"{how}; damage spent {spent:.3g} of {rules.allowed_damage:.3g} nats a token",
+        f"{how}; damage spent {1e3 * spent:.3g} of {1e3 * rules.allowed_damage:.3g} thousandths of a nat a token",
     )
 
 

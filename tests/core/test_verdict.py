@@ -62,7 +62,7 @@ def test_perplexity_alone_says_so() -> None:
 def test_the_reason_holds_the_numbers() -> None:
     """The reason carries estimate, limits, level and chunks."""
     reason = judge(interval(0.01, 0.02), interval(-0.05, -0.01)).reason
-    for part in ("+0.015", "+0.01 to +0.02", "95 % interval from 24 chunks", "-2.96 %", "tasks must judge"):
+    for part in ("+15 thousandths", "+10 to +20", "95 % interval from 24 chunks", "-2.96 %", "tasks must judge"):
         assert part in reason
     kld, ppl = reason.split(". ")
     assert "KL divergence" in kld and "tasks must judge" in kld and ppl.startswith("Perplexity") and ppl.endswith(".")

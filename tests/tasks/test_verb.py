@@ -177,7 +177,7 @@ def test_graded_items_are_compared_by_their_mean() -> None:
     [
         ({"tasks": ""}, InputError, "no task"),
         ({"tasks": "world_facts", "data": "nowhere"}, InputError, "nowhere does not exist"),
-        ({"tasks": "world_facts", "margin": 200.0}, InputError, "margin of 200"),
+        ({"tasks": "world_facts", "margin": 1.0}, InputError, "against"),
         ({"tasks": "world_facts", "limit": 0}, InputError, "at least 1"),
         ({"tasks": "world_facts", "chat": True}, TextError, "no chat template"),
     ],
@@ -189,6 +189,13 @@ def test_what_can_not_be_done_is_said_before_anything_is_asked(
     with pytest.raises(error, match=says):
         bench(files("file"), planted, **options)
     assert planted["file.gguf"].n_answered == 0
+
+
+def test_a_margin_is_less_than_everything(files: Any) -> None:
+    planted = {name: Toy() for name in ("file.gguf", "base.gguf")}
+    with pytest.raises(InputError, match="margin of 200"):
+        bench(files("file", "base"), planted, margin=200.0)
+    assert not any(toy.n_answered for toy in planted.values())
 
 
 def test_a_chat_asks_in_the_models_template(tmp_path: Path) -> None:

@@ -82,11 +82,8 @@ def bench(
     from cerebellum.errors import InputError
     from cerebellum.report.bench import bench_grid, bench_json
 
-    if against is None and (fail_on_loss or margin is not None):
-        option = "--fail-on-loss" if fail_on_loss else "--margin"
-        raise InputError(
-            f"{option} is of the comparison with a base, and none is given: give --against BASE.gguf with it"
-        )
+    if against is None and fail_on_loss:
+        raise InputError("--fail-on-loss is of the comparison with a base: give --against BASE.gguf with it")
     result = api.bench(
         model, tasks, against=against, reference=reference, data=data, limit=limit, margin=margin, samples=samples, shots=shots, ctx=n_ctx,
         threads=n_threads, gpu_layers=n_gpu_layers, chat=chat, unsafe_execution=unsafe_execution, out=out,
