@@ -64,6 +64,7 @@ def perplexity(
     text: PathLike,
     *,
     ctx: int = 2048,
+    batch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -72,7 +73,7 @@ def perplexity(
     backend: Backend | None = None,
 ) -> Perplexity:
     """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it; with ``chat`` as `run` reads it."""
-    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
@@ -82,6 +83,7 @@ def measure(
     reference: PathLike,
     text: PathLike,
     ctx: int = 2048,
+    batch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -91,7 +93,7 @@ def measure(
     backend: Backend | None = None,
 ) -> Measurement:
     """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
-    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
@@ -105,6 +107,7 @@ def validity(
     text: PathLike | None = None,
     reference: PathLike | None = None,
     ctx: int = 2048,
+    batch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -124,7 +127,7 @@ def validity(
         return judge_ladder_file(Path(ladder))
     if text is None:
         raise InputError("a ladder is measured on a text: give one with --text")
-    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
     return check_models(
         backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
@@ -196,7 +199,8 @@ def run(
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
-    * threads, gpu_layers, workers; replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
+    * batch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
+    * replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
     * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
       bench_shots (examples before each question)
 
@@ -283,8 +287,8 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
 
 #: The least that each number may be.
 _LEAST = {
-    "ctx": 8, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0, "seed": 0,
-    "budget_tokens": 1, "budget_minutes": 0, "replay_bytes": 0,
+    "ctx": 8, "batch_size": 1, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0,
+    "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "replay_bytes": 0,
 }  # fmt: skip
 
 
@@ -303,7 +307,13 @@ def check_numbers(given: dict[str, Any]) -> None:
         raise InputError(f"unknown objective {given['objective']!r}; the objectives are kld and nll")
 
 
-_SETTINGS = {"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers", "replay_bytes": "replay_bytes"}
+_SETTINGS = {
+    "ctx": "n_ctx",
+    "batch_size": "n_batch",
+    "threads": "n_threads",
+    "gpu_layers": "n_gpu_layers",
+    "replay_bytes": "replay_bytes",
+}
 _PATHS = ("text", "report_text", "reference", "imatrix")
 _CHOICE = {
     "policy": "policy",

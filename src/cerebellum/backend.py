@@ -45,6 +45,14 @@ class Settings:
     flash_attention: bool | None = None
     replay_bytes: int = REPLAY_BYTES
 
+    def batch_room(self, n_vocab: int) -> int:
+        """Tokens a batch may take: ``n_batch``, or what `LOGITS_BYTES` and 2048 allow, a power of two; at most ``n_ubatch``."""
+        room = self.n_batch
+        if room is None:
+            room = max(32, min(2048, LOGITS_BYTES // (4 * n_vocab)))
+            room = 1 << (room.bit_length() - 1)
+        return min(room, self.n_ubatch)
+
     def as_key(self) -> dict[str, Any]:
         """The part that can change a number."""
         return {

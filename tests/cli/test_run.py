@@ -143,6 +143,16 @@ def test_worker_and_thread_count_change_nothing(
     assert report(ground / out) == finished
 
 
+def test_batches_of_another_size_are_another_series(ground: Path, finished: dict[str, Any]) -> None:
+    """`-b` arrives: what is measured is near what whole batches give, in figures of its own."""
+    done = cerebellum(ground, *JOB, "-b", "8", "--out", "small-batches")
+    assert done.returncode == 0 and "batches of 7 tokens" in done.stdout, done.stderr
+    small = report(ground / "small-batches")
+    assert (small["facts"]["settings"]["n_batch"], finished["facts"]["settings"]["n_batch"]) == (8, None)
+    a, b = (found["base"]["divergence"]["mean"]["estimate"] for found in (small, finished))
+    assert a != b and a == pytest.approx(b, rel=0.2)
+
+
 def test_a_quantized_file_is_its_own_base_and_the_report_says_quantized_twice(ground: Path) -> None:
     cerebellum(ground, "quantize", "model.gguf", "Q4_K_M", "--out", "quantized.gguf", "--force", "-q")
     done = cerebellum(

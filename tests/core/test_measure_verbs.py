@@ -15,13 +15,14 @@ from cerebellum import api
 from cerebellum.backend import Settings, Sources
 from cerebellum.domain import Chunk, Swap
 from cerebellum.errors import EngineError, InputError, RefusedError, StudyError, TextError
+from cerebellum.gguf_file import read_model
 from cerebellum.report.divergence import measurement_grid
 from cerebellum.report.ladder import ladder_grid, noise_line
 from cerebellum.stats import quantile_interval
 from cerebellum.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 from cerebellum.verbs.divergence import flat
-from cerebellum.verbs.noise import Noise
+from cerebellum.verbs.noise import Noise, changes_of
 
 GATES = [f"blk.{i}.ffn_gate.weight" for i in range(4)]
 STEPS = {"Q8_0": 0.001, "Q6_K": 0.004, "Q5_K": 0.01, "Q4_K": 0.03, "Q3_K": 0.08, "Q2_K": 0.3}
@@ -105,6 +106,19 @@ class CountingBackend(FakeBackend):
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
         self.opened.append(super().open(model, settings, sources))
         return self.opened[-1]
+
+
+def test_batch_size_reaches_every_engine(ground: Path) -> None:
+    """Of each function that measures; and a size that is none is refused."""
+    backend, text = CountingBackend(HONEST.effects), ground / "text.txt"
+    given: dict[str, Any] = {"text": text, "ctx": 64, "chunks": 6, "batch_size": 16, "backend": backend}
+    api.perplexity(ground / "model.gguf", **given)
+    measure(ground, "Q4_K_M.gguf", **given)
+    api.validity(ground / "model.gguf", **given)
+    api.sweep(ground / "model.gguf", report_text=ground / "other.txt", out=ground / "out", **given)
+    assert len(backend.opened) >= 5 and {engine._settings.n_batch for engine in backend.opened} == {16}
+    with pytest.raises(InputError, match="batch_size is 0"):
+        api.sweep(ground / "model.gguf", out=ground / "none", **{**given, "batch_size": 0})
 
 
 def test_a_folder_holds_one_reference(ground: Path) -> None:
@@ -255,6 +269,28 @@ def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
     again = CountingBackend(HONEST.effects)
     assert api.sweep(ground / "model.gguf", out=ground / "killed", backend=again, **given).noise == found.noise
     assert sum(e.n_scored for e in again.opened) == sum(e.n_scored for e in whole.opened) - 2
+
+
+@pytest.mark.parametrize(
+    ("n_ctx", "n_batch", "n_vocab", "other"),
+    [
+        (512, None, 1024, 128),
+        (512, None, 262_144, 64),
+        (512, 64, 1024, 16),
+        (512, 8, 1024, 7),
+        (8, None, 1024, 7),
+        (64, 1, 1024, 2),
+    ],
+)
+def test_the_other_batch_shape_is_another(
+    ground: Path, n_ctx: int, n_batch: int | None, n_vocab: int, other: int
+) -> None:
+    """Whatever bounds a batch (chunk, option, vocabulary), the floor's is a different one; else the floor would be a false nothing."""
+    settings = Settings(n_ctx=n_ctx, n_batch=n_batch)
+    change, *_ = changes_of(settings, read_model(ground / "model.gguf"), n_vocab)
+    size = min(change.settings.batch_room(n_vocab), n_ctx)
+    assert change.name == f"batches of {other} tokens"
+    assert size == other != min(settings.batch_room(n_vocab), n_ctx)
 
 
 def test_nothing_tried_is_no_noise() -> None:

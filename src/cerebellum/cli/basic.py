@@ -90,6 +90,7 @@ def perplexity(
     text: Path,
     chat: bool,
     n_ctx: int,
+    n_batch: int | None,
     n_threads: int | None,
     n_gpu_layers: int,
     n_chunks: int | None,
@@ -103,7 +104,7 @@ def perplexity(
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.verbs.perplexity import measure_perplexity
 
-    settings = settings_of(n_ctx, n_threads, n_gpu_layers)
+    settings = settings_of(n_ctx, n_batch, n_threads, n_gpu_layers)
     result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet), chat)
     if as_json:
         print_json({**asdict(result), "model": str(model), "text": str(text), "ctx": n_ctx, "chat": chat})

@@ -34,6 +34,13 @@ chat_option = click.option(
 threads_option = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
 )
+batch_option = click.option(
+    "-b",
+    "--batch-size",
+    "n_batch",
+    type=click.IntRange(min=1),
+    help="Tokens decoded at a time, at most 512; fewer need less memory for logits. [default: 512, with a large vocabulary fewer]",
+)
 gpu_option = click.option(
     "-ngl",
     "--gpu-layers",
@@ -47,14 +54,14 @@ gpu_option = click.option(
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how a model is opened."""
-    for option in (gpu_option, threads_option, ctx_option):
+    for option in (gpu_option, threads_option, batch_option, ctx_option):
         command = option(command)
     return command
 
 
-def settings_of(n_ctx: int, n_threads: int | None, n_gpu_layers: int) -> Settings:
+def settings_of(n_ctx: int, n_batch: int | None, n_threads: int | None, n_gpu_layers: int) -> Settings:
     """Engine settings from the options."""
-    return Settings(n_ctx=n_ctx, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
+    return Settings(n_ctx=n_ctx, n_batch=n_batch, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
 
 
 def print_json(value: Any) -> None:

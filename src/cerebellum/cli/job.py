@@ -13,6 +13,7 @@ from cerebellum import bundled
 from cerebellum.backend import REPLAY_BYTES
 from cerebellum.cli.bench import unsafe_option
 from cerebellum.cli.common import (
+    batch_option,
     chat_option,
     gpu_option,
     guarded,
@@ -67,6 +68,7 @@ SWEEP_OPTIONS = (
     ),
     click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
     click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
+    batch_option,
     threads_option,
     gpu_option,
     click.option(
@@ -202,7 +204,8 @@ def told(options: dict[str, Any]) -> dict[str, Any]:
     if "text" in options and options["text"] is None and not options["chat"]:
         text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
         print(text, file=sys.stderr)
-    options |= {"threads": options.pop("n_threads", None), "gpu_layers": options.pop("n_gpu_layers", None)}
+    for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_batch", "batch_size")):
+        options[ours] = options.pop(name, None)
     if (megabytes := options.pop("replay_memory", None)) is not None:
         options["replay_bytes"] = megabytes << 20
     return {**options, "command": ("cerebellum", *sys.argv[1:])}

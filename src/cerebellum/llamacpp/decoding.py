@@ -17,7 +17,7 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.backend import LOGITS_BYTES, Settings
+from cerebellum.backend import Settings
 from cerebellum.domain import Chunk, Mask, Tokens
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
@@ -38,21 +38,12 @@ Digests = dict[tuple[int, int], bytes]
 Programs = Sequence[Program] | None
 
 
-def batch_room(settings: Settings, n_vocab: int) -> int:
-    """Tokens a batch may take: the setting, or what `LOGITS_BYTES` and 2048 allow, a power of two; at most ``n_ubatch``."""
-    room = settings.n_batch
-    if room is None:
-        room = max(32, min(2048, LOGITS_BYTES // (4 * n_vocab)))
-        room = 1 << (room.bit_length() - 1)
-    return min(room, settings.n_ubatch)
-
-
 class Decoder:
     """A context of an opened model. ``lean``, ``replays``, ``packs``: whether leaving out what is dead, beginning at a trial's block, and
     decoding side by side were found exact here; None: not tried yet."""
 
     def __init__(self, model: Any, settings: Settings, n_vocab: int, n_threads: int) -> None:
-        room = batch_room(settings, n_vocab)
+        room = settings.batch_room(n_vocab)
         self.settings, self.n_vocab, self.n_threads = settings, n_vocab, n_threads
         self.n_batch = min(room, settings.n_ctx)
         self.together = max(1, room // settings.n_ctx)

@@ -89,10 +89,11 @@ class Ground:
         return measurer.measure([trial], self.chunks, f"noise floor: {trial.label}")[trial.label]
 
 
-def changes_of(settings: Settings, reference: Model) -> Iterator[Change]:
+def changes_of(settings: Settings, reference: Model, n_vocab: int) -> Iterator[Change]:
     """The changes that should not matter to a reference opened with ``settings``."""
-    smaller = max(8, min(settings.n_ubatch, settings.n_ctx) // 4)
-    yield Change(f"batches of {smaller} tokens", replace(settings, n_ubatch=smaller))
+    batch = min(settings.batch_room(n_vocab), settings.n_ctx)
+    other = max(batch // 4, min(batch - 1, 8)) or 2
+    yield Change(f"batches of {other} tokens", replace(settings, n_batch=other, n_ubatch=other))
     threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
     yield Change("another number of threads", replace(settings, n_threads=threads))
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
@@ -105,7 +106,7 @@ def measure_reference(ground: Ground, engine: Engine, reference: Model) -> dict[
 
     ``engine`` has it open, with itself as sources. Raises a `CerebellumError`.
     """
-    changes = changes_of(ground.settings, reference)
+    changes = changes_of(ground.settings, reference, engine.n_vocab)
     return {change.name: mean_kld(ground.scores([engine], reference, change, "reference")) for change in changes}
 
 
@@ -116,7 +117,8 @@ def measure_noise(job: Job) -> Noise:
     ground = job.reference.ground
     base = mean_kld(job.measurer(job.search).measure([BASE_TRIAL], ground.chunks, "base")[BASE_TRIAL.label])
     found = []
-    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path)):
+    n_vocab = job.engines[0].n_vocab
+    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path), n_vocab):
         moved = None
         if not change.swaps:
             moved = abs(mean_kld(ground.scores(job.engines[:1], job.base.model, change, "base")) - base)
