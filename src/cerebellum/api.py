@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled, gguf_file
-from cerebellum.backend import Backend, Settings
+from cerebellum.backend import MOST_BATCH, Backend, Settings
 from cerebellum.domain import Model
 from cerebellum.effects import Objective
 from cerebellum.errors import CerebellumError, InputError
@@ -73,7 +73,7 @@ def perplexity(
     backend: Backend | None = None,
 ) -> Perplexity:
     """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it; with ``chat`` as `run` reads it."""
-    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = measuring(ctx, batch_size, threads, gpu_layers)
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
@@ -93,7 +93,7 @@ def measure(
     backend: Backend | None = None,
 ) -> Measurement:
     """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
-    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = measuring(ctx, batch_size, threads, gpu_layers)
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
@@ -127,7 +127,7 @@ def validity(
         return judge_ladder_file(Path(ladder))
     if text is None:
         raise InputError("a ladder is measured on a text: give one with --text")
-    settings = Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = measuring(ctx, batch_size, threads, gpu_layers)
     return check_models(
         backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
@@ -292,12 +292,20 @@ _LEAST = {
 }  # fmt: skip
 
 
+def measuring(ctx: int, batch_size: int | None, threads: int | None, gpu_layers: int) -> Settings:
+    """The settings of a measurement. Raises `InputError` for a number that is too small or too large."""
+    check_numbers({"ctx": ctx, "batch_size": batch_size, "threads": threads, "gpu_layers": gpu_layers})
+    return Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
+
+
 def check_numbers(given: dict[str, Any]) -> None:
-    """Raises `InputError` for a number that is not finite or too small, or an objective that doesn't exist."""
+    """Raises `InputError` for a number that is not finite, too small or too large, or an objective that doesn't exist."""
     for name, least in _LEAST.items():
         value = given.get(name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise InputError(f"{name} is {value}; it must be a number of at least {least}")
+    if (given.get("batch_size") or 0) > MOST_BATCH:
+        raise InputError(f"batch_size is {given['batch_size']}; at most {MOST_BATCH} tokens are decoded at a time")
     if given.get("budget_minutes") == 0:
         raise InputError(
             "budget_minutes (--budget-minutes) is 0, in which nothing can be measured: give more than 0, or leave it out to race without "

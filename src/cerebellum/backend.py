@@ -24,6 +24,9 @@ from cerebellum.reference import ReferenceStore
 #: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
 LOGITS_BYTES = 256 << 20
 
+#: Tokens in a batch, at most: llama.cpp's own default of a physical batch.
+MOST_BATCH = 512
+
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
 
@@ -32,14 +35,14 @@ REPLAY_BYTES = 1 << 30
 class Settings:
     """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads`` and ``replay_bytes``.
 
-    ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048; ``n_ubatch`` at most that.
+    ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
     ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every trial is
     computed whole.
     """
 
     n_ctx: int = 2048
     n_batch: int | None = None
-    n_ubatch: int = 512
+    n_ubatch: int = MOST_BATCH
     n_threads: int | None = None
     n_gpu_layers: int = 0
     flash_attention: bool | None = None
@@ -151,8 +154,8 @@ class Engine(Protocol):
 
         The sums are those of `score`. Raises `EngineError`; what began last is what failed: a trial, or the base before it.
 
-        ``settings``: its ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call alone, and every trial is computed
-        whole; all else stays as the model was opened.
+        ``settings``, where they aren't the engine's own: their ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call
+        alone, and every trial is computed whole; all else stays as the model was opened.
         """
         ...
 

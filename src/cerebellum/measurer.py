@@ -58,7 +58,7 @@ def series_facts(
 class Measurer:
     """Engines opened on one base, a study, one series: measures trials on chunks, each once.
 
-    ``settings``: batch shape and threads to measure under, where they aren't the engines' own; nothing is replayed then.
+    ``settings``: batch shape and threads to measure under, where they aren't the engines' own; everything is computed whole then.
     """
 
     engines: Sequence[Engine]

@@ -16,6 +16,7 @@ from cerebellum.classify import Class, Thresholds, Word, classify
 from cerebellum.domain import Swaps, swaps_of
 from cerebellum.effects import Effects, Objective, Prediction, SingleEffect, predict_additive
 from cerebellum.errors import InputError
+from cerebellum.verdict import MILLI
 
 __all__ = [
     "POLICIES",
@@ -161,7 +162,7 @@ def choose_greedy(effects: Effects, rules: Rules) -> Choice:
     return Choice(
         "greedy",
         _ordered(taken.values()),
-        f"{how}; damage spent {1e3 * spent:.3g} of {1e3 * rules.allowed_damage:.3g} thousandths of a nat a token",
+        f"{how}; damage spent {MILLI * spent:.3g} of {MILLI * rules.allowed_damage:.3g} thousandths of a nat a token",
     )
 
 

@@ -16,6 +16,8 @@ SCALE = 0.02
 """Nats per token: what a good 4-bit file is typically away from its reference. Shares are of this where the base has no divergence of
 its own to speak of (it is its own reference, or stores all but losslessly).
 """
+#: KL divergences are shown in thousandths of a nat.
+MILLI = 1e3
 NO_DIVERGENCE = 1e-5
 """A base whose mean KL divergence is under this has none to speak of."""
 
@@ -129,7 +131,7 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
 
 
 def _milli(nats: float, *, sign: bool = False) -> str:
-    return f"{1e3 * nats:+.3g}" if sign else f"{1e3 * nats:.3g}"
+    return f"{MILLI * nats:+.3g}" if sign else f"{MILLI * nats:.3g}"
 
 
 def _chunks(x: Interval) -> str:

@@ -295,6 +295,15 @@ def test_a_run_on_conversations(ground: Path) -> None:
     assert "second half" not in told
 
 
+def test_the_floor_of_short_conversations_takes_smaller_batches(ground: Path) -> None:
+    """What a long context would suggest would hold each of them whole, as the figures' own batches do, and show nothing."""
+    result = run(ground, ctx=2048, n_random=0)
+    engine = FakeBackend().open(ground / "model.gguf", Settings(n_ctx=2048))
+    talks = read_conversations(ground / "chat.jsonl")
+    longest = max(len(chunk.tokens) for chunk in engine.chat_corpus(talks, 2048).chunks(range(4)))
+    assert 8 < longest < 128 and result.noise.changes[0].change == "batches of 8 tokens"
+
+
 def test_a_race_on_conversations_counts_their_tokens(ground: Path) -> None:
     """A budget in tokens buys conversations at their mean length, which is under the context's."""
     with pytest.raises(InputError, match=r"(\d+) tokens \(--budget-tokens\) for their first look") as caught:

@@ -117,8 +117,16 @@ def test_batch_size_reaches_every_engine(ground: Path) -> None:
     api.validity(ground / "model.gguf", **given)
     api.sweep(ground / "model.gguf", report_text=ground / "other.txt", out=ground / "out", **given)
     assert len(backend.opened) >= 5 and {engine._settings.n_batch for engine in backend.opened} == {16}
-    with pytest.raises(InputError, match="batch_size is 0"):
-        api.sweep(ground / "model.gguf", out=ground / "none", **{**given, "batch_size": 0})
+
+
+@pytest.mark.parametrize("verb", [api.perplexity, api.measure, api.validity, api.sweep])
+@pytest.mark.parametrize("size", [0, -5, 513])
+def test_a_batch_size_that_is_none_is_refused(ground: Path, verb: Any, size: int) -> None:
+    more = {api.measure: {"reference": ground / "model.gguf"}, api.sweep: {"out": ground / "none"}}.get(verb, {})
+    backend = CountingBackend(HONEST.effects)
+    with pytest.raises(InputError, match=f"batch_size is {size}; "):
+        verb(ground / "model.gguf", text=ground / "text.txt", ctx=64, batch_size=size, backend=backend, **more)
+    assert not backend.opened
 
 
 def test_a_folder_holds_one_reference(ground: Path) -> None:
@@ -217,8 +225,10 @@ class ShakyEngine(FakeEngine):
 
     def sweep(self, *args: Any, settings: Settings | None = None, **more: Any) -> Iterator[Any]:
         own, self._settings = self._settings, settings or self._settings
-        yield from super().sweep(*args, settings=settings, **more)
-        self._settings = own
+        try:
+            yield from super().sweep(*args, settings=settings, **more)
+        finally:
+            self._settings = own
 
     def _score(self, types: Any, chunk: Chunk, reference: Any) -> Any:
         from dataclasses import replace
@@ -272,7 +282,7 @@ def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
 
 
 @pytest.mark.parametrize(
-    ("n_ctx", "n_batch", "n_vocab", "other"),
+    ("longest", "n_batch", "n_vocab", "other"),
     [
         (512, None, 1024, 128),
         (512, None, 262_144, 64),
@@ -280,17 +290,19 @@ def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
         (512, 8, 1024, 7),
         (8, None, 1024, 7),
         (64, 1, 1024, 2),
+        (100, None, 1024, 25),
+        (128, None, 1024, 32),
     ],
 )
 def test_the_other_batch_shape_is_another(
-    ground: Path, n_ctx: int, n_batch: int | None, n_vocab: int, other: int
+    ground: Path, longest: int, n_batch: int | None, n_vocab: int, other: int
 ) -> None:
-    """Whatever bounds a batch (chunk, option, vocabulary), the floor's is a different one; else the floor would be a false nothing."""
-    settings = Settings(n_ctx=n_ctx, n_batch=n_batch)
-    change, *_ = changes_of(settings, read_model(ground / "model.gguf"), n_vocab)
-    size = min(change.settings.batch_room(n_vocab), n_ctx)
+    """Whatever bounds a batch (the longest chunk, option, vocabulary), the floor's is a different one; else it would be a false nothing."""
+    settings = Settings(n_ctx=512, n_batch=n_batch)
+    own = min(settings.batch_room(n_vocab), longest)
+    change, *_ = changes_of(settings, read_model(ground / "model.gguf"), own)
     assert change.name == f"batches of {other} tokens"
-    assert size == other != min(settings.batch_room(n_vocab), n_ctx)
+    assert min(change.settings.batch_room(n_vocab), longest) == min(other, longest) != own
 
 
 def test_nothing_tried_is_no_noise() -> None:

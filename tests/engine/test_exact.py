@@ -367,6 +367,11 @@ def test_a_trial_that_is_given_up_leaves_the_base(benches: Callable[..., Bench])
         ):
             list(engine.score(swaps_of({"blk.0.ffn_up.weight": "Q8_0", "blk.1.ffn_up.weight": "IQ1_S"}), bench.chunks))
         assert list(engine.score((), bench.chunks, reference=bench.reference)) == bench.base_scores
+        one = Trial("one", TrialKind.SINGLE, swaps_of({"blk.0.ffn_up.weight": "Q8_0"}))
+        events = engine.sweep([one], bench.chunks, reference=bench.reference, settings=replace(SETTINGS, n_ubatch=8))
+        assert any(isinstance(event, Scored) for event in events)
+        events.close()  # type: ignore[attr-defined]  # a generator
+        assert list(engine.score((), bench.chunks, reference=bench.reference)) == bench.base_scores
     finally:
         engine.close()
 
@@ -382,15 +387,21 @@ def test_threads_change_no_number(benches: Callable[..., Bench]) -> None:
 
 
 def test_other_settings_for_one_call_are_those_of_an_engine_opened_with_them(benches: Callable[..., Bench]) -> None:
-    """Another batch shape moves the sums, to what a fresh engine of that shape gives; the engine's own are the same before and after."""
+    """Another batch shape moves the sums of base and trial, to what a fresh engine of that shape gives; the engine's own stay."""
     bench, other = benches("bundled"), replace(SETTINGS, n_batch=None, n_ubatch=8, n_threads=2)
     swaps = swaps_of({bench.used()[-1].name: "Q8_0"})
-    trial = Trial("other settings", TrialKind.SINGLE, swaps)
-    events = bench.engine.sweep([trial], bench.chunks, reference=bench.reference, settings=other)
-    now = [event.score for event in events if isinstance(event, Scored)]
+    trials = [Trial("base", TrialKind.BASE), Trial("trial", TrialKind.SINGLE, swaps)]
+
+    def scores(settings: Settings | None) -> list[ChunkScore]:
+        events = bench.engine.sweep(trials, bench.chunks, reference=bench.reference, settings=settings)
+        return [event.score for event in events if isinstance(event, Scored)]
+
     with opened(bench.base_file, bench.source, other) as engine:
-        assert now == list(engine.score(swaps, bench.chunks, reference=bench.reference))
-    assert bench.scores(()) == bench.base_scores and now != bench.scores(swaps)
+        fresh = [list(engine.score(trial.swaps, bench.chunks, reference=bench.reference)) for trial in trials]
+    own = [*bench.base_scores, *bench.scores(swaps)]
+    assert scores(None) == own
+    assert scores(other) == fresh[0] + fresh[1] != own
+    assert bench.scores(()) == bench.base_scores
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------

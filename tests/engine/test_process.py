@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,16 @@ def test_death_while_scoring_names_the_trial_and_the_signal(
             assert score == whole[place % 3]
     with pytest.raises(EngineDied, match="the next one"):
         list(engine.score((), chunks, label="the next one"))
+
+
+def test_a_context_of_other_settings_that_can_not_be_opened_names_what_wanted_it(
+    engine: EngineProcess, corpus: Corpus
+) -> None:
+    """Not what was under way before."""
+    chunks, other = corpus.chunks([1, 2]), replace(SETTINGS, n_ubatch=0)
+    list(engine.sweep([ONE], chunks))
+    with pytest.raises(EngineError, match=r"^the base, before trial 'two', chunk 1: (?!.*'one')"):
+        list(engine.sweep([replace(ONE, label="two")], chunks, settings=other))
 
 
 def test_a_native_abort_is_reported_with_its_own_words(

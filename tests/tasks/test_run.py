@@ -43,6 +43,22 @@ def test_what_was_found_is_in_report_json_and_card(model: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "bench" / "world_facts-reference.jsonl").is_file()
 
 
+def test_small_batches_of_text_are_no_small_batches_of_questions(model: Path, tmp_path: Path) -> None:
+    """What bounds the logits of scored text would ask questions almost one by one, and `bench` would not find the answers again."""
+    result = api.run(
+        model,
+        backend=backend(set()),
+        text=tmp_path / "text.txt",
+        ctx=64,
+        allow=10.0,
+        batch_size=16,
+        bench="world_facts",
+        out=tmp_path / "out",
+    )
+    assert result.bench and result.bench.facts["settings"]["n_batch"] is None
+    assert result.facts["settings"]["n_batch"] == 16
+
+
 def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere does not exist"):
         api.run(

@@ -107,7 +107,16 @@ def perplexity(
     settings = settings_of(n_ctx, n_batch, n_threads, n_gpu_layers)
     result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet), chat)
     if as_json:
-        print_json({**asdict(result), "model": str(model), "text": str(text), "ctx": n_ctx, "chat": chat})
+        print_json(
+            {
+                **asdict(result),
+                "model": str(model),
+                "text": str(text),
+                "ctx": n_ctx,
+                "batch_size": n_batch,
+                "chat": chat,
+            }
+        )
         return
     parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
     print(

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from cerebellum.backend import Settings
+from cerebellum.backend import MOST_BATCH, Settings
 from cerebellum.errors import CerebellumError, OutputError
 
 INTERRUPTED = 130
@@ -38,8 +38,9 @@ batch_option = click.option(
     "-b",
     "--batch-size",
     "n_batch",
-    type=click.IntRange(min=1),
-    help="Tokens decoded at a time, at most 512; fewer need less memory for logits. [default: 512, with a large vocabulary fewer]",
+    type=click.IntRange(1, MOST_BATCH),
+    help="Tokens decoded at a time (llama.cpp's -ub): fewer need less memory for logits. It moves figures a "
+    "little (the noise floor says how far), so they are measured anew. [default: 512, with a large vocabulary fewer]",
 )
 gpu_option = click.option(
     "-ngl",

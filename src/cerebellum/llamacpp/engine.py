@@ -161,7 +161,7 @@ class LlamaEngine:
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
-        """The engine's own context, or one of other settings for a while, which computes everything whole."""
+        """The engine's own context, or for a while one of ``settings`` where they differ, which computes everything whole."""
         if settings is None or settings == self.settings:
             yield self.decoder
             return
@@ -182,6 +182,10 @@ class LlamaEngine:
     ) -> Iterator[SweepEvent]:
         from cerebellum.llamacpp.sweeping import Sweep
 
+        for trial in trials:
+            self.check(trial.swaps)
+        if not trials or not chunks:
+            return
         with self._decoding(settings) as decoder:
             yield from Sweep(self, decoder, trials).events(chunks, reference)
 

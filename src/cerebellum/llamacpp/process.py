@@ -179,6 +179,8 @@ class EngineProcess:
         reference: ReferenceStore | None = None,
         settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
+        if trials and chunks:
+            self._child.doing = Began(0, chunks[0].id, base=True).told(trials[0].label)
         for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference, settings=settings):
             if isinstance(event, Began):
                 self._child.doing = event.told(trials[event.trial].label)

@@ -46,12 +46,8 @@ class Sweep:
     trials: Sequence[Trial]
 
     def events(self, chunks: Sequence[Chunk], reference: ReferenceStore | None) -> Iterator[SweepEvent]:
-        """See `cerebellum.backend.Engine.sweep`."""
+        """See `cerebellum.backend.Engine.sweep`; there is a trial, and there is a chunk."""
         decoder, trials = self.decoder, self.trials
-        for trial in trials:
-            self.engine.check(trial.swaps)
-        if not trials or not chunks:
-            return
         yield Began(0, chunks[0].id, base=True)
         bundles = decoder.bundles(chunks, len(trials))
         starts = [self.starts_on(bundle) for bundle in bundles]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cerebellum.report.grids import MILLI, Grid, chunks_of, perplexity_cell, with_limits
+from cerebellum.report.grids import Grid, chunks_of, perplexity_cell, with_limits
 from cerebellum.stats import percent_change, smallest_detectable
+from cerebellum.verdict import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.verbs.divergence import Measured, Measurement

@@ -12,15 +12,13 @@ from cerebellum.domain import TrialKind
 from cerebellum.effects import Prediction
 from cerebellum.stats import Interval, smallest_detectable
 from cerebellum.summary import Contrast, Summary
+from cerebellum.verdict import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.verbs.compose import Combination, Comparison, Row
     from cerebellum.verbs.noise import Noise
     from cerebellum.verbs.pipeline import RunResult
     from cerebellum.verbs.sweep import Sweep, SweepRow
-
-#: KL divergences are shown in thousandths of a nat.
-MILLI = 1e3
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.report.grids import MILLI, Grid, chunks_of
+from cerebellum.report.grids import Grid, chunks_of
 from cerebellum.summary import as_json
+from cerebellum.verdict import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.ladder import Rung

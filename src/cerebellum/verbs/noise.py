@@ -79,6 +79,11 @@ class Ground:
     def chunks(self) -> Sequence[int]:
         return self.split.chunks[:NOISE_CHUNKS]
 
+    def batch(self, n_vocab: int) -> int:
+        """Tokens of the largest batch in which a chunk of the floor's is decoded."""
+        longest = max(len(chunk.tokens) for chunk in self.split.corpus.chunks(self.chunks))
+        return min(self.settings.batch_room(n_vocab), longest)
+
     def scores(self, engines: Sequence[Engine], model: Model, change: Change, what: str) -> Scores:
         """The model that ``engines`` have opened under a change, in a series of its own; what the study holds isn't measured again."""
         series = self.study.series(self.split.name, {**self.facts, "noise": change.name, "of": what})
@@ -89,9 +94,8 @@ class Ground:
         return measurer.measure([trial], self.chunks, f"noise floor: {trial.label}")[trial.label]
 
 
-def changes_of(settings: Settings, reference: Model, n_vocab: int) -> Iterator[Change]:
-    """The changes that should not matter to a reference opened with ``settings``."""
-    batch = min(settings.batch_room(n_vocab), settings.n_ctx)
+def changes_of(settings: Settings, reference: Model, batch: int) -> Iterator[Change]:
+    """The changes that should not matter to a reference opened with ``settings``, decoded in batches of at most ``batch`` tokens."""
     other = max(batch // 4, min(batch - 1, 8)) or 2
     yield Change(f"batches of {other} tokens", replace(settings, n_batch=other, n_ubatch=other))
     threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
@@ -106,7 +110,7 @@ def measure_reference(ground: Ground, engine: Engine, reference: Model) -> dict[
 
     ``engine`` has it open, with itself as sources. Raises a `CerebellumError`.
     """
-    changes = changes_of(ground.settings, reference, engine.n_vocab)
+    changes = changes_of(ground.settings, reference, ground.batch(engine.n_vocab))
     return {change.name: mean_kld(ground.scores([engine], reference, change, "reference")) for change in changes}
 
 
@@ -117,8 +121,8 @@ def measure_noise(job: Job) -> Noise:
     ground = job.reference.ground
     base = mean_kld(job.measurer(job.search).measure([BASE_TRIAL], ground.chunks, "base")[BASE_TRIAL.label])
     found = []
-    n_vocab = job.engines[0].n_vocab
-    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path), n_vocab):
+    batch = ground.batch(job.engines[0].n_vocab)
+    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path), batch):
         moved = None
         if not change.swaps:
             moved = abs(mean_kld(ground.scores(job.engines[:1], job.base.model, change, "base")) - base)

@@ -23,7 +23,7 @@ from cerebellum.verbs.sweep import Sweep, SweepOptions, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import LadderResult, check_job, refuse_invalid
 from cerebellum.verbs.write import Written, companions, recipe_path, write_recipe
-from cerebellum.verdict import SCALE, scale_of
+from cerebellum.verdict import MILLI, SCALE, scale_of
 
 #: Tokens that a question and its answer have at least, however short the chunks of the sweep are.
 BENCH_CTX = 2048
@@ -164,7 +164,7 @@ def bench_job(job: Job, written: Written | None, questions: Questions) -> BenchR
         return None
     job.close_engines()
     files = {FILE: written.path, BASE: job.base.model.path, REFERENCE: job.reference_path}
-    settings = replace(job.options.settings, n_ctx=max(job.options.settings.n_ctx, BENCH_CTX))
+    settings = replace(job.options.settings, n_ctx=max(job.options.settings.n_ctx, BENCH_CTX), n_batch=None)
     return bench_study(job.backend, job.study, files, questions, settings, job.options.out, job.progress)
 
 
@@ -174,7 +174,8 @@ def warn(job: Job, sweep: Sweep) -> None:
     if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
         job.warnings.append(
             "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
-            f"{SCALE} nats a token instead, and no larger type can pay. Give --reference with the unquantized model if you have it."
+            f"{MILLI * SCALE:g} thousandths of a nat a token instead, and no larger type can pay. Give --reference "
+            "with the unquantized model if you have it."
         )
     if sweep.base.perplexity > n_vocab:
         job.warnings.append(
