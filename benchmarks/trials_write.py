@@ -1,6 +1,7 @@
 """What the trials of a sweep write: a study is begun with one trial, then the other trials are run in it and all changes are seen.
 
-The engine's process counts its own bytes sent to storage (the kernel's `write_bytes`); the folder and the system's folder for temporary
+The engine's process counts its own bytes sent to storage (the kernel's `write_bytes`; as it starts, some records of the file system are
+among them: numba makes unnamed files to see whether its cache can be written); the folder and the system's folder for temporary
 files are listed before, during and after.
 """
 
