@@ -26,7 +26,7 @@ class Case:
     to: str = "Q2_K"
     blocks: tuple[int, ...] | None = None
     ctx: int = 512
-    batch_size: int | None = None
+    ubatch_size: int | None = None
     chunks: int = 8
     stock_trials: int | None = None
     alternated: bool = True
@@ -60,7 +60,7 @@ class Ready:
         """`cerebellum sweep` as words, without the program."""
         case, wanted = self.case, self.case.blocks if blocks is None else tuple(blocks)
         options = ["--base", case.base, "--role", case.role, "--to", case.to, "--report-text", str(self.report_text)]
-        batch = [] if case.batch_size is None else ["--batch-size", str(case.batch_size)]
+        batch = [] if case.ubatch_size is None else ["--ubatch-size", str(case.ubatch_size)]
         only = [] if wanted is None else ["--blocks", ",".join(map(str, wanted))]
         return [
             "sweep",

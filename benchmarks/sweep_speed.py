@@ -103,7 +103,7 @@ def arguments() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}")
     parser.add_argument("--blocks", type=trial_cost.block_numbers, help="as in 0,6,13")
     for name, what in (
-        ("ctx", "tokens in a chunk"), ("batch-size", "tokens that ours decodes at a time"),
+        ("ctx", "tokens in a chunk"), ("ubatch-size", "tokens that ours decodes at a time"),
         ("chunks", "chunks of text"), ("cost-chunks", "chunks of the comparison with a bare pass"),
         ("stock-trials", "trials of the stock loop that are really run in a round"),
     ):  # fmt: skip

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled, gguf_file
-from cerebellum.backend import MOST_BATCH, Backend, Settings
+from cerebellum.backend import Backend, Settings
 from cerebellum.domain import Model
 from cerebellum.effects import Objective
 from cerebellum.errors import CerebellumError, InputError
@@ -64,7 +65,7 @@ def perplexity(
     text: PathLike,
     *,
     ctx: int = 2048,
-    batch_size: int | None = None,
+    ubatch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -73,7 +74,7 @@ def perplexity(
     backend: Backend | None = None,
 ) -> Perplexity:
     """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it; with ``chat`` as `run` reads it."""
-    settings = measuring(ctx, batch_size, threads, gpu_layers)
+    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
@@ -83,7 +84,7 @@ def measure(
     reference: PathLike,
     text: PathLike,
     ctx: int = 2048,
-    batch_size: int | None = None,
+    ubatch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -93,7 +94,7 @@ def measure(
     backend: Backend | None = None,
 ) -> Measurement:
     """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
-    settings = measuring(ctx, batch_size, threads, gpu_layers)
+    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
@@ -107,7 +108,7 @@ def validity(
     text: PathLike | None = None,
     reference: PathLike | None = None,
     ctx: int = 2048,
-    batch_size: int | None = None,
+    ubatch_size: int | None = None,
     chunks: int | None = None,
     threads: int | None = None,
     gpu_layers: int = 0,
@@ -127,7 +128,7 @@ def validity(
         return judge_ladder_file(Path(ladder))
     if text is None:
         raise InputError("a ladder is measured on a text: give one with --text")
-    settings = measuring(ctx, batch_size, threads, gpu_layers)
+    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
     return check_models(
         backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
@@ -199,7 +200,7 @@ def run(
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
-    * batch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
+    * ubatch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
     * replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
     * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
       bench_shots (examples before each question)
@@ -287,15 +288,16 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
 
 #: The least that each number may be.
 _LEAST = {
-    "ctx": 8, "batch_size": 1, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0,
+    "ctx": 8, "ubatch_size": 1, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0,
     "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "replay_bytes": 0,
 }  # fmt: skip
 
 
-def measuring(ctx: int, batch_size: int | None, threads: int | None, gpu_layers: int) -> Settings:
+def measuring(ctx: int, ubatch_size: int | None, threads: int | None, gpu_layers: int) -> Settings:
     """The settings of a measurement. Raises `InputError` for a number that is too small or too large."""
-    check_numbers({"ctx": ctx, "batch_size": batch_size, "threads": threads, "gpu_layers": gpu_layers})
-    return Settings(n_ctx=ctx, n_batch=batch_size, n_threads=threads, n_gpu_layers=gpu_layers)
+    check_numbers({"ctx": ctx, "ubatch_size": ubatch_size, "threads": threads, "gpu_layers": gpu_layers})
+    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    return settings if ubatch_size is None else replace(settings, n_ubatch=ubatch_size)
 
 
 def check_numbers(given: dict[str, Any]) -> None:
@@ -304,8 +306,6 @@ def check_numbers(given: dict[str, Any]) -> None:
         value = given.get(name)
         if value is not None and not (math.isfinite(value) and value >= least):
             raise InputError(f"{name} is {value}; it must be a number of at least {least}")
-    if (given.get("batch_size") or 0) > MOST_BATCH:
-        raise InputError(f"batch_size is {given['batch_size']}; at most {MOST_BATCH} tokens are decoded at a time")
     if given.get("budget_minutes") == 0:
         raise InputError(
             "budget_minutes (--budget-minutes) is 0, in which nothing can be measured: give more than 0, or leave it out to race without "
@@ -317,7 +317,7 @@ def check_numbers(given: dict[str, Any]) -> None:
 
 _SETTINGS = {
     "ctx": "n_ctx",
-    "batch_size": "n_batch",
+    "ubatch_size": "n_ubatch",
     "threads": "n_threads",
     "gpu_layers": "n_gpu_layers",
     "replay_bytes": "replay_bytes",

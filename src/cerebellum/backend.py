@@ -24,9 +24,6 @@ from cerebellum.reference import ReferenceStore
 #: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
 LOGITS_BYTES = 256 << 20
 
-#: Tokens in a batch, at most: llama.cpp's own default of a physical batch.
-MOST_BATCH = 512
-
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
 
@@ -42,7 +39,7 @@ class Settings:
 
     n_ctx: int = 2048
     n_batch: int | None = None
-    n_ubatch: int = MOST_BATCH
+    n_ubatch: int = 512
     n_threads: int | None = None
     n_gpu_layers: int = 0
     flash_attention: bool | None = None

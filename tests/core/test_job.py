@@ -12,6 +12,7 @@ from cerebellum import api
 from cerebellum.domain import ChunkScore, Swap
 from cerebellum.errors import EngineError, InputError, ProofError
 from cerebellum.gguf_file import read_model
+from cerebellum.progress import Silent
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 from cerebellum.verbs import write
 from cerebellum.verbs.pipeline import RunResult
@@ -162,3 +163,27 @@ def test_the_json_report_is_plain_and_complete(model: Path) -> None:
     assert found["choice"]["swaps"] == {gate(i).tensor: "Q2_K" for i in (0, 1, 4, 7)}
     assert found["written"]["equal_chunks"] == 40
     assert found["facts"]["splits"]["search"]["n_chunks"] == 40
+
+
+class Said(Silent):
+    """What was told, in order: notes, and the names of what began."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self.told.append(what)
+
+
+def test_chunks_too_long_for_the_model_are_told_before_the_work_and_kept(model: Path) -> None:
+    """Once on the way, and in the facts of the report."""
+    (model.parent / "long.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(5000 * 5)))
+    said = Said()
+    result = run(model, text=model.parent / "long.txt", ctx=5000, chunks=2, n_random=0, progress=said)
+    warnings = [text for text in said.told if "Chunks of 5000 tokens are longer than the 4096" in text]
+    assert len(warnings) == 1 and warnings[0].startswith("warning: ")
+    assert said.told.index(warnings[0]) < next(i for i, text in enumerate(said.told) if text.startswith("reference"))
+    assert f"warning: {result.facts['warnings'][0]}" == warnings[0]

@@ -17,7 +17,7 @@ import pytest
 
 from cerebellum.errors import SandboxError
 from cerebellum.sandbox import Limits, Sandbox, boxes
-from cerebellum.sandbox.boxes import Box, Kind, no_nesting
+from cerebellum.sandbox.boxes import PREFIX, Box, Kind, no_nesting, remove_stale
 
 TESTS = "def check(candidate):\n    assert candidate(2) == 3\n    assert candidate(-1) == 0\n"
 HONEST = "def add_one(x):\n    return x + 1\n"
@@ -153,6 +153,25 @@ def test_a_program_that_leaves_its_session_and_its_parents_death_behind_ends_too
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert reason_of(sandbox, source) == "timeout"
     assert not left_over(tmp_path)
+
+
+def test_folders_of_a_killed_owner_are_removed_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of an owner that lives, of one that died just now, or of anyone else."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = {
+        "left": f"{PREFIX}{ended.pid}-a",
+        "new": f"{PREFIX}{ended.pid}-b",
+        "owned": f"{PREFIX}{os.getpid()}-c",
+        "other": f"{PREFIX}x-d",
+    }
+    for name in names.values():
+        (tmp_path / name / "program").mkdir(parents=True)
+    for name in ("left", "owned", "other"):
+        os.utime(tmp_path / names[name], (0, 0))
+    remove_stale()
+    assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - {names["left"]}
 
 
 def test_a_box_ends_with_the_process_that_began_it(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -51,12 +51,12 @@ def test_small_batches_of_text_are_no_small_batches_of_questions(model: Path, tm
         text=tmp_path / "text.txt",
         ctx=64,
         allow=10.0,
-        batch_size=16,
+        ubatch_size=16,
         bench="world_facts",
         out=tmp_path / "out",
     )
-    assert result.bench and result.bench.facts["settings"]["n_batch"] is None
-    assert result.facts["settings"]["n_batch"] == 16
+    assert result.bench and result.bench.facts["settings"]["n_ubatch"] == 512
+    assert result.facts["settings"]["n_ubatch"] == 16
 
 
 def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, tmp_path: Path) -> None:

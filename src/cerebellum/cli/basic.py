@@ -17,7 +17,6 @@ from cerebellum.cli.common import (
     model_argument,
     print_json,
     quiet_option,
-    settings_of,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
 from cerebellum.verbs.inspect import describe, tables
@@ -90,7 +89,7 @@ def perplexity(
     text: Path,
     chat: bool,
     n_ctx: int,
-    n_batch: int | None,
+    n_ubatch: int | None,
     n_threads: int | None,
     n_gpu_layers: int,
     n_chunks: int | None,
@@ -101,11 +100,12 @@ def perplexity(
 
     Example: cerebellum perplexity model-Q3_K_M.gguf --text wiki.test.raw --ctx 512
     """
-    from cerebellum.llamacpp.process import LlamaBackend
-    from cerebellum.verbs.perplexity import measure_perplexity
+    from cerebellum import api
 
-    settings = settings_of(n_ctx, n_batch, n_threads, n_gpu_layers)
-    result = measure_perplexity(LlamaBackend(), model, text, settings, n_chunks, ConsoleProgress(quiet=quiet), chat)
+    result = api.perplexity(
+        model, text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads, gpu_layers=n_gpu_layers, chat=chat,
+        progress=ConsoleProgress(quiet=quiet),
+    )  # fmt: skip
     if as_json:
         print_json(
             {
@@ -113,13 +113,14 @@ def perplexity(
                 "model": str(model),
                 "text": str(text),
                 "ctx": n_ctx,
-                "batch_size": n_batch,
+                "ubatch_size": n_ubatch,
                 "chat": chat,
             }
         )
         return
     parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
+    batches = "" if n_ubatch is None else f", decoded {n_ubatch} tokens at a time"
     print(
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
-        f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored"
+        f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored{batches}"
     )

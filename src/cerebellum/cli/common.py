@@ -12,7 +12,6 @@ from typing import Any
 
 import click
 
-from cerebellum.backend import MOST_BATCH, Settings
 from cerebellum.errors import CerebellumError, OutputError
 
 INTERRUPTED = 130
@@ -35,12 +34,12 @@ threads_option = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
 )
 batch_option = click.option(
-    "-b",
-    "--batch-size",
-    "n_batch",
-    type=click.IntRange(1, MOST_BATCH),
-    help="Tokens decoded at a time (llama.cpp's -ub): fewer need less memory for logits. It moves figures a "
-    "little (the noise floor says how far), so they are measured anew. [default: 512, with a large vocabulary fewer]",
+    "-ub",
+    "--ubatch-size",
+    "n_ubatch",
+    type=click.IntRange(min=1),
+    help="Tokens decoded at a time: fewer need less memory for logits. Figures differ a little from one size to another: compare only "
+    "what was measured with the same. [default: 512, with a large vocabulary fewer]",
 )
 gpu_option = click.option(
     "-ngl",
@@ -58,11 +57,6 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (gpu_option, threads_option, batch_option, ctx_option):
         command = option(command)
     return command
-
-
-def settings_of(n_ctx: int, n_batch: int | None, n_threads: int | None, n_gpu_layers: int) -> Settings:
-    """Engine settings from the options."""
-    return Settings(n_ctx=n_ctx, n_batch=n_batch, n_threads=n_threads, n_gpu_layers=n_gpu_layers)
 
 
 def print_json(value: Any) -> None:

@@ -204,7 +204,7 @@ def told(options: dict[str, Any]) -> dict[str, Any]:
     if "text" in options and options["text"] is None and not options["chat"]:
         text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
         print(text, file=sys.stderr)
-    for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_batch", "batch_size")):
+    for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_ubatch", "ubatch_size")):
         options[ours] = options.pop(name, None)
     if (megabytes := options.pop("replay_memory", None)) is not None:
         options["replay_bytes"] = megabytes << 20

@@ -40,7 +40,7 @@ def measure(
     text: Path,
     chat: bool,
     n_ctx: int,
-    n_batch: int | None,
+    n_ubatch: int | None,
     n_threads: int | None,
     n_gpu_layers: int,
     n_chunks: int | None,
@@ -60,7 +60,8 @@ def measure(
     from cerebellum.verbs.divergence import flat
 
     found = api.measure(
-        models, reference=reference, text=text, ctx=n_ctx, batch_size=n_batch, chunks=n_chunks, threads=n_threads, gpu_layers=n_gpu_layers,
+        models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks,
+        threads=n_threads, gpu_layers=n_gpu_layers,
         out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if not as_json:
@@ -95,7 +96,7 @@ def validity(
     text: Path | None,
     chat: bool,
     n_ctx: int,
-    n_batch: int | None,
+    n_ubatch: int | None,
     n_threads: int | None,
     n_gpu_layers: int,
     n_chunks: int,
@@ -114,7 +115,7 @@ def validity(
     from cerebellum.report.ladder import ladder_grid, ladder_json
 
     found = api.validity(
-        models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, batch_size=n_batch, chunks=n_chunks, threads=n_threads,
+        models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads,
         gpu_layers=n_gpu_layers, out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cerebellum.report.grids import Grid, chunks_of, perplexity_cell, with_limits
+from cerebellum.report.grids import Grid, batches_of, chunks_of, perplexity_cell, unknown_note, with_limits
 from cerebellum.stats import percent_change, smallest_detectable
 from cerebellum.verdict import MILLI
 
@@ -28,7 +28,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
     )
     own = measurement.reference_nll
     notes = [
-        f"Text {chunks_of(text)}.",
+        f"Text {chunks_of(text)}{batches_of(measurement.facts)}.",
         f"Reference {reference['file']} ({how}); its own perplexity there is {math.exp(own.estimate):.4f}.",
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",
@@ -43,6 +43,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
         notes.append(
             f"Smallest difference that this much text shows four times in five: {least * MILLI:.3g} thousandths of a nat."
         )
+    notes += unknown_note(rows)
     return Grid("Distance to the reference", ("", *(m.name for m in measurement.files)), rows, tuple(notes))
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.backend import Settings
 from cerebellum.domain import TrialKind
 from cerebellum.effects import Prediction
 from cerebellum.stats import Interval, smallest_detectable
@@ -56,7 +57,19 @@ def perplexity_cell(summary: Summary) -> str:
 
 def measured_on(facts: dict[str, Any], split: str) -> str:
     """On what a split's figures were measured, in one line."""
-    return f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {chunks_of(facts['splits'][split])}"
+    where = f"{facts['model']['file']} at {facts['base']['ftype']}; {split} text {chunks_of(facts['splits'][split])}"
+    return where + batches_of(facts)
+
+
+def batches_of(facts: dict[str, Any]) -> str:
+    """In what batches, where they aren't the usual ones."""
+    size = facts["settings"]["n_ubatch"]
+    return "" if size == Settings().n_ubatch else f", decoded {size} tokens at a time"
+
+
+def unknown_note(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """What a question mark means, where there is one."""
+    return ["?: more chunks are needed to tell."] if any("?" in cell for row in rows for cell in row) else []
 
 
 def chunks_of(split: dict[str, Any]) -> str:
@@ -131,6 +144,7 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
         "class: the published case's word for the change of perplexity; (undecided) where its interval reaches another class.",
         noise_line(noise),
         *sweep_notes(sweep),
+        *unknown_note(rows),
     )
     return Grid("Sweep: each tensor alone at another type", tuple(columns), tuple(rows), notes)
 
@@ -143,7 +157,10 @@ def race_note(sweep: Sweep) -> list[str]:
     spent = f"{race.n_chunks} of {race.n_chunks_full} chunks ({100 * race.n_chunks / race.n_chunks_full:.0f} %)"
     ending = "; the budget ended it, so some are undecided for want of text" if race.exhausted else ""
     looks = "one look" if race.n_rounds == 1 else f"{race.n_rounds} looks"
-    return [f"A race: trials took {spent} in {looks}{ending}. Intervals hold under repeated looks."]
+    return [
+        f"A race: trials took {spent} in {looks}{ending}. Intervals hold under repeated looks. A row's PPL is of the chunks that "
+        "it got; its changes are from the base on the same chunks."
+    ]
 
 
 def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
@@ -153,7 +170,7 @@ def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
     notes += sweep.plan.notes
     notes += [f"Not measured: {s.tensor} as {s.type} {s.reason}." for s in sweep.plan.skipped[:5]]
     if len(sweep.plan.skipped) > 5:
-        notes.append(f"… and {len(sweep.plan.skipped) - 5} more; report.json lists them.")
+        notes.append(f"… and {len(sweep.plan.skipped) - 5} more; the JSON lists them.")
     return tuple(notes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
@@ -9,10 +10,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+#: Begins the name of every box's folder; its owner's process id follows.
+PREFIX = "cerebellum-box-"
+#: Seconds after which the folder of an owner that is gone is no longer in use by anyone.
+STALE = 600.0
 
 Kind = Literal["namespaces", "bubblewrap", "none"]
 
@@ -21,6 +28,33 @@ HERE = Path(__file__).parent
 SCRATCH_BYTES = 32 << 20
 #: Users that nobody is; each box takes one at random, so that the number of its processes can be limited.
 FIRST_UID, N_UIDS = 1_900_000_000, 50_000_000
+
+
+@contextlib.contextmanager
+def box_folder() -> Iterator[Path]:
+    """A new folder for a box, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-") as name:
+        yield Path(name)
+
+
+def remove_stale() -> None:
+    """Folders that a killed Cerebellum of the same user left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            found, owner = path.lstat(), int(path.name.removeprefix(PREFIX).partition("-")[0])
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > STALE and not is_alive(owner):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +92,10 @@ class Box:
 
     def works(self) -> bool:
         """Whether a command that does nothing ends well in such a box."""
-        with tempfile.TemporaryDirectory(prefix="cerebellum-box-") as name:
-            command = self.command(Path(name), ["-c", "print('here')"])
+        with box_folder() as folder:
+            command = self.command(folder, ["-c", "print('here')"])
             try:
-                done = subprocess.run(command, capture_output=True, timeout=20, cwd=name, check=False)
+                done = subprocess.run(command, capture_output=True, timeout=20, cwd=folder, check=False)
             except (OSError, subprocess.TimeoutExpired):
                 return False
             return done.returncode == 0 and done.stdout.strip() == b"here"

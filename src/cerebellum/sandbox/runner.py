@@ -6,14 +6,13 @@ import contextlib
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from cerebellum.errors import SandboxError
-from cerebellum.sandbox.boxes import HERE, Box, working_box
+from cerebellum.sandbox.boxes import HERE, Box, box_folder, remove_stale, working_box
 
 #: How a program's process ends that a limit has killed, told by itself or by the one that entered the box for it.
 KILLED = {code for number in (signal.SIGXCPU, signal.SIGKILL) for code in (-number, 256 - number, 128 + number)}
@@ -51,6 +50,7 @@ class Sandbox:
     @classmethod
     def find(cls, unsafe: bool = False) -> Self:
         """What isolates on this machine; with ``unsafe`` limits alone where nothing does. Raises `SandboxError`."""
+        remove_stale()
         box = working_box()
         if box is None and not unsafe:
             raise SandboxError(
@@ -65,11 +65,11 @@ class Sandbox:
 
     def run(self, source: str, tests: str, entry_point: str, limits: Limits = LIMITS) -> Outcome:
         """Define ``source``, run the tests' ``check`` on its function ``entry_point``. The program's fault never raises."""
-        with tempfile.TemporaryDirectory(prefix="cerebellum-box-") as name, contextlib.ExitStack() as stack:
+        with box_folder() as folder, contextlib.ExitStack() as stack:
             calls, answers = os.pipe(), os.pipe()
             with _closing(*calls, *answers):
-                program = self._start(stack, Path(name) / "program", source, limits, calls[0], answers[1])
-                judge = self._start(stack, Path(name) / "judge", tests, limits, answers[0], calls[1], entry_point)
+                program = self._start(stack, folder / "program", source, limits, calls[0], answers[1])
+                judge = self._start(stack, folder / "judge", tests, limits, answers[0], calls[1], entry_point)
             return _verdict(judge, program, limits)
 
     def _start(

@@ -164,6 +164,9 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
         study.bind(subject, options.model.name)
         study.add_command(list(options.command))
         build = backend.id
+        warnings = too_long(source, options.settings)
+        for warning in warnings:
+            progress.note(f"warning: {warning}")
         kept = keep_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
@@ -175,12 +178,16 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
         job = Job(options, backend, progress, study, source, sha256, base, build, kept, engines)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
-        if 0 < source.context_length < options.settings.n_ctx:
-            job.warnings.append(
-                f"Chunks of {options.settings.n_ctx} tokens are longer than the {source.context_length} that {source.path.name} was made "
-                "for: give a smaller --ctx."
-            )
+        job.warnings += warnings
         yield job
+
+
+def too_long(source: Model, settings: Settings) -> list[str]:
+    """That chunks are longer than a model can take in, where they are."""
+    if not 0 < source.context_length < settings.n_ctx:
+        return []
+    made_for = f"the {source.context_length} that {source.path.name} was made for"
+    return [f"Chunks of {settings.n_ctx} tokens are longer than {made_for}: give a smaller --ctx."]
 
 
 def keep_reference(

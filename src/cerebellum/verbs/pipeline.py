@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cerebellum import gguf_file
-from cerebellum.backend import Backend
+from cerebellum.backend import Backend, Settings
 from cerebellum.effects import Objective
 from cerebellum.keys import sha256_file
 from cerebellum.plan import check_choice
@@ -164,25 +164,29 @@ def bench_job(job: Job, written: Written | None, questions: Questions) -> BenchR
         return None
     job.close_engines()
     files = {FILE: written.path, BASE: job.base.model.path, REFERENCE: job.reference_path}
-    settings = replace(job.options.settings, n_ctx=max(job.options.settings.n_ctx, BENCH_CTX), n_batch=None)
+    settings = replace(
+        job.options.settings, n_ctx=max(job.options.settings.n_ctx, BENCH_CTX), n_ubatch=Settings().n_ubatch
+    )
     return bench_study(job.backend, job.study, files, questions, settings, job.options.out, job.progress)
 
 
 def warn(job: Job, sweep: Sweep) -> None:
     """Say what makes a sweep's figures less useful than they look."""
+    found: list[str] = []
     divergence, n_vocab = sweep.base.divergence, job.engines[0].n_vocab
     if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
-        job.warnings.append(
+        found.append(
             "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
             f"{MILLI * SCALE:g} thousandths of a nat a token instead, and no larger type can pay. Give --reference "
             "with the unquantized model if you have it."
         )
     if sweep.base.perplexity > n_vocab:
-        job.warnings.append(
+        found.append(
             f"The base's perplexity, {sweep.base.perplexity:,.0f}, is worse than guessing among its {n_vocab:,} tokens: "
             "model and text don't belong together."
         )
-    for warning in job.warnings:
+    job.warnings += found
+    for warning in found:
         job.progress.note(f"warning: {warning}")
 
 
