@@ -23,6 +23,7 @@ from cerebellum.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 from cerebellum.verbs.divergence import flat
 from cerebellum.verbs.noise import Noise, changes_of
+from cerebellum.verbs.validity import LADDER
 
 GATES = [f"blk.{i}.ffn_gate.weight" for i in range(4)]
 STEPS = {"Q8_0": 0.001, "Q6_K": 0.004, "Q5_K": 0.01, "Q4_K": 0.03, "Q3_K": 0.08, "Q2_K": 0.3}
@@ -208,6 +209,18 @@ def test_perplexity_may_not_choose_where_it_is_invalid(ground: Path, options: di
         "invalid" in report
         and json.loads((ground / "out" / "report.json").read_text())["validity"]["verdict"] == "invalid"
     )
+
+
+def test_file_types_that_come_out_the_same_are_one_rung(ground: Path) -> None:
+    """Rows of 64 weights hold no k-quant: counted twice, a file would agree with itself."""
+    narrow = write_fake_model(ground / "narrow.gguf", width=64)
+    backend = FakeBackend()
+    types = {name: tuple(sorted(backend.types(narrow, name, (), None).items())) for name in LADDER}
+    found = api.validity(narrow, text=ground / "text.txt", ctx=64, chunks=6, backend=backend)
+    assert len(found.rungs) == len(set(types.values())) < len(LADDER)
+    for rung in found.rungs:
+        assert len({types[name] for name in rung.name.split(" = ")}) == 1
+    assert sorted(name for rung in found.rungs for name in rung.name.split(" = ")) == sorted(LADDER)
 
 
 def test_the_default_never_asks_perplexity(ground: Path) -> None:

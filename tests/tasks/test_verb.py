@@ -286,6 +286,14 @@ def test_another_vocabulary_is_warned_of(files: Any) -> None:
     (warning,) = result.facts["warnings"]
     assert "base.gguf (base) has a vocabulary of 32,000 tokens, file.gguf one of 70,000" in warning
     assert f"Warning: {warning}" in said(result) and bench_json(result)["facts"]["warnings"] == [warning]
+    assert result.word == "not judged"
+
+
+def test_a_reference_of_another_vocabulary_leaves_the_gate_to_file_and_base(files: Any) -> None:
+    planted = toys(file=set(), base=set(), reference=set())
+    planted["reference.gguf"].n_vocab = 32_000
+    result = bench(files("file", "base", "reference"), planted)
+    assert result.word == "pass" and result.facts["warnings"]
 
 
 def test_items_of_a_role_that_has_no_file_any_more_are_removed(files: Any, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from cerebellum.tasks.asking import Asker, Forgetful, Memory
 from cerebellum.tasks.code import CodeTask
 from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
 from cerebellum.tasks.lines import item_lines
-from cerebellum.tasks.score import BASE, FILE, REFERENCE, Asked, BenchResult, gate_of, task_result
+from cerebellum.tasks.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
 from cerebellum.tasks.sets import CODE, Sets, expand
 from cerebellum.verbs.divergence import opened_study
 from cerebellum.verbs.job import cached_sha256, make_folder
@@ -92,7 +92,10 @@ def bench_study(
         facts["warnings"] = warnings
     if sets.sandbox is not None:
         facts["sandbox"] = sets.sandbox.describe()
-    result = BenchResult(told, tasks, gate_of([task.word for task in tasks]), facts)
+    words = [task.word for task in tasks]
+    if BASE in files and other_vocabulary(BASE, files, vocabularies):
+        words.append(UNJUDGED)  # whatever was found, it is not what quantizing cost
+    result = BenchResult(told, tasks, gate_of(words), facts)
     if folder is not None:
         from cerebellum.report.bench import bench_json
 

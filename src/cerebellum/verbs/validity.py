@@ -11,7 +11,7 @@ from typing import Any
 
 from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings, Sources
-from cerebellum.domain import Trial, TrialKind, swaps_of
+from cerebellum.domain import Swaps, Trial, TrialKind, swaps_of
 from cerebellum.errors import InputError, RefusedError
 from cerebellum.ladder import Rung, Validity, ValidityReport, assess, parse_ladder
 from cerebellum.measurer import Measurer, Scores, Split, series_facts
@@ -138,13 +138,16 @@ def _own_ladder(
 
 
 def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatrix: Path | None) -> list[Trial]:
-    """A trial for each stock file type: what llama.cpp would make of ``source``, as swaps away from the ``base`` types."""
-    trials = []
+    """A trial for each stock file type: what llama.cpp would make of ``source``, as swaps away from the ``base`` types.
+
+    File types that come out as the same file, since rows of some length can't hold them, are one rung.
+    """
+    names: dict[Swaps, list[str]] = {}
     for ftype in LADDER:
         types = backend.types(source, ftype, (), imatrix)
         swaps = swaps_of({name: kind for name, kind in types.items() if kind != base[name]})
-        trials.append(Trial(ftype, TrialKind.FILE, swaps))
-    return trials
+        names.setdefault(swaps, []).append(ftype)
+    return [Trial(" = ".join(alike), TrialKind.FILE, swaps) for swaps, alike in names.items()]
 
 
 def check_job(job: Job) -> LadderResult:
