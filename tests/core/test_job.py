@@ -187,3 +187,13 @@ def test_chunks_too_long_for_the_model_are_told_before_the_work_and_kept(model: 
     assert len(warnings) == 1 and warnings[0].startswith("warning: ")
     assert said.told.index(warnings[0]) < next(i for i, text in enumerate(said.told) if text.startswith("reference"))
     assert f"warning: {result.facts['warnings'][0]}" == warnings[0]
+    more: dict[str, Any] = {
+        "text": model.parent / "long.txt",
+        "ctx": 5000,
+        "chunks": 2,
+        "backend": FakeBackend(EFFECTS),
+    }
+    for verb in (api.perplexity, api.validity, lambda *a, **k: api.measure(*a, reference=model, **k)):
+        told = Said()
+        verb(model, progress=told, **more)
+        assert told.told.count(warnings[0]) == 1

@@ -88,8 +88,8 @@ def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
         known = (*OWN_NAMES, *manager.all_tasks)
         near = difflib.get_close_matches(name, OWN_NAMES, 1) or difflib.get_close_matches(name, known, 1)
         raise InputError(
-            f"there is no task {name!r}{f'; did you mean {near[0]}?' if near else ''} Our own: {', '.join(OWN_NAMES)}. Others are those of "
-            f"lm-evaluation-harness {version()}: cerebellum lm-eval ls tasks"
+            f"there is no task {name!r}{f'; did you mean {near[0]}?' if near else '.'} Our own: {', '.join(OWN_NAMES)}. Others are "
+            f"those of lm-evaluation-harness {version()}: cerebellum lm-eval ls tasks"
         )
     with hub(name, local=False):
         tasks = list(manager.load([name])["tasks"].values())

@@ -22,7 +22,7 @@ from cerebellum.store import Study
 from cerebellum.summary import Contrast, Summary, contrast, mean_of, nll_sums, summarize
 from cerebellum.verbs.job import cached_sha256, check_vocabulary, make_folder
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
-from cerebellum.verbs.text import Text, corpus_of, read, split_facts
+from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ def measure_files(
     for path in (*models, reference):
         gguf_file.read_model(path)
     content = read(text, chat)
+    too_long(gguf_file.read_model(reference), settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")

@@ -22,7 +22,7 @@ from cerebellum.reference import ReferenceStore
 from cerebellum.store import Study
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
 from cerebellum.verbs.noise import Ground, measure_reference
-from cerebellum.verbs.text import Text, corpus_of, read
+from cerebellum.verbs.text import Text, corpus_of, read, too_long
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -164,9 +164,7 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
         study.bind(subject, options.model.name)
         study.add_command(list(options.command))
         build = backend.id
-        warnings = too_long(source, options.settings)
-        for warning in warnings:
-            progress.note(f"warning: {warning}")
+        warnings = too_long(source, options.settings.n_ctx, progress)
         kept = keep_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
@@ -180,14 +178,6 @@ def open_job(options: JobOptions, backend: Backend, progress: Progress, *, repor
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         job.warnings += warnings
         yield job
-
-
-def too_long(source: Model, settings: Settings) -> list[str]:
-    """That chunks are longer than a model can take in, where they are."""
-    if not 0 < source.context_length < settings.n_ctx:
-        return []
-    made_for = f"the {source.context_length} that {source.path.name} was made for"
-    return [f"Chunks of {settings.n_ctx} tokens are longer than {made_for}: give a smaller --ctx."]
 
 
 def keep_reference(

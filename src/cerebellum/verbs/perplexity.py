@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cerebellum import gguf_file
 from cerebellum.backend import Backend, Settings
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import TextError
 from cerebellum.progress import Progress, Silent
-from cerebellum.verbs.text import corpus_of, read
+from cerebellum.verbs.text import corpus_of, read, too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ def measure_perplexity(
     """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``."""
     progress = progress or Silent()
     content = read(text, chat)
+    too_long(gguf_file.read_model(model), settings.n_ctx, progress)
     engine = backend.open(model, settings)
     try:
         corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)

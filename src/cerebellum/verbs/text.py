@@ -9,7 +9,7 @@ from cerebellum.backend import Engine
 from cerebellum.bundled import REPORT_TEXT, SEARCH_TEXT
 from cerebellum.chat import Conversations, read_conversations
 from cerebellum.corpus import read_text
-from cerebellum.domain import Corpus
+from cerebellum.domain import Corpus, Model
 from cerebellum.keys import sha256_file
 from cerebellum.measurer import Split
 from cerebellum.progress import Progress
@@ -33,6 +33,16 @@ def corpus_of(engine: Engine, name: str, text: Text, n_ctx: int, progress: Progr
             f"{corpus.turns.n_dropped} left out, for no word of the assistant is before that"
         )
     return corpus
+
+
+def too_long(model: Model, n_ctx: int, progress: Progress) -> list[str]:
+    """That chunks are longer than a model can take in, where they are; told now, before anything is measured."""
+    if not 0 < model.context_length < n_ctx:
+        return []
+    made_for = f"the {model.context_length} that {model.path.name} was made for"
+    warning = f"Chunks of {n_ctx} tokens are longer than {made_for}: give a smaller --ctx."
+    progress.note(f"warning: {warning}")
+    return [warning]
 
 
 def split_facts(split: Split, path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from cerebellum.summary import mean_kld, nll_sums
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.job import Job, cached_sha256
 from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
-from cerebellum.verbs.text import corpus_of, read, split_facts
+from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -112,6 +112,7 @@ def _own_ladder(
             "several files with --reference"
         )
     content = read(text, chat)
+    too_long(source, settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)
         study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
