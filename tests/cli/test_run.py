@@ -146,7 +146,7 @@ def test_worker_and_thread_count_change_nothing(
 def test_batches_of_another_size_are_another_series(ground: Path, finished: dict[str, Any]) -> None:
     """`-ub` arrives: what is measured is near what whole batches give, in figures of its own."""
     done = cerebellum(ground, *JOB, "-ub", "8", "--out", "small-batches")
-    assert done.returncode == 0 and "batches of 7 tokens" in done.stdout, done.stderr
+    assert done.returncode == 0 and "batches of 4 tokens" in done.stdout, done.stderr
     small = report(ground / "small-batches")
     assert (small["facts"]["settings"]["n_ubatch"], finished["facts"]["settings"]["n_ubatch"]) == (8, 512)
     a, b = (found["base"]["divergence"]["mean"]["estimate"] for found in (small, finished))

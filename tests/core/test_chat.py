@@ -301,7 +301,7 @@ def test_the_floor_of_short_conversations_takes_smaller_batches(ground: Path) ->
     engine = FakeBackend().open(ground / "model.gguf", Settings(n_ctx=2048))
     talks = read_conversations(ground / "chat.jsonl")
     longest = max(len(chunk.tokens) for chunk in engine.chat_corpus(talks, 2048).chunks(range(4)))
-    assert 8 < longest < 128 and result.noise.changes[0].change == "batches of 8 tokens"
+    assert 8 < longest < 128 and result.noise.changes[0].change == "batches of 4 tokens"
 
 
 def test_a_race_on_conversations_counts_their_tokens(ground: Path) -> None:

@@ -287,7 +287,7 @@ def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
     found = api.sweep(ground / "model.gguf", out=ground / "whole", backend=whole, **given)
     assert len(whole.opened) == n_opened and len(found.noise.changes) > 1
     broken = FakeBackend(HONEST.effects, faults=(Fault(chunk=2),))
-    with pytest.raises(EngineError, match=r"^trial 'reference, batches of 8 tokens', chunk 2: failed as planted$"):
+    with pytest.raises(EngineError, match=r"^trial 'reference, batches of 4 tokens', chunk 2: failed as planted$"):
         api.sweep(ground / "model.gguf", out=ground / "killed", backend=broken, **given)
     again = CountingBackend(HONEST.effects)
     assert api.sweep(ground / "model.gguf", out=ground / "killed", backend=again, **given).noise == found.noise
@@ -299,11 +299,11 @@ def test_the_noise_floor_opens_no_model_and_measures_nothing_twice(
     [
         (512, None, 1024, 32),
         (512, None, 262_144, 16),
-        (512, 64, 1024, 8),
-        (512, 8, 1024, 7),
-        (8, None, 1024, 7),
+        (512, 64, 1024, 4),
+        (512, 8, 1024, 4),
+        (8, None, 1024, 4),
         (64, 1, 1024, 2),
-        (100, None, 1024, 8),
+        (100, None, 1024, 6),
         (128, None, 1024, 8),
     ],
 )
