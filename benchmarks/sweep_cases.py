@@ -60,20 +60,11 @@ class Ready:
         """`cerebellum sweep` as words, without the program."""
         case, wanted = self.case, self.case.blocks if blocks is None else tuple(blocks)
         options = ["--base", case.base, "--role", case.role, "--to", case.to, "--report-text", str(self.report_text)]
-        batch = [] if case.ubatch_size is None else ["--ubatch-size", str(case.ubatch_size)]
-        only = [] if wanted is None else ["--blocks", ",".join(map(str, wanted))]
-        return [
-            "sweep",
-            str(self.model),
-            *self.text.ours(),
-            *options,
-            *only,
-            *batch,
-            "--out",
-            str(out),
-            "--json",
-            *more,
-        ]
+        if wanted is not None:
+            options += ["--blocks", ",".join(map(str, wanted))]
+        if case.ubatch_size is not None:
+            options += ["--ubatch-size", str(case.ubatch_size)]
+        return ["sweep", str(self.model), *self.text.ours(), *options, "--out", str(out), "--json", *more]
 
 
 def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int | None, calm: bool) -> Ready:

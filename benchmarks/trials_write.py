@@ -36,7 +36,6 @@ def trials_write(begin: Sequence[str | Path], go_on: Sequence[str | Path], study
     """Run ``begin``, then ``go_on``, which both write to ``study``; the second is watched. Raises CommandFailedError."""
     temporary.mkdir(exist_ok=True)
     measured(begin)
-    read_all(study)
     before = {**named("study", study), **named("temporary", temporary)}
     seen: dict[str, int] = {}
     done = threading.Event()
@@ -54,15 +53,6 @@ def trials_write(begin: Sequence[str | Path], go_on: Sequence[str | Path], study
         done.set()
         watcher.join()
     return summed_up(usage, before, {**named("study", study), **named("temporary", temporary)}, seen)
-
-
-def read_all(folder: Path) -> None:
-    """Read a byte of every file: the kernel notes the first access after a change in the file's inode, and counts that as bytes written
-    by whoever reads."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                file.read(1)
 
 
 def summed_up(usage: Usage, before: dict[str, int], after: dict[str, int], seen: dict[str, int]) -> Written:

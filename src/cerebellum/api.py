@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def perplexity(
     backend: Backend | None = None,
 ) -> Perplexity:
     """Perplexity of ``model`` on ``text``, chunk for chunk as llama-perplexity computes it; with ``chat`` as `run` reads it."""
-    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
+    settings = settings_of(ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers)
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
@@ -94,7 +93,7 @@ def measure(
     backend: Backend | None = None,
 ) -> Measurement:
     """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
-    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
+    settings = settings_of(ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers)
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
@@ -128,7 +127,7 @@ def validity(
         return judge_ladder_file(Path(ladder))
     if text is None:
         raise InputError("a ladder is measured on a text: give one with --text")
-    settings = measuring(ctx, ubatch_size, threads, gpu_layers)
+    settings = settings_of(ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers)
     return check_models(
         backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
@@ -168,7 +167,7 @@ def bench(
         )
     share = None if margin is None else margin / 100.0
     options = BenchOptions(names(tasks), _path(data), limit, share, chat, samples, unsafe_execution, shots)
-    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
+    settings = settings_of(ctx=ctx, threads=threads, gpu_layers=gpu_layers)
     return bench_files(backend or _llama(), files, options, settings, _path(out), progress)
 
 
@@ -265,7 +264,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
     def take(names: dict[str, str]) -> dict[str, Any]:
         return {field: options.pop(name) for name, field in names.items() if name in options}
 
-    settings = Settings(**take(_SETTINGS))
+    settings = settings_of(**take({name: name for name in _SETTINGS}))
     paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
     if options.get("chat") and "text" not in paths:
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
@@ -293,15 +292,14 @@ _LEAST = {
 }  # fmt: skip
 
 
-def measuring(ctx: int, ubatch_size: int | None, threads: int | None, gpu_layers: int) -> Settings:
-    """The settings of a measurement. Raises `InputError` for a number that is too small or too large."""
-    check_numbers({"ctx": ctx, "ubatch_size": ubatch_size, "threads": threads, "gpu_layers": gpu_layers})
-    settings = Settings(n_ctx=ctx, n_threads=threads, n_gpu_layers=gpu_layers)
-    return settings if ubatch_size is None else replace(settings, n_ubatch=ubatch_size)
+def settings_of(**given: Any) -> Settings:
+    """How a model is opened, from the options that say so, as `_SETTINGS` names them; None: the default. Raises `InputError`."""
+    check_numbers(given)
+    return Settings(**{_SETTINGS[name]: value for name, value in given.items() if value is not None})
 
 
 def check_numbers(given: dict[str, Any]) -> None:
-    """Raises `InputError` for a number that is not finite, too small or too large, or an objective that doesn't exist."""
+    """Raises `InputError` for a number that is not finite or too small, or an objective that doesn't exist."""
     for name, least in _LEAST.items():
         value = given.get(name)
         if value is not None and not (math.isfinite(value) and value >= least):

@@ -93,20 +93,11 @@ def judge(
 
 def _word(x: Interval, floor: float, width: float, significant: bool | None) -> tuple[Verdict, str]:
     if x.inside(width):
-        return (
-            Verdict.NO_DIFFERENCE,
-            f"the whole interval lies within the margin of ±{_milli(width)} thousandths of a nat",
-        )
+        return Verdict.NO_DIFFERENCE, f"the whole interval lies within the margin of {_within(width)}"
     if not x.excludes(0.0):
-        return (
-            Verdict.UNDECIDED,
-            f"the interval holds zero but reaches past the margin of ±{_milli(width)} thousandths of a nat",
-        )
+        return Verdict.UNDECIDED, f"the interval holds zero but reaches past the margin of {_within(width)}"
     if not (x.low > floor or x.high < -floor):
-        return (
-            Verdict.UNDECIDED,
-            f"the interval excludes zero but not the noise floor of ±{_milli(floor)} thousandths of a nat",
-        )
+        return Verdict.UNDECIDED, f"the interval excludes zero but not the noise floor of {_within(floor)}"
     if significant is False:
         return Verdict.UNDECIDED, "the interval excludes zero, but not after false-discovery control over the sweep"
     if x.low > 0.0:
@@ -118,8 +109,8 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
     parts = []
     if kld is not None:
         parts.append(
-            f"KL divergence changes by {_milli(kld.estimate, sign=True)} thousandths of a nat a token"
-            f" ({_milli(kld.low, sign=True)} to {_milli(kld.high, sign=True)}, {_chunks(kld)})"
+            f"KL divergence changes by {_milli(kld.estimate)} thousandths of a nat a token"
+            f" ({_milli(kld.low)} to {_milli(kld.high)}, {_chunks(kld)})"
         )
     if ppl is not None:
         change = percent_change(ppl)
@@ -130,8 +121,12 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
     return f"{parts[0]}: {why}.{''.join(f' {part}.' for part in parts[1:])}"
 
 
-def _milli(nats: float, *, sign: bool = False) -> str:
-    return f"{MILLI * nats:+.3g}" if sign else f"{MILLI * nats:.3g}"
+def _milli(nats: float) -> str:
+    return f"{MILLI * nats:+.3g}"
+
+
+def _within(nats: float) -> str:
+    return f"±{MILLI * nats:.3g} thousandths of a nat"
 
 
 def _chunks(x: Interval) -> str:

@@ -50,10 +50,8 @@ def is_alive(pid: int) -> bool:
     """Whether a process of this number runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # another user's
     return True
 
 

@@ -97,7 +97,7 @@ class Ground:
 def changes_of(settings: Settings, reference: Model, batch: int) -> Iterator[Change]:
     """The changes that should not matter to a reference opened with ``settings``, decoded in batches of at most ``batch`` tokens."""
     other = max(batch // 16, min(batch - 1, 4)) or 2
-    yield Change(f"batches of {other} tokens", replace(settings, n_batch=other, n_ubatch=other))
+    yield Change(f"batches of {other} tokens", replace(settings, n_batch=None, n_ubatch=other))
     threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
     yield Change("another number of threads", replace(settings, n_threads=threads))
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
