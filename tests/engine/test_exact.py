@@ -20,7 +20,9 @@ from cerebellum.domain import Chunk, ChunkScore, Model, Swaps, Tensor, Trial, Tr
 from cerebellum.errors import EngineError, TensorChoiceError, TypeChoiceError
 from cerebellum.gguf_file import load_imatrix, open_weights, read_model
 from cerebellum.llama_rules import quantizable_tensors
+from cerebellum.llamacpp import vocabulary
 from cerebellum.llamacpp.engine import LlamaEngine
+from cerebellum.llamacpp.native import native_log
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
 from cerebellum.llamacpp.quantize_file import realized_types
 from cerebellum.llamacpp.quantizer import imatrix_rows, quantize_rows
@@ -384,6 +386,30 @@ def test_threads_change_no_number(benches: Callable[..., Bench]) -> None:
     swaps = swaps_of({"blk.1.ffn_gate.weight": "Q2_K", "token_embd.weight": "Q4_K"})
     with opened(bench.base_file, bench.source, settings) as engine:
         assert list(engine.score(swaps, bench.chunks, reference=bench.reference)) == bench.scores(swaps)
+
+
+@pytest.mark.parametrize("name", ["gemma4", "bundled"])
+def test_reading_a_table_on_demand_changes_no_bit(
+    name: str, benches: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the per-layer embeddings llama.cpp reads the rows that it looks up; with that off, it has all of them in memory."""
+    bench = benches(name)
+    swaps = [(), swaps_of({"per_layer_token_embd.weight": "Q8_0"}), swaps_of({"blk.1.ffn_gate.weight": "Q8_0"})]
+
+    def found() -> tuple[bool, list[bytes]]:
+        native_log().lines.clear()
+        engine = LlamaEngine(bench.base_file, SETTINGS, Sources(bench.source))
+        try:
+            on_demand = any("lazy read enabled" in line for line in native_log().lines)
+            return on_demand, [engine.logits(own, bench.chunks[1]).tobytes() for own in swaps]
+        finally:
+            engine.close()
+
+    on_demand = found()
+    monkeypatch.setattr(vocabulary, "_LAZY", 0)
+    at_once = found()
+    assert (on_demand[0], at_once[0]) == (True, False)
+    assert on_demand[1] == at_once[1] and len(set(at_once[1])) == 3
 
 
 def test_other_settings_for_one_call_are_those_of_an_engine_opened_with_them(benches: Callable[..., Bench]) -> None:

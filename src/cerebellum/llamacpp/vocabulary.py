@@ -18,6 +18,8 @@ from cerebellum.llamacpp import native
 
 #: Bytes that almost every token's spelling fits in.
 _PIECE_BYTES = 64
+#: `LLAMA_LAZY_MODE_ON` of llama.h: of a table that is only looked up in (Gemma's per-layer embeddings) the rows that are wanted are read.
+_LAZY = 2
 
 
 def load_model(path: Path, settings: Settings) -> Any:
@@ -26,6 +28,7 @@ def load_model(path: Path, settings: Settings) -> Any:
     params = lc.llama_model_default_params()
     params.use_extra_bufts = False  # repacked weights can't be swapped
     params.n_gpu_layers = settings.n_gpu_layers
+    params.lazy_mode = _LAZY
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelFileError(f"llama.cpp can't load {path}: {log.errors()}")
