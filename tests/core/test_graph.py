@@ -113,3 +113,20 @@ def test_what_is_read_across_blocks_is_in_every_cut_between_once() -> None:
     graph = Graph(nodes, True)
     assert [sum(h.n_bytes for h in graph.cut(p)) for p in graph.boundaries] == [104, 104, 4]
     assert graph.cut_bytes([0, 1, 2]) == 112
+
+
+def lying(*places: int, last: str = "result_output", logit_bytes: int = 8) -> range:
+    """The outputs of a graph whose nodes, of 8 bytes each but the first, lie at ``places``."""
+    names = [*(f"node-{i}" for i in range(len(places) - 1)), last]
+    nodes = [Node(names[i], i, i, 8 if i else 4, (), False, at) for i, at in enumerate(places)]
+    return Graph(nodes, logit_bytes).outputs
+
+
+def test_the_outputs_are_the_nodes_at_the_end_that_lie_together() -> None:
+    """The product alone, or with what bounds it; none where nothing is scored, the last node is another or too large, or on a device."""
+    assert lying(10, 20, 10, 30) == range(3, 4)
+    assert lying(10, 20, 10, 30, 30, 30) == range(3, 6)
+    assert lying(30, 30, 20, 30, 30) == range(3, 5)
+    assert lying(30, 30, 30) == range(1, 3)  # the first has another size
+    assert not lying(10, 20, last="other") and not lying(10, 0)
+    assert not lying(10, 20, logit_bytes=0) and not lying(10, 20, logit_bytes=4)

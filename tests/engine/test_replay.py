@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes as C
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,32 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
         moved += not np.array_equal(replayed, base)
     assert moved >= len(trials) - 1 - len(engine.unused)
     engine.close()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_logits_computed_in_place_are_those_that_are_copied(
+    name: str, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks alone and side by side, the base and a trial, beside an engine without a callback; and llama.cpp's other place for them
+    isn't written."""
+    for settings in (SETTINGS, Settings(n_ctx=32, n_batch=128, n_ubatch=128, n_threads=2)):
+        engine, plain = opened(files(name), settings), opened(files(name), replace(settings, replay_bytes=0))
+        chunks = chunks_of(engine, range(3))
+        trial = singles(files(name)[1], (None, 1))[-1]
+        for bundle in [(chunks[0],), tuple(chunks[: engine.decoder.together])]:
+            for swaps in ((), trial.swaps):
+                with engine.swapped(swaps), plain.swapped(swaps):
+                    assert engine.decoder.rows(bundle, None).tobytes() == plain.decoder.rows(bundle, None).tobytes()
+        bundle = (chunks[0],)
+        logits, (*_, graph) = engine.decoder.rows(bundle, None), engine.decoder.graphs(bundle)
+        assert len(graph.outputs) == (4 if name in ("gemma4", "bundled") else 1)
+        last = logits[-(graph.logit_bytes // logits[0].nbytes) :].tobytes()
+        assert C.string_at(graph.nodes[-1].data, len(last)) != last
+        monkeypatch.setattr(engine.decoder, "graphs", lambda _bundle: [])
+        assert engine.decoder.rows(bundle, None).tobytes() == logits.tobytes()
+        assert C.string_at(graph.nodes[-1].data, len(last)) == last
+        engine.close()
+        plain.close()
 
 
 def test_the_reference_leaves_out_what_is_dead_and_is_the_same(

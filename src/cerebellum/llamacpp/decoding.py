@@ -3,11 +3,15 @@
 The memory is cleared, a chunk goes through in batches of at most ``n_ubatch`` tokens, so that a batch is one graph. Short chunks of one
 length are decoded side by side, each a sequence of its own: a **bundle**. Leaving out what is dead, beginning at a trial's block, and
 decoding side by side change no number; an engine tries each of them before it relies on it.
+
+llama.cpp computes logits in its graph's memory and copies them to where they can be read. They are computed there at once, so that this
+memory, the most of all where the vocabulary is large, is taken once.
 """
 
 from __future__ import annotations
 
 import collections
+import ctypes as C
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +27,7 @@ from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.states import States
-from cerebellum.llamacpp.tap import Program, Tap, program
+from cerebellum.llamacpp.tap import Program, Tap, program, whole_program
 
 #: Shapes of bundles whose recorded graphs are kept.
 GRAPHS = 64
@@ -47,7 +51,7 @@ class Decoder:
         self.settings, self.n_vocab, self.n_threads = settings, n_vocab, n_threads
         self.n_batch = min(room, settings.n_ctx)
         self.together = max(1, room // settings.n_ctx)
-        self._tap = Tap() if settings.replay_bytes and only_attends(model) else None
+        self._tap = Tap(self._place_logits) if settings.replay_bytes and only_attends(model) else None
         self._context = new_context(
             model,
             settings,
@@ -74,6 +78,7 @@ class Decoder:
         if len(bundle[0].tokens) > self.settings.n_ctx:
             n = len(bundle[0].tokens)
             raise EngineError(f"a chunk of {n} tokens does not fit a context of {self.settings.n_ctx}")
+        programs = programs or [whole_program(graph) for graph in self.graphs(bundle)]
         wanted, done = [chunk.wanted() for chunk in bundle], 0
         self._clear()
         for number, part in enumerate(self._batches(bundle)):
@@ -103,6 +108,10 @@ class Decoder:
         """Compute a bundle only for what its programs keep of it."""
         for _ in self.logits(bundle, programs):
             pass
+
+    def _place_logits(self) -> int:
+        """Where llama.cpp has room for the logits of the batch that it computes."""
+        return C.cast(lc.llama_get_logits(self._context), C.c_void_p).value or 0
 
     def _clear(self) -> None:
         lc.llama_memory_clear(lc.llama_get_memory(self._context), False)
@@ -162,7 +171,7 @@ class Decoder:
         self._clear()
         for part in self._batches(bundle):
             work = functools.partial(self._decode, bundle, part, wanted, None)
-            found.append(tap.record(work, any(mask[part].any() for mask in wanted)))
+            found.append(tap.record(work, 4 * self.n_vocab * sum(int(mask[part].sum()) for mask in wanted)))
         return found
 
     def state_bytes(self, bundle: Bundle) -> Callable[[Sequence[int]], int]:

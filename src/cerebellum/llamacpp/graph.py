@@ -6,6 +6,8 @@ read after (Gemma's per-layer inputs), and memory written before and read after 
 the boundary's **cut**. It is found from the graph itself, by who writes and who reads which memory; no architecture is named here.
 
 A batch of which no token is scored leaves nothing but keys and values, so what leads to none of them is **dead**.
+
+The last nodes that lie in one memory make the logits (a product, and of Gemma what bounds it): the graph's **outputs**.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 _BLOCK_OUTPUT = re.compile(r"l_out-\d+")
+#: What llama.cpp calls the node whose result it copies out.
+_LOGITS = "result_output"
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
     """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
-    ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape)."""
+    ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape).
+    ``data`` is where its result lies in this machine's memory, 0 for one on a device."""
 
     name: str
     address: int
@@ -31,6 +36,7 @@ class Node:
     n_bytes: int
     reads: tuple[int, ...]
     empty: bool
+    data: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +51,11 @@ class Held:
 
 
 class Graph:
-    """A recorded graph; ``has_outputs``: some token of its batch is scored."""
+    """A recorded graph, with ``logit_bytes`` of logits: none where no token of its batch is scored."""
 
-    def __init__(self, nodes: Sequence[Node], has_outputs: bool) -> None:
+    def __init__(self, nodes: Sequence[Node], logit_bytes: int) -> None:
         self.nodes = tuple(nodes)
-        self.has_outputs = has_outputs
+        self.logit_bytes = logit_bytes
         self._place = {node.address: i for i, node in enumerate(self.nodes)}
         self._cuts: dict[int, tuple[Held, ...]] = {}
         self._left_out: dict[range, bytes] = {}
@@ -61,6 +67,18 @@ class Graph:
     def boundaries(self) -> tuple[int, ...]:
         """Positions of the blocks' outputs, in order."""
         return tuple(i for i, node in enumerate(self.nodes) if _BLOCK_OUTPUT.fullmatch(node.name))
+
+    @cached_property
+    def outputs(self) -> range:
+        """Positions of the nodes at the end that lie where the logits lie; none where no token is scored, where they are on a device, or
+        where llama.cpp computes others than it copies out."""
+        last = self.nodes[-1]
+        if last.name != _LOGITS or last.n_bytes != self.logit_bytes or not last.data:
+            return range(0)
+        start = len(self.nodes)
+        while start and (self.nodes[start - 1].data, self.nodes[start - 1].n_bytes) == (last.data, last.n_bytes):
+            start -= 1
+        return range(start, len(self.nodes))
 
     @cached_property
     def _first_read(self) -> dict[int, int]:
@@ -75,7 +93,7 @@ class Graph:
     @cached_property
     def live(self) -> tuple[bool, ...]:
         """Whether each node's result is of use: all of them where a token is scored, else those that lead to a write outside the graph."""
-        if self.has_outputs:
+        if self.logit_bytes:
             return (True,) * len(self.nodes)
         live, wanted = [False] * len(self.nodes), set[int]()
         for i in range(len(self.nodes) - 1, -1, -1):

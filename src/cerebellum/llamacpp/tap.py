@@ -1,8 +1,9 @@
 """The eval callback: llama.cpp asks it before every node of a graph, in order, and tells it when a node it asked for is computed.
 
 Three uses, one at a time: **record** a graph (nothing is computed), **run** with some nodes left out and stops in between, or nothing.
-A node is left out by making it no operation; the graph is built anew for the next batch (`native.start` sees to that), so nothing has
-to be put back. The callback runs some hundred times a batch, so it does one look-up and returns.
+A node is left out by making it no operation; in a run the logits can be computed where llama.cpp would copy them to, so that memory
+for them is touched once. The graph is built anew for the next batch (`native.native_log` sees to that), so nothing has to be put back. The
+callback runs some hundred times a batch, so it does one look-up and returns.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph, Node
 
-_LEAVE_OUT, _NOTE, _STOP = 1, 2, 4  # the first as `Graph.left_out` has it
-_OP = native.Tensor.op.offset
+_LEAVE_OUT, _NOTE, _STOP, _OUTPUT = 1, 2, 4, 8  # the first as `Graph.left_out` has it
+_OP, _DATA = native.Tensor.op.offset, native.Tensor.data.offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +41,37 @@ def program(
     at_stop: Callable[[int, dict[int, int]], None] = lambda _position, _noted: None,
 ) -> Program:
     """Leave out what is dead and what is not in ``computed``."""
-    flags = bytearray(graph.left_out(computed))
+    return _program(graph, bytearray(graph.left_out(computed)), stops, noted, at_stop)
+
+
+def whole_program(graph: Graph) -> Program:
+    """Leave out nothing."""
+    return _program(graph, bytearray(len(graph)), (), (), lambda _position, _noted: None)
+
+
+def _program(
+    graph: Graph,
+    flags: bytearray,
+    stops: Iterable[int],
+    noted: Iterable[int],
+    at_stop: Callable[[int, dict[int, int]], None],
+) -> Program:
     for place in noted:
         flags[place] |= _NOTE
     for place in stops:
         flags[place] |= _STOP
+    for place in graph.outputs:
+        flags[place] |= _OUTPUT
     return Program(graph, bytes(flags), at_stop)
 
 
 @dataclass
 class Tap:
-    """The callback of one context. Use `record` or `run` around a decode; otherwise it lets everything pass."""
+    """The callback of one context. Use `record` or `run` around a decode; otherwise it lets everything pass.
 
+    ``place_logits`` is asked, in a run, for the address that its logits are to be computed at."""
+
+    place_logits: Callable[[], int]
     callback: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,8 +88,9 @@ class Tap:
     #: Whether a recorded graph read through copies that the scheduler makes between devices: then who reads what isn't seen.
     copies: bool = False
 
-    def record(self, decode: Callable[[], None], has_outputs: bool) -> Graph:
-        """The graph of the batch that ``decode`` decodes. Nothing is computed, only places in the memory are taken."""
+    def record(self, decode: Callable[[], None], logit_bytes: int) -> Graph:
+        """The graph of the batch that ``decode`` decodes, with so many bytes of logits. Nothing is computed, only places in the memory
+        are taken."""
         self._off()
         nodes: list[Node] = []
         self._nodes = nodes
@@ -77,7 +98,7 @@ class Tap:
             decode()
         finally:
             self._off()
-        return Graph(nodes, has_outputs)
+        return Graph(nodes, logit_bytes)
 
     def run(self, decode: Callable[[], None], program: Program) -> None:
         """``decode`` a batch whose graph is the program's. Raises `EngineError` where llama.cpp computed another graph."""
@@ -106,6 +127,8 @@ class Tap:
         flag = running.flags[place] if place < len(running.flags) else 0
         if not flag:
             return False
+        if flag & _OUTPUT:
+            C.c_void_p.from_address(pointer + _DATA).value = self.place_logits()
         if flag & _LEAVE_OUT:
             C.c_int32.from_address(pointer + _OP).value = native.OP_NONE
         if flag & _NOTE:
@@ -139,6 +162,7 @@ def _note_and_leave_out(pointer: int) -> Node:
         n_bytes=native.ggml().ggml_nbytes(t.view_src or pointer),
         reads=tuple(native.tensor_at(source).view_src or source for source in t.src if source),
         empty=t.op in native.empty_ops(),
+        data=t.data if t.buffer and native.ggml().ggml_backend_buffer_is_host(t.buffer) else 0,
     )
     t.op = native.OP_NONE
     return node
