@@ -52,7 +52,7 @@ def start() -> dict[int, int]:
 @given(programs(), st.booleans())
 def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node], has_outputs: bool) -> None:
     """With everything but the cut destroyed, computing the live rest gives the same output and the same writes to memory after it."""
-    graph = Graph(nodes, has_outputs)
+    graph = Graph(nodes, 4 * has_outputs)
     for position in graph.boundaries:
         until = run(nodes, range(position + 1), start())
         whole = run(nodes, range(len(nodes)), start())
@@ -75,7 +75,7 @@ def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node],
 @given(programs())
 def test_without_outputs_only_what_memory_needs_is_live(nodes: list[Node]) -> None:
     """The live nodes alone leave in memory what all of them leave."""
-    graph = Graph(nodes, False)
+    graph = Graph(nodes, 0)
     lean = run(nodes, [i for i in range(len(nodes)) if graph.live[i]], start())
     whole = run(nodes, range(len(nodes)), start())
     assert {m: lean[m] for m in MEMORIES} == {m: whole[m] for m in MEMORIES}
@@ -91,7 +91,7 @@ def test_a_plain_stack_is_cut_at_its_blocks() -> None:
     """Each cut is the block's output alone; a weight is first read after the boundary of the block before."""
     nodes = [*block(0, (), 1), *block(1, (FIRST + 1,), 2), *block(2, (FIRST + 3,), 9)]
     nodes.append(Node("out", 999, 999, 4, (FIRST + 5,), False))
-    graph = Graph(nodes, True)
+    graph = Graph(nodes, 4)
     assert graph.boundaries == (1, 3, 5)
     assert [[(h.place, h.n_bytes) for h in graph.cut(p)] for p in graph.boundaries] == [[(1, 4)], [(3, 4)], [(5, 4)]]
     assert [graph.boundary_before([w]) for w in (1, 2, 9, 77)] == [-1, 0, 1, 2]
@@ -110,15 +110,15 @@ def test_what_is_read_across_blocks_is_in_every_cut_between_once() -> None:
         *block(2, (FIRST + 3, 50), 9),
         Node("out", 999, 999, 4, (FIRST + 5,), False),
     ]
-    graph = Graph(nodes, True)
+    graph = Graph(nodes, 4)
     assert [sum(h.n_bytes for h in graph.cut(p)) for p in graph.boundaries] == [104, 104, 4]
     assert graph.cut_bytes([0, 1, 2]) == 112
 
 
-def lying(*places: int, last: str = "result_output", logit_bytes: int = 8) -> range:
-    """The outputs of a graph whose nodes, of 8 bytes each but the first, lie at ``places``."""
+def lying(*places: int, last: str = "result_output", logit_bytes: int = 8, views: Sequence[int] = ()) -> range:
+    """The outputs of a graph whose nodes, of 8 bytes each but the first, lie at ``places``; ``views`` are of the node before."""
     names = [*(f"node-{i}" for i in range(len(places) - 1)), last]
-    nodes = [Node(names[i], i, i, 8 if i else 4, (), False, at) for i, at in enumerate(places)]
+    nodes = [Node(names[i], i, i - (i in views), 8 if i else 4, (), False, at) for i, at in enumerate(places)]
     return Graph(nodes, logit_bytes).outputs
 
 
@@ -130,3 +130,5 @@ def test_the_outputs_are_the_nodes_at_the_end_that_lie_together() -> None:
     assert lying(30, 30, 30) == range(1, 3)  # the first has another size
     assert not lying(10, 20, last="other") and not lying(10, 0)
     assert not lying(10, 20, logit_bytes=0) and not lying(10, 20, logit_bytes=4)
+    assert lying(10, 20, 20, views=[2]) == range(1, 3)
+    assert not lying(20, 20, 20, views=[1])  # who writes it first is not among them

@@ -57,6 +57,32 @@ def test_what_this_process_wrote_stays(file: Path) -> None:
         assert give_back(file.parent) == 0 and view[5] == 255
 
 
+SMAPS = """\
+7f0000000000-7f0000001000 r--p 00000000 fe:00 42                         /opt/caf\udce9/lib.so
+Size:                  4 kB
+Rss:                   4 kB
+Anonymous:             0 kB
+Swap:                  0 kB
+7f0000001000-7f0000003000 r--p 00001000 fe:00 42                         /opt/caf\udce9/lib.so
+Rss:                   0 kB
+Anonymous:             0 kB
+Swap:                  8 kB
+7f0000003000-7f0000004000 rw-p 00000000 00:00 0\x20
+Rss:                   4 kB
+Anonymous:             4 kB
+Swap:                  0 kB
+"""
+
+
+def test_a_page_that_is_swapped_out_is_the_process_s_own(tmp_path: Path) -> None:
+    """It counts as neither resident nor anonymous; and a file's name need not be text."""
+    table = tmp_path / "smaps"
+    table.write_bytes(SMAPS.encode(errors="surrogateescape"))
+    found = [(m.rights, m.path, m.resident, m.own) for m in mappings(table)]
+    path = "/opt/caf\udce9/lib.so"
+    assert found == [("r--p", path, 4096, 0), ("r--p", path, 0, 8192), ("rw-p", "", 4096, 4096)]
+
+
 def test_only_files_below_the_folder_are_meant(file: Path, tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with mapped(file, mmap.PROT_READ) as view:
@@ -78,11 +104,11 @@ def test_the_compiler_is_not_kept_in_memory_and_still_works() -> None:
 from pathlib import Path
 import llvmlite, numba, numpy as np
 from cerebellum import kernels
-from cerebellum.llamacpp.pages import load_kernels, mappings
+from cerebellum.llamacpp.pages import drop_compiler, mappings
 folder = str(Path(llvmlite.__file__).parent.resolve())
 def resident(): return sum(m.resident for m in mappings() if m.path.startswith(folder))
 before = resident()
-load_kernels()
+drop_compiler()
 out = np.empty(1); kernels.exponentials(np.zeros(1), out)
 after = resident()
 doubled = numba.njit("int64(int64)")(lambda x: 2 * x)(21)

@@ -13,9 +13,10 @@ import pytest
 from cerebellum.backend import Said, Scored, Settings, Sources
 from cerebellum.chat import Conversation, Conversations
 from cerebellum.domain import Chunk, ChunkScore, Swap, Trial, TrialKind, swaps_of
+from cerebellum.errors import EngineError
 from cerebellum.gguf_file import read_model
 from cerebellum.llama_rules import quantizable_tensors
-from cerebellum.llamacpp.decoding import Bundle, Decoder, Programs
+from cerebellum.llamacpp.decoding import Bundle, Decoder, Digests, Programs
 from cerebellum.llamacpp.engine import LlamaEngine
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
@@ -81,8 +82,15 @@ def singles(path: Path, blocks: Sequence[int | None] | None = None) -> list[Tria
 
 
 def whole(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk]) -> dict[tuple[int, int], ChunkScore]:
-    """The oracle: each trial computed whole, without the callback's programs."""
-    return {(i, s.chunk): s for i, trial in enumerate(trials) for s in engine.score(trial.swaps, chunks)}
+    """The oracle: each trial computed whole, one chunk at a time, in a context without a callback."""
+    found = {}
+    with engine._decoding(replace(engine.settings, replay_bytes=0)) as plain:
+        assert plain.places is False
+        for i, trial in enumerate(trials):
+            with engine.swapped(trial.swaps):
+                for chunk in chunks:
+                    (found[i, chunk.id],) = engine.score_bundle(plain, (chunk,), None, None)
+    return found
 
 
 def swept(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk]) -> dict[tuple[int, int], ChunkScore]:
@@ -122,7 +130,7 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
 
 @pytest.mark.parametrize("name", ALL)
 def test_logits_computed_in_place_are_those_that_are_copied(
-    name: str, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+    name: str, files: Callable[[str], tuple[Path, Path]]
 ) -> None:
     """Chunks alone and side by side, the base and a trial, beside an engine without a callback; and llama.cpp's other place for them
     isn't written."""
@@ -134,16 +142,59 @@ def test_logits_computed_in_place_are_those_that_are_copied(
             for swaps in ((), trial.swaps):
                 with engine.swapped(swaps), plain.swapped(swaps):
                     assert engine.decoder.rows(bundle, None).tobytes() == plain.decoder.rows(bundle, None).tobytes()
+        assert engine.decoder.places is True and plain.decoder.places is False
         bundle = (chunks[0],)
         logits, (*_, graph) = engine.decoder.rows(bundle, None), engine.decoder.graphs(bundle)
         assert len(graph.outputs) == (4 if name in ("gemma4", "bundled") else 1)
         last = logits[-(graph.logit_bytes // logits[0].nbytes) :].tobytes()
         assert C.string_at(graph.nodes[-1].data, len(last)) != last
-        monkeypatch.setattr(engine.decoder, "graphs", lambda _bundle: [])
+        engine.decoder.places = False
         assert engine.decoder.rows(bundle, None).tobytes() == logits.tobytes()
         assert C.string_at(graph.nodes[-1].data, len(last)) == last
         engine.close()
         plain.close()
+
+
+class Doubtful(Decoder):
+    """Two tokens with their logits placed differ from what they were: as where llama.cpp would read them somewhere else."""
+
+    def digests(self, bundle: Bundle, programs: Programs) -> Digests:
+        found = super().digests(bundle, programs)
+        return found if programs is None or len(bundle[0].tokens) > 2 else dict.fromkeys(found, b"")
+
+
+class Doubting(LlamaEngine):
+    """An engine of such a decoder."""
+
+    decoder_type = Doubtful
+
+
+def test_where_logits_in_place_differ_they_are_copied(files: Callable[[str], tuple[Path, Path]]) -> None:
+    """Found by trying; the numbers are right all the same."""
+    engine = opened(files("gemma4"), kind=Doubting)
+    chunks, trials = chunks_of(engine), [BASE, *singles(files("gemma4")[1], (1, 2))]
+    assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
+    assert engine.decoder.places is False and engine.decoder.replays is True
+    rows, (*_, graph) = engine.decoder.rows((chunks[0],), None), engine.decoder.graphs((chunks[0],))
+    last = rows[-(graph.logit_bytes // rows[0].nbytes) :].tobytes()
+    assert C.string_at(graph.nodes[-1].data, len(last)) == last
+    engine.close()
+
+
+def test_where_the_batch_is_another_than_was_recorded_it_is_an_error(
+    files: Callable[[str], tuple[Path, Path]],
+) -> None:
+    """Logits of another size are not placed: they might not fit."""
+    engine = opened(files("llama"))
+    (chunk,) = chunks_of(engine, [1])
+    before = engine.decoder.rows((chunk,), None)
+    graphs = engine.decoder.graphs((chunk,))
+    graphs[-1].logit_bytes -= 4
+    with pytest.raises(EngineError, match="no room for the logits"):
+        engine.decoder.rows((chunk,), None)
+    graphs[-1].logit_bytes += 4
+    assert engine.decoder.rows((chunk,), None).tobytes() == before.tobytes()
+    engine.close()
 
 
 def test_the_reference_leaves_out_what_is_dead_and_is_the_same(

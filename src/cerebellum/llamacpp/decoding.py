@@ -1,11 +1,10 @@
 """Chunks through llama.cpp: decoded in batches, whole or in part, logits only where they are scored.
 
 The memory is cleared, a chunk goes through in batches of at most ``n_ubatch`` tokens, so that a batch is one graph. Short chunks of one
-length are decoded side by side, each a sequence of its own: a **bundle**. Leaving out what is dead, beginning at a trial's block, and
-decoding side by side change no number; an engine tries each of them before it relies on it.
-
-llama.cpp computes logits in its graph's memory and copies them to where they can be read. They are computed there at once, so that this
-memory, the most of all where the vocabulary is large, is taken once.
+length are decoded side by side, each a sequence of its own: a **bundle**. llama.cpp computes logits in its graph's memory and copies them
+to where they can be read; they are computed there at once, so that this memory, the most of all where the vocabulary is large, is taken
+once. That, leaving out what is dead, beginning at a trial's block, and decoding side by side change no number; an engine tries each of
+them before it relies on it. Without memory for states (``replay_bytes`` 0) llama.cpp is left alone.
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ Programs = Sequence[Program] | None
 
 
 class Decoder:
-    """A context of an opened model. ``lean``, ``replays``, ``packs``: whether leaving out what is dead, beginning at a trial's block, and
-    decoding side by side were found exact here; None: not tried yet."""
+    """A context of an opened model. ``places``, ``lean``, ``replays``, ``packs``: whether computing logits where they are read, leaving out
+    what is dead, beginning at a trial's block, and decoding side by side were found exact here; None: not tried yet."""
 
     def __init__(self, model: Any, settings: Settings, n_vocab: int, n_threads: int) -> None:
         room = settings.batch_room(n_vocab)
         self.settings, self.n_vocab, self.n_threads = settings, n_vocab, n_threads
         self.n_batch = min(room, settings.n_ctx)
         self.together = max(1, room // settings.n_ctx)
-        self._tap = Tap(self._place_logits) if settings.replay_bytes and only_attends(model) else None
+        self._tap = Tap() if settings.replay_bytes and only_attends(model) else None
         self._context = new_context(
             model,
             settings,
@@ -64,6 +63,7 @@ class Decoder:
         self._batch = Batch(self.n_batch * self.together)
         self._graphs: collections.OrderedDict[tuple[int, ...], list[Graph]] = collections.OrderedDict()
         self.lean: bool | None = None if self._tap else False
+        self.places: bool | None = self.lean
         self.replays: bool | None = self.lean
         self.packs: bool | None = None if self.together > 1 else False
 
@@ -78,7 +78,10 @@ class Decoder:
         if len(bundle[0].tokens) > self.settings.n_ctx:
             n = len(bundle[0].tokens)
             raise EngineError(f"a chunk of {n} tokens does not fit a context of {self.settings.n_ctx}")
-        programs = programs or [whole_program(graph) for graph in self.graphs(bundle)]
+        if self.places is None:
+            self._try_placing(bundle[0])
+        if self.places:
+            programs = programs or self._whole_programs(bundle)
         wanted, done = [chunk.wanted() for chunk in bundle], 0
         self._clear()
         for number, part in enumerate(self._batches(bundle)):
@@ -109,7 +112,21 @@ class Decoder:
         for _ in self.logits(bundle, programs):
             pass
 
-    def _place_logits(self) -> int:
+    def _try_placing(self, chunk: Chunk) -> None:
+        """A chunk's first two tokens, which cost little memory, with logits copied and placed: sets ``places``."""
+        bundle = (Chunk(chunk.id, chunk.tokens[:2], np.array([False, True])),)
+        self.places = False
+        copied = self.digests(bundle, None)
+        programs = self._whole_programs(bundle)
+        if self._tap and any(program.graph.outputs for program in programs):
+            self._tap.place_logits = self._room
+            self.places = self.digests(bundle, programs) == copied
+            self._tap.place_logits = self._room if self.places else None
+
+    def _whole_programs(self, bundle: Bundle) -> Sequence[Program]:
+        return [whole_program(graph) for graph in self.graphs(bundle)]
+
+    def _room(self) -> int:
         """Where llama.cpp has room for the logits of the batch that it computes."""
         return C.cast(lc.llama_get_logits(self._context), C.c_void_p).value or 0
 

@@ -25,7 +25,6 @@ from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
-from cerebellum.llamacpp.pages import load_kernels
 from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.sums import Reader, add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
@@ -156,7 +155,6 @@ class LlamaEngine:
         label: str = "",
     ) -> Iterator[ChunkScore]:
         self.check(swaps)
-        load_kernels()
         with self.swapped(swaps):
             for chunk in chunks:
                 yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
@@ -188,7 +186,6 @@ class LlamaEngine:
             self.check(trial.swaps)
         if not trials or not chunks:
             return
-        load_kernels()  # before anything is computed, so before the weights are in memory
         with self._decoding(settings) as decoder:
             yield from Sweep(self, decoder, trials).events(chunks, reference)
 
@@ -204,7 +201,6 @@ class LlamaEngine:
         return map(add_scores, parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
-        load_kernels()
         lacking = [chunk for chunk in chunks if not store.has(chunk.id)]
         bundles = self.decoder.bundles(lacking)
         if bundles and self.decoder.is_lean_worth(bundles[0], len(bundles)):

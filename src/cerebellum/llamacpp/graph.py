@@ -28,7 +28,7 @@ _LOGITS = "result_output"
 class Node:
     """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
     ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape).
-    ``data`` is where its result lies in this machine's memory, 0 for one on a device."""
+    ``data`` is where its result lay in this machine's memory when it was recorded, 0 for one on a device."""
 
     name: str
     address: int
@@ -70,15 +70,17 @@ class Graph:
 
     @cached_property
     def outputs(self) -> range:
-        """Positions of the nodes at the end that lie where the logits lie; none where no token is scored, where they are on a device, or
-        where llama.cpp computes others than it copies out."""
+        """Positions of the nodes at the end that lie where the logits lie; none where no token is scored, where they are on a device, where
+        llama.cpp computes others than it copies out, or where what writes that memory first is not among them."""
         last = self.nodes[-1]
         if last.name != _LOGITS or last.n_bytes != self.logit_bytes or not last.data:
             return range(0)
         start = len(self.nodes)
         while start and (self.nodes[start - 1].data, self.nodes[start - 1].n_bytes) == (last.data, last.n_bytes):
             start -= 1
-        return range(start, len(self.nodes))
+        found = range(start, len(self.nodes))
+        own = {self.nodes[i].address for i in found}
+        return found if all(self.nodes[i].root in own for i in found) else range(0)
 
     @cached_property
     def _first_read(self) -> dict[int, int]:

@@ -12,7 +12,6 @@ from cerebellum.answers import Continuation, Likelihood
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp.decoding import Logits
 from cerebellum.llamacpp.forest import Path, Wave, merged, waves
-from cerebellum.llamacpp.pages import load_kernels
 from cerebellum.llamacpp.sequences import Sequences
 from cerebellum.metrics import log_sum_exp
 
@@ -27,7 +26,6 @@ class _Places:
 
 def likelihoods(sequences: Sequences, requests: Sequence[Continuation], n_ctx: int) -> Iterator[tuple[int, Likelihood]]:
     """(number, answer), wave by wave. Contexts lose their beginning where the tokens to be read are more than ``n_ctx``."""
-    load_kernels()
     cut = [_path(number, request, n_ctx) for number, request in enumerate(requests)]
     places = [found for _, found in cut]
     sequences.clear()

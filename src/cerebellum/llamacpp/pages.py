@@ -13,12 +13,14 @@ from pathlib import Path
 #: `MADV_DONTNEED` of madvise(2): a page of a file that is touched again comes back from the file.
 _DONT_NEED = 4
 
+_SIZES = ("Rss", "Anonymous", "Swap")
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+\s*(.*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A stretch of memory: ``rights`` as in r-xp, the file (empty: none), bytes resident and bytes that are this process's own."""
+    """A stretch of memory: ``rights`` as in r-xp, the file (empty: none), bytes resident, and bytes that are this process's own, in memory
+    or swapped out."""
 
     start: int
     end: int
@@ -29,8 +31,8 @@ class Mapping:
 
 
 @functools.cache
-def load_kernels() -> None:
-    """Link the compiled loops; then the compiler, of which LLVM alone has some 65 MB in memory, is given back, once."""
+def drop_compiler() -> None:
+    """Link the compiled loops, then give back the pages of their compiler: of LLVM alone some 65 MB. Once in a process."""
     import llvmlite
 
     from cerebellum import kernels  # noqa: F401
@@ -42,7 +44,7 @@ def give_back(folder: Path) -> int:
     """Unmap the resident pages of the files below ``folder`` that are as they are in the files; the bytes given back.
 
     Only mappings that nobody can write and that hold no page of this process's own (one that the loader has relocated, say): nothing
-    can be lost. What is touched again is read again.
+    can be lost. What is touched again is read again. The system may still have the pages in its cache, and can drop them from there.
     """
     below = f"{folder.resolve()}{os.sep}"
     try:
@@ -58,14 +60,14 @@ def mappings(table: Path = Path("/proc/self/smaps")) -> Iterator[Mapping]:
     """This process's mappings. Raises `OSError` where the system has no such table."""
     found: re.Match[str] | None = None
     sizes: dict[str, int] = {}
-    for line in table.read_text().splitlines():
+    for line in table.read_text(errors="surrogateescape").split("\n"):
         if begun := _MAPPING.match(line):
             found, sizes = begun, {}
             continue
         name, _, value = line.partition(":")
-        if name in ("Rss", "Anonymous"):
+        if name in _SIZES:
             sizes[name] = int(value.split()[0]) * 1024
-        if found and len(sizes) == 2:
+        if found and len(sizes) == len(_SIZES):
             start, end, rights, path = found.groups()
-            yield Mapping(int(start, 16), int(end, 16), rights, path, sizes["Rss"], sizes["Anonymous"])
+            yield Mapping(int(start, 16), int(end, 16), rights, path, sizes["Rss"], sizes["Anonymous"] + sizes["Swap"])
             found = None

@@ -69,10 +69,10 @@ def _program(
 class Tap:
     """The callback of one context. Use `record` or `run` around a decode; otherwise it lets everything pass.
 
-    ``place_logits`` is asked, in a run, for the address that its logits are to be computed at."""
+    ``place_logits``, where there is one, is asked in a run for the address that its logits are to be computed at."""
 
-    place_logits: Callable[[], int]
     callback: Any = field(init=False)
+    place_logits: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
         self.callback = lc.ggml_backend_sched_eval_callback(self._see)
@@ -127,13 +127,20 @@ class Tap:
         flag = running.flags[place] if place < len(running.flags) else 0
         if not flag:
             return False
-        if flag & _OUTPUT:
-            C.c_void_p.from_address(pointer + _DATA).value = self.place_logits()
+        if flag & _OUTPUT and self.place_logits:
+            self._place_output(running, pointer, self.place_logits())
         if flag & _LEAVE_OUT:
             C.c_int32.from_address(pointer + _OP).value = native.OP_NONE
         if flag & _NOTE:
             self._noted[place] = pointer
         return flag & _STOP != 0
+
+    def _place_output(self, running: Program, pointer: int, address: int) -> None:
+        """Let the node's result lie at ``address``."""
+        if address and native.ggml().ggml_nbytes(pointer) == running.graph.logit_bytes:
+            C.c_void_p.from_address(pointer + _DATA).value = address
+        else:
+            self._error = EngineError("llama.cpp has no room for the logits of the batch that was recorded")
 
     def _stopped(self, running: Program, pointer: int) -> bool:
         """A stop's node and all before it are computed. Errors are raised when the decode has ended: none passes through native code."""

@@ -15,20 +15,24 @@ from cerebellum.chat import ChatTemplate
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineError, ModelFileError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.pages import drop_compiler
 
 #: Bytes that almost every token's spelling fits in.
 _PIECE_BYTES = 64
-#: `LLAMA_LAZY_MODE_ON` of llama.h: of a table that is only looked up in (Gemma's per-layer embeddings) the rows that are wanted are read.
+#: `LLAMA_LAZY_MODE_ON` of llama.h: of a table that an architecture marks as only looked up in (Gemma 4's per-layer embeddings) the rows
+#: that are wanted are read.
 _LAZY = 2
 
 
 def load_model(path: Path, settings: Settings) -> Any:
     """llama.cpp's model. Raises `ModelFileError` with what it said."""
+    drop_compiler()  # before the weights are in memory
     log = native.native_log()
     params = lc.llama_model_default_params()
     params.use_extra_bufts = False  # repacked weights can't be swapped
     params.n_gpu_layers = settings.n_gpu_layers
-    params.lazy_mode = _LAZY
+    if not settings.n_gpu_layers:  # with devices llama.cpp decides, as it knows which of them can do with it
+        params.lazy_mode = _LAZY
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise ModelFileError(f"llama.cpp can't load {path}: {log.errors()}")
