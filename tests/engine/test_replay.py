@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes as C
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cerebellum.backend import Said, Scored, Settings, Sources
@@ -221,6 +223,51 @@ def test_a_sweep_gives_the_sums_of_trials_computed_whole(name: str, files: Calla
     chunks = chunks_of(engine)
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
     assert engine.decoder.replays is True
+    engine.close()
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma4"])
+def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
+    name: str, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with layers on a GPU (this build has none and computes them here): the same sums, each tensor made once, by the maker's thread."""
+    engine, plain = opened(files(name), replace(SETTINGS, n_gpu_layers=99)), opened(files(name))
+    made: list[tuple[str, bool]] = []
+    make = engine._make
+
+    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
+        made.append((tensor, threading.current_thread() is not threading.main_thread()))
+        return make(tensor, kind)
+
+    monkeypatch.setattr(engine, "_make", noting)
+    chunks, trials = chunks_of(engine), [BASE, *singles(files(name)[1], (0, 1, 2))]
+    assert swept(engine, trials, chunks) == whole(plain, trials, chunks)
+    wanted = [swap.tensor for trial in trials for swap in trial.swaps if engine.addresses(swap.tensor)]
+    assert sorted(tensor for tensor, _ in made) == sorted(wanted)
+    assert sum(ahead for _, ahead in made) >= len(wanted) - 2  # the first one, and the one that the self-check took
+    engine.close()
+    plain.close()
+
+
+def test_what_several_trials_swap_is_made_once(
+    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alone and together with others: kept until its last trial, then freed."""
+    engine = opened(files("llama"))
+    made: list[str] = []
+    make = engine._make
+
+    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
+        made.append(tensor)
+        return make(tensor, kind)
+
+    monkeypatch.setattr(engine, "_make", noting)
+    alone = singles(files("llama")[1], (1, 2))
+    together = Trial("all", TrialKind.BLANKET, tuple(swap for trial in alone for swap in trial.swaps))
+    chunks, trials = chunks_of(engine), [BASE, *alone, together]
+    found = swept(engine, trials, chunks)
+    assert sorted(made) == sorted(swap.tensor for swap in together.swaps) and not engine._weights._cache
+    assert found == whole(engine, trials, chunks)
     engine.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from cerebellum import gguf_file
 from cerebellum.backend import Settings, Sources, SweepEvent
 from cerebellum.chat import Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swap, Swaps, Tokens, Trial
 from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
@@ -132,10 +132,10 @@ class LlamaEngine:
         if self.settings.n_gpu_layers:
             self._weights.ahead(swaps)
 
-    def forget(self) -> None:
-        """Free what was quantized: it won't be wanted again."""
+    def forget(self, swaps: Iterable[Swap]) -> None:
+        """Free what was quantized for these: it won't be wanted again."""
         if "_weights" in self.__dict__:
-            self._weights.trim(0)
+            self._weights.forget(swaps)
 
     def check(self, swaps: Swaps) -> None:
         for swap in swaps:

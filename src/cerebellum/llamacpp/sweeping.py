@@ -87,6 +87,7 @@ class Sweep:
         """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
         engine, decoder, trials = self.engine, self.decoder, self.trials
         order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
+        last_use = {swap: place for place, number in enumerate(order) for swap in trials[number].swaps}
         states = [States() for _ in part.bundles]
         if trials[order[0]].swaps:
             yield from self._keep(part, states, order[0])
@@ -104,7 +105,7 @@ class Sweep:
                         programs = decoder.replaying(bundle, kept, starts[number])
                     yield from (Scored(number, score) for score in engine.score_bundle(decoder, bundle, read, programs))
             if last:
-                engine.forget()
+                engine.forget([swap for swap in swaps if last_use[swap] == place])
 
     def _keep(self, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""
