@@ -18,11 +18,14 @@ from cerebellum.domain import Chunk, ChunkScore, Swap, Trial, TrialKind, swaps_o
 from cerebellum.errors import EngineError
 from cerebellum.gguf_file import read_model
 from cerebellum.llama_rules import quantizable_tensors
+from cerebellum.llamacpp import decoding
 from cerebellum.llamacpp.decoding import Bundle, Decoder, Digests, Programs
 from cerebellum.llamacpp.engine import LlamaEngine
+from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sweeping import Sweep, affordable, in_parts
+from cerebellum.llamacpp.tap import Tap
 from cerebellum.plan import single_trial
 from cerebellum.quants import fallback_type
 from cerebellum.reference import ReferenceStore
@@ -298,8 +301,18 @@ def test_several_swaps_begin_at_the_first_of_them(files: Callable[[str], tuple[P
     engine.close()
 
 
-def test_conversations_of_different_lengths(files: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
-    """Each length is a shape of its own, recorded once."""
+@pytest.mark.parametrize("kept", [64, 1])
+def test_conversations_of_different_lengths(kept: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each length is a shape of its own, recorded once; where too many to keep, a few times, not once a trial."""
+    monkeypatch.setattr(decoding, "GRAPHS", kept)
+    record, recorded = Decoder._record, 0
+
+    def counting(decoder: Decoder, bundle: Bundle, tap: Tap) -> list[Graph]:
+        nonlocal recorded
+        recorded += 1
+        return record(decoder, bundle, tap)
+
+    monkeypatch.setattr(Decoder, "_record", counting)
     source = tiny.llama(tmp_path / "chat.gguf", chat_template=CHATML, specials=("<|im_start|>", "<|im_end|>"))
     LlamaBackend().quantize(source, tmp_path / "base.gguf", "Q3_K_M")
     engine = opened((source, tmp_path / "base.gguf"))
@@ -311,6 +324,7 @@ def test_conversations_of_different_lengths(files: Callable[[str], tuple[Path, P
     chunks = corpus.chunks(range(corpus.n_chunks))
     trials = [BASE, *singles(tmp_path / "base.gguf", (1, 2))]
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
+    assert recorded <= (4 if kept == 64 else 3 * len(chunks) + 2) < len(trials)  # with two tokens for placing logits
     engine.close()
 
 

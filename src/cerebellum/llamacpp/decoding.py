@@ -171,8 +171,7 @@ class Decoder:
         """The graph of each of a bundle's batches, recorded where its shape is new; none where nothing can be left out."""
         if self._tap is None or self.lean is False:
             return []
-        counts = [int(chunk.wanted()[part].sum()) for part in self._batches(bundle) for chunk in bundle]
-        shape = (len(bundle[0].tokens), len(bundle), *counts)
+        shape = self._shape(bundle)
         if shape not in self._graphs:
             self._graphs[shape] = self._record(bundle, self._tap)
             while len(self._graphs) > GRAPHS:
@@ -182,6 +181,15 @@ class Decoder:
                 return []
         self._graphs.move_to_end(shape)
         return self._graphs[shape]
+
+    def _shape(self, bundle: Bundle) -> tuple[int, ...]:
+        """Bundles of one shape have one graph a batch."""
+        counts = [int(chunk.wanted()[part].sum()) for part in self._batches(bundle) for chunk in bundle]
+        return (len(bundle[0].tokens), len(bundle), *counts)
+
+    def most_at_once(self, bundles: Sequence[Bundle]) -> int:
+        """How many of these in a row can be gone over again and again with their graphs kept."""
+        return GRAPHS if len({self._shape(bundle) for bundle in bundles}) > GRAPHS else len(bundles)
 
     def _record(self, bundle: Bundle, tap: Tap) -> list[Graph]:
         wanted, found = [chunk.wanted() for chunk in bundle], []

@@ -153,9 +153,10 @@ def affordable(boundaries: Sequence[int], n_bytes: int, size: Callable[[Sequence
 
 
 def in_parts(decoder: Decoder, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Part]:
-    """As few parts as the allowed memory permits, of nearly equal length."""
+    """As few parts as the allowed memory and the number of kept graphs permit, of nearly equal length."""
     most = max(decoder.state_bytes(b)(kept_of(s)) for b, s in zip(bundles, starts, strict=True))
     room = max(1, decoder.settings.replay_bytes // most) if most else len(bundles)
+    room = min(room, decoder.most_at_once(bundles))
     n = -(-len(bundles) // room)
     edges = [len(bundles) * i // n for i in range(n + 1)]
     return [Part(tuple(bundles[a:b]), tuple(starts[a:b])) for a, b in itertools.pairwise(edges)]
