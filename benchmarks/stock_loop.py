@@ -19,13 +19,15 @@ from cerebellum.llamacpp.process import WAITING
 @dataclass(frozen=True, slots=True)
 class Text:
     """What both sides read: a file, tokens in a chunk, chunks, threads. ``calm``: the stock programs' threads wait as our engine's do, for
-    a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one)."""
+    a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one). ``repack``: they
+    store weights anew for the processor as they load, which is their default and gives slightly other numbers than ours."""
 
     path: Path
     ctx: int
     chunks: int
     threads: int
     calm: bool = False
+    repack: bool = False
 
     def stock(self) -> list[str]:
         """As options of llama-perplexity."""
@@ -38,7 +40,7 @@ class Text:
             str(self.chunks),
             "-t",
             str(self.threads),
-            "--no-repack",
+            "--repack" if self.repack else "--no-repack",
         ]
 
     @property

@@ -129,6 +129,8 @@ def show_rounds(case: Ready, rounds: Sequence[Round]) -> dict[str, Any]:
     first, found = rounds[0], figures(rounds)
     n, run = first.stock.n_trials, len(first.stock.trials)
     text = f"{case.text.chunks} chunks of {case.text.ctx} tokens, {case.text.threads} threads"
+    if case.text.repack:
+        text += "; stock programs with repacked weights"
     base = f"base {case.case.base} ({rounds[0].whole.base_bytes / 1e6:,.1f} MB)"
     print(f"{case.model.name} ({case.model.stat().st_size / 1e6:,.1f} MB), {base}")
     print(f"{n} trials ({case.case.role} at {case.case.to}), {text}; {len(rounds)} alternations")

@@ -114,6 +114,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )
+    parser.add_argument(
+        "--repack", action="store_true", help="the stock programs repack weights, as they do by default (ours can't)"
+    )
     parser.add_argument("--scratch", type=Path, help="folder for generated models and studies (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     return parser
@@ -147,9 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     scratch = options.scratch or Path(tempfile.gettempdir())
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        found = compared(
-            ready(case_of(options), options.case, scratch, options.text, options.threads, options.calm), options
-        )
+        stock = {"calm": options.calm, "repack": options.repack}
+        case = ready(case_of(options), options.case, scratch, options.text, options.threads, **stock)
+        found = compared(case, options)
     except (CommandFailedError, StockOutputError, StockBuildError, NoRoomError, CerebellumError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
