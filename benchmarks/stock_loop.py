@@ -19,8 +19,8 @@ from cerebellum.llamacpp.process import WAITING
 @dataclass(frozen=True, slots=True)
 class Text:
     """What both sides read: a file, tokens in a chunk, chunks, threads. ``calm``: the stock programs' threads wait as our engine's do, for
-    a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one). ``repack``: they
-    store weights anew for the processor as they load, which is their default and gives slightly other numbers than ours."""
+    a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one). ``repack``:
+    they store weights anew for the processor as they load, which is their default and gives slightly other numbers than ours."""
 
     path: Path
     ctx: int

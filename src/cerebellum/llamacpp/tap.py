@@ -140,7 +140,9 @@ class Tap:
         if address and native.ggml().ggml_nbytes(pointer) == running.graph.logit_bytes:
             C.c_void_p.from_address(pointer + _DATA).value = address
         else:
-            self._error = EngineError("llama.cpp has no room for the logits of the batch that was recorded")
+            self._error = EngineError(
+                "llama.cpp has no room for the recorded batch's logits (--replay-memory 0 does without)"
+            )
 
     def _stopped(self, running: Program, pointer: int) -> bool:
         """A stop's node and all before it are computed. Errors are raised when the decode has ended: none passes through native code."""
