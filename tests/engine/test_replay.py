@@ -195,7 +195,7 @@ def test_where_the_batch_is_another_than_was_recorded_it_is_an_error(
     before = engine.decoder.rows((chunk,), None)
     graphs = engine.decoder.graphs((chunk,))
     graphs[-1].logit_bytes -= 4
-    with pytest.raises(EngineError, match="no room for the recorded batch.s logits"):
+    with pytest.raises(EngineError, match="no room for the recorded batch's logits"):
         engine.decoder.rows((chunk,), None)
     graphs[-1].logit_bytes += 4
     assert engine.decoder.rows((chunk,), None).tobytes() == before.tobytes()

@@ -77,7 +77,8 @@ SWEEP_OPTIONS = (
         type=click.IntRange(min=0),
         default=REPLAY_BYTES >> 20,
         show_default=True,
-        help="Memory to begin each trial at the block that it changes; 0 computes every trial whole (same numbers) and holds logits twice.",
+        help="Memory to begin each trial at the block that it changes; 0 computes every trial whole (same numbers) and "
+        "holds logits twice.",
     ),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
 )
