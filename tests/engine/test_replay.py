@@ -20,7 +20,7 @@ from cerebellum.gguf_file import read_model
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import decoding
 from cerebellum.llamacpp.decoding import Bundle, Decoder, Digests, Programs
-from cerebellum.llamacpp.engine import LlamaEngine
+from cerebellum.llamacpp.engine import CACHE_BYTES, LlamaEngine
 from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
@@ -252,10 +252,13 @@ def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
     plain.close()
 
 
+@pytest.mark.parametrize("room", [CACHE_BYTES, 0])
 def test_what_several_trials_swap_is_made_once(
-    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+    room: int, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Alone and together with others: kept until its last trial, then freed."""
+    """Alone and together with others, and once more in a race's next round or among the controls: a sweep of its own.
+    Where it can't be kept it is made again."""
+    monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", room)
     engine = opened(files("llama"))
     made: list[str] = []
     make = engine._make
@@ -269,8 +272,9 @@ def test_what_several_trials_swap_is_made_once(
     together = Trial("all", TrialKind.BLANKET, tuple(swap for trial in alone for swap in trial.swaps))
     chunks, trials = chunks_of(engine), [BASE, *alone, together]
     found = swept(engine, trials, chunks)
-    assert sorted(made) == sorted(swap.tensor for swap in together.swaps) and not engine._weights._cache
-    assert found == whole(engine, trials, chunks)
+    assert swept(engine, trials, chunks) == found == whole(engine, trials, chunks)
+    wanted = sorted(swap.tensor for swap in together.swaps)
+    assert sorted(set(made)) == wanted and (len(made) == len(wanted)) == bool(room) == bool(engine._weights._cache)
     engine.close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from cerebellum import gguf_file
 from cerebellum.backend import Settings, Sources, SweepEvent
 from cerebellum.chat import Conversations, tokenized
 from cerebellum.corpus import check_length, cut, cut_conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swap, Swaps, Tokens, Trial
+from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
 from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
@@ -32,8 +32,8 @@ from cerebellum.llamacpp.weights import Finder, Weights
 from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
 
-#: Quantized data of swapped tensors kept for the next trial that wants it.
-CACHE_BYTES = 1 << 30
+#: Quantized data of swapped tensors kept for the next trial that wants it: in another part of the text, another round of a race, a control.
+CACHE_BYTES = 256 << 20
 
 
 class LlamaEngine:
@@ -131,11 +131,6 @@ class LlamaEngine:
         """Begin to quantize for the next trial where a GPU computes this one; a CPU's cores are busy with it."""
         if self.settings.n_gpu_layers:
             self._weights.ahead(swaps)
-
-    def forget(self, swaps: Iterable[Swap]) -> None:
-        """Free what was quantized for these: it won't be wanted again."""
-        if "_weights" in self.__dict__:
-            self._weights.forget(swaps)
 
     def check(self, swaps: Swaps) -> None:
         for swap in swaps:

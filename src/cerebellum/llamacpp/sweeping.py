@@ -58,11 +58,11 @@ class Sweep:
         if not decoder.replays:
             starts = [[-1] * len(trials)] * len(bundles)
         parts = in_parts(decoder, bundles, starts)
-        for number, part in enumerate(parts):
+        for part in parts:
             read: Reader | None = reference.read if reference else None
             if read and len(trials) > 1:
                 read = keeping(read, REFERENCE_BYTES)
-            yield from self._measure(part, read, last=number == len(parts) - 1)
+            yield from self._measure(part, read)
 
     def starts_on(self, bundle: Bundle) -> Starts:
         """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
@@ -83,11 +83,10 @@ class Sweep:
         cost = 0.0 if any(not trial.swaps for trial in trials) else graph.share_until(max(starts))
         return starts if saved > cost else [-1] * len(trials)
 
-    def _measure(self, part: Part, read: Reader | None, last: bool) -> Iterator[SweepEvent]:
-        """All trials on a part's bundles, the base first; ``last``: what a trial swaps will not be wanted again."""
+    def _measure(self, part: Part, read: Reader | None) -> Iterator[SweepEvent]:
+        """All trials on a part's bundles, the base first."""
         engine, decoder, trials = self.engine, self.decoder, self.trials
         order = sorted(range(len(trials)), key=lambda i: bool(trials[i].swaps))
-        last_use = {swap: place for place, number in enumerate(order) for swap in trials[number].swaps}
         states = [States() for _ in part.bundles]
         if trials[order[0]].swaps:
             yield from self._keep(part, states, order[0])
@@ -104,8 +103,6 @@ class Sweep:
                     else:
                         programs = decoder.replaying(bundle, kept, starts[number])
                     yield from (Scored(number, score) for score in engine.score_bundle(decoder, bundle, read, programs))
-            if last:
-                engine.forget([swap for swap in swaps if last_use[swap] == place])
 
     def _keep(self, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""

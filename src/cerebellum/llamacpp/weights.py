@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import collections
 import ctypes as C
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cerebellum.domain import Swap, Swaps
+from cerebellum.domain import Swaps
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.quantizer import Bytes
@@ -129,12 +129,6 @@ class Weights:
             self._cache[key] = store_like(like, quant_type(kind).id, data)
         self._cache.move_to_end(key)
         return self._cache[key]
-
-    def forget(self, swaps: Iterable[Swap]) -> None:
-        """Free what these swaps used."""
-        for swap in swaps:
-            if stored := self._cache.pop((swap.tensor, swap.type), None):
-                stored.free()
 
     def trim(self, limit: int) -> None:
         """Free what was used longest ago until at most ``limit`` bytes are kept."""
