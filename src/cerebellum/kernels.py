@@ -13,7 +13,7 @@ import numpy as np
 
 from cerebellum.compiled import compiled, inlined
 from cerebellum.elementary import exp, exp_tenth, log
-from cerebellum.lanes import counting, lane, load, splat, where_less
+from cerebellum.lanes import fma, lane, load, splat, where_less
 
 #: `normalize` sums exp(βz) for β = 0.4, 0.5, … 1.2.
 FIRST_POWER, N_POWERS = 4, 9
@@ -60,32 +60,52 @@ def _one(x: float) -> Any:
 
 
 @inlined
-def _extremes(row: Any) -> tuple[float, float]:
-    """The largest and the smallest value."""
-    n = _whole(len(row))
+def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
+    """The largest and the smallest of ``row[start:end]``, whole lanes."""
     high, low = splat(-np.inf), splat(np.inf)
-    higher, lower = high, low
-    for i in range(0, n - 8, 16):
-        a, b = load(row, i), load(row, i + 8)
-        high, low = where_less(high, a, a, high), where_less(a, low, a, low)
-        higher, lower = where_less(higher, b, b, higher), where_less(b, lower, b, lower)
-    high, low = where_less(high, higher, higher, high), where_less(lower, low, lower, low)
-    top, bottom = -_least(splat(0.0) - high), _least(low)
-    for i in range(n - n % 16, len(row)):
-        top, bottom = max(top, row[i]), min(bottom, row[i])
-    return top, bottom
+    for i in range(start, end, 8):
+        x = load(row, i)
+        high, low = where_less(high, x, x, high), where_less(x, low, x, low)
+    return -_least(splat(0.0) - high), _least(low)
+
+
+@inlined
+def _extremes(row: Any) -> tuple[float, float, int]:
+    """The largest value, the smallest, and the place of the first that is the largest."""
+    n = _whole(len(row))
+    top, bottom, place = -np.inf, np.inf, 0
+    for start in range(0, n, _PART):
+        high, low = _high_and_low(row, start, min(start + _PART, n))
+        bottom = min(bottom, low)
+        if high > top:
+            top, place = high, start
+    for i in range(n, len(row)):
+        bottom = min(bottom, row[i])
+        if row[i] > top:
+            top, place = row[i], i
+    while place < len(row) - 1 and row[place] < top:
+        place += 1
+    return top, bottom, place
 
 
 @inlined
 def _powers(sums: Any, s: Any) -> Any:
     """Adds s⁴ … s¹² to nine sums."""
     s2 = s * s
-    s4, s3 = s2 * s2, s2 * s
-    s6, s5, s8 = s4 * s2, s4 * s, s4 * s4
-    s7, s9, s10 = s4 * s3, s8 * s, s8 * s2
-    s11, s12 = s8 * s3, s8 * s4
+    s3, s4 = s2 * s, s2 * s2
+    s8 = s4 * s4
     a, b, c, d, e, f, g, h, i = sums
-    return a + s4, b + s5, c + s6, d + s7, e + s8, f + s9, g + s10, h + s11, i + s12
+    return (
+        a + s4,
+        fma(s4, s, b),
+        fma(s4, s2, c),
+        fma(s4, s3, d),
+        e + s8,
+        fma(s8, s, f),
+        fma(s8, s2, g),
+        fma(s8, s3, h),
+        fma(s8, s4, i),
+    )
 
 
 @inlined
@@ -104,28 +124,20 @@ def _joined(a: Any, b: Any) -> Any:
 
 
 @inlined
-def _row_powers(row: Any, top: float, sums: Any) -> Any:
-    """Fills ``sums`` [`N_POWERS`] with Σ exp(β (z − top)); returns the place of the first value that is ``top``."""
-    zero, far = splat(0.0), splat(np.inf)
+def _row_powers(row: Any, top: float, sums: Any) -> None:
+    """Fills ``sums`` [`N_POWERS`] with Σ exp(β (z − top))."""
+    zero, tops = splat(0.0), splat(top)
     none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
-    total, tops, first = none, splat(top), far
-    n = _whole(len(row))
+    total, n = none, _whole(len(row))
     for start in range(0, n, _PART):
         part = none
         for i in range(start, min(start + _PART, n), 8):
-            below = load(row, i) - tops
-            place = where_less(below, zero, far, counting() + splat(float(i)))
-            first = where_less(place, first, place, first)
-            part = _powers(part, exp_tenth(below))
+            part = _powers(part, exp_tenth(load(row, i) - tops))
         total = _joined(total, part)
     if n < len(row):
-        below = load(_tail(row, -np.inf), 0) - tops
-        place = where_less(below, zero, far, counting() + splat(float(n)))
-        first = where_less(place, first, place, first)
-        total = _powers(total, exp_tenth(below))
+        total = _powers(total, exp_tenth(load(_tail(row, -np.inf), 0) - tops))
     for i, each in enumerate(total):
         sums[i] = _total(each)
-    return _least(first)
 
 
 @compiled(f"void({_ROWS}, int64, int64, {_OUT}, float64[:, ::1], int64[::1], {_OUT})")
@@ -134,9 +146,8 @@ def normalize(logits: Any, first: int, last: int, lse: Any, tempered: Any, top: 
     sums = np.empty(N_POWERS, np.float64)
     for r in range(first, last):
         row = logits[r]
-        high, lowest[r] = _extremes(row)
-        place = _row_powers(row, high, sums)
-        top[r] = np.int64(place) if place < len(row) else 0
+        high, lowest[r], top[r] = _extremes(row)
+        _row_powers(row, high, sums)
         for i in range(N_POWERS):
             tempered[r, i] = log(sums[i]) + (FIRST_POWER + i) / 10.0 * high
         lse[r] = tempered[r, _PLAIN]

@@ -63,16 +63,6 @@ def splat(context: Any, value: Any) -> Any:
     return LANES(types.float64), generate
 
 
-@intrinsic
-def counting(context: Any) -> Any:
-    """0, 1, … 7."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return ir.Constant(_DOUBLES, [float(lane) for lane in range(WIDTH)])
-
-    return LANES(), generate
-
-
 @intrinsic(prefer_literal=True)
 def lane(context: Any, values: Any, place: Any) -> Any:
     """The value of one lane; ``place`` is a literal."""

@@ -12,7 +12,7 @@ how much smaller.
 
 from __future__ import annotations
 
-import itertools
+import collections
 import math
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of every measurement's key.
-METRIC_VERSION = 4
+METRIC_VERSION = 5
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
@@ -34,8 +34,8 @@ INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
 #: for larger ones it grows as they do.
 _ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
-#: Values of logits that are worth a thread of their own; far more time than it takes to hand them over.
-_WORTH_A_THREAD = 1 << 16
+#: Values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
+_PIECE = 1 << 16
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -66,21 +66,31 @@ class ReferenceRows:
 
 @dataclass(frozen=True, slots=True)
 class Threads:
-    """Threads that share rows among them: ``n`` parts at a time, one of them in the calling thread, the others in ``pool``."""
+    """Threads that share rows among them: the calling one and ``n`` − 1 of ``pool``."""
 
     pool: Executor | None = None
     n: int = 1
 
-    def run(self, kernel: Callable[..., None], logits: Floats, *others: Any) -> None:
-        """``kernel(logits, first, last, *others)`` for all rows, in parts. Sleeps while it waits."""
-        n = len(logits)
-        parts = max(1, min(self.n if self.pool else 1, n, logits.size // _WORTH_A_THREAD))
-        edges = [n * part // parts for part in range(parts + 1)]
-        spans = list(itertools.pairwise(edges))
-        running = [self.pool.submit(kernel, logits, *span, *others) for span in spans[1:] if self.pool]
-        kernel(logits, *spans[0], *others)
-        for part in running:
-            part.result()
+    def run(self, kernel: Callable[..., None], width: int, logits: Floats, *others: Any) -> None:
+        """``kernel(logits, first, last, *others)`` for all rows, each of ``width`` values' work, in pieces: who is free takes the next. A
+        thread that the system wakes late takes fewer, and is not waited for where none is left. Sleeps while it waits."""
+        rows = max(1, _PIECE // max(1, width))
+        pieces = collections.deque(range(0, len(logits), rows))
+
+        def work() -> None:
+            while True:
+                try:
+                    first = pieces.popleft()
+                except IndexError:
+                    return
+                kernel(logits, first, min(first + rows, len(logits)), *others)
+
+        helpers = min(self.n, len(pieces)) - 1
+        running = [self.pool.submit(work) for _ in range(helpers)] if self.pool else []
+        work()
+        for helper in running:
+            if not helper.cancel():
+                helper.result()
 
     def close(self) -> None:
         """End the pool's threads."""
@@ -108,7 +118,7 @@ def _normalized(logits: Floats, threads: Threads) -> _Normalized:
     out = _Normalized(
         np.empty(n), np.empty((n, len(INVERSE_TEMPERATURES))), np.empty(n, np.int64), np.empty(n, np.float64)
     )
-    threads.run(kernels.normalize, logits, out.lse, out.tempered, out.top, out.lowest)
+    threads.run(kernels.normalize, logits.shape[1], logits, out.lse, out.tempered, out.top, out.lowest)
     return out
 
 
@@ -130,7 +140,7 @@ def reference_rows(logits: Floats, targets: Ids, k: int | None, threads: Threads
     if k is None or k >= logits.shape[1]:
         return ReferenceRows(logits.copy(), rows.lse, nll, rows.top)
     kept, ids = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.uint32)
-    threads.run(kernels.largest, logits, kept, ids)
+    threads.run(kernels.largest, logits.shape[1], logits, kept, ids)
     return ReferenceRows(kept, rows.lse, nll, rows.top, ids)
 
 
@@ -183,10 +193,12 @@ def _divergence(
     kept = np.ascontiguousarray(reference.logits)
     if reference.ids is None:
         kld = np.empty(n, np.float64)
-        threads.run(kernels.complete, logits, rows.lse, kept, reference.lse, kld)
+        threads.run(kernels.complete, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
         return np.maximum(kld, 0.0), np.zeros(n)
     sums = np.empty((n, 3), np.float64)
-    threads.run(kernels.compact, logits, rows.lse, kept, np.ascontiguousarray(reference.ids), reference.lse, sums)
+    threads.run(
+        kernels.compact, kept.shape[1], logits, rows.lse, kept, np.ascontiguousarray(reference.ids), reference.lse, sums
+    )
     rounding = _ROUNDING * np.maximum(1.0, np.abs(rows.lse) / _ROUNDING_AT)
     smallest = kept[:, -1].astype(np.float64) - reference.lse
     least, most = the_rest(1.0 - sums[:, 1], 1.0 - sums[:, 2], smallest, rows.lowest - rows.lse, rounding)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +218,7 @@ def test_a_constant_added_to_all_logits_changes_little(shift: float) -> None:
 @pytest.mark.parametrize("n", [1, 2, 7, 96])
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, n: int, k: int | None) -> None:
     """Rows are independent and sums over them exact: every field is the same for any number of threads, more than rows included."""
-    monkeypatch.setattr(metrics, "_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(metrics, "_PIECE", 1)
     logits, targets = rows(n, 65)
     trial = near(logits, 0.4)
     alone = score_rows(3, trial, targets, reference_rows(logits, targets, k))
@@ -224,6 +226,42 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, n: int, k: int |
         with ThreadPoolExecutor(count) as pool:
             threads = Threads(pool, count)
             assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
+
+
+class Asleep(Executor):
+    """A pool whose threads never begin."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[None]] = []
+
+    def submit(self, _work: Callable[..., object], /, *_args: object, **_named: object) -> Future[Any]:
+        self.futures.append(Future())
+        return self.futures[-1]
+
+
+def test_a_thread_that_has_not_begun_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calling thread does what is left, and takes the work back."""
+    monkeypatch.setattr(metrics, "_PIECE", 1)
+    logits, targets = rows(5, 40)
+    pool = Asleep()
+    assert score_rows(0, logits, targets, threads=Threads(pool, 3)) == score_rows(0, logits, targets)
+    assert len(pool.futures) == 2 and all(future.cancelled() for future in pool.futures)
+
+
+def test_what_a_thread_raises_is_raised() -> None:
+    """An error in another thread than the calling one."""
+    caller, (logits, _) = threading.current_thread(), rows(64, 4096)
+    other = threading.Event()
+
+    def kernel(_logits: Floats, _first: int, _last: int) -> None:
+        if threading.current_thread() is caller:
+            assert other.wait(20)
+        else:
+            other.set()
+            raise IndexError("row 7")
+
+    with ThreadPoolExecutor(2) as pool, pytest.raises(IndexError, match="row 7"):
+        Threads(pool, 2).run(kernel, 4096, logits)
 
 
 def test_the_order_of_rows_changes_no_sum() -> None:
