@@ -1,7 +1,7 @@
 """The loops over a row of logits, compiled: normalizer, tempered normalizers, divergence, the largest.
 
 Each kernel takes the rows ``first`` … ``last`` − 1 of a matrix where it lies and fills the same rows of its results; no row depends on
-another, so rows may be shared among threads in any way. Sums over a row run in the eight lanes of `cerebellum.lanes`, in parts of
+another, so rows may be shared among threads in any way. Sums over a whole row run in the eight lanes of `cerebellum.lanes`, in parts of
 `_PART` values: a sum of v positive values is rounded by at most (v / `_PART` + `_PART` / 8 + 8) × 2⁻⁵³ of it, 5e-14 for 262,144.
 """
 
@@ -71,7 +71,7 @@ def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
 
 @inlined
 def _extremes(row: Any) -> tuple[float, float, int]:
-    """The largest value, the smallest, and the place of the first that is the largest."""
+    """The largest value, the smallest, and the place of the first that is the largest (any, where a value is NaN)."""
     n = _whole(len(row))
     top, bottom, place = -np.inf, np.inf, 0
     for start in range(0, n, _PART):
@@ -83,7 +83,7 @@ def _extremes(row: Any) -> tuple[float, float, int]:
         bottom = min(bottom, row[i])
         if row[i] > top:
             top, place = row[i], i
-    while place < len(row) - 1 and row[place] < top:
+    while place < len(row) - 1 and row[place] != top:
         place += 1
     return top, bottom, place
 

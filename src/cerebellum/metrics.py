@@ -15,7 +15,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from cerebellum.domain import ChunkScore
 
-#: Raise it whenever a number computed here could change: it is part of every measurement's key.
+#: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
 METRIC_VERSION = 5
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
@@ -36,6 +36,8 @@ _ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
 #: Values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
 _PIECE = 1 << 16
+#: What a kept token of a compact reference costs, in values of a whole row: three exponentials, and a read from anywhere in the row.
+_KEPT_TOKEN = 8
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -71,13 +73,15 @@ class Threads:
     pool: Executor | None = None
     n: int = 1
 
-    def run(self, kernel: Callable[..., None], width: int, logits: Floats, *others: Any) -> None:
-        """``kernel(logits, first, last, *others)`` for all rows, each of ``width`` values' work, in pieces: who is free takes the next. A
-        thread that the system wakes late takes fewer, and is not waited for where none is left. Sleeps while it waits."""
-        rows = max(1, _PIECE // max(1, width))
+    def run(self, kernel: Callable[..., None], work: int, logits: Floats, *others: Any) -> None:
+        """``kernel(logits, first, last, *others)`` for all rows, in pieces: who is free takes the next. A thread that the system wakes late
+        takes fewer, and is not waited for where none is left. Sleeps while it waits, and until no thread reads the logits, raise who may.
+
+        ``work``: how many values a row's work is, by which it is worth sharing."""
+        rows = max(1, _PIECE // max(1, work))
         pieces = collections.deque(range(0, len(logits), rows))
 
-        def work() -> None:
+        def take() -> None:
             while True:
                 try:
                     first = pieces.popleft()
@@ -86,11 +90,18 @@ class Threads:
                 kernel(logits, first, min(first + rows, len(logits)), *others)
 
         helpers = min(self.n, len(pieces)) - 1
-        running = [self.pool.submit(work) for _ in range(helpers)] if self.pool else []
-        work()
-        for helper in running:
-            if not helper.cancel():
-                helper.result()
+        running: list[Future[None]] = []
+        try:
+            if self.pool:
+                for _ in range(helpers):
+                    running.append(self.pool.submit(take))
+            take()
+        finally:
+            pieces.clear()
+            begun = [helper for helper in running if not helper.cancel()]
+            wait(begun)
+        for helper in begun:
+            helper.result()
 
     def close(self) -> None:
         """End the pool's threads."""
@@ -197,7 +208,14 @@ def _divergence(
         return np.maximum(kld, 0.0), np.zeros(n)
     sums = np.empty((n, 3), np.float64)
     threads.run(
-        kernels.compact, kept.shape[1], logits, rows.lse, kept, np.ascontiguousarray(reference.ids), reference.lse, sums
+        kernels.compact,
+        _KEPT_TOKEN * kept.shape[1],
+        logits,
+        rows.lse,
+        kept,
+        np.ascontiguousarray(reference.ids),
+        reference.lse,
+        sums,
     )
     rounding = _ROUNDING * np.maximum(1.0, np.abs(rows.lse) / _ROUNDING_AT)
     smallest = kept[:, -1].astype(np.float64) - reference.lse

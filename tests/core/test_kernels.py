@@ -6,19 +6,29 @@ import math
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cerebellum import kernels
-from cerebellum.metrics import INVERSE_TEMPERATURES, reference_rows, score_rows
+from cerebellum import elementary, kernels
+from cerebellum.lanes import lane, splat
+from cerebellum.metrics import INVERSE_TEMPERATURES, METRIC_VERSION, reference_rows, score_rows
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 Doubles = npt.NDArray[np.float64]
+
+#: See `test_a_changed_bit_wants_a_new_version`.
+KNOWN = """
+0x1.95fe733fac009p+6 0x1.bdce36100f87fp-3 0x1.a1925c862618ep+1 0x1.bb16fe8e2b21ep+5 0x1.ea0ca7b1ef63ap+5
+0x1.10a750d0ab26cp+6 0x1.2f5d4d39c0bb4p+6 0x1.503dc3b04aff8p+6 0x1.729b630850acdp+6 0x1.95fe733fac009p+6
+0x1.ba165d005ea72p+6 0x1.dead57addb8bbp+6 0x1.c8666fc1a311dp-3
+"""
 
 CODE = """
 import sys, warnings
@@ -49,6 +59,43 @@ def test_the_exponential_is_within_one_ulp() -> None:
     edges, values = np.array([0.0, -700.001, -1e5, -math.inf, math.nan]), np.empty(5)
     kernels.exponentials(edges, values)
     assert values[:4].tolist() == [1.0, 0.0, 0.0, 0.0] and math.isnan(values[4])
+
+
+@numba.njit(error_model="numpy")
+def tenths(x: Doubles, out: Doubles) -> None:
+    """exp(x / 10)."""
+    for i in range(len(x)):
+        out[i] = lane(elementary.exp_tenth(splat(x[i])), 0)
+
+
+def test_the_exponential_of_a_tenth() -> None:
+    """Over its range, and where the reduced argument is largest, which is worst; nothing below -590, and NaN stays NaN."""
+    rng = np.random.default_rng(4)
+    edges = 10 * math.log(2) * (rng.integers(-80, 1, 50_000) - 0.5 + rng.uniform(-1e-3, 1e-3, 50_000))
+    x = np.concatenate([rng.uniform(-589.9, 0, 50_000), rng.uniform(-30, 0, 50_000), edges[edges > -590]])
+    out = np.empty_like(x)
+    tenths(x, out)
+    assert ulps(out, np.exp(x.astype(np.longdouble) / 10)) < 1.2
+    extremes, values = np.array([0.0, -590.001, -math.inf, math.nan]), np.empty(4)
+    tenths(extremes, values)
+    assert values[:3].tolist() == [1.0, 0.0, 0.0] and math.isnan(values[3])
+
+
+def test_the_polynomial_is_the_interpolation_that_it_is_said_to_be() -> None:
+    """(exp(r) − 1 − r)/r² at Chebyshev's eleven nodes on |r| ≤ log(2)/2, in rational numbers."""
+    nodes = [Fraction(math.log(2) / 2 * math.cos(math.pi * (2 * i + 1) / 22)) for i in range(11)]
+    differences = [sum(r**n / math.factorial(n + 2) for n in range(20)) for r in nodes]
+    for order in range(1, 11):  # Newton's divided differences
+        for i in range(10, order - 1, -1):
+            differences[i] = (differences[i] - differences[i - 1]) / (nodes[i] - nodes[i - order])
+    found = [Fraction(0)]
+    for difference, node in zip(reversed(differences), reversed(nodes), strict=True):
+        found = [a - node * b for a, b in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+        found[0] += difference
+    true = [float(c) for c in found[:11]]
+    assert elementary._OF_EXP[0] == 1.0
+    assert elementary._OF_EXP[1:] == pytest.approx(true, rel=1e-14, abs=0)
+    assert pytest.approx([c / 10**n for n, c in enumerate([1.0, *true], 1)], rel=1e-14, abs=0) == elementary._OF_TENTH
 
 
 def test_the_logarithm_is_within_two_ulp() -> None:
@@ -98,6 +145,39 @@ def test_the_bits_are_known() -> None:
     kernels.compact(row[None], 0, 1, np.full(1, 3.0), row[None], ids, np.full(1, 3.0), sums)
     assert sums[0, 1] == (pairs[0] + pairs[2]) + (pairs[1] + pairs[3])
     assert sums[0, 0] == 0.0 and sums[0, 2] == sums[0, 1]
+
+
+def test_a_changed_bit_wants_a_new_version() -> None:
+    """Sums of fixed logits, to the last bit and on any processor; where they change, so must the version that is part of every key."""
+    rng = np.random.default_rng(5)
+    logits = (5 * rng.standard_normal((6, 2059))).astype(np.float32)
+    trial = (logits + 0.3 * rng.standard_normal(logits.shape)).astype(np.float32)
+    targets = np.arange(6)
+    compact, complete = (score_rows(0, trial, targets, reference_rows(logits, targets, k)) for k in (40, None))
+    values = [compact.nll, compact.kld or 0.0, compact.kld_slack or 0.0, *compact.tempered, complete.kld or 0.0]
+    assert (METRIC_VERSION, [value.hex() for value in values]) == (5, KNOWN.split())
+
+
+@pytest.mark.parametrize("v", [5, 8, 19, 2049])
+@pytest.mark.parametrize("broken", ["nan first", "nan last", "nan before the largest", "all nan", "all -inf", "inf"])
+def test_broken_rows_stay_broken(v: int, broken: str) -> None:
+    """The study refuses sums that are no numbers, so none of these may come out as one."""
+    row = np.random.default_rng(6).standard_normal(v).astype(np.float32)
+    if broken.startswith("all"):
+        row[:] = float(broken.removeprefix("all "))
+    else:
+        row[3] = 9.0
+        row[{"nan first": 0, "nan last": -1, "nan before the largest": 2, "inf": 1}[broken]] = float(
+            broken.split(maxsplit=1)[0]
+        )
+    with np.errstate(invalid="ignore"):
+        score = score_rows(
+            0,
+            row[None],
+            np.zeros(1, np.int64),
+            reference_rows(np.zeros((1, v), np.float32), np.zeros(1, np.int64), None),
+        )
+    assert not math.isfinite(score.nll) and not any(map(math.isfinite, score.tempered))
 
 
 @settings(deadline=None, max_examples=80)

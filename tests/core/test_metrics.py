@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -246,6 +247,62 @@ def test_a_thread_that_has_not_begun_is_not_waited_for(monkeypatch: pytest.Monke
     pool = Asleep()
     assert score_rows(0, logits, targets, threads=Threads(pool, 3)) == score_rows(0, logits, targets)
     assert len(pool.futures) == 2 and all(future.cancelled() for future in pool.futures)
+
+
+def test_no_thread_reads_on_when_the_calling_one_has_failed() -> None:
+    """The engine may overwrite the logits, or free them, as soon as the call is over."""
+    caller, (logits, _) = threading.current_thread(), rows(64, 4096)
+    begun, done = threading.Event(), threading.Event()
+    pieces: list[int] = []
+
+    def kernel(_logits: Floats, first: int, _last: int) -> None:
+        pieces.append(first)
+        if threading.current_thread() is caller:
+            assert begun.wait(20)
+            raise MemoryError("no room")
+        begun.set()
+        time.sleep(0.2)
+        done.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(MemoryError, match="no room"):
+            Threads(pool, 2).run(kernel, 4096, logits)
+        assert done.is_set() and len(pieces) == 2
+
+
+def test_no_thread_reads_on_when_another_could_not_be_begun() -> None:
+    """The pool takes one piece of work and no second."""
+    logits, _ = rows(64, 4096)
+    running: list[int] = []
+
+    class Full(ThreadPoolExecutor):
+        def submit(self, work: Callable[..., Any], /, *_args: Any, **_named: Any) -> Future[Any]:
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(work)
+
+    def kernel(_logits: Floats, _first: int, _last: int) -> None:
+        running.append(1)
+        time.sleep(0.05)
+        running.pop()
+
+    with Full(4) as pool, pytest.raises(RuntimeError, match="new thread"):
+        try:
+            Threads(pool, 3).run(kernel, 4096, logits)
+        finally:
+            assert not running
+
+
+@pytest.mark.parametrize("k", [None, 30])
+def test_pieces_of_several_rows_and_a_rest(monkeypatch: pytest.MonkeyPatch, k: int | None) -> None:
+    """53 rows of 65 values in pieces of 5: threads change no bit."""
+    monkeypatch.setattr(metrics, "_PIECE", 65 * 5 + 7)
+    logits, targets = rows(53, 65)
+    trial = near(logits, 0.4)
+    alone = score_rows(3, trial, targets, reference_rows(logits, targets, k))
+    with ThreadPoolExecutor(3) as pool:
+        threads = Threads(pool, 4)
+        assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
 
 
 def test_what_a_thread_raises_is_raised() -> None:

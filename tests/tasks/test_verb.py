@@ -129,6 +129,15 @@ def test_other_settings_are_asked_anew(files: Any, tmp_path: Path) -> None:
     assert planted["file.gguf"].n_answered == 80
 
 
+def test_sums_of_another_version_are_asked_anew(files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log-likelihoods are of the same kernels as the sums of a sweep."""
+    made, planted = files("file"), toys(file=set())
+    bench(made, planted, out=tmp_path / "out", limit=10)
+    monkeypatch.setattr("cerebellum.verbs.bench.METRIC_VERSION", 10_000)
+    bench(made, planted, out=tmp_path / "out", limit=10)
+    assert planted["file.gguf"].n_answered == 80
+
+
 def test_a_spoiled_score_is_neither_shown_nor_judged(files: Any) -> None:
     planted = toys(file=set(), base=set())
     planted["base.gguf"] = replace(planted["base.gguf"], n_ctx=40)

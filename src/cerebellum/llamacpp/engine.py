@@ -219,8 +219,8 @@ class LlamaEngine:
         if self._model is not None:
             if "_weights" in self.__dict__:
                 self._weights.close()
+            self._scorers.close()
             self.decoder.close()
             lc.llama_model_free(self._model)
             self._pool.shutdown()
-            self._scorers.close()
             self._model = None

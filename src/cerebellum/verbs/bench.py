@@ -16,6 +16,7 @@ from cerebellum.backend import Backend, Settings
 from cerebellum.chat import TEMPLATE
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.keys import content_key
+from cerebellum.metrics import METRIC_VERSION
 from cerebellum.progress import Progress, Silent
 from cerebellum.sandbox import Sandbox
 from cerebellum.store import Study
@@ -190,7 +191,8 @@ def memory_of(backend: Backend, path: Path, settings: Settings, out: Path | None
 def study_memory(study: Study, backend: Backend, path: Path, settings: Settings) -> StudyMemory:
     """A file's answers in a study, under this build and these settings."""
     key = {"sha256": cached_sha256(study, path), "build": backend.id, "settings": settings.as_key()}
-    return StudyMemory(study, content_key("asked", {**key, "version": ASKING_VERSION}))
+    versions = {"version": ASKING_VERSION, "metric_version": METRIC_VERSION}
+    return StudyMemory(study, content_key("asked", {**key, **versions}))
 
 
 def ask_file(
