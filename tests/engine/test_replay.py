@@ -278,6 +278,47 @@ def test_what_several_trials_swap_is_made_once(
     engine.close()
 
 
+def test_a_part_of_what_does_not_all_fit_is_kept(
+    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sweep after sweep over twice as much as there is room for; what a later sweep has no use for makes room."""
+    trials = singles(files("llama")[1], (1, 2))
+    monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", 1 << 30)
+    engine = opened(files("llama"))
+    chunks = chunks_of(engine)
+    found, bytes_kept = swept(engine, trials, chunks), {key: x.n_bytes for key, x in engine._weights._cache.items()}
+    engine.close()
+    monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", room := sum(bytes_kept.values()) // 2)
+    engine = opened(files("llama"))
+    made: list[tuple[str, str]] = []
+    make = engine._make
+
+    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
+        made.append((tensor, kind))
+        return make(tensor, kind)
+
+    monkeypatch.setattr(engine, "_make", noting)
+
+    def made_by(own: Sequence[Trial]) -> list[tuple[str, str]]:
+        made.clear()
+        assert swept(engine, own, chunks) == {
+            (own.index(trials[number]), chunk): score
+            for (number, chunk), score in found.items()
+            if trials[number] in own
+        }
+        return sorted(made)
+
+    made_by(trials)
+    kept = set(engine._weights._cache)
+    assert 0 < sum(bytes_kept[key] for key in kept) <= room
+    assert made_by(trials) == sorted(set(bytes_kept) - kept)
+    others = [t for t in trials if not {(s.tensor, s.type) for s in t.swaps} & kept]
+    few = others[: len(others) // 2]
+    made_by(few)
+    assert made_by(few) == [] and set(engine._weights._cache) >= {(s.tensor, s.type) for t in few for s in t.swaps}
+    engine.close()
+
+
 def test_most_of_a_trial_late_in_the_model_is_left_out(files: Callable[[str], tuple[Path, Path]]) -> None:
     """Gemma's last blocks leave no keys and values: a batch without scored tokens computes nothing of them."""
     engine = opened(files("bundled"))

@@ -181,6 +181,8 @@ class LlamaEngine:
             self.check(trial.swaps)
         if not trials or not chunks:
             return
+        if any(trial.swaps for trial in trials):
+            self._weights.expect(trial.swaps for trial in trials)
         with self._decoding(settings) as decoder:
             yield from Sweep(self, decoder, trials).events(chunks, reference)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import ctypes as C
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,9 +89,14 @@ class Weights:
         self._make = make
         self._limit = cache_bytes
         self._cache: collections.OrderedDict[tuple[str, str], Stored] = collections.OrderedDict()
+        self._expected: frozenset[tuple[str, str]] = frozenset()
         self._in_force: Swaps = ()
         self._maker = ThreadPoolExecutor(1)
         self._coming: dict[tuple[str, str], Future[Bytes]] = {}
+
+    def expect(self, trials: Iterable[Swaps]) -> None:
+        """What is swapped from now on, all of it in turn and perhaps again and again."""
+        self._expected = frozenset((swap.tensor, swap.type) for swaps in trials for swap in swaps)
 
     def ahead(self, swaps: Swaps) -> None:
         """Begin to make what a later swap will want, while the engine computes."""
@@ -131,9 +136,17 @@ class Weights:
         return self._cache[key]
 
     def trim(self, limit: int) -> None:
-        """Free what was used longest ago until at most ``limit`` bytes are kept."""
-        while self._cache and sum(stored.n_bytes for stored in self._cache.values()) > limit:
-            self._cache.popitem(last=False)[1].free()
+        """Free until at most ``limit`` bytes are kept: of what isn't expected what was used longest ago, then of what is what was used
+        last. So who goes in turn over more than there is room for finds a part of it each time, where the opposite order finds nothing."""
+        size = sum(stored.n_bytes for stored in self._cache.values())
+        others = [key for key in self._cache if key not in self._expected]
+        expected = [key for key in reversed(self._cache) if key in self._expected]
+        for key in others + expected:
+            if size <= limit:
+                return
+            stored = self._cache.pop(key)
+            size -= stored.n_bytes
+            stored.free()
 
     def close(self) -> None:
         """Free every cached buffer."""
