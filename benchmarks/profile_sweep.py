@@ -1,10 +1,11 @@
 """Where the time of a sweep's trials goes: forward pass, callback, states, quantizing, scoring, reference, database, the rest.
 
-python -m benchmarks.profile_sweep [MODEL] [--base Q3_K_M] [--role ffn_gate] [--to Q2_K] [--text FILE] [--ctx 512] [--chunks 8]
+python -m benchmarks.profile_sweep [MODEL] [--whole] [--base Q3_K_M] [--role ffn_gate] [--to Q2_K] [--text FILE] [--ctx 512] [--chunks 8]
 
 The sweep runs with llama.cpp in this very process, clocks hung on its functions (`benchmarks.clocks`), so nothing is between the commanding
 process and the engine; the way between the two is measured apart, as the round trip of an empty call times the results. *free: ×*: how
 much faster the trials were if this cost nothing. Clocks of other threads run beside the main one and are listed apart.
+The last line is what trials cost beyond llama.cpp's decoding, in percent of that; `--whole`: with replay off, where all passes are whole.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.clocks import Clocked, Clocks, by_label
 from benchmarks.running import show
-from benchmarks.step_times import SWEEP, StepTimes
+from benchmarks.step_times import SWEEP, StepTimes, without_replay
 from benchmarks.trial_cost import block_numbers
 from cerebellum import api, bundled
 from cerebellum.backend import Settings, Sources
@@ -63,13 +65,17 @@ def functions(kind: Pass) -> list[Clocked]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
 class HereBackend(LlamaBackend):
-    """llama.cpp in this process, unprotected."""
+    """llama.cpp in this process, unprotected; ``whole``: with replay off."""
+
+    whole: bool
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         from cerebellum.llamacpp.engine import LlamaEngine
 
-        return cast(EngineProcess, LlamaEngine(model, settings, sources))
+        own = without_replay(settings) if self.whole else settings
+        return cast(EngineProcess, LlamaEngine(model, own, sources))
 
 
 class Watch(StepTimes):
@@ -101,7 +107,7 @@ def profiled(options: argparse.Namespace) -> tuple[Watch, float]:
             "report_text": bundled.REPORT_TEXT, "ctx": options.ctx, "chunks": options.chunks, "threads": options.threads,
         }  # fmt: skip
         with clocks.on(functions(Pass())):
-            api.sweep(options.model, out=out, progress=watch, backend=HereBackend(), **sweep_options)
+            api.sweep(options.model, out=out, progress=watch, backend=HereBackend(options.whole), **sweep_options)
         (base,) = Path(out).glob("base-*.gguf")
         return watch, round_trip(base)
 
@@ -130,7 +136,9 @@ def rows_of(watch: Watch, trip: float) -> tuple[list[list[str]], dict[str, Any]]
     spent = {**main, "between the processes (apart)": between, "everything else": phase.seconds - sum(main.values())}
     rows = [_row(name, seconds, calls.get(name), whole) for name, seconds in sorted(spent.items(), key=lambda x: -x[1])]
     rows += [[f"{name} (other threads, beside)", f"{seconds:.3f}", "", "", ""] for name, seconds in others.items()]
-    return rows, {"seconds": whole, "results": len(phase.steps), "main": spent, "others": others, "calls": calls}
+    forward = spent.get(WHOLE, 0.0) + spent.get(REPLAY, 0.0)
+    data = {"seconds": whole, "results": len(phase.steps), "main": spent, "others": others, "calls": calls}
+    return rows, {**data, "beyond the forward pass, %": 100 * (whole - forward) / forward}
 
 
 def _row(name: str, seconds: float, calls: float | None, whole: float) -> list[str]:
@@ -156,6 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, number in (("ctx", 512), ("chunks", 8), ("threads", os.cpu_count() or 1)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
+    parser.add_argument("--whole", action="store_true", help="compute every trial whole")
     parser.add_argument("--scratch", type=Path, help="folder for the study (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)
@@ -169,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     rows, data = rows_of(watch, trip)
     title = f"{options.model.name} at {options.base}: {data['results']} results in {data['seconds']:.2f} s"
     show(title, ("what", "s", "%", "calls", "free: ×"), rows)
+    print(f"Beyond the forward passes: {data['beyond the forward pass, %']:.2f} % of them.")
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n")
     return 0
