@@ -15,7 +15,7 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,10 +98,9 @@ class Threads:
             take()
         finally:
             pieces.clear()
-            begun = [helper for helper in running if not helper.cancel()]
-            wait(begun)
-        for helper in begun:
-            helper.result()
+            failed = [error for helper in running if not helper.cancel() and (error := helper.exception())]
+        for error in failed:
+            raise error
 
     def close(self) -> None:
         """End the pool's threads."""

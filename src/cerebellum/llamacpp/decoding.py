@@ -244,6 +244,7 @@ class Batch:
             for field in (self._batch.token, self._batch.pos, self._batch.logits)
         )
         self._ids = [self._batch.seq_id[i] for i in range(size)]
+        self._shape = (0, 0)
 
     def fill(self, tokens: Sequence[Tokens], start: int, wanted: Sequence[Mask]) -> Any:
         """Of each chunk ``tokens`` [n] at positions ``start``…; logits of those that ``wanted`` bool [n] marks."""
@@ -251,10 +252,16 @@ class Batch:
         for place, (own, mask) in enumerate(zip(tokens, wanted, strict=True)):
             part = slice(place * n, (place + 1) * n)
             self._token[part], self._pos[part], self._wanted[part] = own, np.arange(start, start + n), mask
-            for seq_id in self._ids[part]:
-                seq_id[0] = place
+        self._take_sequences(len(tokens), n)
         self._batch.n_tokens = n * len(tokens)
         return self._batch
+
+    def _take_sequences(self, count: int, n: int) -> None:
+        """``count`` sequences of ``n`` tokens, one after the other."""
+        if (count, n) != self._shape:
+            self._shape = count, n
+            for i, seq_id in enumerate(self._ids[: count * n]):
+                seq_id[0] = i // n
 
     def __del__(self) -> None:
         lc.llama_batch_free(self._batch)
