@@ -1,8 +1,9 @@
-"""Peak memory of a sweep beside that of merely measuring the base, and beside the size of the files.
+"""Peak memory of a sweep beside that of merely measuring the base and the states that it keeps, and beside the size of the files.
 
 python -m benchmarks.peak_memory MODEL --text FILE [--base Q3_K_M] [--role ffn_gate] [--to Q2_K] [--ctx 512] [--chunks 4]
 
-Peaks are the kernel's own (VmHWM) of llama.cpp's process and of the process that commands it, read while both run. Linux only.
+Peaks are the kernel's own (VmHWM) of llama.cpp's process and of the process that commands it, read while both run. The states are computed
+from the graphs, not measured. Linux only.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.running import OURS, CommandFailedError, show
+from cerebellum.backend import Settings
+from cerebellum.domain import Swap
+from cerebellum.plan import select_tensors, single_trial
+from cerebellum.quants import fallback_type
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,27 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def state_bytes(base: Path, given: argparse.Namespace) -> int:
+    """What a sweep with these options keeps of the base's pass, at most at once."""
+    from cerebellum.llamacpp.engine import LlamaEngine
+    from cerebellum.llamacpp.sweeping import Sweep, in_parts, kept_of
+
+    engine = LlamaEngine(base, Settings(n_ctx=int(given.ctx)))
+    decoder, tensors = engine.decoder, select_tensors(engine.model_file, given.role.split(","))
+    used = [tensor for tensor in tensors if engine.addresses(tensor.name)]
+    trials = [single_trial(Swap(t.name, fallback_type(given.to, t.row_length).name)) for t in used]
+    corpus = engine.corpus(given.text.name, given.text.read_text(encoding="utf-8"), int(given.ctx))
+    bundles = decoder.bundles(corpus.chunks(range(int(given.chunks))), len(trials))
+    sweep = Sweep(engine, decoder, trials)
+    parts = in_parts(decoder, bundles, [sweep.starts_on(bundle) for bundle in bundles])
+    kept = max(
+        sum(decoder.state_bytes(b)(kept_of(s)) for b, s in zip(part.bundles, part.starts, strict=True))
+        for part in parts
+    )
+    engine.close()
+    return kept
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("model", type=Path, metavar="MODEL")
@@ -78,7 +104,7 @@ def main() -> int:
         options = ["--base", given.base, "--role", given.role, "--to", given.to, "--out", f"{folder}/study", *size]
         first = peaks_of([*OURS, "sweep", str(given.model), *options, "--blocks", "0"])
         sweep = peaks_of([*OURS, "sweep", str(given.model), *options])
-        base_bytes = base.stat().st_size
+        base_bytes, states = base.stat().st_size, state_bytes(base, given)
     rows = [
         (name, f"{p.engine / 1e6:,.1f}", f"{p.engine / bare.engine:.3f}", f"{p.parent / 1e6:,.1f}")
         for name, p in (
@@ -94,6 +120,11 @@ def main() -> int:
         "the source that were read",
         ("peak resident memory", "engine, MB", "÷ perplexity's", "parent, MB"),
         rows,
+    )
+    total = bare.engine + states
+    print(
+        f"Perplexity's engine and the states of the sweep's trials ({states / 1e6:,.1f} MB): {total / 1e6:,.1f} MB; the "
+        f"sweep's engine takes {sweep.engine / total:.3f} of that."
     )
     return 0
 
