@@ -1,6 +1,6 @@
 """What scoring costs: the compiled loops beside the same sums in numpy, and scoring beside the forward pass it follows.
 
-python -m benchmarks.scoring_share [MODEL …] [--threads N] [--repeats 5] [--skip-models]
+python -m benchmarks.scoring_share [MODEL …] [--threads N] [--repeats 5] [--skip-models] [--json FILE]
 
 Times alternate, one of each in turn; shown are medians with the smallest and the largest. The share is of what a sweep does in every
 trial: logits of half a context of 512 tokens, against reference rows as the study keeps them.
@@ -9,6 +9,7 @@ trial: logits of half a context of 512 tokens, against reference rows as the stu
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-models", action="store_true", help="the first table alone")
+    parser.add_argument("--json", type=Path, help="write the second table to this file")
     given = parser.parse_args()
     os.environ.update({name: value for name, value in WAITING.items() if name not in os.environ})
     threads = Threads(ThreadPoolExecutor(given.threads), given.threads)
@@ -151,11 +153,10 @@ def main() -> None:
         for name, shape in () if given.model else MODELS.items():
             path = write_model(Path(folder) / "random.gguf", shape)
             found.append(beside_forward(name, path, given.repeats, threads))
-    show(
-        f"Scoring beside the forward pass of a chunk of {N_CTX}, {given.threads} threads",
-        ["model", "reference", "forward, ms", "scoring, ms", "share, %"],
-        found,
-    )
+    columns = ["model", "reference", "forward, ms", "scoring, ms", "share, %"]
+    show(f"Scoring beside the forward pass of a chunk of {N_CTX}, {given.threads} threads", columns, found)
+    if given.json:
+        given.json.write_text(json.dumps([dict(zip(columns, row, strict=True)) for row in found], indent=1) + "\n")
 
 
 if __name__ == "__main__":

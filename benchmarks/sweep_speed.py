@@ -6,6 +6,8 @@ python -m benchmarks.sweep_speed small|race|medium|e2b [--rounds 5] [--json FILE
 `cerebellum sweep` as a whole process, from the unquantized file to the printed result. *race*: the same with --race, or --race --allow.
 All write to fresh folders below --scratch. Wall clocks are compared; processor time stands beside them, for machines that do other work.
 *trials alone* leaves out on both sides what is done once: the stock loop's reference logits and base; our base, reference and noise floor.
+The parts: *speed* is all that; *cost*, a trial beside a bare forward pass, whole and replayed; *share*, what scoring takes of a pass of 512
+tokens; *written*, what trials write and hold in memory.
 
 Decisions are those of the sweep over the whole text: each trial's verdict, and which tensors the greedy choice takes within the allowance.
 """
@@ -25,7 +27,7 @@ from benchmarks import trial_cost
 from benchmarks.decisions import ALLOW
 from benchmarks.measuring import measured
 from benchmarks.models import NoRoomError
-from benchmarks.running import OURS, CommandFailedError
+from benchmarks.running import OURS, CommandFailedError, run, run_ours
 from benchmarks.stock import StockBuildError, StockPrograms, stock_programs
 from benchmarks.stock_loop import StockLoop, run_loop
 from benchmarks.stock_output import StockOutputError
@@ -34,7 +36,7 @@ from benchmarks.sweep_report import Ours, Round, show_rounds, show_written
 from benchmarks.trials_write import Written, trials_write
 from cerebellum.errors import CerebellumError
 
-PARTS = ("speed", "cost", "written")
+PARTS = ("speed", "cost", "share", "written")
 
 
 def rounds_of(case: Ready, programs: StockPrograms, rounds: int) -> Iterator[Round]:
@@ -89,6 +91,16 @@ def cost(case: Ready, rounds: int) -> dict[str, Any]:
     return trial_cost.report(options, trial_cost.compared(options))
 
 
+def share(case: Ready, rounds: int) -> Any:
+    """How much of the base's forward pass scoring takes."""
+    with tempfile.TemporaryDirectory(dir=case.scratch) as name:
+        base, kept = Path(name) / f"{case.model.stem}-{case.case.base}.gguf", Path(name) / "share.json"
+        run_ours("quantize", case.model, case.case.base, "--out", base)
+        size = ["--threads", str(case.text.threads), "--repeats", str(rounds), "--json", str(kept)]
+        print(run([sys.executable, "-m", "benchmarks.scoring_share", base, *size]))
+        return json.loads(kept.read_text())
+
+
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -139,6 +151,8 @@ def compared(case: Ready, options: argparse.Namespace) -> dict[str, Any]:
         found["speed"] = show_rounds(case, rounds)
     if "cost" in parts:
         found["cost"] = cost(case, options.rounds if case.case.alternated else 1)
+    if "share" in parts:
+        found["share"] = share(case, options.rounds)
     if "written" in parts:
         found["written"] = show_written(case, written_by_trials(case))
     return found
