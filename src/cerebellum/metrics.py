@@ -99,8 +99,8 @@ class Threads:
         finally:
             pieces.clear()
             failed = [error for helper in running if not helper.cancel() and (error := helper.exception())]
-        for error in failed:
-            raise error
+        if failed:
+            raise failed[0]
 
     def close(self) -> None:
         """End the pool's threads."""

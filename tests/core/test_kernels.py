@@ -61,7 +61,7 @@ def test_the_exponential_is_within_one_ulp() -> None:
     assert values[:4].tolist() == [1.0, 0.0, 0.0, 0.0] and math.isnan(values[4])
 
 
-@numba.njit(error_model="numpy")
+@numba.njit
 def tenths(x: Doubles, out: Doubles) -> None:
     """exp(x / 10)."""
     for i in range(len(x)):

@@ -276,9 +276,12 @@ def test_no_thread_reads_on_when_another_could_not_be_begun() -> None:
     running: list[int] = []
 
     class Full(ThreadPoolExecutor):
+        taken = False
+
         def submit(self, work: Callable[..., Any], /, *_args: Any, **_named: Any) -> Future[Any]:
-            if self._threads:
+            if self.taken:
                 raise RuntimeError("can't start new thread")
+            self.taken = True
             return super().submit(work)
 
     def kernel(_logits: Floats, _first: int, _last: int) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,27 @@ def swept(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk])
             assert (event.trial, event.score.chunk) not in found
             found[event.trial, event.score.chunk] = event.score
     return found
+
+
+class Made(NamedTuple):
+    """A tensor that was quantized; ``ahead``: by another thread than the main one."""
+
+    tensor: str
+    type: str
+    ahead: bool
+
+
+def noted(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> list[Made]:
+    """What the engine quantizes from now on."""
+    made: list[Made] = []
+    make = engine._make
+
+    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
+        made.append(Made(tensor, kind, threading.current_thread() is not threading.main_thread()))
+        return make(tensor, kind)
+
+    monkeypatch.setattr(engine, "_make", noting)
+    return made
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -235,19 +257,12 @@ def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
 ) -> None:
     """As with layers on a GPU (this build has none and computes them here): the same sums, each tensor made once, by the maker's thread."""
     engine, plain = opened(files(name), replace(SETTINGS, n_gpu_layers=99)), opened(files(name))
-    made: list[tuple[str, bool]] = []
-    make = engine._make
-
-    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
-        made.append((tensor, threading.current_thread() is not threading.main_thread()))
-        return make(tensor, kind)
-
-    monkeypatch.setattr(engine, "_make", noting)
+    made = noted(engine, monkeypatch)
     chunks, trials = chunks_of(engine), [BASE, *singles(files(name)[1], (0, 1, 2))]
     assert swept(engine, trials, chunks) == whole(plain, trials, chunks)
     wanted = [swap.tensor for trial in trials for swap in trial.swaps if engine.addresses(swap.tensor)]
-    assert sorted(tensor for tensor, _ in made) == sorted(wanted)
-    assert sum(ahead for _, ahead in made) >= len(wanted) - 2  # the first one, and the one that the self-check took
+    assert sorted(each.tensor for each in made) == sorted(wanted)
+    assert sum(each.ahead for each in made) >= len(wanted) - 2  # the first one, and the one that the self-check took
     engine.close()
     plain.close()
 
@@ -260,21 +275,16 @@ def test_what_several_trials_swap_is_made_once(
     Where it can't be kept it is made again."""
     monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", room)
     engine = opened(files("llama"))
-    made: list[str] = []
-    make = engine._make
-
-    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
-        made.append(tensor)
-        return make(tensor, kind)
-
-    monkeypatch.setattr(engine, "_make", noting)
+    made = noted(engine, monkeypatch)
     alone = singles(files("llama")[1], (1, 2))
     together = Trial("all", TrialKind.BLANKET, tuple(swap for trial in alone for swap in trial.swaps))
     chunks, trials = chunks_of(engine), [BASE, *alone, together]
     found = swept(engine, trials, chunks)
     assert swept(engine, trials, chunks) == found == whole(engine, trials, chunks)
     wanted = sorted(swap.tensor for swap in together.swaps)
-    assert sorted(set(made)) == wanted and (len(made) == len(wanted)) == bool(room) == bool(engine._weights._cache)
+    assert sorted({each.tensor for each in made}) == wanted and (len(made) == len(wanted)) == bool(room) == bool(
+        engine._weights._cache
+    )
     engine.close()
 
 
@@ -290,14 +300,7 @@ def test_a_part_of_what_does_not_all_fit_is_kept(
     engine.close()
     monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", room := sum(bytes_kept.values()) // 2)
     engine = opened(files("llama"))
-    made: list[tuple[str, str]] = []
-    make = engine._make
-
-    def noting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
-        made.append((tensor, kind))
-        return make(tensor, kind)
-
-    monkeypatch.setattr(engine, "_make", noting)
+    made = noted(engine, monkeypatch)
 
     def made_by(own: Sequence[Trial]) -> list[tuple[str, str]]:
         made.clear()
@@ -306,7 +309,7 @@ def test_a_part_of_what_does_not_all_fit_is_kept(
             for (number, chunk), score in found.items()
             if trials[number] in own
         }
-        return sorted(made)
+        return sorted((each.tensor, each.type) for each in made)
 
     made_by(trials)
     kept = set(engine._weights._cache)
