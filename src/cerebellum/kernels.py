@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cerebellum.compiled import compiled, inlined
-from cerebellum.elementary import exp, exp_tenth, log
-from cerebellum.lanes import fma, lane, load, splat, where_less
+from cerebellum.elementary import exp, exp_tenth, log, power_in_tenth
+from cerebellum.lanes import fma, half, lane, load, load_floats, prefetch, splat, store, where_less
 
 #: `normalize` sums exp(βz) for β = 0.4, 0.5, … 1.2.
 FIRST_POWER, N_POWERS = 4, 9
@@ -42,6 +42,14 @@ def _tail(row: Any, filling: float) -> Any:
 
 
 @inlined
+def _space(n: int) -> Any:
+    """float64 [n] at a multiple of 64 bytes, so that no eight of them that belong together lie in two lines of the cache."""
+    space = np.empty(n + 7, np.float64)
+    first = -(space.ctypes.data // 8) % 8
+    return space[first : first + n]
+
+
+@inlined
 def _total(x: Any) -> Any:
     pairs = (lane(x, 0) + lane(x, 4)) + (lane(x, 2) + lane(x, 6)), (lane(x, 1) + lane(x, 5)) + (lane(x, 3) + lane(x, 7))
     return pairs[0] + pairs[1]
@@ -61,18 +69,19 @@ def _one(x: float) -> Any:
 
 @inlined
 def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
-    """The largest and the smallest of ``row[start:end]``, whole lanes."""
-    high, low = splat(-np.inf), splat(np.inf)
-    for i in range(start, end, 8):
-        x = load(row, i)
+    """The largest and the smallest of ``row[start:end]``, some sixteens of values."""
+    high = low = load_floats(row, start)
+    for i in range(start + 16, end, 16):
+        x = load_floats(row, i)
         high, low = where_less(high, x, x, high), where_less(x, low, x, low)
-    return -_least(splat(0.0) - high), _least(low)
+    a, b, c, d = half(high, 0), half(high, 1), half(low, 0), half(low, 1)
+    return -_least(splat(0.0) - where_less(a, b, b, a)), _least(where_less(c, d, c, d))
 
 
 @inlined
 def _extremes(row: Any) -> tuple[float, float, int]:
     """The largest value, the smallest, and the place of the first that is the largest (any, where a value is NaN)."""
-    n = _whole(len(row))
+    n = len(row) - len(row) % 16
     top, bottom, place = -np.inf, np.inf, 0
     for start in range(0, n, _PART):
         high, low = _high_and_low(row, start, min(start + _PART, n))
@@ -124,18 +133,22 @@ def _joined(a: Any, b: Any) -> Any:
 
 
 @inlined
-def _row_powers(row: Any, top: float, sums: Any) -> None:
-    """Fills ``sums`` [`N_POWERS`] with Σ exp(β (z − top))."""
-    zero, tops = splat(0.0), splat(top)
+def _row_powers(row: Any, taken: float, sums: Any, space: Any) -> None:
+    """Fills ``sums`` [`N_POWERS`] with Σ (exp(z / 10) / 2^``taken``)^(10 β). ``space`` [`_PART`] holds exponentials, in a loop of their
+    own: what a loop has to remember is little then, and many rounds of it are under way at once. The next row is fetched meanwhile."""
+    zero = splat(0.0)
     none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total, n = none, _whole(len(row))
     for start in range(0, n, _PART):
-        part = none
-        for i in range(start, min(start + _PART, n), 8):
-            part = _powers(part, exp_tenth(load(row, i) - tops))
+        part, end = none, min(start + _PART, n)
+        for i in range(start, end, 8):
+            store(space, i - start, exp_tenth(load(row, i), taken))
+        for i in range(0, end - start, 8):
+            prefetch(row, len(row) + start + i)
+            part = _powers(part, load(space, i))
         total = _joined(total, part)
     if n < len(row):
-        total = _powers(total, exp_tenth(load(_tail(row, -np.inf), 0) - tops))
+        total = _powers(total, exp_tenth(load(_tail(row, -np.inf), 0), taken))
     for i, each in enumerate(total):
         sums[i] = _total(each)
 
@@ -143,36 +156,37 @@ def _row_powers(row: Any, top: float, sums: Any) -> None:
 @compiled(f"void({_ROWS}, int64, int64, {_OUT}, float64[:, ::1], int64[::1], {_OUT})")
 def normalize(logits: Any, first: int, last: int, lse: Any, tempered: Any, top: Any, lowest: Any) -> None:
     """float32 [n, v] → log Σ exp(z) [n]; log Σ exp(βz) [n, `N_POWERS`]; place of the first largest [n]; smallest logit [n]."""
-    sums = np.empty(N_POWERS, np.float64)
+    sums, space = np.empty(N_POWERS, np.float64), _space(_PART)
     for r in range(first, last):
         row = logits[r]
         high, lowest[r], top[r] = _extremes(row)
-        _row_powers(row, high, sums)
+        taken = power_in_tenth(high)
+        _row_powers(row, taken, sums, space)
         for i in range(N_POWERS):
-            tempered[r, i] = log(sums[i]) + (FIRST_POWER + i) / 10.0 * high
+            tempered[r, i] = log(sums[i], (FIRST_POWER + i) * taken)
         lse[r] = tempered[r, _PLAIN]
 
 
 @inlined
-def _term(a: Any, b: Any, lse_a: Any, lse_b: Any) -> Any:
+def _term(p: Any, log_p: Any, log_q: Any) -> Any:
     """p log(p/q) in lanes, nothing where p is nothing."""
-    log_p = a - lse_a
-    p = exp(log_p)
-    return where_less(splat(0.0), p, p * (log_p - (b - lse_b)), p)
+    return where_less(splat(0.0), p, p * (log_p - log_q), p)
 
 
 @inlined
 def _divergence(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
-    """Σ p log(p/q) over two rows of the same tokens."""
+    """Σ p log(p/q) over two rows of all tokens."""
     a, b, n = splat(lse_a), splat(lse_b), _whole(len(trial))
     total = splat(0.0)
     for start in range(0, n, _PART):
         part = splat(0.0)
         for i in range(start, min(start + _PART, n), 8):
-            part = part + _term(load(reference, i), load(trial, i), a, b)
+            log_p = load(reference, i) - a
+            part = part + _term(exp(log_p), log_p, load(trial, i) - b)
         total = total + part
     if n < len(trial):
-        total = total + _term(load(_tail(reference, -np.inf), 0), load(_tail(trial, 0.0), 0), a, b)
+        log_p = load(_tail(reference, -np.inf), 0) - a
+        total = total + _term(exp(log_p), log_p, load(_tail(trial, 0.0), 0) - b)
     return _total(total)
 
 
@@ -184,14 +198,9 @@ def complete(logits: Any, first: int, last: int, lse: Any, reference: Any, refer
 
 
 @inlined
-def _mass(row: Any, lse: float) -> Any:
-    """Σ exp(z − lse) of a row."""
-    total, normalizer, n = splat(0.0), splat(lse), _whole(len(row))
-    for i in range(0, n, 8):
-        total = total + exp(load(row, i) - normalizer)
-    if n < len(row):
-        total = total + exp(load(_tail(row, -np.inf), 0) - normalizer)
-    return _total(total)
+def _add_kept(sums: Any, log_p: Any, log_q: Any) -> Any:
+    p = exp(log_p)
+    return sums[0] + _term(p, log_p, log_q), sums[1] + p, sums[2] + exp(log_q)
 
 
 @compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_IDS}, {_VALUES}, float64[:, ::1])")
@@ -199,14 +208,18 @@ def compact(
     logits: Any, first: int, last: int, lse: Any, reference: Any, ids: Any, reference_lse: Any, out: Any
 ) -> None:
     """Of the kept tokens: Σ p log(p/q), Σ p, Σ q: float64 [n, 3]. ``reference``, ``ids`` [n, k] are the kept logits and tokens."""
-    taken = np.empty(ids.shape[1], np.float32)
+    k = ids.shape[1]
+    taken = np.full(k + (-k) % 8, -np.inf, np.float32)
     for r in range(first, last):
-        row, places = logits[r], ids[r]
-        for i in range(len(places)):
+        row, kept, places, a, b = logits[r], reference[r], ids[r], splat(reference_lse[r]), splat(lse[r])
+        for i in range(k):
             taken[i] = row[places[i]]
-        out[r, 0] = _divergence(reference[r], taken, reference_lse[r], lse[r])
-        out[r, 1] = _mass(reference[r], reference_lse[r])
-        out[r, 2] = _mass(taken, lse[r])
+        sums = splat(0.0), splat(0.0), splat(0.0)
+        for i in range(0, _whole(k), 8):
+            sums = _add_kept(sums, load(kept, i) - a, load(taken, i) - b)
+        if k % 8:
+            sums = _add_kept(sums, load(_tail(kept, -np.inf), 0) - a, load(taken, _whole(k)) - b)
+        out[r, 0], out[r, 1], out[r, 2] = _total(sums[0]), _total(sums[1]), _total(sums[2])
 
 
 @compiled("void(float64[::1], float64[::1])")

@@ -1,4 +1,4 @@
-"""Eight float64 values side by side, as a type that compiled functions (numba) can hold, and its arithmetic.
+"""Values side by side, as types that compiled functions (numba) can hold: eight float64 with arithmetic, sixteen float32 to compare.
 
 A vector unit adds in lanes; which value goes to which lane decides how a sum rounds. Here the lanes are part of the program: eight of
 them whatever the processor has, each operation rounded as IEEE 754 says (`fma` once), none regrouped. So a result does not depend on
@@ -16,40 +16,95 @@ from numba.core import cgutils, types
 
 intrinsic: Any = extending.intrinsic
 
-#: Values in a `Lanes`.
+#: Values in `LANES`.
 WIDTH = 8
 
-_DOUBLE, _LONG, _INT = ir.DoubleType(), ir.IntType(64), ir.IntType(32)
+_FLOAT, _DOUBLE, _LONG, _INT = ir.FloatType(), ir.DoubleType(), ir.IntType(64), ir.IntType(32)
 _DOUBLES, _LONGS = ir.VectorType(_DOUBLE, WIDTH), ir.VectorType(_LONG, WIDTH)
-_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 
 
 class Lanes(types.Type):
-    """The type of eight float64 values, inside compiled functions only."""
+    """The type of ``n`` values of one kind, inside compiled functions only."""
 
-    def __init__(self) -> None:
-        super().__init__(name="Lanes")
+    def __init__(self, kind: Any, n: int) -> None:
+        super().__init__(name=f"Lanes({kind}, {n})")
+        self.vector = ir.VectorType(kind, n)
 
 
-LANES = Lanes()
+LANES, FLOATS = Lanes(_DOUBLE, WIDTH), Lanes(_FLOAT, 2 * WIDTH)
 
 
 @extending.register_model(Lanes)
 class _LanesModel(extending.models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _DOUBLES)
+        super().__init__(manager, kind, kind.vector)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, args: Any, kind: Any) -> Any:
+    """To something of ``kind`` at the place of an array, the first two of an intrinsic's ``args``."""
+    array, place = args[:2]
+    data = context.make_array(signature.args[0])(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
 
 
 @intrinsic
 def load(context: Any, row: Any, first: Any) -> Any:
-    """``row[first:first + 8]`` of a contiguous float32 array, widened."""
+    """``row[first:first + 8]`` of a contiguous array, float64, or float32 and widened."""
+    kind, align = (_DOUBLE, 8) if row.dtype == types.float64 else (_FLOAT, 4)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), _FLOATS.as_pointer())
-        return builder.fpext(builder.load(pointer, align=4), _DOUBLES)
+        pointer = _pointer(context, builder, signature, args, ir.VectorType(kind, WIDTH))
+        values = builder.load(pointer, align=align)
+        return values if kind is _DOUBLE else builder.fpext(values, _DOUBLES)
 
     return LANES(row, types.intp), generate
+
+
+@intrinsic
+def load_floats(context: Any, row: Any, first: Any) -> Any:
+    """``row[first:first + 16]`` of a contiguous float32 array, as it is."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature, args, FLOATS.vector), align=4)
+
+    return FLOATS(row, types.intp), generate
+
+
+@intrinsic
+def prefetch(context: Any, row: Any, place: Any) -> Any:
+    """Bring ``row[place]``, which need not be there, into the second cache."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, signature, args, ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, _INT(0), _INT(2), _INT(1)])
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp), generate
+
+
+@intrinsic(prefer_literal=True)
+def half(context: Any, floats: Any, place: Any) -> Any:
+    """The first (``place`` 0, a literal) or the last eight of sixteen, widened."""
+    first = WIDTH * place.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        places = ir.Constant(ir.VectorType(_INT, WIDTH), list(range(first, first + WIDTH)))
+        return builder.fpext(builder.shuffle_vector(args[0], args[0], places), _DOUBLES)
+
+    return LANES(FLOATS, place), generate
+
+
+@intrinsic
+def store(context: Any, row: Any, first: Any, values: Any) -> Any:
+    """``row[first:first + 8] = values`` of a contiguous float64 array."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store(args[2], _pointer(context, builder, signature, args, _DOUBLES), align=8)
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp, LANES), generate
 
 
 @intrinsic
@@ -92,7 +147,7 @@ def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
 
-    return LANES(LANES, LANES, LANES, LANES), generate
+    return yes(a, a, yes, yes), generate
 
 
 @intrinsic

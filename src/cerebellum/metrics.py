@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
-METRIC_VERSION = 5
+METRIC_VERSION = 6
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
@@ -34,7 +34,7 @@ INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
 #: for larger ones it grows as they do.
 _ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
-#: Values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
+#: The fewest values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
 _PIECE = 1 << 16
 #: What a kept token of a compact reference costs, in values of a whole row: three exponentials, and a read from anywhere in the row.
 _KEPT_TOKEN = 8
@@ -66,6 +66,15 @@ class ReferenceRows:
         return sum(array.nbytes for array in arrays if array is not None)
 
 
+def _pieces(n: int, least: int, threads: int) -> Iterator[tuple[int, int]]:
+    """Rows 0 … n − 1 as (first, last + 1), large pieces first, each a share of what is left: few are handed over, and all end together."""
+    first = 0
+    while first < n:
+        last = min(n, first + max(least, (n - first) // (2 * threads)))
+        yield first, last
+        first = last
+
+
 @dataclass(frozen=True, slots=True)
 class Threads:
     """Threads that share rows among them: the calling one and ``n`` − 1 of ``pool``."""
@@ -78,16 +87,15 @@ class Threads:
         takes fewer, and is not waited for where none is left. Sleeps while it waits, and until no thread reads the logits, raise who may.
 
         ``work``: how many values a row's work is, by which it is worth sharing."""
-        rows = max(1, _PIECE // max(1, work))
-        pieces = collections.deque(range(0, len(logits), rows))
+        pieces = collections.deque(_pieces(len(logits), max(1, _PIECE // max(1, work)), self.n))
 
         def take() -> None:
             while True:
                 try:
-                    first = pieces.popleft()
+                    first, last = pieces.popleft()
                 except IndexError:
                     return
-                kernel(logits, first, min(first + rows, len(logits)), *others)
+                kernel(logits, first, last, *others)
 
         helpers = min(self.n, len(pieces)) - 1
         running: list[Future[None]] = []

@@ -308,6 +308,16 @@ def test_pieces_of_several_rows_and_a_rest(monkeypatch: pytest.MonkeyPatch, k: i
         assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
 
 
+@given(st.integers(0, 3000), st.integers(1, 90), st.integers(1, 40))
+def test_pieces_are_all_rows_and_get_smaller(n: int, least: int, threads: int) -> None:
+    """In order, none twice; none but the last smaller than the least, and the first no more than a thread's share."""
+    pieces = list(metrics._pieces(n, least, threads))
+    assert [row for first, last in pieces for row in range(first, last)] == list(range(n))
+    sizes = [last - first for first, last in pieces]
+    assert sizes == sorted(sizes, reverse=True) and all(size >= least for size in sizes[:-1])
+    assert not sizes or sizes[0] <= max(least, n / threads)
+
+
 def test_what_a_thread_raises_is_raised() -> None:
     """An error in another thread than the calling one."""
     caller, (logits, _) = threading.current_thread(), rows(64, 4096)
