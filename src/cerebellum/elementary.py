@@ -1,6 +1,6 @@
 """Exponential and logarithm for compiled functions, from additions, multiplications and fused multiply-adds alone.
 
-No function of a libm is called but fma, and that only where the processor has none: its bits are the same. The exponential takes eight
+No function of a libm is called but those that are exact: frexp, and fma and rint where the processor has none. The exponential takes eight
 values at a time. Method: range reduction by multiples of log 2 (Cody & Waite 1980; with fused multiply-add as in Muller, Handbook of
 Floating-Point Arithmetic, ch. 10), and 1 + r + r² Q(r) on |r| ≤ log(2)/2, Q of degree 9 being (exp(r) − 1 − r)/r² interpolated at
 Chebyshev's ten nodes, within 2e-17 of exp(r) but for its coefficients' rounding; Q's even and odd powers apart, so that they don't wait
@@ -19,7 +19,8 @@ from cerebellum.lanes import fma, splat, times_power_of_two, where_less
 
 #: 1.5 × 2^52: added to a number, rounds it to an integer and leaves that in the last bits.
 _TO_INTEGER = 6755399441055744.0
-_LARGEST_POWER = 2.0**50
+# Of exp(x / 10): beyond, logits are 512 apart as float32.
+_LARGEST_POWER = 2.0**30
 
 # log 2 as the nearest float64 and the nearest to what is then missing. 10 log 2 is so near its float64, 1e-17, that nothing is added.
 _LOG2_HIGH, _LOG2_LOW = float.fromhex("0x1.62e42fefa39efp-1"), float.fromhex("0x1.abc9e3b39803fp-56")
@@ -42,7 +43,7 @@ _OF_EXP = (
 _OF_TENTH = tuple(c / 10**n for n, c in enumerate(_OF_EXP, 1))
 _ROOT_HALF = math.sqrt(0.5)
 
-#: Below this `exp` is exactly zero; what lies further below 10 log 2^`taken` than this is taken by `exp_tenth` as if it lay there.
+#: Below `LEAST`, `exp` is exactly zero; `exp_tenth` takes x to be at least `LEAST_TENTH` + 10 log 2^``taken``.
 LEAST, LEAST_TENTH = -700.0, -580.0
 
 
@@ -58,7 +59,7 @@ def _scaled(r: Any, power: Any, coefficients: Any) -> Any:
 
 @inlined
 def exp(x: Any) -> Any:
-    """Lanes → their exponentials, within 1 ulp; zero below `LEAST`. For x ≤ 700."""
+    """Lanes → their exponentials, within 1.03 ulp; zero below `LEAST`. For x ≤ 700."""
     power = fma(x, splat(_PER_LOG2), splat(_TO_INTEGER))
     k = power - splat(_TO_INTEGER)
     r = fma(k, splat(-_LOG2_LOW), fma(k, splat(-_LOG2_HIGH), x))
@@ -67,14 +68,14 @@ def exp(x: Any) -> Any:
 
 @inlined
 def power_in_tenth(x: float) -> float:
-    """The integer k that brings exp(x / 10) / 2^k nearest to 1; NaN where it would be too large for `exp_tenth`, above 2^50."""
+    """The integer k that brings exp(x / 10) / 2^k nearest to 1; NaN where it is above 2^30."""
     k = float(np.rint(x * _TENTH_PER_LOG2))
     return k if abs(k) <= _LARGEST_POWER else math.nan
 
 
 @inlined
 def exp_tenth(x: Any, taken: float) -> Any:
-    """Lanes → exp(x / 10) / 2^``taken``, an integer of at most 2^50, within 1.1 ulp and 2e-19 |x| of it; NaN where that is NaN. Not below
+    """Lanes → exp(x / 10) / 2^``taken``, an integer of at most 2^30, within 1.1 ulp and 2e-19 |x| of it; NaN where that is NaN. Not below
     exp(`LEAST_TENTH` / 10), so that up to its 12th power no value is subnormal."""
     least, to_integer = splat(taken * _TEN_LOG2 + LEAST_TENTH), splat(_TO_INTEGER - taken)
     x = where_less(x, least, least, x)

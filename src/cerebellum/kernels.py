@@ -56,10 +56,15 @@ def _total(x: Any) -> Any:
 
 
 @inlined
-def _least(x: Any) -> Any:
+def _smallest(x: Any) -> Any:
     a, b = min(lane(x, 0), lane(x, 4)), min(lane(x, 2), lane(x, 6))
     c, d = min(lane(x, 1), lane(x, 5)), min(lane(x, 3), lane(x, 7))
     return min(a, b, c, d)
+
+
+@inlined
+def _greatest(x: Any) -> Any:
+    return -_smallest(splat(0.0) - x)
 
 
 @inlined
@@ -69,13 +74,13 @@ def _one(x: float) -> Any:
 
 @inlined
 def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
-    """The largest and the smallest of ``row[start:end]``, some sixteens of values."""
+    """The largest and the smallest of ``row[start:end]``: sixteen values, or a multiple of that."""
     high = low = load_floats(row, start)
     for i in range(start + 16, end, 16):
         x = load_floats(row, i)
         high, low = where_less(high, x, x, high), where_less(x, low, x, low)
     a, b, c, d = half(high, 0), half(high, 1), half(low, 0), half(low, 1)
-    return -_least(splat(0.0) - where_less(a, b, b, a)), _least(where_less(c, d, c, d))
+    return _greatest(where_less(a, b, b, a)), _smallest(where_less(c, d, c, d))
 
 
 @inlined
@@ -198,9 +203,30 @@ def complete(logits: Any, first: int, last: int, lse: Any, reference: Any, refer
 
 
 @inlined
-def _add_kept(sums: Any, log_p: Any, log_q: Any) -> Any:
+def _kept_terms(log_p: Any, log_q: Any) -> Any:
     p = exp(log_p)
-    return sums[0] + _term(p, log_p, log_q), sums[1] + p, sums[2] + exp(log_q)
+    return _term(p, log_p, log_q), p, exp(log_q)
+
+
+@inlined
+def _added(a: Any, b: Any) -> Any:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+@inlined
+def _kept_sums(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
+    """Σ p log(p/q), Σ p, Σ q over a row of kept tokens; ``trial`` is filled up with -inf to a multiple of eight."""
+    a, b, n = splat(lse_a), splat(lse_b), _whole(len(reference))
+    none = splat(0.0), splat(0.0), splat(0.0)
+    total = none
+    for start in range(0, n, _PART):
+        part = none
+        for i in range(start, min(start + _PART, n), 8):
+            part = _added(part, _kept_terms(load(reference, i) - a, load(trial, i) - b))
+        total = _added(total, part)
+    if n < len(reference):
+        total = _added(total, _kept_terms(load(_tail(reference, -np.inf), 0) - a, load(trial, n) - b))
+    return _total(total[0]), _total(total[1]), _total(total[2])
 
 
 @compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_IDS}, {_VALUES}, float64[:, ::1])")
@@ -209,17 +235,12 @@ def compact(
 ) -> None:
     """Of the kept tokens: Σ p log(p/q), Σ p, Σ q: float64 [n, 3]. ``reference``, ``ids`` [n, k] are the kept logits and tokens."""
     k = ids.shape[1]
-    taken = np.full(k + (-k) % 8, -np.inf, np.float32)
+    of_trial = np.full(k + -k % 8, -np.inf, np.float32)
     for r in range(first, last):
-        row, kept, places, a, b = logits[r], reference[r], ids[r], splat(reference_lse[r]), splat(lse[r])
+        row, places = logits[r], ids[r]
         for i in range(k):
-            taken[i] = row[places[i]]
-        sums = splat(0.0), splat(0.0), splat(0.0)
-        for i in range(0, _whole(k), 8):
-            sums = _add_kept(sums, load(kept, i) - a, load(taken, i) - b)
-        if k % 8:
-            sums = _add_kept(sums, load(_tail(kept, -np.inf), 0) - a, load(taken, _whole(k)) - b)
-        out[r, 0], out[r, 1], out[r, 2] = _total(sums[0]), _total(sums[1]), _total(sums[2])
+            of_trial[i] = row[places[i]]
+        out[r, 0], out[r, 1], out[r, 2] = _kept_sums(reference[r], of_trial, reference_lse[r], lse[r])
 
 
 @compiled("void(float64[::1], float64[::1])")

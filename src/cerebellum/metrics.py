@@ -36,7 +36,7 @@ _ROUNDING, _ROUNDING_AT = 1e-13, 100.0
 
 #: The fewest values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
 _PIECE = 1 << 16
-#: What a kept token of a compact reference costs, in values of a whole row: three exponentials, and a read from anywhere in the row.
+#: What a kept token of a compact reference costs, in values of a whole row: two exponentials, and a read from anywhere in the row.
 _KEPT_TOKEN = 8
 
 Floats = npt.NDArray[np.float32]
@@ -148,10 +148,12 @@ def log_sum_exp(logits: Floats, threads: Threads = ALONE) -> Doubles:
 def reference_rows(logits: Floats, targets: Ids, k: int | None, threads: Threads = ALONE) -> ReferenceRows:
     """What is kept of the reference's ``logits`` [n, v]: everything (``k`` None or at least v), or the k largest of each row.
 
-    Of equal logits those of earlier tokens are kept, and come first.
+    Of equal logits those of earlier tokens are kept, and come first. Raises `ValueError` for a ``k`` below 1.
     """
     from cerebellum import kernels
 
+    if k is not None and k < 1:
+        raise ValueError(f"of each row of the reference at least one logit is kept, not {k}")
     logits = np.ascontiguousarray(logits)
     rows = _normalized(logits, threads)
     nll = rows.lse - logits[np.arange(len(logits)), targets]
@@ -209,6 +211,7 @@ def _divergence(
 
     n = len(logits)
     kept = np.ascontiguousarray(reference.logits)
+    _check_shapes(logits, reference)
     if reference.ids is None:
         kld = np.empty(n, np.float64)
         threads.run(kernels.complete, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
@@ -230,6 +233,16 @@ def _divergence(
     return np.maximum(sums[:, 0] + least, 0.0), np.maximum(most - least, 0.0)
 
 
+def _check_shapes(logits: Floats, reference: ReferenceRows) -> None:
+    """Kernels check no bounds. Raises `ValueError` where the reference is of other rows or of another vocabulary."""
+    n, v = logits.shape
+    ids = reference.ids
+    kept = (n, v) if ids is None else (n, ids.shape[-1])
+    same = reference.logits.shape == kept and reference.lse.shape == (n,) and (ids is None or ids.shape == kept)
+    if not same or (ids is not None and ids.size and int(ids.max()) >= v):
+        raise ValueError(f"the reference's rows are not of the {n} rows of {v} logits that they are compared with")
+
+
 def the_rest(
     rest_p: Doubles, rest_q: Doubles, smallest: Doubles, lowest: Doubles, rounding: Doubles
 ) -> tuple[Doubles, Doubles]:
@@ -239,13 +252,14 @@ def the_rest(
     log-probability p_k, ``lowest`` [n] the trial's smallest log-probability of any token. The rest adds at least P log(P/Q); since each of
     the rest's reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a
     difference from 1, so it is taken ``rounding`` [n] larger: the value stays a lower bound where a peaked trial leaves the rest next
-    to nothing.
+    to nothing. Where even the smallest kept one is impossible there is no rest, whatever rounding has left of P.
     """
-    some = rest_p > 0
+    some = (rest_p > 0) & (smallest != -np.inf)
     mass = np.where(some, rest_p, 1.0)
     log_rest = _log(mass)
     least = np.where(some, mass * (log_rest - _log(np.maximum(rest_q, 0.0) + rounding)), 0.0)
-    most = np.where(some, mass * (np.minimum(smallest, log_rest) - lowest), 0.0)
+    highest = np.where(some, np.minimum(smallest, log_rest), 0.0)
+    most = np.where(some, mass * (highest - lowest), 0.0)
     return least, most
 
 

@@ -315,7 +315,7 @@ def test_pieces_are_all_rows_and_get_smaller(n: int, least: int, threads: int) -
     assert [row for first, last in pieces for row in range(first, last)] == list(range(n))
     sizes = [last - first for first, last in pieces]
     assert sizes == sorted(sizes, reverse=True) and all(size >= least for size in sizes[:-1])
-    assert not sizes or sizes[0] <= max(least, n / threads)
+    assert not sizes or sizes[0] <= max(least, n / (2 * threads))
 
 
 def test_what_a_thread_raises_is_raised() -> None:
@@ -348,3 +348,18 @@ def test_reference_rows_of_all_tokens_are_complete() -> None:
     logits, targets = rows(3, 10)
     kept: ReferenceRows = reference_rows(logits, targets, 10)
     assert kept.ids is None and np.array_equal(kept.logits, logits) and not np.shares_memory(kept.logits, logits)
+
+
+def test_a_reference_of_other_rows_is_refused() -> None:
+    """The compiled loops check no bounds."""
+    logits, targets = rows(4, 30)
+    for other in (rows(4, 20), rows(4, 31), rows(3, 30)):
+        with pytest.raises(ValueError, match="not of the 4 rows of 30 logits"):
+            score_rows(0, logits, targets, reference_rows(*other, None))
+    wide, few = reference_rows(*rows(4, 50), 8), reference_rows(*rows(3, 30), 8)
+    beyond = replace(wide, ids=np.full_like(wide.ids, 30))
+    for kept in (beyond, few, replace(few, lse=np.zeros(4)), replace(wide, logits=wide.logits[:, :5])):
+        with pytest.raises(ValueError, match="not of the 4 rows of 30 logits"):
+            score_rows(0, logits, targets, kept)
+    with pytest.raises(ValueError, match="at least one"):
+        reference_rows(logits, targets, 0)
