@@ -2,9 +2,10 @@
 
 python -m benchmarks.growth [--rounds 3] [--json FILE]
 
-One thing grows at a time, the others stay. *trials*: seconds of all trials of the sweep. *a trial*: the same over their number. *whole*:
-the sweep from the unquantized file to its result, which also quantizes the base, keeps the reference and measures the noise floor. An
-exponent b means cost ∝ size^b, by least squares through the logarithms; its range is over the rounds.
+One thing grows at a time, the others stay. *trials*: seconds of all trials of a sweep, with the base's pass and the self-check.
+*a trial*: the median of the trials; what is done once falls on the first and is not in it. *whole*: the sweep from the unquantized file
+to its result, which also quantizes the base, keeps the reference and measures the noise floor. An exponent b means cost ∝ size^b, by
+least squares through the logarithms; its range is over the rounds.
 
 What to expect: trials grow with the square of the blocks (twice as many of twice the length; replay halves it, whatever the number), and in
 proportion to text and to types; a vocabulary adds to the last matrix and to scoring alone.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +27,12 @@ from typing import Any
 from benchmarks.models import NoRoomError, small, write_model
 from benchmarks.ratios import Spread, slopes
 from benchmarks.running import show
-from benchmarks.step_times import BASE, SWEEP, timed_sweep
+from benchmarks.step_times import SWEEP, timed_sweep
 from cerebellum import bundled
 from cerebellum.errors import CerebellumError
 
 TYPES = ("Q2_K", "Q4_K", "Q5_K", "Q6_K")
-CTX, CHUNKS = 256, 4
+CTX, CHUNKS = 256, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of a sweep: of all its trials, of one, as a whole."""
+    """Seconds of a sweep: of all its trials, of the one in the middle, as a whole."""
 
     trials: float
     trial: float
@@ -59,8 +61,8 @@ class Cost:
 
 #: What grows → its sizes, and the sweep of each.
 GROWING: Mapping[str, tuple[tuple[int, ...], Callable[[int], Size]]] = {
-    "blocks": ((3, 6, 12), lambda n: Size(blocks=n)),
-    "text (chunks)": ((4, 8, 16), lambda n: Size(chunks=n)),
+    "blocks": ((6, 12, 24), lambda n: Size(blocks=n)),
+    "text (chunks)": ((8, 16, 64), lambda n: Size(chunks=n)),
     "vocabulary": ((1024, 8192, 65536), lambda n: Size(vocabulary=n)),
     "types": ((1, 2, 4), lambda n: Size(types=n)),
 }
@@ -73,10 +75,8 @@ def measure(size: Size, models: Path, threads: int) -> Cost:
             size.model(models), Path(out), base="Q3_K_M", role="ffn_gate", to=TYPES[: size.types], ctx=CTX, chunks=size.chunks,
             text=bundled.SEARCH_TEXT, report_text=bundled.REPORT_TEXT, threads=threads,
         )  # fmt: skip
-    phase = timed.times.phase(SWEEP)
-    bases = sum(seconds for label, seconds in phase.steps if label == BASE)
-    trials = phase.seconds - bases
-    return Cost(trials, trials / len(timed.result.sweep.rows), timed.seconds)
+    trial = statistics.median(sum(seconds) for seconds in timed.trial_seconds().values())
+    return Cost(timed.times.phase(SWEEP).seconds, trial, timed.seconds)
 
 
 def exponents(sizes: Sequence[int], rounds: Sequence[Sequence[Cost]]) -> dict[str, Spread]:
@@ -101,12 +101,15 @@ def table(what: str, sizes: Sequence[int], rounds: Sequence[Sequence[Cost]]) -> 
 def grown(options: argparse.Namespace) -> dict[str, Any]:
     """All of it, with the table on stdout. Raises a `CerebellumError`, NoRoomError."""
     rows, data = list[list[str]](), dict[str, Any]()
+    # The size that all begin with is measured once a round.
+    known: list[dict[Size, Cost]] = [{} for _ in range(options.rounds)]
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         for what in options.only or GROWING:
             sizes, size_of = GROWING[what]
-            rounds = [
-                [measure(size_of(n), Path(folder), options.threads) for n in sizes] for _ in range(options.rounds)
-            ]
+            for costs in known:
+                for size in map(size_of, sizes):
+                    costs[size] = costs.get(size) or measure(size, Path(folder), options.threads)
+            rounds = [[costs[size_of(n)] for n in sizes] for costs in known]
             rows += table(what, sizes, rounds)
             found = {name: asdict(x) for name, x in exponents(sizes, rounds).items()}
             data[what] = {

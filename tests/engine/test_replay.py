@@ -99,13 +99,18 @@ def whole(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk])
     return found
 
 
-def swept(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk]) -> dict[tuple[int, int], ChunkScore]:
-    found = {}
+def swept(
+    engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk], said: str = ""
+) -> dict[tuple[int, int], ChunkScore]:
+    """A sweep's figures; the user is told what has ``said`` in it, once, or nothing."""
+    found, told = {}, list[str]()
     for event in engine.sweep(trials, chunks):
-        assert not isinstance(event, Said), event
+        if isinstance(event, Said):
+            told.append(event.text)
         if isinstance(event, Scored):
             assert (event.trial, event.score.chunk) not in found
             found[event.trial, event.score.chunk] = event.score
+    assert len(told) == bool(said) and all(said in text for text in told), told
     return found
 
 
@@ -197,9 +202,10 @@ class Doubting(LlamaEngine):
 
 
 def test_where_logits_in_place_differ_they_are_copied(files: Callable[[str], tuple[Path, Path]]) -> None:
-    """Found by trying; the numbers are right all the same."""
+    """Found by trying, and the user is told, once; the numbers are right all the same."""
     engine = opened(files("gemma4"), kind=Doubting)
     chunks, trials = chunks_of(engine), [BASE, *singles(files("gemma4")[1], (1, 2))]
+    assert swept(engine, trials, chunks, "logits computed where they are read differ") == whole(engine, trials, chunks)
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
     assert engine.decoder.places is False and engine.decoder.replays is True
     rows, (*_, graph) = engine.decoder.rows((chunks[0],), None), engine.decoder.graphs((chunks[0],))

@@ -43,7 +43,8 @@ Programs = Sequence[Program] | None
 
 class Decoder:
     """A context of an opened model. ``places``, ``lean``, ``replays``, ``packs``: whether computing logits where they are read, leaving out
-    what is dead, beginning at a trial's block, and decoding side by side were found exact here; None: not tried yet."""
+    what is dead, beginning at a trial's block, and decoding side by side were found exact here; None: not tried yet. ``unsaid``: what the
+    user should know of it."""
 
     def __init__(self, model: Any, settings: Settings, n_vocab: int, n_threads: int) -> None:
         room = settings.batch_room(n_vocab)
@@ -66,6 +67,7 @@ class Decoder:
         self.places: bool | None = self.lean
         self.replays: bool | None = self.lean
         self.packs: bool | None = None if self.together > 1 else False
+        self.unsaid: list[str] = []
 
     def close(self) -> None:
         lc.llama_free(self._context)
@@ -121,7 +123,12 @@ class Decoder:
         if self._tap and any(program.graph.outputs for program in programs):
             self._tap.place_logits = self._room
             self.places = self.digests(bundle, programs) == copied
-            self._tap.place_logits = self._room if self.places else None
+            if not self.places:
+                self._tap.place_logits = None
+                self.unsaid.append(
+                    "warning: logits computed where they are read differ from those that llama.cpp copies there, so they are copied: more "
+                    "memory, the same numbers"
+                )
 
     def _whole_programs(self, bundle: Bundle) -> Sequence[Program]:
         return [whole_program(graph) for graph in self.graphs(bundle)]

@@ -63,6 +63,8 @@ class Sweep:
             if read and len(trials) > 1:
                 read = keeping(read, REFERENCE_BYTES)
             yield from self._measure(part, read)
+            while decoder.unsaid:
+                yield Said(decoder.unsaid.pop())
 
     def starts_on(self, bundle: Bundle) -> Starts:
         """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
