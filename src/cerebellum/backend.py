@@ -30,17 +30,20 @@ REPLAY_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads`` and ``replay_bytes``.
+    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads``, ``has_idle_cores`` and
+    ``replay_bytes``.
 
     ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
-    ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every trial is
-    computed whole.
+    ``has_idle_cores``: at least as many cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a GPU
+    computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
+    trial is computed whole.
     """
 
     n_ctx: int = 2048
     n_batch: int | None = None
     n_ubatch: int = 512
     n_threads: int | None = None
+    has_idle_cores: bool = False
     n_gpu_layers: int = 0
     flash_attention: bool | None = None
     replay_bytes: int = REPLAY_BYTES

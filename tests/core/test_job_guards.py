@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from cerebellum import api
+from cerebellum.backend import Settings
 from cerebellum.domain import ChunkScore, Swap
 from cerebellum.errors import CerebellumError, InputError, ModelFileError, ProofError, TextError
 from cerebellum.metrics import INVERSE_TEMPERATURES
 from cerebellum.report.grids import controls_lines
 from cerebellum.summary import best_temperature
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
+from cerebellum.verbs.job import shared_out
 from cerebellum.verbs.pipeline import RunResult
 
 GATE = "blk.{}.ffn_gate.weight"
@@ -156,6 +158,21 @@ def test_numbers_that_cant_be(ground: Path, options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):
         run(ground, **options)
     assert not (ground / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "workers", "threads", "idle"),
+    [(8, None, 1, None, False), (8, 8, 1, 8, False), (8, 5, 1, 5, False), (8, 4, 1, 4, True), (8, 1, 1, 1, True),
+     (8, None, 4, 2, False), (8, 2, 4, 2, False), (8, 1, 4, 1, True), (1, None, 3, 1, False)],
+)  # fmt: skip
+def test_cores_and_memory_are_shared_out(
+    cores: int, asked: int | None, workers: int, threads: int | None, idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Idle: as many as compute, over all the engines."""
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    settings = shared_out(Settings(n_threads=asked, replay_bytes=900), workers)
+    assert settings == Settings(n_threads=threads, has_idle_cores=idle, replay_bytes=900 // workers)
+    assert settings.as_key() == Settings().as_key()
 
 
 def test_a_budget_of_no_or_too_few_minutes_says_how_many_would_do(ground: Path) -> None:

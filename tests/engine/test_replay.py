@@ -257,12 +257,17 @@ def test_a_sweep_gives_the_sums_of_trials_computed_whole(name: str, files: Calla
     engine.close()
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma4"])
+GPU = replace(SETTINGS, n_gpu_layers=99)
+IDLE = replace(SETTINGS, n_threads=1, has_idle_cores=True)
+
+
+@pytest.mark.parametrize(("name", "settings"), [("llama", GPU), ("gemma4", GPU), ("llama", IDLE), ("gemma4", IDLE)])
 def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
-    name: str, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+    name: str, settings: Settings, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with layers on a GPU (this build has none and computes them here): the same sums, each tensor made once, by the maker's thread."""
-    engine, plain = opened(files(name), replace(SETTINGS, n_gpu_layers=99)), opened(files(name))
+    """As with layers on a GPU (this build has none and computes them here), and with idle cores: the same sums, each tensor made once, by
+    the maker's thread."""
+    engine, plain = opened(files(name), settings), opened(files(name))
     made = noted(engine, monkeypatch)
     chunks, trials = chunks_of(engine), [BASE, *singles(files(name)[1], (0, 1, 2))]
     assert swept(engine, trials, chunks) == whole(plain, trials, chunks)

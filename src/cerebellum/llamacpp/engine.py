@@ -128,8 +128,8 @@ class LlamaEngine:
             yield
 
     def ahead(self, swaps: Swaps) -> None:
-        """Begin to quantize for the next trial where a GPU computes this one; a CPU's cores are busy with it."""
-        if self.settings.n_gpu_layers:
+        """Begin to quantize for the next trial where a GPU computes this one, or as many cores are idle; else they are busy with it."""
+        if self.settings.n_gpu_layers or self.settings.has_idle_cores:
             self._weights.ahead(swaps)
 
     def check(self, swaps: Swaps) -> None:

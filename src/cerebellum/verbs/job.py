@@ -262,11 +262,15 @@ def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
 
 
 def shared_out(settings: Settings, workers: int) -> Settings:
-    """The settings of one of several engines: memory for replays is divided among them, and the cores unless threads were asked for."""
-    if workers < 2:
-        return settings
-    n_threads = settings.n_threads or max(1, (os.cpu_count() or 1) // workers)
-    return replace(settings, n_threads=n_threads, replay_bytes=settings.replay_bytes // workers)
+    """The settings of one of ``workers`` engines: memory for replays is divided among them, and the cores unless threads were asked for."""
+    n_cores = os.cpu_count() or 1
+    n_threads = settings.n_threads or max(1, n_cores // workers)
+    return replace(
+        settings,
+        n_threads=n_threads if workers > 1 else settings.n_threads,
+        has_idle_cores=2 * workers * n_threads <= n_cores,
+        replay_bytes=settings.replay_bytes // workers,
+    )
 
 
 def make_folder(out: Path) -> None:
