@@ -3,9 +3,9 @@
 python -m benchmarks.growth [--rounds 3] [--json FILE]
 
 One thing grows at a time, the others stay. *trials*: seconds of all trials of a sweep, with the base's pass and the self-check.
-*a trial*: the median of the trials; what is done once falls on the first and is not in it. *whole*: the sweep from the unquantized file
-to its result, which also quantizes the base, keeps the reference and measures the noise floor. An exponent b means cost ∝ size^b, by
-least squares through the logarithms; its range is over the rounds.
+*a trial*: the median of the trials; what is done once falls on the first or the base and is not in it. *whole*: the sweep from the
+unquantized file to its result, which also quantizes the base, keeps the reference and measures the noise floor. An exponent b means
+cost ∝ size^b, by least squares through the logarithms; its range is over the rounds.
 
 What to expect: trials grow with the square of the blocks (twice as many of twice the length; replay halves it, whatever the number), and in
 proportion to text and to types; a vocabulary adds to the last matrix and to scoring alone.

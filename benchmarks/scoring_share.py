@@ -36,8 +36,8 @@ Ids = npt.NDArray[np.int64]
 #: Rows of the first table at each vocabulary.
 SIZES = {1024: 255, 32_000: 64, 262_144: 16}
 N_CTX = 512
-#: Beside the bundled one: a body so small that the output matrix is nearly all of the work, one of the sizes of Gemma 3 270M (the smallest
-#: published model with so many words that we know of), and a more usual one.
+#: Beside the bundled one: a body so small that the output matrix is nearly all of the work, one of the width, blocks and feed-forward of
+#: Gemma 3 270M (the smallest published model with so many words that we know of), and a more usual one.
 MODELS = {
     "262,144 words, width 256, 2 blocks": Llama(2, 256, 1024, 262_144, 4, 4),
     "262,144 words, width 640, 18 blocks": Llama(18, 640, 2048, 262_144, 4, 1),

@@ -34,8 +34,8 @@ class Settings:
     ``replay_bytes``.
 
     ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
-    ``has_idle_cores``: at least as many cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a GPU
-    computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
+    ``has_idle_cores``: at least as many logical cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a
+    GPU computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
     trial is computed whole.
     """
 
@@ -79,16 +79,18 @@ class Sources:
 @dataclass(frozen=True, slots=True)
 class Began:
     """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it. ``base``: of the base's own pass, which
-    is kept for this trial and those after it."""
+    is kept for this trial and those after it. ``ahead``: the label of a trial whose tensors are quantized meanwhile: or dies of that."""
 
     trial: int
     chunk: int
     base: bool = False
+    ahead: str = ""
 
     def told(self, label: str) -> str:
         """What is under way, where the trial goes by ``label``."""
         before = "the base, before " if self.base else ""
-        return f"{before}trial {label!r}, chunk {self.chunk}"
+        beside = f" (while trial {self.ahead!r} was being quantized)" if self.ahead else ""
+        return f"{before}trial {label!r}, chunk {self.chunk}{beside}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,9 +170,12 @@ def test_cores_and_memory_are_shared_out(
 ) -> None:
     """Idle: as many as compute, over all the engines."""
     monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: set(range(cores)), raising=False)
     settings = shared_out(Settings(n_threads=asked, replay_bytes=900), workers)
     assert settings == Settings(n_threads=threads, has_idle_cores=idle, replay_bytes=900 // workers)
     assert settings.as_key() == Settings().as_key()
+    monkeypatch.setattr("os.sched_getaffinity", lambda _process: {0})
+    assert not shared_out(Settings(n_threads=asked), workers).has_idle_cores
 
 
 def test_a_budget_of_no_or_too_few_minutes_says_how_many_would_do(ground: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cerebellum.backend import Said, Scored, Settings, Sources
+from cerebellum.backend import Began, Said, Scored, Settings, Sources
 from cerebellum.chat import Conversation, Conversations
 from cerebellum.domain import Chunk, ChunkScore, Swap, Trial, TrialKind, swaps_of
 from cerebellum.errors import EngineError
@@ -261,21 +261,71 @@ GPU = replace(SETTINGS, n_gpu_layers=99)
 IDLE = replace(SETTINGS, n_threads=1, has_idle_cores=True)
 
 
-@pytest.mark.parametrize(("name", "settings"), [("llama", GPU), ("gemma4", GPU), ("llama", IDLE), ("gemma4", IDLE)])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("llama", GPU), ("gemma4", GPU), ("llama", IDLE), ("gemma4", IDLE), ("llama", SETTINGS)]
+)
 def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
     name: str, settings: Settings, files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with layers on a GPU (this build has none and computes them here), and with idle cores: the same sums, each tensor made once, by
-    the maker's thread."""
+    the maker's thread. With all cores busy nothing is."""
     engine, plain = opened(files(name), settings), opened(files(name))
     made = noted(engine, monkeypatch)
     chunks, trials = chunks_of(engine), [BASE, *singles(files(name)[1], (0, 1, 2))]
     assert swept(engine, trials, chunks) == whole(plain, trials, chunks)
     wanted = [swap.tensor for trial in trials for swap in trial.swaps if engine.addresses(swap.tensor)]
     assert sorted(each.tensor for each in made) == sorted(wanted)
-    assert sum(each.ahead for each in made) >= len(wanted) - 2  # the first one, and the one that the self-check took
+    ahead = sum(each.ahead for each in made)
+    # Not the first one, nor the one that the self-check took.
+    assert ahead == 0 if settings is SETTINGS else ahead >= len(wanted) - 2
     engine.close()
     plain.close()
+
+
+def test_only_what_may_be_kept_is_made_ahead(files: Callable[[str], tuple[Path, Path]]) -> None:
+    """In the order of the next swaps; what was begun for others is dropped."""
+    engine = opened(files("llama"), IDLE)
+    one, two, three = (trial.swaps[0] for trial in singles(files("llama")[1], (1,))[:3])
+    weights = engine._weights
+    with engine.swapped((one, two, three)):
+        sizes = [weights._cache[swap.tensor, swap.type].n_bytes for swap in (one, two, three)]
+    assert [weights._size((swap.tensor, swap.type)) for swap in (one, two, three)] == sizes
+    weights.trim(0)
+    weights._limit = sizes[0] + sizes[1]
+    engine.ahead((one, two, three))
+    assert list(weights._coming) == [(one.tensor, one.type), (two.tensor, two.type)]
+    engine.ahead((three,))
+    assert list(weights._coming) == [(three.tensor, three.type)]
+    engine.close()
+
+
+def test_who_dies_while_another_is_quantized_ahead_names_both(
+    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until that is done, and no longer."""
+    engine, go = opened(files("llama"), replace(IDLE, replay_bytes=0)), threading.Event()
+    make = engine._make
+
+    def waiting(tensor: str, kind: str) -> npt.NDArray[np.uint8]:
+        if threading.current_thread() is not threading.main_thread():
+            assert go.wait(60)
+        return make(tensor, kind)
+
+    monkeypatch.setattr(engine, "_make", waiting)
+    one, two = singles(files("llama")[1], (1,))[:2]
+    began = list[str]()
+    for event in engine.sweep([one, two], chunks_of(engine)):
+        if isinstance(event, Began) and not event.base:
+            began.append(event.told((one, two)[event.trial].label))
+            if event.ahead:
+                assert event == Began(0, event.chunk, ahead=two.label)
+                go.set()
+                for coming in engine._weights._coming.values():
+                    coming.result()
+    chunk = chunks_of(engine)[0].id
+    assert f"trial {one.label!r}, chunk {chunk} (while trial {two.label!r} was being quantized)" in began
+    assert sum("while" in told for told in began) == 1
+    engine.close()
 
 
 @pytest.mark.parametrize("room", [CACHE_BYTES, 0])

@@ -132,6 +132,11 @@ class LlamaEngine:
         if self.settings.n_gpu_layers or self.settings.has_idle_cores:
             self._weights.ahead(swaps)
 
+    @property
+    def makes_ahead(self) -> bool:
+        """Whether something is being quantized for a later trial now."""
+        return self._weights.makes_ahead
+
     def check(self, swaps: Swaps) -> None:
         for swap in swaps:
             if swap.tensor not in self._tensors:

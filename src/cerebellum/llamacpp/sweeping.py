@@ -63,8 +63,11 @@ class Sweep:
             if read and len(trials) > 1:
                 read = keeping(read, REFERENCE_BYTES)
             yield from self._measure(part, read)
-            while decoder.unsaid:
-                yield Said(decoder.unsaid.pop())
+            yield from self._unsaid()
+
+    def _unsaid(self) -> Iterator[SweepEvent]:
+        while self.decoder.unsaid:
+            yield Said(self.decoder.unsaid.pop())
 
     def starts_on(self, bundle: Bundle) -> Starts:
         """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
@@ -94,12 +97,15 @@ class Sweep:
             yield from self._keep(part, states, order[0])
         for place, number in enumerate(order):
             swaps = trials[number].swaps
+            yield from self._unsaid()
             yield Began(number, part.bundles[0][0].id)  # what it swaps is made now
+            following = trials[order[place + 1]] if place + 1 < len(order) else None
             with engine.swapped(swaps):
-                if place + 1 < len(order):
-                    engine.ahead(trials[order[place + 1]].swaps)
+                if following:
+                    engine.ahead(following.swaps)
                 for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
-                    yield from (Began(number, chunk.id) for chunk in reversed(bundle))
+                    ahead = following.label if following and engine.makes_ahead else ""
+                    yield from (Began(number, chunk.id, ahead=ahead) for chunk in reversed(bundle))
                     if not swaps and (boundaries := kept_of(starts)):
                         programs = decoder.capturing(bundle, kept, boundaries, whole=True)
                     else:

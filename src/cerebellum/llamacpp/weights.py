@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import ctypes as C
+import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,11 +100,26 @@ class Weights:
         self._expected = frozenset((swap.tensor, swap.type) for swaps in trials for swap in swaps)
 
     def ahead(self, swaps: Swaps) -> None:
-        """Begin to make what a later swap will want, while the engine computes."""
-        for swap in swaps:
-            key = (swap.tensor, swap.type)
-            if swap.tensor in self.found and key not in self._cache and key not in self._coming:
+        """Begin to make what the next ``swaps`` will want, while the engine computes: as much of it as may be kept."""
+        wanted = [(swap.tensor, swap.type) for swap in swaps if swap.tensor in self.found]
+        for key in self._coming.keys() - wanted:
+            self._coming.pop(key).cancel()
+        size = sum(map(self._size, self._coming))
+        for key in wanted:
+            if key not in self._cache and key not in self._coming and size + self._size(key) <= self._limit:
+                size += self._size(key)
                 self._coming[key] = self._maker.submit(self._make, *key)
+
+    def _size(self, key: tuple[str, str]) -> int:
+        """How many bytes a tensor of another type takes."""
+        tensor, kind = key
+        shape = [int(n) for n in native.tensor_at(self.found[tensor][0]).ne]
+        return quant_type(kind).n_bytes(shape[0]) * math.prod(shape[1:])
+
+    @property
+    def makes_ahead(self) -> bool:
+        """Whether any of that is still to be done."""
+        return any(not coming.done() for coming in self._coming.values())
 
     @contextmanager
     def swapped(self, swaps: Swaps) -> Iterator[None]:

@@ -264,11 +264,12 @@ def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
 def shared_out(settings: Settings, workers: int) -> Settings:
     """The settings of one of ``workers`` engines: memory for replays is divided among them, and the cores unless threads were asked for."""
     n_cores = os.cpu_count() or 1
+    n_allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_cores
     n_threads = settings.n_threads or max(1, n_cores // workers)
     return replace(
         settings,
         n_threads=n_threads if workers > 1 else settings.n_threads,
-        has_idle_cores=2 * workers * n_threads <= n_cores,
+        has_idle_cores=2 * workers * n_threads <= n_allowed,
         replay_bytes=settings.replay_bytes // workers,
     )
 
