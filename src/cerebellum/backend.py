@@ -11,6 +11,7 @@ it tokenizes, and it scores chunks of text with any set of tensors stored in oth
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,11 @@ LOGITS_BYTES = 256 << 20
 
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
+
+
+def n_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Settings:
     n_gpu_layers: int = 0
     flash_attention: bool | None = None
     replay_bytes: int = REPLAY_BYTES
+
+    @property
+    def threads(self) -> int:
+        """``n_threads``, or one for each core."""
+        return self.n_threads or n_cores()
 
     def batch_room(self, n_vocab: int) -> int:
         """Tokens a batch may take: ``n_batch``, or what `LOGITS_BYTES` and 2048 allow, a power of two; at most ``n_ubatch``."""

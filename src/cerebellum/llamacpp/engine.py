@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -47,7 +46,7 @@ class LlamaEngine:
         self.model_file = gguf_file.read_model(path)
         self._tensors = {t.name: t for t in self.model_file.tensors}
         self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
-        self._n_threads = settings.n_threads or os.cpu_count() or 1
+        self._n_threads = settings.threads
         self._pool = ThreadPoolExecutor(self._n_threads)
         # A pool of its own: scoring never waits behind a tensor that is being quantized.
         self._scorers = Threads(ThreadPoolExecutor(self._n_threads), self._n_threads)
@@ -166,7 +165,7 @@ class LlamaEngine:
             yield self.decoder
             return
         shape = replace(self.settings, n_batch=settings.n_batch, n_ubatch=settings.n_ubatch, replay_bytes=0)
-        other = self.decoder_type(self._model, shape, self.n_vocab, settings.n_threads or os.cpu_count() or 1)
+        other = self.decoder_type(self._model, shape, self.n_vocab, settings.threads)
         try:
             yield other
         finally:

@@ -11,7 +11,6 @@ goes alone through an empty memory.
 from __future__ import annotations
 
 import ctypes as C
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,7 +58,7 @@ class Sequences:
         params.n_batch = self.n_batch
         params.n_ubatch = min(settings.n_ubatch, self.n_batch)
         params.n_outputs_max = self._n_rows
-        params.n_threads = params.n_threads_batch = settings.n_threads or os.cpu_count() or 1
+        params.n_threads = params.n_threads_batch = settings.threads
         params.no_perf = True
         if settings.flash_attention is not None:
             params.flash_attn_type = int(settings.flash_attention)

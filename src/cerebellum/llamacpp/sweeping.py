@@ -63,11 +63,6 @@ class Sweep:
             if read and len(trials) > 1:
                 read = keeping(read, REFERENCE_BYTES)
             yield from self._measure(part, read)
-            yield from self._unsaid()
-
-    def _unsaid(self) -> Iterator[SweepEvent]:
-        while self.decoder.unsaid:
-            yield Said(self.decoder.unsaid.pop())
 
     def starts_on(self, bundle: Bundle) -> Starts:
         """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
@@ -97,7 +92,6 @@ class Sweep:
             yield from self._keep(part, states, order[0])
         for place, number in enumerate(order):
             swaps = trials[number].swaps
-            yield from self._unsaid()
             yield Began(number, part.bundles[0][0].id)  # what it swaps is made now
             following = trials[order[place + 1]] if place + 1 < len(order) else None
             with engine.swapped(swaps):
@@ -111,6 +105,8 @@ class Sweep:
                     else:
                         programs = decoder.replaying(bundle, kept, starts[number])
                     yield from (Scored(number, score) for score in engine.score_bundle(decoder, bundle, read, programs))
+                    while decoder.unsaid:
+                        yield Said(decoder.unsaid.pop())
 
     def _keep(self, part: Part, states: Sequence[States], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""

@@ -113,8 +113,7 @@ class Weights:
     def _size(self, key: tuple[str, str]) -> int:
         """How many bytes a tensor of another type takes."""
         tensor, kind = key
-        shape = [int(n) for n in native.tensor_at(self.found[tensor][0]).ne]
-        return quant_type(kind).n_bytes(shape[0]) * math.prod(shape[1:])
+        return quant_type(kind).n_bytes(math.prod(map(int, native.tensor_at(self.found[tensor][0]).ne)))
 
     @property
     def makes_ahead(self) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled, gguf_file
-from cerebellum.backend import Backend, Engine, Settings, Sources
+from cerebellum.backend import Backend, Engine, Settings, Sources, n_cores
 from cerebellum.domain import Corpus, Model
 from cerebellum.errors import InputError, ModelFileError, OutputError, TextError
 from cerebellum.keys import content_key, sha256_file
@@ -263,13 +263,12 @@ def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
 
 def shared_out(settings: Settings, workers: int) -> Settings:
     """The settings of one of ``workers`` engines: memory for replays is divided among them, and the cores unless threads were asked for."""
-    n_cores = os.cpu_count() or 1
-    n_allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else n_cores
-    n_threads = settings.n_threads or max(1, n_cores // workers)
+    cores = n_cores()
+    n_threads = settings.n_threads or max(1, cores // workers)
     return replace(
         settings,
-        n_threads=n_threads if workers > 1 else settings.n_threads,
-        has_idle_cores=2 * workers * n_threads <= n_allowed,
+        n_threads=n_threads,
+        has_idle_cores=2 * workers * n_threads <= cores,
         replay_bytes=settings.replay_bytes // workers,
     )
 

@@ -8,7 +8,6 @@ closed (`measure_reference`), the base's when the job's are open (`measure_noise
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -98,7 +97,7 @@ def changes_of(settings: Settings, reference: Model, batch: int) -> Iterator[Cha
     """The changes that should not matter to a reference opened with ``settings``, decoded in batches of at most ``batch`` tokens."""
     other = max(batch // 16, min(batch - 1, 4)) or 2
     yield Change(f"batches of {other} tokens", replace(settings, n_batch=None, n_ubatch=other))
-    threads = 1 if (settings.n_threads or os.cpu_count() or 1) > 1 else 2
+    threads = 1 if settings.threads > 1 else 2
     yield Change("another number of threads", replace(settings, n_threads=threads))
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
     if wide and 4 * sum(t.n_elements for t in wide) <= F32_BYTES:
