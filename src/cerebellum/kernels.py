@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cerebellum.compiled import compiled, inlined
-from cerebellum.elementary import exp, exp_tenth, log, power_in_tenth
+from cerebellum.elementary import exp, exp_tenth, least_tenth, log, power_in_tenth
 from cerebellum.lanes import fma, half, lane, load, load_floats, prefetch, splat, store, where_less
 
 #: `normalize` sums exp(βz) for β = 0.4, 0.5, … 1.2.
@@ -73,20 +73,33 @@ def _one(x: float) -> Any:
 
 
 @inlined
+def _higher(a: Any, b: Any) -> Any:
+    return where_less(a, b, b, a)
+
+
+@inlined
+def _lower(a: Any, b: Any) -> Any:
+    return where_less(b, a, b, a)
+
+
+@inlined
 def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
-    """The largest and the smallest of ``row[start:end]``: sixteen values, or a multiple of that."""
+    """The largest and the smallest of ``row[start:end]``: 32 values, or a multiple of that; every other sixteen apart, so that they don't
+    wait for each other."""
     high = low = load_floats(row, start)
-    for i in range(start + 16, end, 16):
-        x = load_floats(row, i)
-        high, low = where_less(high, x, x, high), where_less(x, low, x, low)
-    a, b, c, d = half(high, 0), half(high, 1), half(low, 0), half(low, 1)
-    return _greatest(where_less(a, b, b, a)), _smallest(where_less(c, d, c, d))
+    other_high = other_low = load_floats(row, start + 16)
+    for i in range(start + 32, end, 32):
+        x, other = load_floats(row, i), load_floats(row, i + 16)
+        high, low = _higher(high, x), _lower(low, x)
+        other_high, other_low = _higher(other_high, other), _lower(other_low, other)
+    high, low = _higher(high, other_high), _lower(low, other_low)
+    return _greatest(_higher(half(high, 0), half(high, 1))), _smallest(_lower(half(low, 0), half(low, 1)))
 
 
 @inlined
 def _extremes(row: Any) -> tuple[float, float, int]:
     """The largest value, the smallest, and the place of the first that is the largest (any, where a value is NaN)."""
-    n = len(row) - len(row) % 16
+    n = len(row) - len(row) % 32
     top, bottom, place = -np.inf, np.inf, 0
     for start in range(0, n, _PART):
         high, low = _high_and_low(row, start, min(start + _PART, n))
@@ -138,22 +151,34 @@ def _joined(a: Any, b: Any) -> Any:
 
 
 @inlined
-def _row_powers(row: Any, taken: float, sums: Any, space: Any) -> None:
+def _fill(space: Any, row: Any, start: int, end: int, taken: float, is_spread: bool) -> None:
+    """``space`` from its beginning: exp(z / 10) / 2^``taken`` of ``row[start:end]``; ``is_spread``: some may lie below what that takes."""
+    least = splat(least_tenth(taken))
+    if is_spread:
+        for i in range(start, end, 8):
+            store(space, i - start, exp_tenth(_higher(load(row, i), least), taken))
+    else:
+        for i in range(start, end, 8):
+            store(space, i - start, exp_tenth(load(row, i), taken))
+
+
+@inlined
+def _row_powers(row: Any, lowest: float, taken: float, sums: Any, space: Any) -> None:
     """Fills ``sums`` [`N_POWERS`] with Σ (exp(z / 10) / 2^``taken``)^(10 β). ``space`` [`_PART`] holds exponentials, in a loop of their
     own: what a loop has to remember is little then, and many rounds of it are under way at once. The next row is fetched meanwhile."""
     zero = splat(0.0)
     none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
-    total, n = none, _whole(len(row))
+    total, n, is_spread = none, _whole(len(row)), lowest < least_tenth(taken)
     for start in range(0, n, _PART):
         part, end = none, min(start + _PART, n)
-        for i in range(start, end, 8):
-            store(space, i - start, exp_tenth(load(row, i), taken))
+        _fill(space, row, start, end, taken, is_spread)
         for i in range(0, end - start, 8):
             prefetch(row, len(row) + start + i)
             part = _powers(part, load(space, i))
         total = _joined(total, part)
     if n < len(row):
-        total = _powers(total, exp_tenth(load(_tail(row, -np.inf), 0), taken))
+        rest = _higher(load(_tail(row, -np.inf), 0), splat(least_tenth(taken)))
+        total = _powers(total, exp_tenth(rest, taken))
     for i, each in enumerate(total):
         sums[i] = _total(each)
 
@@ -166,7 +191,7 @@ def normalize(logits: Any, first: int, last: int, lse: Any, tempered: Any, top: 
         row = logits[r]
         high, lowest[r], top[r] = _extremes(row)
         taken = power_in_tenth(high)
-        _row_powers(row, taken, sums, space)
+        _row_powers(row, lowest[r], taken, sums, space)
         for i in range(N_POWERS):
             tempered[r, i] = log(sums[i], (FIRST_POWER + i) * taken)
         lse[r] = tempered[r, _PLAIN]

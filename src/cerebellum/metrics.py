@@ -25,7 +25,7 @@ import numpy.typing as npt
 from cerebellum.domain import ChunkScore
 
 #: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
-METRIC_VERSION = 6
+METRIC_VERSION = 7
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))

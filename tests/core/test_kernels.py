@@ -47,13 +47,12 @@ def test_the_exponential_is_within_little_more_than_one_ulp() -> None:
     """Over all of its range, near zero, a little above, and where the reduced argument is largest, the worst found by a long search among
     them; nothing below -700, and NaN stays NaN."""
     rng = np.random.default_rng(1)
-    edges = math.log(2) * (rng.integers(-1000, 1, 200_000) - 0.5 + rng.uniform(-1e-4, 6e-4, 200_000))
-    worst = [float.fromhex(x) for x in ("-0x1.a6d1c18ee6039p+6", "-0x1.1eca20dfc066cp+9", "-0x1.127c2faf26d51p+5")]
+    edges = math.log(2) / 16 * (rng.integers(-16000, 1, 200_000) - 0.5 + rng.uniform(-1e-3, 1e-3, 200_000))
     spread = [rng.uniform(-699.9, 0, 50_000), rng.uniform(-40, 1, 50_000), rng.uniform(-1e-3, 1e-3, 9_000)]
-    x = np.concatenate([*spread, edges[edges > -700], worst])
+    x = np.concatenate([*spread, edges[edges > -700], [float.fromhex("-0x1.36ecbfd6083c2p+4")]])
     out = np.empty_like(x)
     kernels.exponentials(x, out)
-    assert ulps(out, np.exp(x.astype(np.longdouble))) < 1.03
+    assert ulps(out, np.exp(x.astype(np.longdouble))) < 1.2
     ends, values = np.array([0.0, -700.001, -1e5, -math.inf, math.nan]), np.empty(5)
     kernels.exponentials(ends, values)
     assert values[:4].tolist() == [1.0, 0.0, 0.0, 0.0] and math.isnan(values[4])
@@ -68,38 +67,46 @@ def tenths(x: Doubles, taken: float, out: Doubles) -> None:
 
 @pytest.mark.parametrize("taken", [0.0, 41.0, -300.0])
 def test_the_exponential_of_a_tenth(taken: float) -> None:
-    """Over its range, and where the reduced argument is largest, the worst; what lies lower is taken as the least, NaN stays NaN."""
+    """Over its range, and where the reduced argument is largest; no power of the least is subnormal, NaN stays NaN."""
     rng = np.random.default_rng(4)
-    top, least = 10 * math.log(2) * taken, elementary.LEAST_TENTH
-    edges = 10 * math.log(2) * (rng.integers(-80, 1, 50_000) - 0.5 + rng.uniform(-1e-3, 1e-3, 50_000))
-    x = np.concatenate([rng.uniform(least, 0, 50_000), rng.uniform(-30, 3, 50_000), edges[edges > least]])
-    x = (top + x).astype(np.float32).astype(np.float64)
-    x = x[x > top + least]
+    top, least = 10 * math.log(2) * taken, elementary.least_tenth(taken)
+    edges = 10 * math.log(2) / 16 * (rng.integers(-1300, 1, 50_000) - 0.5 + rng.uniform(-1e-3, 1e-3, 50_000))
+    x = top + np.concatenate([rng.uniform(-580, 0, 50_000), rng.uniform(-30, 3, 50_000), edges])
+    x = x.astype(np.float32).astype(np.float64)
+    x = x[x > least]
     out = np.empty_like(x)
     tenths(x, taken, out)
     true = np.ldexp(np.exp(x.astype(np.longdouble) / 10), -int(taken))
     farther = 1e-18 * np.abs(x) / (10 * math.log(2)) * true
-    assert ((np.abs(out - true) - farther) / np.spacing(true.astype(np.float64))).max() < 1.1
-    extremes, values = np.array([top + least, top + least - 0.1, -math.inf, math.nan]), np.empty(4)
+    assert ((np.abs(out - true) - farther) / np.spacing(true.astype(np.float64))).max() < 1.2
+    extremes, values = np.array([least, math.inf, math.nan]), np.empty(3)
     tenths(extremes, taken, values)
-    assert values[0] == values[1] == values[2] > 0.0 and values[0] ** 12 > sys.float_info.min and math.isnan(values[3])
+    assert values[0] ** 12 > sys.float_info.min and np.isnan(values[1:]).all()
 
 
 def test_the_polynomial_is_the_interpolation_that_it_is_said_to_be() -> None:
-    """(exp(r) − 1 − r)/r² at Chebyshev's ten nodes on |r| ≤ log(2)/2, in rational numbers."""
-    nodes = [Fraction(math.log(2) / 2 * math.cos(math.pi * (2 * i + 1) / 20)) for i in range(10)]
-    differences = [sum(r**n / math.factorial(n + 2) for n in range(20)) for r in nodes]
-    for order in range(1, 10):  # Newton's divided differences
-        for i in range(9, order - 1, -1):
+    """(exp(r) − 1)/r at Chebyshev's six nodes on |r| ≤ log(2)/32, in rational numbers."""
+    nodes = [Fraction(math.log(2) / 32 * math.cos(math.pi * (2 * i + 1) / 12)) for i in range(6)]
+    differences = [sum(r**n / math.factorial(n + 1) for n in range(15)) for r in nodes]
+    for order in range(1, 6):  # Newton's divided differences
+        for i in range(5, order - 1, -1):
             differences[i] = (differences[i] - differences[i - 1]) / (nodes[i] - nodes[i - order])
     found = [Fraction(0)]
     for difference, node in zip(reversed(differences), reversed(nodes), strict=True):
         found = [a - node * b for a, b in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
         found[0] += difference
-    true = [float(c) for c in found[:10]]
-    assert elementary._OF_EXP[0] == 1.0
-    assert elementary._OF_EXP[1:] == pytest.approx(true, rel=1e-14, abs=0)
-    assert pytest.approx([c / 10**n for n, c in enumerate([1.0, *true], 1)], rel=1e-14, abs=0) == elementary._OF_TENTH
+    true = [float(c) for c in found[:6]]
+    assert pytest.approx(true, rel=1e-13, abs=0) == elementary._OF_EXP
+    assert pytest.approx([c / 10**n for n, c in enumerate(true, 1)], rel=1e-13, abs=0) == elementary._OF_TENTH
+
+
+def test_the_roots_are_the_nearest() -> None:
+    """No other float64 is nearer to 2^(j/16): in rational numbers, by its 16th power. In the table j is taken off again."""
+    for j, root in enumerate(elementary._ROOTS):
+        half = Fraction(math.ulp(root)) / 2
+        assert (Fraction(root) - half) ** 16 < 2**j < (Fraction(root) + half) ** 16
+    bits = elementary._TABLE.view(np.int64) + (np.arange(16) << 48)
+    assert bits.view(np.float64).tolist() == list(elementary._ROOTS)
 
 
 def test_the_logarithm_is_within_two_ulp() -> None:
@@ -181,7 +188,7 @@ def test_a_changed_bit_wants_a_new_version() -> None:
                 digest.update(array.tobytes())
         for figures in (rows.lse, rows.tempered, rows.top, rows.lowest):
             digest.update(figures.tobytes())
-    assert (METRIC_VERSION, digest.hexdigest()[:16]) == (6, "ab314e36f9839d7d")
+    assert (METRIC_VERSION, digest.hexdigest()[:16]) == (7, "48516bb1a588c880")
 
 
 GUARDED = """
@@ -329,3 +336,11 @@ def test_two_processes_fill_one_cache_and_a_third_uses_it(tmp_path: Path) -> Non
     assert told[0] == told[1] == told[2] and told[0][1].startswith(str(tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nb?")} == files
     assert alone == [told[0][0], "None"]
+
+
+@pytest.mark.slow
+def test_a_plain_processor_gives_the_same_bits(tmp_path: Path) -> None:
+    """Without fused multiply-add and wide permutations, which other code stands in for; of a folder of its own."""
+    plain = start(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="", NUMBA_CACHE_DIR=str(tmp_path))
+    here, there = lines(start(NUMBA_CACHE_DIR=str(tmp_path))), lines(plain)
+    assert here[0] == there[0] and here[1] != there[1]
