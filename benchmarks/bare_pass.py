@@ -1,6 +1,6 @@
 """A bare forward pass: llama.cpp decodes the chunks of a text, and nothing else is done. A trial computed whole can't be faster.
 
-python -m benchmarks.bare_pass MODEL --text FILE [--ctx 512] [--chunks 4] [--threads N] [--passes 3]
+python -m benchmarks.bare_pass MODEL --text FILE [--ctx 512] [--chunks 4] [--threads N] [--passes 3] [-ngl 0]
 
 A program of its own over llama-cpp-python, with none of Cerebellum's engine in it: the same cutting of the text, logits for the second
 half of each chunk, weights not repacked. Prints one JSON object: seconds of each pass over all chunks, and whether all logits were finite.
@@ -22,13 +22,14 @@ import numpy as np
 class BarePass:
     """A model and a context of ``ctx`` tokens."""
 
-    def __init__(self, model: Path, ctx: int, threads: int) -> None:
+    def __init__(self, model: Path, ctx: int, threads: int, gpu_layers: int) -> None:
         import llama_cpp.llama_cpp as lc
 
         self._lc, self._ctx = lc, ctx
         lc.llama_backend_init()
         model_params = lc.llama_model_default_params()
         model_params.use_extra_bufts = False
+        model_params.n_gpu_layers = gpu_layers
         self._model = lc.llama_model_load_from_file(os.fsencode(model), model_params)
         if not self._model:
             raise SystemExit(f"error: llama.cpp can't load {model}")
@@ -92,8 +93,9 @@ def main() -> int:
     parser.add_argument("--text", type=Path, required=True)
     for name, default in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("passes", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     options = parser.parse_args()
-    bare = BarePass(options.model, options.ctx, options.threads)
+    bare = BarePass(options.model, options.ctx, options.threads, options.gpu_layers)
     chunks = bare.chunks(options.text.read_text(encoding="utf-8").removesuffix("\n"), options.chunks)
     bare.run(chunks[0])  # pages are read and threads started
     passes = [[bare.run(chunk) for chunk in chunks] for _ in range(options.passes)]

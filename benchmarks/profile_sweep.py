@@ -1,6 +1,7 @@
 """Where the time of a sweep's trials goes: forward pass, callback, states, quantizing, scoring, reference, database, the rest.
 
 python -m benchmarks.profile_sweep [MODEL] [--whole] [--base Q3_K_M] [--role ffn_gate] [--to Q2_K] [--text FILE] [--ctx 512] [--chunks 8]
+                                   [-ngl 0]
 
 The sweep runs with llama.cpp in this very process, clocks hung on its functions (`benchmarks.clocks`), so nothing is between the commanding
 process and the engine; the way between the two is measured apart, as the round trip of an empty call times the results. *free: ×*: how
@@ -105,6 +106,7 @@ def profiled(options: argparse.Namespace) -> tuple[Watch, float]:
         sweep_options: dict[str, Any] = {
             "base": options.base, "role": options.role, "to": options.to, "blocks": options.blocks, "text": options.text,
             "report_text": bundled.REPORT_TEXT, "ctx": options.ctx, "chunks": options.chunks, "threads": options.threads,
+            "gpu_layers": options.gpu_layers,
         }  # fmt: skip
         with clocks.on(functions(Pass())):
             api.sweep(options.model, out=out, progress=watch, backend=HereBackend(options.whole), **sweep_options)
@@ -165,6 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
     parser.add_argument("--whole", action="store_true", help="compute every trial whole")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     parser.add_argument("--scratch", type=Path, help="folder for the study (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)

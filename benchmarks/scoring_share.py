@@ -1,6 +1,6 @@
 """What scoring costs: the compiled loops beside the same sums in numpy, and scoring beside the forward pass it follows.
 
-python -m benchmarks.scoring_share [MODEL …] [--threads N] [--repeats 5] [--skip-models] [--json FILE]
+python -m benchmarks.scoring_share [MODEL …] [--threads N] [--repeats 5] [--skip-models] [--json FILE] [-ngl 0]
 
 Times alternate, one of each in turn; shown are medians with the smallest and the largest. The share is of what a sweep does in every
 trial: logits of half a context of 512 tokens, against reference rows as the study keeps them.
@@ -107,12 +107,12 @@ def beside_numpy(vocabulary: int, k: int | None, repeats: int, threads: Threads)
     return [f"{vocabulary:,}", "complete" if k is None else f"{k} largest", *per_row, *ratios]
 
 
-def beside_forward(name: str, path: Path, repeats: int, threads: Threads) -> list[str]:
+def beside_forward(name: str, path: Path, repeats: int, threads: Threads, gpu_layers: int) -> list[str]:
     """One row of the second table: time in llama.cpp and in scoring, chunk by chunk."""
     from cerebellum.llamacpp.engine import LlamaEngine
     from cerebellum.llamacpp.sums import join_reference, slice_reference
 
-    engine = LlamaEngine(path, Settings(n_ctx=N_CTX, n_threads=threads.n))
+    engine = LlamaEngine(path, Settings(n_ctx=N_CTX, n_threads=threads.n, n_gpu_layers=gpu_layers))
     tokens = np.random.default_rng(0).integers(3, min(1000, engine.n_vocab), N_CTX).astype(np.int32)
     chunk = Chunk(0, tokens)
     k = default_k(engine.n_vocab)
@@ -140,6 +140,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-models", action="store_true", help="the first table alone")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     parser.add_argument("--json", type=Path, help="write the second table to this file")
     given = parser.parse_args()
     os.environ.update({name: value for name, value in WAITING.items() if name not in os.environ})
@@ -150,11 +151,12 @@ def main() -> None:
         show("Scoring a row of logits", ["vocabulary", "reference", *columns], rows)
     if given.skip_models:
         return
-    found = [beside_forward(path.name, path, given.repeats, threads) for path in given.model or [bundled.MODEL]]
+    size = given.repeats, threads, given.gpu_layers
+    found = [beside_forward(path.name, path, *size) for path in given.model or [bundled.MODEL]]
     with tempfile.TemporaryDirectory() as folder:
         for name, shape in () if given.model else MODELS.items():
             path = write_model(Path(folder) / "random.gguf", shape)
-            found.append(beside_forward(name, path, given.repeats, threads))
+            found.append(beside_forward(name, path, *size))
     columns = ["model", "reference", "forward, ms", "scoring, ms", "share, %"]
     show(f"Scoring beside the forward pass of a chunk of {N_CTX}, {given.threads} threads", columns, found)
     if given.json:

@@ -20,7 +20,8 @@ from cerebellum.llamacpp.process import WAITING
 class Text:
     """What both sides read: a file, tokens in a chunk, chunks, threads. ``calm``: the stock programs' threads wait as our engine's do, for
     a machine that does other work (libgomp's own way is up to 9 % faster on a quiet one and ten times slower on a busy one). ``repack``:
-    they store weights anew for the processor as they load, which is their default and gives slightly other numbers than ours."""
+    they store weights anew for the processor as they load, which is their default and gives slightly other numbers than ours.
+    ``gpu_layers``: of both sides."""
 
     path: Path
     ctx: int
@@ -28,6 +29,7 @@ class Text:
     threads: int
     calm: bool = False
     repack: bool = False
+    gpu_layers: int = 0
 
     def stock(self) -> list[str]:
         """As options of llama-perplexity."""
@@ -41,6 +43,8 @@ class Text:
             "-t",
             str(self.threads),
             "--repack" if self.repack else "--no-repack",
+            "-ngl",
+            str(self.gpu_layers),
         ]
 
     @property
@@ -51,7 +55,7 @@ class Text:
     def ours(self) -> list[str]:
         """As options of `cerebellum sweep`."""
         size = ["--ctx", str(self.ctx), "--chunks", str(self.chunks), "--threads", str(self.threads)]
-        return ["--text", str(self.path), *size]
+        return ["--text", str(self.path), *size, "-ngl", str(self.gpu_layers)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,9 @@ class Ready:
         return ["sweep", str(self.model), *self.text.ours(), *options, "--out", str(out), "--json", *more]
 
 
-def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int | None, **stock: bool) -> Ready:
+def ready(
+    case: Case, name: str, scratch: Path, text: Path | None, threads: int | None, gpu_layers: int = 0, **stock: bool
+) -> Ready:
     """The model, generated into ``scratch`` where it isn't there yet; ``stock``: of the stock programs (`Text`). Raises NoRoomError."""
     model = case.model
     if model is None:
@@ -75,5 +77,6 @@ def ready(case: Case, name: str, scratch: Path, text: Path | None, threads: int 
         model = scratch / f"random-{name}-{case.shape.stored_as}.gguf"
         if not model.exists():
             write_model(model, case.shape)
-    lines = Text(text or bundled.SEARCH_TEXT, case.ctx, case.chunks, threads or os.cpu_count() or 1, **stock)
+    threads = threads or os.cpu_count() or 1
+    lines = Text(text or bundled.SEARCH_TEXT, case.ctx, case.chunks, threads, gpu_layers=gpu_layers, **stock)
     return Ready(name, case, model, lines, bundled.REPORT_TEXT, scratch)

@@ -86,7 +86,7 @@ def cost(case: Ready, rounds: int) -> dict[str, Any]:
     options = argparse.Namespace(
         model=case.model, text=case.text.path, base=of.base, role=of.role.split(",")[0].replace("all", "ffn_gate"), to=of.to,
         blocks=None if of.blocks is None else list(of.blocks), ctx=of.ctx, chunks=of.cost_chunks, threads=case.text.threads,
-        rounds=rounds, calm=case.text.calm, scratch=case.scratch, json=None,
+        rounds=rounds, calm=case.text.calm, gpu_layers=case.text.gpu_layers, scratch=case.scratch, json=None,
     )  # fmt: skip
     return trial_cost.report(options, trial_cost.compared(options))
 
@@ -97,6 +97,7 @@ def share(case: Ready, rounds: int) -> Any:
         base, kept = Path(name) / f"{case.model.stem}-{case.case.base}.gguf", Path(name) / "share.json"
         run_ours("quantize", case.model, case.case.base, "--out", base)
         size = ["--threads", str(case.text.threads), "--repeats", str(rounds), "--json", str(kept)]
+        size += ["-ngl", str(case.text.gpu_layers)]
         print(run([sys.executable, "-m", "benchmarks.scoring_share", base, *size]))
         return json.loads(kept.read_text())
 
@@ -123,6 +124,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--race", action="store_true", default=None, help="race as well")
     parser.add_argument("--race-to", choices=("choice", "verdicts"), help="what a race settles (default: the choice)")
     parser.add_argument("--threads", type=int, help="of both sides (default: all cores)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU, on both sides")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )
@@ -165,7 +167,8 @@ def main(argv: list[str] | None = None) -> int:
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         stock = {"calm": options.calm, "repack": options.repack}
-        case = ready(case_of(options), options.case, scratch, options.text, options.threads, **stock)
+        size = options.threads, options.gpu_layers
+        case = ready(case_of(options), options.case, scratch, options.text, *size, **stock)
         found = compared(case, options)
     except (CommandFailedError, StockOutputError, StockBuildError, NoRoomError, CerebellumError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What one trial costs beside a bare forward pass, and what replay saves: the two kinds of sweep and a bare pass in alternation.
 
 python -m benchmarks.trial_cost MODEL [--base Q3_K_M] [--text FILE] [--ctx 512] [--chunks 4] [--blocks 0,6,13] [--rounds 5]
+                                [-ngl 0]
 
 *bare*: llama.cpp decodes the same chunks of the base and nothing else (`benchmarks.bare_pass`), its threads waiting as those of our engine
 do; *bare, stock*: waiting as in the stock programs, which need a machine of their own for it. *whole*: a sweep with replay off. *replay*:
@@ -47,6 +48,7 @@ def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
     """One alternation."""
     base = folder / "bare.gguf"
     size = ["--text", options.text, "--ctx", options.ctx, "--chunks", options.chunks, "--threads", options.threads]
+    size += ["-ngl", options.gpu_layers]
     whole = timed(options, folder / f"whole-{number}", whole=True)
     if not base.exists():
         (written,) = (folder / f"whole-{number}").glob("base-*.gguf")
@@ -77,7 +79,7 @@ def timed(options: argparse.Namespace, out: Path, whole: bool) -> Timed:
     return timed_sweep(
         options.model, out, backend=WholeBackend() if whole else None, base=options.base, role=options.role, to=options.to,
         blocks=options.blocks, text=options.text, report_text=bundled.REPORT_TEXT, ctx=options.ctx, chunks=options.chunks,
-        threads=options.threads,
+        threads=options.threads, gpu_layers=options.gpu_layers,
     )  # fmt: skip
 
 
@@ -134,6 +136,7 @@ def arguments() -> argparse.ArgumentParser:
     for name, number in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
 from hypothesis import given
@@ -15,15 +15,22 @@ LEAVES = (*WEIGHTS, *MEMORIES)
 FIRST = 100
 
 
+def name_of(address: int) -> str:
+    return f"l_out-{address - FIRST}" if (address - FIRST) % 3 == 2 else f"node-{address - FIRST}"
+
+
 @st.composite
 def programs(draw: st.DrawFn) -> list[Node]:
-    """Nodes that compute from earlier ones and from leaves, write in place, into memories, or are views; every third is a block's end."""
+    """Nodes that compute from earlier ones, from leaves and from copies of earlier ones, write in place, into memories, or are views; every
+    third is a block's end."""
     nodes: list[Node] = []
+    handed = set[int]()  # to another device: nothing else writes what is copied
     for i in range(draw(st.integers(3, 14))):
         address = FIRST + i
-        roots = [*LEAVES, *(node.root for node in nodes)]
+        roots = [*LEAVES, *(node.root for node in nodes if node.root not in handed)]
         reads = tuple(draw(st.lists(st.sampled_from(roots), min_size=1, max_size=3)))
-        kind = draw(st.sampled_from(["own", "own", "own", "in place", "memory", "view"]))
+        kind = draw(st.sampled_from(["own", "own", "own", "in place", "memory", "view", "handed"]))
+        copied = tuple(draw(st.lists(st.sampled_from(sorted(handed)), max_size=2))) if handed else ()
         root = address
         if kind == "view":
             root, reads = reads[0], reads[:1]
@@ -32,16 +39,24 @@ def programs(draw: st.DrawFn) -> list[Node]:
         elif kind == "in place" and (written := [r for r in roots if r >= FIRST]):
             root = draw(st.sampled_from(written))
             reads = (root, *reads)
-        name = f"l_out-{i}" if i % 3 == 2 else f"node-{i}"
-        nodes.append(Node(name, address, root, 1, reads, kind == "view"))
+        if kind == "handed":
+            handed.add(address)
+        name = name_of(address)
+        empty = kind == "view"
+        nodes.append(Node(name, address, root, 1, reads, empty, copied=() if empty else tuple(map(name_of, copied))))
     return nodes
 
 
-def run(nodes: Sequence[Node], places: Sequence[int], memory: dict[int, int]) -> dict[int, int]:
-    """Compute the nodes at ``places``: each writes a number made of its place and what it reads."""
+def run(
+    nodes: Sequence[Node], places: Sequence[int], memory: dict[int, int], copies: Mapping[int, int] | None = None
+) -> dict[int, int]:
+    """Compute the nodes at ``places``: each writes a number made of its place and what it reads. ``copies``: contents of what was handed to
+    another device before."""
     for i in places:
         if not nodes[i].empty:
-            memory[nodes[i].root] = hash((i, *(memory.get(root, -1) for root in nodes[i].reads)))
+            handed = [FIRST + int(name.split("-")[1]) for name in nodes[i].copied]
+            seen = [(copies or {}).get(root, memory.get(root, -1)) for root in handed]
+            memory[nodes[i].root] = hash((i, *(memory.get(root, -1) for root in nodes[i].reads), *seen))
     return memory
 
 
@@ -51,25 +66,34 @@ def start() -> dict[int, int]:
 
 @given(programs(), st.booleans())
 def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node], has_outputs: bool) -> None:
-    """With everything but the cut destroyed, computing the live rest gives the same output and the same writes to memory after it."""
+    """With everything but the cut destroyed, computing what is not left out gives the same output and the same writes to memory after it.
+    Copies have been handed over when the cut is put back."""
     graph = Graph(nodes, 4 * has_outputs)
     for position in graph.boundaries:
         until = run(nodes, range(position + 1), start())
         whole = run(nodes, range(len(nodes)), start())
         kept = {held.leaf or nodes[held.place or 0].address for held in graph.cut(position)}
-        weights = {
-            root: root for root in LEAVES if not any(n.root == root and not n.empty for n in nodes[: position + 1])
-        }
-        replayed = run(
-            nodes,
-            [i for i in range(position + 1, len(nodes)) if graph.live[i]],
-            {**dict.fromkeys(range(FIRST + len(nodes)), 666), **weights, **{root: until[root] for root in kept}},
-        )
+        computed = [i for i, out in enumerate(graph.left_out(range(position + 1, len(nodes)))) if not out]
+        destroyed = {**dict.fromkeys(range(FIRST, FIRST + len(nodes)), 666), **start()}
+        before = run(nodes, [i for i in computed if i <= position], destroyed)
+        copies = {nodes[i].address: before[nodes[i].address] for i in range(position + 1)}
+        put_back = {**before, **{root: until[root] for root in kept}}
+        replayed = run(nodes, [i for i in computed if i > position], put_back, copies)
         written_after = {node.root for node in nodes[position + 1 :] if node.root in MEMORIES and not node.empty}
         assert all(replayed[root] == whole[root] for root in written_after)
         last = nodes[-1]
         if has_outputs and not last.empty and position < len(nodes) - 1:
             assert replayed[last.root] == whole[last.root]
+
+
+@given(programs())
+def test_what_leads_to_no_copy_is_left_out(nodes: list[Node]) -> None:
+    """Of a replay's nodes before its boundary only those are computed that some copy's contents come from."""
+    graph = Graph(nodes, 4)
+    if not any(node.copied for node in nodes):
+        for position in graph.boundaries:
+            out = graph.left_out(range(position + 1, len(nodes)))
+            assert all(out[i] or nodes[i].empty for i in range(position + 1))
 
 
 @given(programs())

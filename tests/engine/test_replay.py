@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes as C
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sweeping import Sweep, affordable, in_parts
 from cerebellum.llamacpp.tap import Tap
+from cerebellum.llamacpp.weights import Stored
 from cerebellum.plan import single_trial
 from cerebellum.quants import fallback_type
 from cerebellum.reference import ReferenceStore
@@ -269,7 +270,8 @@ def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
 ) -> None:
     """As with layers on a GPU (this build has none and computes them here), and with idle cores: the same sums, each tensor made once, by
     the maker's thread. With all cores busy nothing is."""
-    engine, plain = opened(files(name), settings), opened(files(name))
+    plain = opened(files(name), replace(SETTINGS, n_gpu_layers=settings.n_gpu_layers))
+    engine = opened(files(name), settings)
     made = noted(engine, monkeypatch)
     chunks, trials = chunks_of(engine), [BASE, *singles(files(name)[1], (0, 1, 2))]
     assert swept(engine, trials, chunks) == whole(plain, trials, chunks)
@@ -282,13 +284,17 @@ def test_what_the_next_trial_swaps_is_made_while_this_one_is_computed(
     plain.close()
 
 
+def n_bytes(stored: Mapping[int, Stored]) -> int:
+    return sum(each.n_bytes for each in stored.values())
+
+
 def test_only_what_may_be_kept_is_made_ahead(files: Callable[[str], tuple[Path, Path]]) -> None:
     """In the order of the next swaps; what was begun for others is dropped."""
     engine = opened(files("llama"), IDLE)
     one, two, three = (trial.swaps[0] for trial in singles(files("llama")[1], (1,))[:3])
     weights = engine._weights
     with engine.swapped((one, two, three)):
-        sizes = [weights._cache[swap.tensor, swap.type].n_bytes for swap in (one, two, three)]
+        sizes = [n_bytes(weights._cache[swap.tensor, swap.type]) for swap in (one, two, three)]
     assert [weights._size((swap.tensor, swap.type)) for swap in (one, two, three)] == sizes
     weights.trim(0)
     weights._limit = sizes[0] + sizes[1]
@@ -357,7 +363,7 @@ def test_a_part_of_what_does_not_all_fit_is_kept(
     monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", 1 << 30)
     engine = opened(files("llama"))
     chunks = chunks_of(engine)
-    found, bytes_kept = swept(engine, trials, chunks), {key: x.n_bytes for key, x in engine._weights._cache.items()}
+    found, bytes_kept = swept(engine, trials, chunks), {key: n_bytes(x) for key, x in engine._weights._cache.items()}
     engine.close()
     monkeypatch.setattr("cerebellum.llamacpp.engine.CACHE_BYTES", room := sum(bytes_kept.values()) // 2)
     engine = opened(files("llama"))

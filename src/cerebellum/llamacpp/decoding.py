@@ -28,6 +28,10 @@ from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.tap import Program, Tap, program, whole_program
 
+_SPLIT = (
+    "warning: weights are computed with on another device than they lie on, so every trial is computed whole: slower, the same numbers "
+    "(-ngl 99 where the GPU has room for all layers)"
+)
 #: Shapes of bundles whose recorded graphs are kept.
 GRAPHS = 64
 
@@ -51,7 +55,11 @@ class Decoder:
         self.settings, self.n_vocab, self.n_threads = settings, n_vocab, n_threads
         self.n_batch = min(room, settings.n_ctx)
         self.together = max(1, room // settings.n_ctx)
+        self.unsaid: list[str] = []
         self._tap = Tap() if settings.replay_bytes and only_attends(model) else None
+        if self._tap and is_split(model, settings):
+            self._tap = None
+            self.unsaid.append(_SPLIT)
         self._context = new_context(
             model,
             settings,
@@ -67,7 +75,6 @@ class Decoder:
         self.places: bool | None = self.lean
         self.replays: bool | None = self.lean
         self.packs: bool | None = None if self.together > 1 else False
-        self.unsaid: list[str] = []
 
     def close(self) -> None:
         lc.llama_free(self._context)
@@ -183,8 +190,9 @@ class Decoder:
             self._graphs[shape] = self._record(bundle, self._tap)
             while len(self._graphs) > GRAPHS:
                 self._graphs.popitem(last=False)
-            if self._tap.copies:  # several devices share the work: nothing is left out
-                self.lean = self.replays = False
+            if self._tap.copies:
+                self.lean = self.replays = self.places = False
+                self.unsaid.append(_SPLIT)
                 return []
         self._graphs.move_to_end(shape)
         return self._graphs[shape]
@@ -279,6 +287,12 @@ def only_attends(model: Any) -> bool:
     return not (lc.llama_model_is_recurrent(model) or lc.llama_model_is_hybrid(model))
 
 
+def is_split(model: Any, settings: Settings) -> bool:
+    """Whether some layers, but not all and the output, are computed on a GPU. There the scheduler may copy a tensor's part by what a node
+    has computed, which a graph that is only recorded doesn't have."""
+    return 0 < settings.n_gpu_layers <= lc.llama_model_n_layer(model) and bool(lc.llama_supports_gpu_offload())
+
+
 def new_context(
     model: Any, settings: Settings, *, n_ctx: int, n_batch: int, n_threads: int, n_seq: int = 1, callback: Any = None
 ) -> Any:
@@ -288,6 +302,7 @@ def new_context(
     params.n_batch = params.n_ubatch = n_batch * n_seq  # a decode is one graph
     params.n_threads = params.n_threads_batch = n_threads
     params.no_perf = True
+    params.op_offload = settings.n_gpu_layers != 0  # else batches would go to a GPU that wasn't asked for
     if settings.flash_attention is not None:
         params.flash_attn_type = int(settings.flash_attention)
     if callback is not None:

@@ -5,6 +5,9 @@ it, three things must be as the whole pass would have left them: the boundary's 
 read after (Gemma's per-layer inputs), and memory written before and read after (keys and values that later blocks share). These are
 the boundary's **cut**. It is found from the graph itself, by who writes and who reads which memory; no architecture is named here.
 
+Between devices the scheduler hands copies, made before the nodes that read them begin: what leads to a copy can't be put in place in
+between, so it is computed anew each time (token embeddings looked up, with all layers on a GPU).
+
 A batch of which no token is scored leaves nothing but keys and values, so what leads to none of them is **dead**.
 
 The last nodes that lie in one memory make the logits (a product, and of Gemma what bounds it): the graph's **outputs**.
@@ -16,7 +19,7 @@ import bisect
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 _BLOCK_OUTPUT = re.compile(r"l_out-\d+")
@@ -28,7 +31,8 @@ _LOGITS = "result_output"
 class Node:
     """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
     ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape).
-    ``data`` is where its result lay in this machine's memory when it was recorded, 0 for one on a device."""
+    ``data`` is where its result lay in this machine's memory when it was recorded, 0 for one on a device; ``copied`` are the names of the
+    tensors that it reads copies of."""
 
     name: str
     address: int
@@ -37,6 +41,7 @@ class Node:
     reads: tuple[int, ...]
     empty: bool
     data: int = 0
+    copied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,21 @@ class Held:
     n_bytes: int
 
 
+def _originals(nodes: Sequence[Node]) -> list[tuple[int, ...]]:
+    """Of each node the roots of what it reads copies of, as far as nodes write it."""
+    named: dict[str, list[int]] = defaultdict(list)
+    for node in nodes:
+        named[node.name].append(node.root)
+    return [tuple(root for name in node.copied for root in named.get(name, ())) for node in nodes]
+
+
 class Graph:
     """A recorded graph, with ``logit_bytes`` of logits: none where no token of its batch is scored."""
 
     def __init__(self, nodes: Sequence[Node], logit_bytes: int) -> None:
-        self.nodes = tuple(nodes)
+        originals = _originals(nodes)
+        self._handed = frozenset(root for roots in originals for root in roots)
+        self.nodes = tuple(replace(n, reads=(*n.reads, *own)) for n, own in zip(nodes, originals, strict=True))
         self.logit_bytes = logit_bytes
         self._place = {node.address: i for i, node in enumerate(self.nodes)}
         self._cuts: dict[int, tuple[Held, ...]] = {}
@@ -106,13 +121,23 @@ class Graph:
         return tuple(live)
 
     def left_out(self, computed: range) -> bytes:
-        """A byte a node: 1 for one that is dead or outside ``computed``, and would compute something."""
+        """A byte a node: 1 for one that is dead, or is outside ``computed`` and leads to no copy, and would compute something."""
         if computed not in self._left_out:
             self._left_out[computed] = bytes(
-                (i not in computed or not live) and not node.empty
+                not (live and (i in computed or i in self._copied)) and not node.empty
                 for i, (node, live) in enumerate(zip(self.nodes, self.live, strict=True))
             )
         return self._left_out[computed]
+
+    @cached_property
+    def _copied(self) -> frozenset[int]:
+        """Positions of the nodes that lead to what another device reads a copy of."""
+        wanted, found = set(self._handed), set[int]()
+        for i in range(len(self.nodes) - 1, -1, -1) if wanted else ():
+            if self.nodes[i].root in wanted:
+                found.add(i)
+                wanted.update(self.nodes[i].reads)
+        return frozenset(found)
 
     @cached_property
     def _writes(self) -> dict[int, list[int]]:
@@ -137,7 +162,7 @@ class Graph:
     def _held(self, position: int) -> Iterator[Held]:
         for root, writes in self._writes.items():
             version = bisect.bisect_right(writes, position)
-            if version and self._last_read.get(root, -1) > position:
+            if version and self._last_read.get(root, -1) > position and not self._copied.issuperset(writes[:version]):
                 place = self._place.get(root)
                 yield Held(place, root if place is None else None, version, self.nodes[writes[0]].n_bytes)
 

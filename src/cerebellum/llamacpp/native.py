@@ -184,9 +184,9 @@ def native_log() -> NativeLog:
     """Start the backend once and take its log.
 
     llama.cpp then builds a graph for each batch. One that it keeps may hold views of weights that have been swapped since, and nodes
-    that a replay has left out.
+    that a replay has left out. Nor may CUDA keep one: it tells two by their tensors' places and sizes, and another type can have the same.
     """
-    os.environ["LLAMA_GRAPH_REUSE_DISABLE"] = "1"
+    os.environ.update({"LLAMA_GRAPH_REUSE_DISABLE": "1", "GGML_CUDA_DISABLE_GRAPHS": "1"})
     log = NativeLog()
     lc.llama_log_set(log._callback, C.c_void_p(0))
     lc.llama_backend_init()

@@ -60,6 +60,7 @@ class Sequences:
         params.n_outputs_max = self._n_rows
         params.n_threads = params.n_threads_batch = settings.threads
         params.no_perf = True
+        params.op_offload = settings.n_gpu_layers != 0
         if settings.flash_attention is not None:
             params.flash_attn_type = int(settings.flash_attention)
         context = lc.llama_init_from_model(model, params)

@@ -85,7 +85,7 @@ class Tap:
         self._noted: dict[int, int] = {}
         self._error: Exception | None = None
 
-    #: Whether a recorded graph read through copies that the scheduler makes between devices: then who reads what isn't seen.
+    #: Whether a recorded graph read copies of weights, which the scheduler makes where they lie elsewhere: then who reads them isn't seen.
     copies: bool = False
 
     def record(self, decode: Callable[[], None], logit_bytes: int) -> Graph:
@@ -117,8 +117,8 @@ class Tap:
         running = self._program
         if running is None:
             if ask and self._nodes is not None:
-                self.copies = self.copies or _reads_copies(pointer)
                 self._nodes.append(_note_and_leave_out(pointer))
+                self.copies = self.copies or any("." in name for name in self._nodes[-1].copied)
             return not ask
         if not ask:
             return self._stopped(running, pointer)
@@ -157,9 +157,11 @@ class Tap:
         return True
 
 
-def _reads_copies(pointer: int) -> bool:
-    """Whether a source is a copy of a tensor on another device; the scheduler names it DEVICE#TENSOR#NUMBER."""
-    return any(source and native.tensor_at(source).name.count(b"#") >= 2 for source in native.tensor_at(pointer).src)
+def _copied(t: native.Tensor) -> tuple[str, ...]:
+    """Names of the tensors that this one reads copies of, on another device; the scheduler names them DEVICE#TENSOR#NUMBER. Of these names
+    only a weight's has a dot in it."""
+    names = [native.tensor_at(source).name.decode("utf-8", "replace") for source in t.src if source]
+    return tuple(name[name.index("#") + 1 : name.rindex("#")] for name in names if name.count("#") >= 2)
 
 
 def _note_and_leave_out(pointer: int) -> Node:
@@ -172,6 +174,7 @@ def _note_and_leave_out(pointer: int) -> Node:
         reads=tuple(native.tensor_at(source).view_src or source for source in t.src if source),
         empty=t.op in native.empty_ops(),
         data=t.data if t.buffer and native.ggml().ggml_backend_buffer_is_host(t.buffer) else 0,
+        copied=_copied(t),
     )
     t.op = native.OP_NONE
     return node

@@ -2,7 +2,8 @@
 
 A swapped tensor's data lives in a buffer of the same kind as the one it replaces (``ggml_backend_buffer_get_type``), allocated and
 filled through ggml's backend calls, so the same code serves CPU and GPU. Nothing is copied when swapping: the tensor's type, strides,
-buffer and data pointer are exchanged. A tied embedding may stand in the model as several structs of one name; all are exchanged.
+buffer and data pointer are exchanged. A tied embedding may stand in the model as several structs of one name, with layers on a GPU on
+both sides; all are exchanged.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import collections
 import ctypes as C
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,24 @@ def store_like(old: native.Tensor, type_id: int, data: Bytes) -> Stored:
     return Stored(native.tensor_at(pointer), buffer, context, data.nbytes)
 
 
+def _buffer_type(t: native.Tensor) -> int:
+    return int(native.ggml().ggml_backend_buffer_get_type(t.buffer))
+
+
+def _store_like_all(likes: Sequence[native.Tensor], type_id: int, data: Bytes) -> dict[int, Stored]:
+    """Once in each of their types of buffers. Raises as `store_like`, and then nothing is kept."""
+    stored: dict[int, Stored] = {}
+    try:
+        for like in likes:
+            if (place := _buffer_type(like)) not in stored:
+                stored[place] = store_like(like, type_id, data)
+    except EngineError:
+        for each in stored.values():
+            each.free()
+        raise
+    return stored
+
+
 class Weights:
     """The swappable weights of one model and a bounded cache of their data in other types."""
 
@@ -89,7 +108,7 @@ class Weights:
         self.found = found
         self._make = make
         self._limit = cache_bytes
-        self._cache: collections.OrderedDict[tuple[str, str], Stored] = collections.OrderedDict()
+        self._cache: collections.OrderedDict[tuple[str, str], dict[int, Stored]] = collections.OrderedDict()
         self._expected: frozenset[tuple[str, str]] = frozenset()
         self._in_force: Swaps = ()
         self._maker = ThreadPoolExecutor(1)
@@ -129,9 +148,10 @@ class Weights:
         self._in_force = swaps
         try:
             for swap in swaps:
-                for pointer in self.found.get(swap.tensor, ()):
-                    target = native.tensor_at(pointer)
-                    new = self._stored(swap.tensor, swap.type, target).struct
+                targets = [native.tensor_at(pointer) for pointer in self.found.get(swap.tensor, ())]
+                stored = self._stored(swap.tensor, swap.type, targets) if targets else {}
+                for target in targets:
+                    new = stored[_buffer_type(target)].struct
                     kept.append((target, tuple(getattr(target, name) for name in _FIELDS), list(target.nb)))
                     _put(target, tuple(getattr(new, name) for name in _FIELDS), list(new.nb))
             yield
@@ -141,27 +161,28 @@ class Weights:
             self._in_force = ()
             self.trim(self._limit)
 
-    def _stored(self, tensor: str, kind: str, like: native.Tensor) -> Stored:
+    def _stored(self, tensor: str, kind: str, likes: Sequence[native.Tensor]) -> dict[int, Stored]:
+        """What takes the place of a tensor's structs, by the type of their buffers: made once, stored once for each."""
         key = (tensor, kind)
         if key not in self._cache:
             coming = self._coming.pop(key, None)
             data = coming.result() if coming else self._make(tensor, kind)
-            self._cache[key] = store_like(like, quant_type(kind).id, data)
+            self._cache[key] = _store_like_all(likes, quant_type(kind).id, data)
         self._cache.move_to_end(key)
         return self._cache[key]
 
     def trim(self, limit: int) -> None:
         """Free until at most ``limit`` bytes are kept: of what isn't expected what was used longest ago, then of what is what was used
         last. So who goes in turn over more than there is room for finds a part of it each time, where the opposite order finds nothing."""
-        size = sum(stored.n_bytes for stored in self._cache.values())
+        size = sum(stored.n_bytes for own in self._cache.values() for stored in own.values())
         others = [key for key in self._cache if key not in self._expected]
         expected = [key for key in reversed(self._cache) if key in self._expected]
         for key in others + expected:
             if size <= limit:
                 return
-            stored = self._cache.pop(key)
-            size -= stored.n_bytes
-            stored.free()
+            for stored in self._cache.pop(key).values():
+                size -= stored.n_bytes
+                stored.free()
 
     def close(self) -> None:
         """Free every cached buffer."""
