@@ -37,6 +37,7 @@ class BarePass:
         params.n_ctx = params.n_batch = ctx
         params.n_ubatch = min(512, ctx)
         params.n_threads = params.n_threads_batch = threads
+        params.op_offload = gpu_layers != 0
         params.no_perf = True
         self._context = lc.llama_init_from_model(self._model, params)
         self._vocab = lc.llama_model_get_vocab(self._model)

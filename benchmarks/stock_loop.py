@@ -45,6 +45,7 @@ class Text:
             "--repack" if self.repack else "--no-repack",
             "-ngl",
             str(self.gpu_layers),
+            "--op-offload" if self.gpu_layers else "--no-op-offload",
         ]
 
     @property

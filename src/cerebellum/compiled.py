@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import llvmlite
 import llvmlite.binding as llvm
 import numba
-from numba.core import config
+from numba.core import codegen, config
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -30,7 +30,7 @@ _SOURCES = ("compiled.py", "lanes.py", "elementary.py", "kernels.py")
 @functools.cache
 def compiler_id() -> str:
     """numba's and llvmlite's versions and the processor that LLVM compiles for: another of these may round another way."""
-    features = llvm.get_host_cpu_features().flatten()
+    features = codegen.get_host_cpu_features()
     kind = f"{llvm.get_process_triple()} {llvm.get_host_cpu_name()} {features} {config.CPU_NAME} {config.CPU_FEATURES}"
     return f"numba {numba.__version__}, llvmlite {llvmlite.__version__}, {hashlib.sha256(kind.encode()).hexdigest()}"
 

@@ -57,7 +57,7 @@ _OF_EXP = tuple(
 _OF_TENTH = tuple(c / 10**n for n, c in enumerate(_OF_EXP, 1))
 _ROOT_HALF = math.sqrt(0.5)
 
-#: Below `LEAST`, `exp` is exactly zero. `exp_tenth` takes no x below `least_tenth`, which is 580 below its largest logit or nearly.
+#: Below `LEAST`, `exp` is exactly zero. `exp_tenth` takes no x below `least_tenth`, which is about 580 below a row's largest logit.
 LEAST, _LEAST_TENTH = -700.0, -580.0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import extending
-from numba.core import cgutils, config, types
+from numba.core import cgutils, codegen, config, types
 
 intrinsic: Any = extending.intrinsic
 
@@ -164,13 +164,14 @@ def look_up(context: Any, table: Any, place: Any) -> Any:
 
 
 def _has_wide_permutation() -> bool:
-    features = llvm.get_host_cpu_features().flatten() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    """Whether what numba compiles for has it, which its settings can make less than this processor."""
+    features = codegen.get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     return llvm.get_process_triple().startswith("x86_64") and "+avx512f" in features.split(",")
 
 
 def _permuted(builder: Any, table: Any, places: Any) -> Any:
     """Sixteen values in two registers, and one instruction, which looks at the last four bits of each place."""
-    first, second = (builder.load(builder.gep(table, [_INT(half)]), align=8) for half in (0, 1))
+    first, second = (builder.load(builder.gep(table, [_INT(i)]), align=8) for i in (0, 1))
     kind = ir.FunctionType(_DOUBLES, [_DOUBLES, _LONGS, _DOUBLES])
     name = "llvm.x86.avx512.vpermi2var.pd.512"
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [first, places, second])

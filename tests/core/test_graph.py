@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from cerebellum.llamacpp.graph import Graph, Node
+from cerebellum.llamacpp.tap import originals
 
 #: Tensors outside the graph: two weights that nothing writes, two memories that a later batch reads.
 WEIGHTS, MEMORIES = (1, 2), (3, 4)
@@ -28,12 +30,13 @@ def programs(draw: st.DrawFn) -> list[Node]:
     for i in range(draw(st.integers(3, 14))):
         address = FIRST + i
         roots = [*LEAVES, *(node.root for node in nodes if node.root not in handed)]
-        reads = tuple(draw(st.lists(st.sampled_from(roots), min_size=1, max_size=3)))
+        reads = tuple(draw(st.lists(st.sampled_from([*roots, *sorted(handed)]), min_size=1, max_size=3)))
         kind = draw(st.sampled_from(["own", "own", "own", "in place", "memory", "view", "handed"]))
         copied = tuple(draw(st.lists(st.sampled_from(sorted(handed)), max_size=2))) if handed else ()
         root = address
         if kind == "view":
-            root, reads = reads[0], reads[:1]
+            root = draw(st.sampled_from(roots))
+            reads = (root,)
         elif kind == "memory":
             root = draw(st.sampled_from(MEMORIES))
         elif kind == "in place" and (written := [r for r in roots if r >= FIRST]):
@@ -88,12 +91,39 @@ def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node],
 
 @given(programs())
 def test_what_leads_to_no_copy_is_left_out(nodes: list[Node]) -> None:
-    """Of a replay's nodes before its boundary only those are computed that some copy's contents come from."""
+    """Of a replay's nodes before its boundary only those are computed that some copy's contents can come from; they count as no saving."""
     graph = Graph(nodes, 4)
-    if not any(node.copied for node in nodes):
-        for position in graph.boundaries:
-            out = graph.left_out(range(position + 1, len(nodes)))
-            assert all(out[i] or nodes[i].empty for i in range(position + 1))
+    sources = {FIRST + int(name.split("-")[1]) for node in nodes for name in node.copied}
+    for _ in nodes:
+        sources |= {root for node in nodes if node.root in sources for root in node.reads}
+        sources |= {FIRST + int(name.split("-")[1]) for node in nodes if node.root in sources for name in node.copied}
+    for boundary, position in enumerate(graph.boundaries):
+        out = graph.left_out(range(position + 1, len(nodes)))
+        computed = [i for i in range(position + 1) if not out[i] and not nodes[i].empty]
+        assert all(nodes[i].root in sources for i in computed)
+        useful = sum(not node.empty for node in nodes)
+        assert round(graph.share_until(boundary) * max(1, useful)) == sum(out[: position + 1])
+
+
+def test_where_each_block_hands_something_over_nothing_is_saved() -> None:
+    """A node on the processor in every block, its result read on the device."""
+    nodes: list[Node] = []
+    for i in range(0, 9, 3):
+        last = nodes[-1].address if nodes else WEIGHTS[0]
+        nodes.append(Node(f"node-{i}", FIRST + i, FIRST + i, 1, (last,), False))
+        nodes.append(Node(f"node-{i + 1}", FIRST + i + 1, FIRST + i + 1, 1, (), False, copied=(f"node-{i}",)))
+        nodes.append(Node(f"l_out-{i + 2}", FIRST + i + 2, FIRST + i + 2, 1, (FIRST + i + 1,), False))
+    graph = Graph(nodes, 4)
+    assert [graph.share_until(boundary) for boundary in (-1, 0, 1)] == [0.0, 0.0, 0.0]
+    assert graph.share_until(2) == pytest.approx(2 / 9)  # what the last copy's reader and the block's end come to
+
+
+def test_names_of_copies() -> None:
+    """What they are copies of; a name that ggml has cut off could be any weight's."""
+    names = ["CUDA0#inp_embd#0", "CUDA0#a#b#12", "blk.0.ffn_up.weight", "CPU#token_embd.weight (view)#0", "", "l_out-3"]
+    assert originals(names) == ("inp_embd", "a#b", "token_embd.weight (view)")
+    for cut in (f"CUDA0#{'x' * 57}", f"CUDA0#{'x' * 55}#0", "CUDA0#inp_embd#"):
+        assert all("." in name for name in originals([cut])) and originals([cut])
 
 
 @given(programs())

@@ -48,7 +48,7 @@ gpu_option = click.option(
     type=click.IntRange(min=-1),
     default=0,
     show_default=True,
-    help="Layers on the GPU.",
+    help="Layers on the GPU. 0: the processor alone; 99 or -1: all. With some of them there every trial is computed whole.",
 )
 
 

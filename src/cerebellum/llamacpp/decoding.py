@@ -28,9 +28,8 @@ from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.tap import Program, Tap, program, whole_program
 
-_SPLIT = (
-    "warning: weights are computed with on another device than they lie on, so every trial is computed whole: slower, the same numbers "
-    "(-ngl 99 where the GPU has room for all layers)"
+_COPIED = (
+    "note: llama.cpp copies weights from one device to another here, so every trial is computed whole: the same numbers"
 )
 #: Shapes of bundles whose recorded graphs are kept.
 GRAPHS = 64
@@ -59,7 +58,10 @@ class Decoder:
         self._tap = Tap() if settings.replay_bytes and only_attends(model) else None
         if self._tap and is_split(model, settings):
             self._tap = None
-            self.unsaid.append(_SPLIT)
+            self.unsaid.append(
+                f"note: with {settings.n_gpu_layers} of {n_layers(model)} layers on the GPU every trial is computed whole (-ngl 99 puts "
+                "all of them there: figures of its own)"
+            )
         self._context = new_context(
             model,
             settings,
@@ -104,6 +106,7 @@ class Decoder:
                 targets = chunk.tokens[part.start + np.flatnonzero(mask[part]) + 1].astype(np.int64)
                 yield place, done, logits[first : first + counts[place]], targets
             done += counts[0]
+        lc.llama_synchronize(self._context)  # a device may be busy with a batch that nothing was read of
 
     def rows(self, bundle: Bundle, programs: Programs) -> Logits:
         """All scored rows of a bundle, float32 [n, vocabulary]."""
@@ -190,9 +193,9 @@ class Decoder:
             self._graphs[shape] = self._record(bundle, self._tap)
             while len(self._graphs) > GRAPHS:
                 self._graphs.popitem(last=False)
-            if self._tap.copies:
+            if self._tap.weights_copied:
                 self.lean = self.replays = self.places = False
-                self.unsaid.append(_SPLIT)
+                self.unsaid.append(_COPIED)
                 return []
         self._graphs.move_to_end(shape)
         return self._graphs[shape]
@@ -290,7 +293,12 @@ def only_attends(model: Any) -> bool:
 def is_split(model: Any, settings: Settings) -> bool:
     """Whether some layers, but not all and the output, are computed on a GPU. There the scheduler may copy a tensor's part by what a node
     has computed, which a graph that is only recorded doesn't have."""
-    return 0 < settings.n_gpu_layers <= lc.llama_model_n_layer(model) and bool(lc.llama_supports_gpu_offload())
+    return 0 < settings.n_gpu_layers < n_layers(model) and bool(lc.llama_supports_gpu_offload())
+
+
+def n_layers(model: Any) -> int:
+    """As ``-ngl`` counts them: the blocks, those that predict further tokens among them, and the output."""
+    return int(lc.llama_model_n_layer(model) + lc.llama_model_n_layer_nextn(model)) + 1
 
 
 def new_context(

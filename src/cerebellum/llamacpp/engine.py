@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -41,6 +42,8 @@ class LlamaEngine:
     decoder_type = Decoder
 
     def __init__(self, path: Path, settings: Settings, sources: Sources | None = None) -> None:
+        # CUDA tells a graph that it has kept by its tensors' places and sizes: a swapped tensor of another type can have the same.
+        os.environ["GGML_CUDA_DISABLE_GRAPHS"] = "1"
         self._log = native.native_log()
         self.settings = settings
         self.model_file = gguf_file.read_model(path)
@@ -82,7 +85,8 @@ class LlamaEngine:
             lc.llama_free(context)
         found = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
         for pointers in found.values():
-            native.check_layout(pointers[0])
+            for pointer in pointers:
+                native.check_layout(pointer)
         return found
 
     @property

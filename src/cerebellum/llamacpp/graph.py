@@ -124,13 +124,13 @@ class Graph:
         """A byte a node: 1 for one that is dead, or is outside ``computed`` and leads to no copy, and would compute something."""
         if computed not in self._left_out:
             self._left_out[computed] = bytes(
-                not (live and (i in computed or i in self._copied)) and not node.empty
+                not (live and (i in computed or i in self._recomputed)) and not node.empty
                 for i, (node, live) in enumerate(zip(self.nodes, self.live, strict=True))
             )
         return self._left_out[computed]
 
     @cached_property
-    def _copied(self) -> frozenset[int]:
+    def _recomputed(self) -> frozenset[int]:
         """Positions of the nodes that lead to what another device reads a copy of."""
         wanted, found = set(self._handed), set[int]()
         for i in range(len(self.nodes) - 1, -1, -1) if wanted else ():
@@ -162,7 +162,11 @@ class Graph:
     def _held(self, position: int) -> Iterator[Held]:
         for root, writes in self._writes.items():
             version = bisect.bisect_right(writes, position)
-            if version and self._last_read.get(root, -1) > position and not self._copied.issuperset(writes[:version]):
+            if (
+                version
+                and self._last_read.get(root, -1) > position
+                and not self._recomputed.issuperset(writes[:version])
+            ):
                 place = self._place.get(root)
                 yield Held(place, root if place is None else None, version, self.nodes[writes[0]].n_bytes)
 
@@ -171,7 +175,7 @@ class Graph:
         return sum(held.n_bytes for held in {held for b in boundaries for held in self.cut(self.boundaries[b])})
 
     def share_until(self, boundary: int) -> float:
-        """Share of the useful nodes up to a boundary (−1: none): a rough measure of the work that a replay from there saves."""
+        """Share of the useful nodes that a replay from a boundary (−1: none) leaves out: a rough measure of the work it saves."""
         useful = [i for i, node in enumerate(self.nodes) if self.live[i] and not node.empty]
         until = self.boundaries[boundary] if boundary >= 0 else -1
-        return bisect.bisect_right(useful, until) / max(1, len(useful))
+        return sum(i <= until and i not in self._recomputed for i in useful) / max(1, len(useful))

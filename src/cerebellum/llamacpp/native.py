@@ -26,6 +26,8 @@ from cerebellum.errors import EngineError
 MAX_DIMS, MAX_SRC = 4, 10
 OP_NONE = 0
 USAGE_WEIGHTS = 1
+#: `GGML_BACKEND_DEVICE_TYPE_CPU`.
+_PROCESSOR = 0
 
 
 class Tensor(C.Structure):
@@ -102,6 +104,14 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_backend_buffer_is_host": (C.c_bool, (C.c_void_p,)),
     "ggml_backend_alloc_ctx_tensors_from_buft": (C.c_void_p, (C.c_void_p, C.c_void_p)),
     "ggml_backend_buffer_free": (None, (C.c_void_p,)),
+    "ggml_backend_dev_name": (C.c_char_p, (C.c_void_p,)),
+    "ggml_backend_dev_description": (C.c_char_p, (C.c_void_p,)),
+    "ggml_backend_dev_type": (C.c_int, (C.c_void_p,)),
+}
+#: Of libggml, which knows the devices.
+_OF_DEVICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "ggml_backend_dev_count": (C.c_size_t, ()),
+    "ggml_backend_dev_get": (C.c_void_p, (C.c_size_t,)),
 }
 
 
@@ -113,22 +123,39 @@ def library_folder() -> Path:
 @functools.cache
 def ggml() -> Any:
     """libggml-base with typed functions. Raises `EngineError` where llama-cpp-python doesn't bundle it."""
-    name = {"darwin": "libggml-base.dylib", "win32": "ggml-base.dll"}.get(sys.platform, "libggml-base.so")
+    return _library("ggml-base", _SIGNATURES)
+
+
+def _library(stem: str, signatures: dict[str, tuple[Any, tuple[Any, ...]]]) -> Any:
+    name = {"darwin": f"lib{stem}.dylib", "win32": f"{stem}.dll"}.get(sys.platform, f"lib{stem}.so")
     path = library_folder() / name
     try:
         library = C.CDLL(str(path))
     except OSError as error:
         raise EngineError(f"llama-cpp-python has no usable {name}: {error}; reinstall it") from error
-    for function, (result, arguments) in _SIGNATURES.items():
+    for function, (result, arguments) in signatures.items():
         getattr(library, function).restype = result
         getattr(library, function).argtypes = arguments
     return library
 
 
 @functools.cache
+def devices() -> tuple[str, ...]:
+    """What this llama.cpp can compute on beside the processor: names and descriptions."""
+    library, base = _library("ggml", _OF_DEVICES), ggml()
+    found = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
+    return tuple(
+        f"{base.ggml_backend_dev_name(each).decode()}: {base.ggml_backend_dev_description(each).decode()}"
+        for each in found
+        if base.ggml_backend_dev_type(each) != _PROCESSOR
+    )
+
+
+@functools.cache
 def build_id() -> str:
-    """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, numpy's version,
-    and what the sums were compiled by and for (`cerebellum.compiled`): another of these may round another way.
+    """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, the devices
+    beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for (`cerebellum.compiled`): another
+    of these may round another way.
     """
     digest = hashlib.sha256()
     for path in sorted(library_folder().iterdir()):
@@ -136,6 +163,7 @@ def build_id() -> str:
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(lc.llama_print_system_info())
+    digest.update("".join(devices()).encode())
     digest.update(compiler_id().encode())
     return f"llama-cpp-python {llama_cpp.__version__}, numba {numba.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
 
@@ -184,9 +212,9 @@ def native_log() -> NativeLog:
     """Start the backend once and take its log.
 
     llama.cpp then builds a graph for each batch. One that it keeps may hold views of weights that have been swapped since, and nodes
-    that a replay has left out. Nor may CUDA keep one: it tells two by their tensors' places and sizes, and another type can have the same.
+    that a replay has left out.
     """
-    os.environ.update({"LLAMA_GRAPH_REUSE_DISABLE": "1", "GGML_CUDA_DISABLE_GRAPHS": "1"})
+    os.environ["LLAMA_GRAPH_REUSE_DISABLE"] = "1"
     log = NativeLog()
     lc.llama_log_set(log._callback, C.c_void_p(0))
     lc.llama_backend_init()

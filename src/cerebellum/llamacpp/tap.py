@@ -9,6 +9,7 @@ callback runs some hundred times a batch, so it does one look-up and returns.
 from __future__ import annotations
 
 import ctypes as C
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,9 @@ from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph, Node
 
 _LEAVE_OUT, _NOTE, _STOP, _OUTPUT = 1, 2, 4, 8  # the first as `Graph.left_out` has it
+_COPY = re.compile(r"[^#]+#(?P<tensor>.+)#\d+")
+#: ggml cuts names off at this length.
+_LONGEST_NAME, _CUT_OFF = 63, "…."
 _OP, _DATA = native.Tensor.op.offset, native.Tensor.data.offset
 
 
@@ -73,6 +77,8 @@ class Tap:
 
     callback: Any = field(init=False)
     place_logits: Callable[[], int] | None = None
+    #: Whether a recorded graph read copies of weights, which the scheduler makes where they lie elsewhere: then who reads them isn't seen.
+    weights_copied: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self.callback = lc.ggml_backend_sched_eval_callback(self._see)
@@ -84,9 +90,6 @@ class Tap:
         self._place = 0
         self._noted: dict[int, int] = {}
         self._error: Exception | None = None
-
-    #: Whether a recorded graph read copies of weights, which the scheduler makes where they lie elsewhere: then who reads them isn't seen.
-    copies: bool = False
 
     def record(self, decode: Callable[[], None], logit_bytes: int) -> Graph:
         """The graph of the batch that ``decode`` decodes, with so many bytes of logits. Nothing is computed, only places in the memory
@@ -118,7 +121,7 @@ class Tap:
         if running is None:
             if ask and self._nodes is not None:
                 self._nodes.append(_note_and_leave_out(pointer))
-                self.copies = self.copies or any("." in name for name in self._nodes[-1].copied)
+                self.weights_copied = self.weights_copied or any("." in name for name in self._nodes[-1].copied)
             return not ask
         if not ask:
             return self._stopped(running, pointer)
@@ -157,11 +160,13 @@ class Tap:
         return True
 
 
-def _copied(t: native.Tensor) -> tuple[str, ...]:
-    """Names of the tensors that this one reads copies of, on another device; the scheduler names them DEVICE#TENSOR#NUMBER. Of these names
-    only a weight's has a dot in it."""
-    names = [native.tensor_at(source).name.decode("utf-8", "replace") for source in t.src if source]
-    return tuple(name[name.index("#") + 1 : name.rindex("#")] for name in names if name.count("#") >= 2)
+def originals(names: Iterable[str]) -> tuple[str, ...]:
+    """Of the names of a node's sources those that copies on another device are of; the scheduler names a copy DEVICE#TENSOR#NUMBER.
+
+    A name with a dot is taken for a weight's (a file's tensors have dots, what is computed has hardly ever one); so is one that was cut
+    off, of which no more can be told."""
+    found = [_COPY.fullmatch(name) for name in names if "#" in name]
+    return tuple(copy["tensor"] if copy and len(copy[0].encode()) < _LONGEST_NAME else _CUT_OFF for copy in found)
 
 
 def _note_and_leave_out(pointer: int) -> Node:
@@ -174,7 +179,7 @@ def _note_and_leave_out(pointer: int) -> Node:
         reads=tuple(native.tensor_at(source).view_src or source for source in t.src if source),
         empty=t.op in native.empty_ops(),
         data=t.data if t.buffer and native.ggml().ggml_backend_buffer_is_host(t.buffer) else 0,
-        copied=_copied(t),
+        copied=originals(native.tensor_at(source).name.decode("utf-8", "replace") for source in t.src if source),
     )
     t.op = native.OP_NONE
     return node

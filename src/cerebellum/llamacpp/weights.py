@@ -93,7 +93,7 @@ def _store_like_all(likes: Sequence[native.Tensor], type_id: int, data: Bytes) -
         for like in likes:
             if (place := _buffer_type(like)) not in stored:
                 stored[place] = store_like(like, type_id, data)
-    except EngineError:
+    except BaseException:
         for each in stored.values():
             each.free()
         raise
@@ -130,9 +130,11 @@ class Weights:
                 self._coming[key] = self._maker.submit(self._make, *key)
 
     def _size(self, key: tuple[str, str]) -> int:
-        """How many bytes a tensor of another type takes."""
+        """How many bytes a tensor of another type takes, in all buffers together."""
         tensor, kind = key
-        return quant_type(kind).n_bytes(math.prod(map(int, native.tensor_at(self.found[tensor][0]).ne)))
+        structs = [native.tensor_at(pointer) for pointer in self.found[tensor]]
+        n_places = len({_buffer_type(struct) for struct in structs})
+        return n_places * quant_type(kind).n_bytes(math.prod(map(int, structs[0].ne)))
 
     @property
     def makes_ahead(self) -> bool:
