@@ -25,7 +25,9 @@ from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sweeping import Sweep, kept_of
 from cerebellum.overrides import Pairs, pairs, pin
 from cerebellum.quants import fallback_type
-from tests.engine.test_replay import BASE, MADE, chunks_of, noted, singles, swept, whole
+from tests.engine.test_replay import BASE, MADE, chunks_of, files, noted, singles, swept, whole
+
+__all__ = ["files"]
 
 pytestmark = pytest.mark.engine
 
@@ -44,21 +46,6 @@ ONE_BATCH = replace(SETTINGS, n_batch=64, n_ubatch=64)
 FTYPE = "Q3_K_M"
 KINDS = ("Q2_K", "Q8_0", "Q4_K", "Q5_1", "Q6_K", "IQ4_XS", "Q4_0", "IQ3_S", "Q5_K", "F16", "IQ4_NL", "Q4_1", "BF16")
 Files = tuple[Path, Path]
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Files]:
-    """Name → (source, its Q3_K_M)."""
-    folder, made = tmp_path_factory.mktemp("gpu"), dict[str, Files]()
-
-    def get(name: str) -> Files:
-        if name not in made:
-            source = MADE[name](folder / f"{name}.gguf")
-            write_file(source, folder / f"{name}-base.gguf", FTYPE, (), None)
-            made[name] = source, folder / f"{name}-base.gguf"
-        return made[name]
-
-    return get
 
 
 @contextmanager
