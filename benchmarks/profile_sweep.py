@@ -17,18 +17,16 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from benchmarks.clocks import Clocked, Clocks, by_label
 from benchmarks.running import show
-from benchmarks.step_times import SWEEP, StepTimes, without_replay
-from benchmarks.trial_cost import block_numbers
-from cerebellum import api, bundled
-from cerebellum.backend import Settings, Sources
+from benchmarks.step_times import SWEEP, HereBackend, StepTimes, add_sweep_arguments, sweep_options
+from cerebellum import api
+from cerebellum.backend import Settings
 from cerebellum.errors import CerebellumError
-from cerebellum.llamacpp.process import WAITING, EngineProcess, LlamaBackend
+from cerebellum.llamacpp.process import WAITING, LlamaBackend
 
 WHOLE, REPLAY = "forward pass, whole", "forward pass, from the changed block on"
 
@@ -66,19 +64,6 @@ def functions(kind: Pass) -> list[Clocked]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class HereBackend(LlamaBackend):
-    """llama.cpp in this process, unprotected; ``whole``: with replay off."""
-
-    whole: bool
-
-    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
-        from cerebellum.llamacpp.engine import LlamaEngine
-
-        own = without_replay(settings) if self.whole else settings
-        return cast(EngineProcess, LlamaEngine(model, own, sources))
-
-
 class Watch(StepTimes):
     """Clocks count from the beginning of the trials to their end."""
 
@@ -103,13 +88,9 @@ def profiled(options: argparse.Namespace) -> tuple[Watch, float]:
     clocks = Clocks()
     watch = Watch(clocks)
     with tempfile.TemporaryDirectory(dir=options.scratch) as out:
-        sweep_options: dict[str, Any] = {
-            "base": options.base, "role": options.role, "to": options.to, "blocks": options.blocks, "text": options.text,
-            "report_text": bundled.REPORT_TEXT, "ctx": options.ctx, "chunks": options.chunks, "threads": options.threads,
-            "gpu_layers": options.gpu_layers,
-        }  # fmt: skip
         with clocks.on(functions(Pass())):
-            api.sweep(options.model, out=out, progress=watch, backend=HereBackend(options.whole), **sweep_options)
+            backend = HereBackend(options.whole)
+            api.sweep(options.model, out=out, progress=watch, backend=backend, **sweep_options(options))
         (base,) = Path(out).glob("base-*.gguf")
         return watch, round_trip(base)
 
@@ -159,15 +140,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.profile_sweep", description=__doc__.splitlines()[0] if __doc__ else None
     )
-    parser.add_argument("model", type=Path, nargs="?", default=bundled.MODEL)
-    parser.add_argument("--text", type=Path, default=bundled.SEARCH_TEXT)
-    for name, default in (("base", "Q3_K_M"), ("role", "ffn_gate"), ("to", "Q2_K")):
-        parser.add_argument(f"--{name}", default=default)
-    for name, number in (("ctx", 512), ("chunks", 8), ("threads", os.cpu_count() or 1)):
-        parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
+    add_sweep_arguments(parser, chunks=8)
     parser.add_argument("--whole", action="store_true", help="compute every trial whole")
-    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     parser.add_argument("--scratch", type=Path, help="folder for the study (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(argv)

@@ -6,22 +6,22 @@ processes and the database are all in it.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
+import os
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cerebellum
+from cerebellum import bundled
 from cerebellum.backend import Backend, Settings, Sources
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
 from cerebellum.verbs.pipeline import SweepResult
 
 BASE = "base"
 SWEEP = "sweep"
-
-#: The setting that bounds what is kept for replays; 0 turns them off.
-OFF = "replay_bytes"
 
 
 @dataclass
@@ -36,7 +36,8 @@ class Phase:
 class StepTimes:
     """A `cerebellum.progress.Progress` that keeps times."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        self.now = now
         self.phases: list[Phase] = []
         self._started = self._last = 0.0
 
@@ -45,15 +46,15 @@ class StepTimes:
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         self.phases.append(Phase(what))
-        self._started = self._last = time.perf_counter()
+        self._started = self._last = self.now()
 
     def step(self, what: str = "") -> None:
-        now = time.perf_counter()
+        now = self.now()
         self.phases[-1].steps.append((what, now - self._last))
         self._last = now
 
     def end(self) -> None:
-        self.phases[-1].seconds = time.perf_counter() - self._started
+        self.phases[-1].seconds = self.now() - self._started
 
     def phase(self, what: str) -> Phase:
         """The last piece of work of that name. Raises KeyError."""
@@ -80,25 +81,51 @@ class Timed:
         return found
 
 
-def timed_sweep(model: Path, out: Path, *, backend: Backend | None = None, **options: Any) -> Timed:
+def timed_sweep(
+    model: Path, out: Path, *, backend: Backend | None = None, times: StepTimes | None = None, **options: Any
+) -> Timed:
     """`cerebellum.sweep` with its times. Raises a `CerebellumError`."""
-    times, started = StepTimes(), time.perf_counter()
+    times, started = times or StepTimes(), time.perf_counter()
     result = cerebellum.sweep(model, out=out, progress=times, backend=backend, **options)
     return Timed(result, times, time.perf_counter() - started)
 
 
-class WholeBackend(LlamaBackend):
-    """llama.cpp with replay off: every trial is computed from its first block on."""
+@dataclass(frozen=True, slots=True)
+class HereBackend(LlamaBackend):
+    """llama.cpp in this process, unprotected; ``whole``: with replay off, every trial is computed from its first block on."""
+
+    whole: bool
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
-        return super().open(model, without_replay(settings), sources)
+        from cerebellum.llamacpp.engine import LlamaEngine
+
+        return cast(EngineProcess, LlamaEngine(model, self.own(settings), sources))
+
+    def own(self, settings: Settings) -> Settings:
+        """What an engine is opened with."""
+        return replace(settings, replay_bytes=0) if self.whole else settings
 
 
-def without_replay(settings: Settings) -> Settings:
-    """The settings with replay off, in a version that has it."""
-    return dataclasses.replace(settings, **dict[str, Any]({OFF: 0})) if can_replay() else settings
+def add_sweep_arguments(parser: argparse.ArgumentParser, chunks: int) -> None:
+    """The options of a sweep whose trials are timed."""
+    parser.add_argument(
+        "model", type=Path, nargs="?", default=bundled.MODEL, help="the unquantized file (default: bundled)"
+    )
+    parser.add_argument("--text", type=Path, default=bundled.SEARCH_TEXT)
+    for name, default in (("base", "Q3_K_M"), ("role", "ffn_gate"), ("to", "Q2_K")):
+        parser.add_argument(f"--{name}", default=default)
+    for name, number in (("ctx", 512), ("chunks", chunks), ("threads", os.cpu_count() or 1)):
+        parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
 
 
-def can_replay() -> bool:
-    """Whether this version can begin a trial at the block that it changes."""
-    return OFF in {field.name for field in dataclasses.fields(Settings)}
+def block_numbers(text: str) -> list[int]:
+    """``0,6,13`` → [0, 6, 13]"""
+    return [int(word) for word in text.split(",")]
+
+
+def sweep_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as `cerebellum.sweep` takes them."""
+    names = ("base", "role", "to", "blocks", "text", "ctx", "chunks", "threads", "gpu_layers")
+    return {name: getattr(options, name) for name in names} | {"report_text": bundled.REPORT_TEXT}

@@ -28,6 +28,7 @@ from benchmarks.decisions import ALLOW
 from benchmarks.measuring import measured
 from benchmarks.models import NoRoomError
 from benchmarks.running import OURS, CommandFailedError, run, run_ours
+from benchmarks.step_times import block_numbers
 from benchmarks.stock import StockBuildError, StockPrograms, stock_programs
 from benchmarks.stock_loop import StockLoop, run_loop
 from benchmarks.stock_output import StockOutputError
@@ -114,7 +115,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, help="UTF-8 text (default: the bundled search text)")
     for name in ("base", "role", "to"):
         parser.add_argument(f"--{name}")
-    parser.add_argument("--blocks", type=trial_cost.block_numbers, help="as in 0,6,13")
+    parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13")
     for name, what in (
         ("ctx", "tokens in a chunk"), ("ubatch-size", "tokens that ours decodes at a time"),
         ("chunks", "chunks of text"), ("cost-chunks", "chunks of the comparison with a bare pass"),

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks import clocks, growth
+from benchmarks.beside_bare import BesideTimes, summed_up
 from benchmarks.clocks import Clocked, Clocks
 from benchmarks.decisions import Decisions, compare
 from benchmarks.growth import Cost
 from benchmarks.measuring import grown, measured, parse_fields
 from benchmarks.ratios import ratios, slope, slopes, spread
 from benchmarks.running import CommandFailedError
-from benchmarks.step_times import SWEEP, StepTimes
+from benchmarks.step_times import BASE, SWEEP, StepTimes, Timed
 from benchmarks.stock_loop import override_of
 from benchmarks.sweep_report import phase_seconds
 from cerebellum.patterns import compiled
@@ -109,6 +111,34 @@ def test_steps_belong_to_their_phase() -> None:
     assert sum(seconds for _, seconds in phase.steps) <= phase.seconds
     with pytest.raises(KeyError, match="'race'"):
         times.phase("race")
+
+
+@pytest.mark.parametrize(("whole", "trial", "decoding"), [(True, 9.0, 6.0), (False, 13.0, 9.0)])
+def test_a_trial_beside_a_bare_pass(
+    whole: bool, trial: float, decoding: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two chunks of the base and of two trials, 4 seconds each of which llama.cpp takes 3, the first of a trial 1 more and the second
+    chunk's bare pass between; the base's pass counts where trials begin with it."""
+    now = [0.0]
+    monkeypatch.setattr("benchmarks.beside_bare.time.perf_counter", lambda: now[0])
+    times = BesideTimes()
+    times.bare, times.decoding = [99.0], [99.0]  # of another phase
+    times.begin(SWEEP, 6)
+    times.clocks.now = lambda: now[0]
+
+    def passes(seconds: float) -> None:
+        now[0] += seconds
+
+    for number, label in enumerate([BASE, BASE, "a", "a", "b", "b"]):
+        with times.standing():
+            now[0] += 50 + number
+            times.bare.append(2.0 + number % 2)
+        times.clocks.call("trial", passes, 3.0)
+        now[0] += 1.0 + (label != BASE and number % 2 == 0)
+        times.step(label)
+    times.end()
+    found = summed_up(Timed(None, times, now[0]), times, 2, whole)  # type: ignore[arg-type]
+    assert asdict(found) == {"bare": 5.0, "trial": trial, "decoding": decoding, "bare_step": 5.0, "trial_step": 9.0}
 
 
 def test_a_race_s_decisions_are_compared() -> None:
