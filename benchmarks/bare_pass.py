@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.running import positive
+
 
 class BarePass:
-    """A model and a context of ``ctx`` tokens."""
+    """A model and a context of ``ctx`` tokens, ``ubatch`` of them computed at a time."""
 
-    def __init__(self, model: Path, ctx: int, threads: int, gpu_layers: int) -> None:
+    def __init__(self, model: Path, ctx: int, ubatch: int, threads: int, gpu_layers: int) -> None:
         import llama_cpp.llama_cpp as lc
 
         self._lc, self._ctx = lc, ctx
@@ -35,13 +37,18 @@ class BarePass:
             raise SystemExit(f"error: llama.cpp can't load {model}")
         params = lc.llama_context_default_params()
         params.n_ctx = params.n_batch = ctx
-        params.n_ubatch = min(512, ctx)
+        params.n_ubatch = min(ubatch, ctx)
         params.n_threads = params.n_threads_batch = threads
         params.op_offload = gpu_layers != 0
         params.no_perf = True
         self._context = lc.llama_init_from_model(self._model, params)
         self._vocab = lc.llama_model_get_vocab(self._model)
         self._batch = lc.llama_batch_init(ctx, 0, 1)
+
+    def close(self) -> None:
+        self._lc.llama_batch_free(self._batch)
+        self._lc.llama_free(self._context)
+        self._lc.llama_model_free(self._model)
 
     def chunks(self, text: str, n: int) -> list[list[int]]:
         """The first ``n`` chunks, each beginning with BOS where the vocabulary wants it."""
@@ -93,11 +100,15 @@ def main() -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("--text", type=Path, required=True)
     for name, default in (("ctx", 512), ("chunks", 4), ("threads", os.cpu_count() or 1), ("passes", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=positive, default=default, help=f"default {default}")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
     options = parser.parse_args()
-    bare = BarePass(options.model, options.ctx, options.threads, options.gpu_layers)
-    chunks = bare.chunks(options.text.read_text(encoding="utf-8").removesuffix("\n"), options.chunks)
+    try:
+        text = options.text.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"error: {options.text}: {error}") from None
+    bare = BarePass(options.model, options.ctx, 512, options.threads, options.gpu_layers)
+    chunks = bare.chunks(text, options.chunks)
     bare.run(chunks[0])  # pages are read and threads started
     passes = [[bare.run(chunk) for chunk in chunks] for _ in range(options.passes)]
     print(json.dumps({"seconds": [sum(times) for times in passes], "finite": bare.finite()}))

@@ -1,11 +1,13 @@
-"""Where the time of a sweep's trials goes: forward pass, callback, states, quantizing, scoring, reference, database, the rest.
+"""Where the time of a sweep's trials goes: forward pass, states, quantizing, scoring, reference, database, the rest.
 
 python -m benchmarks.profile_sweep [MODEL] [--whole] [--base Q3_K_M] [--role ffn_gate] [--to Q2_K] [--text FILE] [--ctx 512] [--chunks 8]
                                    [-ngl 0]
 
 The sweep runs with llama.cpp in this very process, clocks hung on its functions (`benchmarks.clocks`), so nothing is between the commanding
 process and the engine; the way between the two is measured apart, as the round trip of an empty call times the results. *free: ×*: how
-much faster the trials were if this cost nothing. Clocks of other threads run beside the main one and are listed apart.
+much faster the trials were if this cost nothing. Clocks of other threads run beside the main one and are listed apart. Clocks cost some
+microseconds a call: compare shares, not seconds. The callback's calls at nodes where nothing is done are in the forward pass
+(`benchmarks.callback_cost`).
 The last line is what trials cost beyond llama.cpp's decoding, in percent of that; `--whole`: with replay off, where all passes are whole.
 """
 
@@ -28,7 +30,7 @@ from cerebellum.backend import Settings
 from cerebellum.errors import CerebellumError
 from cerebellum.llamacpp.process import WAITING, LlamaBackend
 
-WHOLE, REPLAY = "forward pass, whole", "forward pass, from the changed block on"
+WHOLE, REPLAY, WAIT = "forward pass, whole", "forward pass, from the changed block on", "waiting for a device"
 
 
 class Pass:
@@ -52,8 +54,10 @@ def functions(kind: Pass) -> list[Clocked]:
     engine = "cerebellum.llamacpp"
     return [
         Clocked("llama_cpp.llama_cpp", "llama_decode", kind.decode),
+        Clocked("llama_cpp.llama_cpp", "llama_get_logits", WAIT),
+        Clocked("llama_cpp.llama_cpp", "llama_synchronize", WAIT),
         Clocked(f"{engine}.tap", "Tap.run", kind.run),
-        Clocked(f"{engine}.tap", "Tap._see", "eval callback"),
+        Clocked(f"{engine}.tap", "Tap._guarded", "callback at stops and outputs, recording"),
         Clocked(f"{engine}.states", "_read", "states kept"),
         Clocked(f"{engine}.states", "_write", "states put back"),
         Clocked(f"{engine}.engine", "quantize_rows", "quantizing"),
@@ -119,7 +123,7 @@ def rows_of(watch: Watch, trip: float) -> tuple[list[list[str]], dict[str, Any]]
     spent = {**main, "between the processes (apart)": between, "everything else": phase.seconds - sum(main.values())}
     rows = [_row(name, seconds, calls.get(name), whole) for name, seconds in sorted(spent.items(), key=lambda x: -x[1])]
     rows += [[f"{name} (other threads, beside)", f"{seconds:.3f}", "", "", ""] for name, seconds in others.items()]
-    forward = spent.get(WHOLE, 0.0) + spent.get(REPLAY, 0.0)
+    forward = sum(spent.get(name, 0.0) for name in (WHOLE, REPLAY, WAIT))
     data = {"seconds": whole, "results": len(phase.steps), "main": spent, "others": others, "calls": calls}
     return rows, {**data, "beyond the forward pass, %": 100 * (whole - forward) / forward}
 
@@ -138,7 +142,9 @@ def _row(name: str, seconds: float, calls: float | None, whole: float) -> list[s
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 where the sweep failed."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.profile_sweep", description=__doc__.splitlines()[0] if __doc__ else None
+        prog="python -m benchmarks.profile_sweep",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_sweep_arguments(parser, chunks=8)
     parser.add_argument("--whole", action="store_true", help="compute every trial whole")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -69,6 +70,13 @@ def show(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -
     console = Console()
     # Piped into a file, rich assumes 80 columns and would cut figures off.
     (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def positive(text: str) -> int:
+    """A number of things on a command line, at least one. Raises argparse's error."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return int(text)
 
 
 def relative(ours: float, stock: float) -> float:

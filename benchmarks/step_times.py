@@ -1,13 +1,12 @@
 """How long each step of a sweep takes, seen from outside: a progress that keeps the time of every result as it arrives.
 
-A step is one trial on one chunk, from the result before it to its own: swap, quantizing, forward pass, scoring, the way between the
-processes and the database are all in it.
+A step is one trial on one chunk, from the result before it to its own: swap, quantizing, forward pass, scoring, the database, and where the
+engine has a process of its own the way between the two are all in it.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import cerebellum
+from benchmarks.running import positive
 from cerebellum import bundled
-from cerebellum.backend import Backend, Settings, Sources
+from cerebellum.backend import Backend, Settings, Sources, n_cores
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
 from cerebellum.verbs.pipeline import SweepResult
 
@@ -111,18 +111,27 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, chunks: int) -> None:
     parser.add_argument(
         "model", type=Path, nargs="?", default=bundled.MODEL, help="the unquantized file (default: bundled)"
     )
-    parser.add_argument("--text", type=Path, default=bundled.SEARCH_TEXT)
-    for name, default in (("base", "Q3_K_M"), ("role", "ffn_gate"), ("to", "Q2_K")):
-        parser.add_argument(f"--{name}", default=default)
-    for name, number in (("ctx", 512), ("chunks", chunks), ("threads", os.cpu_count() or 1)):
-        parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument(
+        "--text", type=Path, default=bundled.SEARCH_TEXT, help="UTF-8 (default: the bundled search text)"
+    )
+    for name, default, what in (
+        ("base", "Q3_K_M", "type of the base"), ("role", "ffn_gate", "what trials change"), ("to", "Q2_K", "to which type"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", default=default, help=f"{what} (default {default})")
+    for name, number, what in (
+        ("ctx", 512, "tokens in a chunk"), ("chunks", chunks, "chunks of the text"), ("threads", n_cores(), "threads"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=positive, default=number, help=f"{what} (default {number})")
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
 
 
 def block_numbers(text: str) -> list[int]:
-    """``0,6,13`` → [0, 6, 13]"""
-    return [int(word) for word in text.split(",")]
+    """``0,6,13`` → [0, 6, 13]. Raises argparse's error."""
+    words = text.split(",")
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r}: blocks are numbers, as in 0,6,13")
+    return [int(word) for word in words]
 
 
 def sweep_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -1,14 +1,18 @@
-"""What one trial costs beside a bare forward pass, and what replay saves: the two kinds of sweep and a bare pass in alternation.
+"""What one trial costs beside a bare forward pass, and what replay saves: two kinds of sweep in alternation, each with its bare passes.
 
 python -m benchmarks.trial_cost [MODEL] [--base Q3_K_M] [--text FILE] [--ctx 512] [--chunks 4] [--blocks 0,6,13] [--rounds 5] [-ngl 0]
 
-*bare*: llama.cpp decodes a chunk of the base and nothing else, in the sweep's own process right before each of its passes
-(`benchmarks.beside_bare`, a process for each sweep); *bare, stock*: in a process of its own, its threads waiting as in the stock programs,
-which need a machine of their own for it. *whole*: a sweep with replay off. *replayed*: a sweep as it is. The time of a trial is the whole
-time of a sweep's trials over their number: swapping, quantizing, scoring with KL divergence, the database, and for replay the capture of
-the base's states and the self-check are all in it. *its decoding*: llama.cpp's part of that, by a clock on its function; what a trial
-costs beyond it is told to a tenth of a percent, where the ratio to a bare pass, which is of the same work, has the machine's noise in it.
-Ratios are of what one process measured; *replayed ÷ whole* is the ratio of the two to their bare passes.
+*bare*: llama.cpp decodes a chunk of the base and nothing else, in the sweep's own process beside each of its passes
+(`benchmarks.beside_bare`, a process for each sweep); *with stock waiting*: in a process of its own, its threads spinning as in the stock
+programs, which need a machine of their own for it. *whole*: a sweep with replay off (--replay-memory 0). *replayed*: a sweep as it
+is. The time of a trial: swapping, quantizing, the forward pass, scoring with KL divergence, the database; the way between the processes
+(`profile_sweep`) is not in it. Replay's *once* is the base's pass, whose states the trials begin with, and the self-check.
+
+*whole ÷ bare* is what a trial costs beside the arithmetic, with the machine's noise in it. It is made up of *llama.cpp's part ÷ bare*,
+which is nearly the same arithmetic (one tensor has another type) with a graph built for each batch, and *whole ÷ llama.cpp's part*, which
+has hardly any noise. Intervals are of 95 %, over the trials of all rounds; where there is only a range it is over the rounds. *÷ whole*
+is a ratio of ratios, each to the bare passes of its own process; the last is of the median chunk after a trial's first, without
+quantizing.
 """
 
 from __future__ import annotations
@@ -21,19 +25,23 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from benchmarks.beside_bare import Beside
 from benchmarks.measuring import measured
 from benchmarks.ratios import Spread, ratios, spread
-from benchmarks.running import CommandFailedError, show
+from benchmarks.running import CommandFailedError, positive, show
 from benchmarks.step_times import add_sweep_arguments
 from cerebellum.llamacpp.process import WAITING
+from cerebellum.stats import Interval, mean_interval, ratio_values
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A sweep of either kind with its bare passes, and the seconds of the stock programs' way to wait."""
+    """A sweep of either kind with its bare passes, and the seconds of bare passes over all chunks with the stock programs' way to wait."""
 
     whole: Beside
     replay: Beside
@@ -45,8 +53,7 @@ def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
     base = folder / "bare.gguf"
     whole = run_beside(options, folder / f"whole-{number}", "--whole")
     if not base.exists():
-        (written,) = (folder / f"whole-{number}").glob("base-*.gguf")
-        os.link(written, base)
+        os.link(next((folder / f"whole-{number}").glob("base-*.gguf"), options.model), base)
     command = ["benchmarks.bare_pass", base, "--text", options.text, *sizes(options)]
     bare_stock = spread(run_json(command, stock=not options.calm)["seconds"]).median
     return Round(whole, run_beside(options, folder / f"replay-{number}"), bare_stock)
@@ -58,7 +65,7 @@ def run_beside(options: argparse.Namespace, out: Path, *more: str) -> Beside:
     command += [word for name in ("base", "role", "to") for word in (f"--{name}", getattr(options, name))]
     if options.blocks:
         command += ["--blocks", ",".join(map(str, options.blocks))]
-    return Beside(**run_json(command))
+    return Beside.parsed(run_json(command))
 
 
 def sizes(options: argparse.Namespace) -> list[object]:
@@ -69,28 +76,33 @@ def sizes(options: argparse.Namespace) -> list[object]:
 
 def run_json(command: Sequence[object], stock: bool = False) -> Any:
     """What a module of the benchmarks prints; ``stock``: threads wait as in the stock programs. Raises CommandFailedError."""
-    return json.loads(measured([sys.executable, "-m", *map(str, command)], None if stock else WAITING).output)
+    output = measured([sys.executable, "-m", *map(str, command)], None if stock else WAITING).output
+    return json.loads(output.splitlines()[-1])  # native code may have printed before
 
 
-def figures(rounds: Sequence[Round]) -> dict[str, Spread]:
+def figures(rounds: Sequence[Round]) -> dict[str, Interval | Spread]:
     """Name → the figure over all rounds."""
     wholes, replays = [r.whole for r in rounds], [r.replay for r in rounds]
     return {
-        "bare forward pass, s": spread([each.bare for each in wholes]),
-        "bare forward pass, stock, s": spread([r.bare_stock for r in rounds]),
-        "computed whole, s": spread([each.trial for each in wholes]),
-        "computed whole ÷ bare": spread([each.trial / each.bare for each in wholes]),
-        "its decoding ÷ bare (the same work)": spread([each.decoding / each.bare for each in wholes]),
-        "computed whole ÷ its decoding": spread([each.trial / each.decoding for each in wholes]),
-        "replayed, s": spread([each.trial for each in replays]),
-        "replayed ÷ its decoding": spread([each.trial / each.decoding for each in replays]),
-        "replayed ÷ bare": spread([each.trial / each.bare for each in replays]),
-        "replayed ÷ whole": ratios([e.trial / e.bare for e in replays], [e.trial / e.bare for e in wholes]),
-        "the same without what is done once": ratios(
-            [each.trial_step / each.bare_step for each in replays],
-            [each.trial_step / each.bare_step for each in wholes],
+        "bare passes over all chunks, s": spread([fmean(each.sums("bare")) for each in wholes]),
+        "the same with stock waiting, s": spread([r.bare_stock for r in rounds]),
+        "a trial computed whole, s": spread([fmean(each.sums("trial")) for each in wholes]),
+        "whole ÷ bare": ratio(wholes, "trial", "bare"),
+        "llama.cpp's part ÷ bare": ratio(wholes, "decoding", "bare"),
+        "whole ÷ llama.cpp's part": ratio(wholes, "trial", "decoding"),
+        "a trial replayed, s": spread([fmean(each.sums("trial")) for each in replays]),
+        "once, s": spread([each.once for each in replays]),
+        "replayed with a trial's share of once ÷ whole": ratios(
+            [e.to_bare for e in replays], [e.to_bare for e in wholes]
         ),
+        "replayed ÷ whole": ratios([e.later_to_bare for e in replays], [e.later_to_bare for e in wholes]),
     }
+
+
+def ratio(sweeps: Sequence[Beside], above: str, below: str) -> Interval:
+    """Of seconds over all chunks, the trials of all sweeps being independent: sum ÷ sum."""
+    sums = [np.array([x for each in sweeps for x in each.sums(name)]) for name in (above, below)]
+    return mean_interval(ratio_values(*sums))
 
 
 def compared(options: argparse.Namespace) -> list[Round]:
@@ -102,10 +114,12 @@ def compared(options: argparse.Namespace) -> list[Round]:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.trial_cost", description=__doc__.splitlines()[0] if __doc__ else None
+        prog="python -m benchmarks.trial_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_sweep_arguments(parser, chunks=4)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=positive, default=5, help="of one sweep of each kind (default 5)")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )
@@ -119,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     try:
         rounds = compared(options)
-    except CommandFailedError as error:
+    except (CommandFailedError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     report(options, rounds)
@@ -129,9 +143,12 @@ def main(argv: list[str] | None = None) -> int:
 def report(options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any]:
     """Table on stdout, JSON where asked; the same as plain data."""
     found = figures(rounds)
-    what = f"{options.chunks} chunks of {options.ctx} tokens, {options.threads} threads, {len(rounds)} rounds"
-    rows = [(name, f"{x.median:.3f}", f"{x.low:.3f}", f"{x.high:.3f}") for name, x in found.items()]
-    show(f"{options.model.name} at {options.base}: {what}", ("a trial", "median", "least", "largest"), rows)
+    trials = list(rounds[0].whole.pairs.values())
+    what = (
+        f"{len(trials)} trials of {options.role} at {options.to}, {len(trials[0])} chunks of {options.ctx} tokens of {options.text.name}, "
+        f"{options.threads} threads, -ngl {options.gpu_layers}, {len(rounds)} rounds"
+    )
+    show(f"{options.model.name} at {options.base}: {what}", ("", "", "how sure"), map(row, found.items()))
     data = {
         "what": what,
         "figures": {name: asdict(x) for name, x in found.items()},
@@ -140,6 +157,15 @@ def report(options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, An
     if options.json:
         options.json.write_text(json.dumps(data, indent=1) + "\n")
     return data
+
+
+def row(figure: tuple[str, Interval | Spread]) -> tuple[str, str, str]:
+    """Name, figure, and what its sureness is."""
+    name, x = figure
+    digits = 3 if isinstance(x, Spread) else 4
+    middle = x.median if isinstance(x, Spread) else x.estimate
+    kind = "least and largest" if isinstance(x, Spread) else "95 % interval"
+    return name, f"{middle:.{digits}f}", f"{x.low:.{digits}f} to {x.high:.{digits}f} ({kind})"
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from numba.core import codegen, config
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Files whose text is part of the compiled code.
-_SOURCES = ("compiled.py", "lanes.py", "elementary.py", "kernels.py", "llamacpp/callback.py")
+_SOURCES = ("compiled.py", "lanes.py", "elementary.py", "kernels.py")
 
 
 @functools.cache
@@ -46,16 +46,6 @@ def compiled(signature: str) -> Callable[[Function], Function]:
     def decorate(function: Function) -> Function:
         with _cache_folder(code_folder()) as kept:
             return cast(Function, numba.njit(signature, nogil=True, cache=kept, boundscheck=False)(function))
-
-    return decorate
-
-
-def c_function(signature: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile to a function that native code can call: numba's `CFunc`, which has its ``address``. It takes no lock of the interpreter."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        with _cache_folder(code_folder()) as kept:
-            return numba.cfunc(signature, cache=kept, boundscheck=False)(function)
 
     return decorate
 

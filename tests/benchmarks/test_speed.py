@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import types
 from dataclasses import asdict
@@ -10,16 +12,17 @@ from pathlib import Path
 import pytest
 
 from benchmarks import clocks, growth
-from benchmarks.beside_bare import BesideTimes, summed_up
+from benchmarks.beside_bare import Beside, BesideTimes, Pair, beside
 from benchmarks.clocks import Clocked, Clocks
 from benchmarks.decisions import Decisions, compare
 from benchmarks.growth import Cost
 from benchmarks.measuring import grown, measured, parse_fields
 from benchmarks.ratios import ratios, slope, slopes, spread
 from benchmarks.running import CommandFailedError
-from benchmarks.step_times import BASE, SWEEP, StepTimes, Timed
+from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_options, timed_sweep
 from benchmarks.stock_loop import override_of
 from benchmarks.sweep_report import phase_seconds
+from cerebellum import bundled
 from cerebellum.patterns import compiled
 
 
@@ -113,32 +116,58 @@ def test_steps_belong_to_their_phase() -> None:
         times.phase("race")
 
 
-@pytest.mark.parametrize(("whole", "trial", "decoding"), [(True, 9.0, 6.0), (False, 13.0, 9.0)])
-def test_a_trial_beside_a_bare_pass(
-    whole: bool, trial: float, decoding: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two chunks of the base and of two trials, 4 seconds each of which llama.cpp takes 3, the first of a trial 1 more and the second
-    chunk's bare pass between; the base's pass counts where trials begin with it."""
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_trial_beside_a_bare_pass(whole: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three chunks of the base and of two trials. Of each step llama.cpp takes 3 seconds and everything else 1, with 8 more in a trial's
+    first; two seconds are of no step. Bare passes take 2, 3 and 5 seconds, and the clock of the steps doesn't see them."""
     now = [0.0]
     monkeypatch.setattr("benchmarks.beside_bare.time.perf_counter", lambda: now[0])
     times = BesideTimes()
-    times.bare, times.decoding = [99.0], [99.0]  # of another phase
-    times.begin(SWEEP, 6)
-    times.clocks.now = lambda: now[0]
+    times._clocks.now = lambda: now[0]
+    times.pairs.append(("of another phase", Pair(99.0, 99.0, 99.0)))
 
     def passes(seconds: float) -> None:
         now[0] += seconds
 
-    for number, label in enumerate([BASE, BASE, "a", "a", "b", "b"]):
-        with times.standing():
-            now[0] += 50 + number
-            times.bare.append(2.0 + number % 2)
-        times.clocks.call("trial", passes, 3.0)
-        now[0] += 1.0 + (label != BASE and number % 2 == 0)
-        times.step(label)
+    times.begin(SWEEP, 9)
+    for label in (BASE, "a", "b"):
+        for chunk, bare in enumerate((2.0, 3.0, 5.0)):
+            with times.standing() as found:
+                times._clocks.call("bare", passes, 7.0)
+                found.append(bare)
+            times._clocks.call("trial", passes, 3.0)
+            passes(1.0 if label == BASE or chunk else 9.0)
+            times.step(label)
+    passes(2.0)
     times.end()
-    found = summed_up(Timed(None, times, now[0]), times, 2, whole)  # type: ignore[arg-type]
-    assert asdict(found) == {"bare": 5.0, "trial": trial, "decoding": decoding, "bare_step": 5.0, "trial_step": 9.0}
+    beside = times.summed_up(whole)
+    assert beside.pairs == {label: [Pair(12.0, 3.0, 2.0), Pair(4.0, 3.0, 3.0), Pair(4.0, 3.0, 5.0)] for label in "ab"}
+    assert beside.once == (2.0 if whole else 14.0)
+    assert (beside.sums("trial"), beside.sums("bare")) == ([20.0, 20.0], [10.0, 10.0])
+    assert (beside.to_bare, beside.later_to_bare) == ((40 + beside.once) / 20, 1.0)
+    assert Beside.parsed(json.loads(json.dumps(asdict(beside)))) == beside
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_bare_passes_are_made_beside_those_of_a_sweep(whole: bool, tmp_path: Path) -> None:
+    """Really: one beside each pass of a trial, before and after in turn, told apart by the clock; what was measured is that of a sweep
+    without them. A study that has it all is refused."""
+    options = argparse.Namespace(
+        model=bundled.MODEL, base="Q3_K_M", role="ffn_gate", to="Q2_K", blocks=[0, 13] if whole else None,
+        text=bundled.SEARCH_TEXT, ctx=64, chunks=3, threads=2, gpu_layers=0, whole=whole,
+    )  # fmt: skip
+    found = beside(options, tmp_path / "beside")
+    assert [len(own) for own in found.pairs.values()] == [3] * (2 if whole else 14)
+    assert all(0 < pair.decoding < pair.trial and pair.bare > 0 for own in found.pairs.values() for pair in own)
+    plain, again = (
+        timed_sweep(
+            options.model, tmp_path / name, backend=HereBackend(whole), ubatch_size=64, **sweep_options(options)
+        ).result.sweep
+        for name in ("plain", "beside")
+    )
+    assert plain == again
+    with pytest.raises(ValueError, match="has these trials already"):
+        beside(options, tmp_path / "beside")
 
 
 def test_a_race_s_decisions_are_compared() -> None:

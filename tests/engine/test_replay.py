@@ -19,14 +19,14 @@ from cerebellum.domain import Chunk, ChunkScore, Swap, Trial, TrialKind, swaps_o
 from cerebellum.errors import EngineError
 from cerebellum.gguf_file import read_model
 from cerebellum.llama_rules import quantizable_tensors
-from cerebellum.llamacpp import decoding
+from cerebellum.llamacpp import decoding, native
 from cerebellum.llamacpp.decoding import Bundle, Decoder, Digests, Programs
 from cerebellum.llamacpp.engine import CACHE_BYTES, LlamaEngine
 from cerebellum.llamacpp.graph import Graph
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.states import States
 from cerebellum.llamacpp.sweeping import Sweep, affordable, in_parts
-from cerebellum.llamacpp.tap import Tap
+from cerebellum.llamacpp.tap import Tap, program
 from cerebellum.llamacpp.weights import Stored
 from cerebellum.plan import single_trial
 from cerebellum.quants import fallback_type
@@ -228,6 +228,44 @@ def test_where_the_batch_is_another_than_was_recorded_it_is_an_error(
         engine.decoder.rows((chunk,), None)
     graphs[-1].logit_bytes += 4
     assert engine.decoder.rows((chunk,), None).tobytes() == before.tobytes()
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("kept", "match"), [(slice(1), "nodes where"), (slice(-1), "nodes where"), (slice(1, None), "was recorded")]
+)
+def test_another_graph_than_was_recorded_is_an_error(
+    kept: slice, match: str, files: Callable[[str], tuple[Path, Path]]
+) -> None:
+    """More nodes, or others at a stop; the engine goes on."""
+    engine = opened(files("llama"), replace(SETTINGS, n_batch=64, n_ubatch=64))
+    (chunk,) = chunks_of(engine, [1])
+    before = engine.decoder.rows((chunk,), None)
+    (graph,) = engine.decoder.graphs((chunk,))
+    other = Graph(graph.nodes[kept], graph.logit_bytes)
+    with pytest.raises(EngineError, match=match):
+        engine.decoder.rows(
+            (chunk,), [program(other, range(len(other)), stops=[len(other) - 2] if len(other) > 1 else [])]
+        )
+    assert engine.decoder.rows((chunk,), None).tobytes() == before.tobytes()
+    engine.close()
+
+
+def test_what_goes_wrong_while_a_graph_is_recorded_is_raised(
+    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not swallowed by native code, with a node missing."""
+    engine = opened(files("llama"))
+    (chunk,) = chunks_of(engine, [1])
+
+    def broken() -> frozenset[int]:
+        raise EngineError("planted")
+
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match="planted"):
+        patch.setattr(native, "empty_ops", broken)
+        engine.decoder.graphs((chunk,))
+    trials = [BASE, *singles(files("llama")[1], (1,))]
+    assert swept(engine, trials, [chunk]) == whole(engine, trials, [chunk])
     engine.close()
 
 

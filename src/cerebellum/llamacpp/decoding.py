@@ -69,7 +69,7 @@ class Decoder:
             n_batch=self.n_batch,
             n_seq=self.together,
             n_threads=n_threads,
-            watch=self._tap.watch if self._tap else None,
+            callback=self._tap.callback if self._tap else None,
         )
         self._batch = Batch(self.n_batch * self.together)
         self._graphs: collections.OrderedDict[tuple[int, ...], list[Graph]] = collections.OrderedDict()
@@ -302,17 +302,9 @@ def n_layers(model: Any) -> int:
 
 
 def new_context(
-    model: Any,
-    settings: Settings,
-    *,
-    n_ctx: int,
-    n_batch: int,
-    n_threads: int,
-    n_seq: int = 1,
-    watch: Callable[[Any], None] | None = None,
+    model: Any, settings: Settings, *, n_ctx: int, n_batch: int, n_threads: int, n_seq: int = 1, callback: Any = None
 ) -> Any:
-    """A context for ``n_seq`` sequences of ``n_ctx`` tokens each, batches of ``n_batch`` tokens of each; ``watch`` hangs a callback on its
-    parameters. Raises `EngineError`."""
+    """A context for ``n_seq`` sequences of ``n_ctx`` tokens each, batches of ``n_batch`` tokens of each. Raises `EngineError`."""
     params = lc.llama_context_default_params()
     params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_seq, n_seq, False
     params.n_batch = params.n_ubatch = n_batch * n_seq  # a decode is one graph
@@ -321,8 +313,8 @@ def new_context(
     params.op_offload = settings.n_gpu_layers != 0  # else batches would go to a GPU that wasn't asked for
     if settings.flash_attention is not None:
         params.flash_attn_type = int(settings.flash_attention)
-    if watch:
-        watch(params)
+    if callback is not None:
+        params.cb_eval = callback
     context = lc.llama_init_from_model(model, params)
     if not context:
         raise EngineError(f"llama.cpp can't open a context of {n_ctx * n_seq} tokens: {native.native_log().errors()}")

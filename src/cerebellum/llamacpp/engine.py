@@ -73,9 +73,10 @@ class LlamaEngine:
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
         finder = Finder()
+        callback = lc.ggml_backend_sched_eval_callback(finder)
         n_ctx = min(32, self.settings.n_ctx)
         context = new_context(
-            self._model, self.settings, n_ctx=n_ctx, n_batch=1, n_threads=self._n_threads, watch=finder.watch
+            self._model, self.settings, n_ctx=n_ctx, n_batch=1, n_threads=self._n_threads, callback=callback
         )
         batch = Batch(1)
         try:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph, Held
-from cerebellum.llamacpp.tap import Noted, Program, program
+from cerebellum.llamacpp.tap import Program, program
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -34,7 +34,7 @@ class States:
         cuts = {position: cut for position in positions if (cut := graph.cut(position))}
         computed = range(len(graph) if whole else max(positions) + 1)
 
-        def keep(position: int, noted: Noted) -> None:
+        def keep(position: int, noted: dict[int, int]) -> None:
             for held in cuts[position]:
                 if (batch, held) not in self._kept:
                     self._kept[batch, held] = _read(_address(held, noted))
@@ -46,7 +46,7 @@ class States:
         position = graph.boundaries[boundary]
         cut = graph.cut(position)
 
-        def put_back(_position: int, noted: Noted) -> None:
+        def put_back(_position: int, noted: dict[int, int]) -> None:
             for held in cut:
                 _write(_address(held, noted), self._kept[batch, held])
 
@@ -57,9 +57,9 @@ def _places(*cuts: tuple[Held, ...]) -> list[int]:
     return [held.place for cut in cuts for held in cut if held.place is not None]
 
 
-def _address(held: Held, noted: Noted) -> int:
-    address = held.leaf if held.place is None else int(noted[held.place])
-    assert address
+def _address(held: Held, noted: dict[int, int]) -> int:
+    address = held.leaf if held.place is None else noted[held.place]
+    assert address is not None
     return address
 
 

@@ -2,8 +2,8 @@
 
 Three uses, one at a time: **record** a graph (nothing is computed), **run** with some nodes left out and stops in between, or nothing.
 A node is left out by making it no operation; in a run the logits can be computed where llama.cpp would copy them to, so that memory
-for them is touched once. The graph is built anew for the next batch (`native.native_log` sees to that), so nothing has to be put back. What
-is done at every node of a run is compiled (`callback`).
+for them is touched once. The graph is built anew for the next batch (`native.native_log` sees to that), so nothing has to be put back. The
+callback runs some hundred times a batch, so it does one look-up and returns (compiled it would save 0.2 µs a node of some 0.3).
 """
 
 from __future__ import annotations
@@ -17,28 +17,24 @@ from typing import Any
 import llama_cpp.llama_cpp as lc
 
 from cerebellum.errors import EngineError
-from cerebellum.llamacpp import callback, native
-from cerebellum.llamacpp.callback import NOTE, OUTPUT, STOP
+from cerebellum.llamacpp import native
 from cerebellum.llamacpp.graph import Graph, Node
 
+_LEAVE_OUT, _NOTE, _STOP, _OUTPUT = 1, 2, 4, 8  # the first as `Graph.left_out` has it
 _COPY = re.compile(r"[^#]+#(?P<tensor>.+)#\d+")
 #: ggml cuts names off at this length.
 _LONGEST_NAME, _CUT_OFF = 63, "…."
-_DATA = native.Tensor.data.offset
-
-#: Addresses of nodes by their positions, of those that are noted; else 0.
-Noted = C.Array[C.c_int64]
-#: Called with a stop's position, and what is noted until then.
-AtStop = Callable[[int, Noted], None]
+_OP, _DATA = native.Tensor.op.offset, native.Tensor.data.offset
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to do at each node of a graph. ``at_stop`` is called when a stop's node and all before it are computed."""
+    """What to do at each node of a graph. ``at_stop(position, address of a node by its position)`` is called when a stop's node and all
+    before it are computed; of the addresses it may use those in ``noted``."""
 
     graph: Graph
     flags: bytes
-    at_stop: AtStop
+    at_stop: Callable[[int, dict[int, int]], None]
 
 
 def program(
@@ -46,7 +42,7 @@ def program(
     computed: range,
     stops: Iterable[int] = (),
     noted: Iterable[int] = (),
-    at_stop: AtStop = lambda _position, _noted: None,
+    at_stop: Callable[[int, dict[int, int]], None] = lambda _position, _noted: None,
 ) -> Program:
     """Leave out what is dead and what is not in ``computed``."""
     return _program(graph, bytearray(graph.left_out(computed)), stops, noted, at_stop)
@@ -62,14 +58,14 @@ def _program(
     flags: bytearray,
     stops: Iterable[int],
     noted: Iterable[int],
-    at_stop: AtStop,
+    at_stop: Callable[[int, dict[int, int]], None],
 ) -> Program:
     for place in noted:
-        flags[place] |= NOTE
+        flags[place] |= _NOTE
     for place in stops:
-        flags[place] |= STOP
+        flags[place] |= _STOP
     for place in graph.outputs:
-        flags[place] |= OUTPUT
+        flags[place] |= _OUTPUT
     return Program(graph, bytes(flags), at_stop)
 
 
@@ -79,90 +75,101 @@ class Tap:
 
     ``place_logits``, where there is one, is asked in a run for the address that its logits are to be computed at."""
 
+    callback: Any = field(init=False)
     place_logits: Callable[[], int] | None = None
     #: Whether a recorded graph read copies of weights, which the scheduler makes where they lie elsewhere: then who reads them isn't seen.
     weights_copied: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        self._see_here = lc.ggml_backend_sched_eval_callback(self._see)
-        self._watch = callback.Watch(python=C.cast(self._see_here, C.c_void_p).value)
+        self.callback = lc.ggml_backend_sched_eval_callback(self._see)
         self._off()
 
-    def watch(self, params: Any) -> None:
-        """Let a context of ``params`` call this one, which has to outlive it."""
-        params.cb_eval = lc.ggml_backend_sched_eval_callback(callback.see.address)
-        params.cb_eval_user_data = C.addressof(self._watch)
-
     def _off(self) -> None:
-        self._watch.mode = callback.PASS
         self._program: Program | None = None
-        self._nodes: list[Node] = []
-        self._noted: Noted | None = None
+        self._nodes: list[Node] | None = None
+        self._place = 0
+        self._noted: dict[int, int] = {}
         self._error: Exception | None = None
 
     def record(self, decode: Callable[[], None], logit_bytes: int) -> Graph:
         """The graph of the batch that ``decode`` decodes, with so many bytes of logits. Nothing is computed, only places in the memory
         are taken."""
         self._off()
-        self._watch.mode = callback.ASK
+        self._nodes = nodes = list[Node]()
         try:
-            decode()
-            return Graph(self._nodes, logit_bytes)
+            self._decoded(decode)
         finally:
             self._off()
+        return Graph(nodes, logit_bytes)
 
     def run(self, decode: Callable[[], None], program: Program) -> None:
         """``decode`` a batch whose graph is the program's. Raises `EngineError` where llama.cpp computed another graph."""
         self._off()
-        self._load(program)
+        self._program = program
         try:
-            decode()
-            if self._error:
-                raise self._error
-            if self._watch.place != len(program.graph):
-                raise EngineError(
-                    f"llama.cpp computed {self._watch.place} nodes where {len(program.graph)} were recorded"
-                )
+            self._decoded(decode)
+            if self._place != len(program.graph):
+                raise EngineError(f"llama.cpp computed {self._place} nodes where {len(program.graph)} were recorded")
         finally:
             self._off()
 
-    def _load(self, program: Program) -> None:
-        n = len(program.flags)
-        self._program, self._noted = program, (C.c_int64 * n)()
-        self._watch.flags = C.cast(C.c_char_p(program.flags), C.c_void_p).value
-        self._watch.noted = C.addressof(self._noted)
-        self._watch.n, self._watch.place, self._watch.mode = n, 0, callback.RUN
+    def _decoded(self, decode: Callable[[], None]) -> None:
+        """``decode``, then raise what the callback ran into: no error passes through native code."""
+        try:
+            decode()
+        finally:
+            if self._error:
+                raise self._error
 
     def _see(self, pointer: int, ask: bool, _user: Any) -> bool:
-        """In a run: of outputs and stops. Errors are raised when the decode has ended: none passes through native code."""
         running = self._program
         if running is None:
-            if ask:
-                self._nodes.append(_note_and_leave_out(pointer))
-                self.weights_copied = self.weights_copied or any("." in name for name in self._nodes[-1].copied)
+            if ask and self._nodes is not None:
+                self._guarded(self._record_node, pointer)
             return not ask
+        if not ask:
+            self._guarded(self._stopped, running, pointer)
+            return True
+        place = self._place
+        self._place = place + 1
+        flag = running.flags[place] if place < len(running.flags) else 0
+        if not flag:
+            return False
+        if flag & _OUTPUT:
+            self._guarded(self._place_output, running, pointer)
+        if flag & _LEAVE_OUT:
+            C.c_int32.from_address(pointer + _OP).value = native.OP_NONE
+        if flag & _NOTE:
+            self._noted[place] = pointer
+        return flag & _STOP != 0
+
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Keep the first error of it all."""
         try:
-            if not ask:
-                self._stopped(running, pointer)
-            elif self.place_logits:
-                self._place_output(running, pointer, self.place_logits())
+            work(*arguments)
         except Exception as error:
             self._error = self._error or error
-        return not ask
 
-    def _place_output(self, running: Program, pointer: int, address: int) -> None:
-        """Let the node's result lie at ``address``."""
+    def _record_node(self, pointer: int) -> None:
+        assert self._nodes is not None
+        self._nodes.append(_note_and_leave_out(pointer))
+        self.weights_copied = self.weights_copied or any("." in name for name in self._nodes[-1].copied)
+
+    def _place_output(self, running: Program, pointer: int) -> None:
+        """Let the node's result lie where llama.cpp has room for it."""
+        if not self.place_logits:
+            return
+        address = self.place_logits()
         if not address or native.ggml().ggml_nbytes(pointer) != running.graph.logit_bytes:
             raise EngineError("llama.cpp has no room for the recorded batch's logits (--replay-memory 0 does without)")
         C.c_void_p.from_address(pointer + _DATA).value = address
 
     def _stopped(self, running: Program, pointer: int) -> None:
         """A stop's node and all before it are computed."""
-        place = self._watch.place - 1
+        place = self._place - 1
         name = native.tensor_at(pointer).name.decode("utf-8", "replace")
         if name != running.graph.nodes[place].name:
             raise EngineError(f"node {place} is {name} where {running.graph.nodes[place].name} was recorded")
-        assert self._noted is not None
         running.at_stop(place, self._noted)
 
 

@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.domain import Swaps
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
@@ -34,13 +32,8 @@ class Finder:
     def __init__(self) -> None:
         self.found: dict[str, list[int]] = {}
         self._seen: set[int] = set()
-        self._callback = lc.ggml_backend_sched_eval_callback(self._see)
 
-    def watch(self, params: Any) -> None:
-        """Let a context of ``params`` call this one, which has to outlive it."""
-        params.cb_eval = self._callback
-
-    def _see(self, pointer: int, ask: bool, _user: Any) -> bool:
+    def __call__(self, pointer: int, ask: bool, _user: Any) -> bool:
         if ask:
             self._note(native.tensor_at(pointer))
         return False
