@@ -95,8 +95,7 @@ def profiled(options: argparse.Namespace) -> tuple[Watch, float]:
         with clocks.on(functions(Pass())):
             backend = HereBackend(options.whole)
             api.sweep(options.model, out=out, progress=watch, backend=backend, **sweep_options(options))
-        (base,) = Path(out).glob("base-*.gguf")
-        return watch, round_trip(base)
+        return watch, round_trip(next(Path(out).glob("base-*.gguf"), options.model))
 
 
 def round_trip(model: Path, calls: int = 200) -> float:

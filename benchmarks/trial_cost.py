@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -50,10 +49,8 @@ class Round:
 
 def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
     """One alternation."""
-    base = folder / "bare.gguf"
     whole = run_beside(options, folder / f"whole-{number}", "--whole")
-    if not base.exists():
-        os.link(next((folder / f"whole-{number}").glob("base-*.gguf"), options.model), base)
+    base = next((folder / f"whole-{number}").glob("base-*.gguf"), options.model)  # it may have been of that type
     command = ["benchmarks.bare_pass", base, "--text", options.text, *sizes(options)]
     bare_stock = spread(run_json(command, stock=not options.calm)["seconds"]).median
     return Round(whole, run_beside(options, folder / f"replay-{number}"), bare_stock)
