@@ -15,16 +15,23 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from benchmarks.running import positive
 
+#: llama.cpp looks at it when a context is made.
+NO_REUSE = "LLAMA_GRAPH_REUSE_DISABLE"
+
 
 class BarePass:
-    """A model and a context of ``ctx`` tokens, ``ubatch`` of them computed at a time."""
+    """A model and a context of ``ctx`` tokens, ``ubatch`` of them computed at a time; ``reuse``: graphs are used again, if they
+    can be."""
 
-    def __init__(self, model: Path, ctx: int, ubatch: int, threads: int, gpu_layers: int) -> None:
+    def __init__(
+        self, model: Path, ctx: int, ubatch: int, threads: int, gpu_layers: int, *, reuse: bool = True
+    ) -> None:
         import llama_cpp.llama_cpp as lc
 
         self._lc, self._ctx = lc, ctx
@@ -41,7 +48,11 @@ class BarePass:
         params.n_threads = params.n_threads_batch = threads
         params.op_offload = gpu_layers != 0
         params.no_perf = True
-        self._context = lc.llama_init_from_model(self._model, params)
+        with mock.patch.dict(os.environ):
+            os.environ.pop(NO_REUSE, None)
+            if not reuse:
+                os.environ[NO_REUSE] = "1"
+            self._context = lc.llama_init_from_model(self._model, params)
         self._vocab = lc.llama_model_get_vocab(self._model)
         self._batch = lc.llama_batch_init(ctx, 0, 1)
 

@@ -28,7 +28,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
-from unittest import mock
 
 from benchmarks.bare_pass import BarePass
 from benchmarks.clocks import Clocked, Clocks
@@ -167,11 +166,8 @@ class BesideBackend(HereBackend):
 
             @cached_property
             def bare(self) -> BarePass:
-                with mock.patch.dict(os.environ):
-                    os.environ.pop("LLAMA_GRAPH_REUSE_DISABLE", None)
-                    return BarePass(
-                        model, settings.n_ctx, self.decoder.n_batch, settings.threads, settings.n_gpu_layers
-                    )
+                own = settings
+                return BarePass(model, own.n_ctx, self.decoder.n_batch, own.threads, own.n_gpu_layers)
 
             def ahead(self, *_swaps: Any) -> None:
                 pass

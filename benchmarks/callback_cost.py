@@ -1,9 +1,10 @@
-"""What the eval callback costs at each node of a graph: passes over two tokens with it and without, in alternation.
+"""What trials need of llama.cpp that a bare pass doesn't: a callback at each node of a graph, and a graph built for each batch.
 
 python -m benchmarks.callback_cost [MODEL] [--repeats 400] [--rounds 5] [-ngl 0]
 
-Two tokens are little arithmetic, so that a node's share can be seen. The program leaves nothing out and has no stop; where logits are
-placed (on the processor) that is done once a pass, and what a pass begins with: so a node costs at most what is shown.
+Passes over two tokens with it and without, in alternation: that is little arithmetic, so that the rest can be seen. The callback's program
+leaves nothing out and has no stop; where logits are placed (on the processor) that is done once a pass, and what a pass begins with: so
+a node costs at most what is shown. Graphs are built anew, or reused, in bare passes (`benchmarks.bare_pass`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.bare_pass import BarePass
 from benchmarks.ratios import spread
 from benchmarks.running import positive, show
 from cerebellum import bundled
@@ -40,20 +43,51 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.update({**WAITING, **os.environ})  # before llama.cpp is loaded
     try:
-        found = [timed(options.model, options.repeats, options.gpu_layers) for _ in range(options.rounds)]
+        size = options.model, options.repeats, options.gpu_layers
+        found = [(*callback(*size), *building(*size)) for _ in range(options.rounds)]
     except CerebellumError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    names = ("nodes", "a pass with it, ms", "a pass without, ms", "µs a node, at most")
+    names = (
+        "nodes",
+        "a pass with the callback, ms",
+        "without, ms",
+        "µs a node, at most",
+        "building its graph, ms a pass",
+    )
     rows = [(name, spread(values).text(3)) for name, values in zip(names, zip(*found, strict=True), strict=True)]
-    title = f"The callback in a pass of {options.model.name} over two tokens, one thread, {options.repeats} passes, {options.rounds} rounds"
+    title = (
+        f"A pass of {options.model.name} over two tokens, one thread, {options.repeats} passes, {options.rounds} rounds"
+    )
     show(title, ("", "median of the rounds"), rows)
     return 0
 
 
-def timed(model: Path, repeats: int, gpu_layers: int) -> tuple[float, float, float, float]:
-    """Nodes; median milliseconds of a pass with the callback and without; microseconds a node, from the median difference. Raises a
-    `CerebellumError`."""
+def alternated(one: Callable[[], object], other: Callable[[], object], repeats: int) -> tuple[float, float, float]:
+    """Median milliseconds of either, and of the difference; neither is always the first."""
+    found: dict[bool, list[float]] = {True: [], False: []}
+    for number in range(2 * repeats + 2):
+        is_one = number % 4 in (0, 3)
+        started = time.perf_counter()
+        one() if is_one else other()
+        found[is_one].append(1e3 * (time.perf_counter() - started))
+    ones, others = found[True][1:], found[False][1:]
+    return (
+        statistics.median(ones), statistics.median(others), statistics.median(a - b for a, b in zip(ones, others, strict=True))
+    )  # fmt: skip
+
+
+def building(model: Path, repeats: int, gpu_layers: int) -> tuple[float]:
+    """Milliseconds a pass that a graph of its own takes."""
+    anew, reusing = (BarePass(model, 32, 32, 1, gpu_layers, reuse=reuse) for reuse in (False, True))
+    _, _, difference = alternated(lambda: anew.run([1, 2]), lambda: reusing.run([1, 2]), repeats)
+    anew.close()
+    reusing.close()
+    return (difference,)
+
+
+def callback(model: Path, repeats: int, gpu_layers: int) -> tuple[float, float, float, float]:
+    """Nodes; milliseconds of a pass with the callback and without; microseconds a node. Raises a `CerebellumError`."""
     from cerebellum.llamacpp.engine import LlamaEngine
     from cerebellum.llamacpp.tap import whole_program
 
@@ -66,20 +100,12 @@ def timed(model: Path, repeats: int, gpu_layers: int) -> tuple[float, float, flo
     n = sum(len(program.graph) for program in programs)
     if not n:
         raise EngineError(f"{model.name} is computed without a callback here")
-    found: dict[bool, list[float]] = {True: [], False: []}
-    for number in range(2 * repeats + 2):
-        is_watched = number % 4 in (0, 3)  # neither is always the first
-        started = time.perf_counter()
-        if is_watched:
-            watched.decoder.pass_over(bundle, programs)
-        else:
-            alone.decoder.pass_over(bundle, None)
-        found[is_watched].append(1e3 * (time.perf_counter() - started))
+    with_it, without, difference = alternated(
+        lambda: watched.decoder.pass_over(bundle, programs), lambda: alone.decoder.pass_over(bundle, None), repeats
+    )
     watched.close()
     alone.close()
-    with_it, without = found[True][1:], found[False][1:]
-    difference = statistics.median(a - b for a, b in zip(with_it, without, strict=True))
-    return n, statistics.median(with_it), statistics.median(without), 1e3 * difference / n
+    return n, with_it, without, 1e3 * difference / n
 
 
 if __name__ == "__main__":
