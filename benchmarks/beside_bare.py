@@ -166,8 +166,8 @@ class BesideBackend(HereBackend):
 
             @cached_property
             def bare(self) -> BarePass:
-                own = settings
-                return BarePass(model, own.n_ctx, self.decoder.n_batch, own.threads, own.n_gpu_layers)
+                size = settings.n_ctx, self.decoder.n_batch, settings.threads
+                return BarePass(model, *size, settings.n_gpu_layers)
 
             def ahead(self, *_swaps: Any) -> None:
                 pass
