@@ -24,22 +24,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.bare_pass import BarePass
 from benchmarks.clocks import Clocked, Clocks
-from benchmarks.step_times import (
-    BASE,
-    SWEEP,
-    HereBackend,
-    StepTimes,
-    add_sweep_arguments,
-    sweep_options,
-    timed_sweep,
-)  # fmt: skip
+from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_options, sweep_parser, timed_sweep
 from cerebellum.backend import Settings, Sources
 from cerebellum.errors import CerebellumError
 from cerebellum.llamacpp.process import WAITING, EngineProcess
@@ -89,13 +81,11 @@ class Beside:
         return of("trial") / of("bare")
 
 
-@dataclass
 class BesideTimes(StepTimes):
     """Times of steps by a clock that stands still during bare passes, with llama.cpp's part of each step and the bare pass beside it."""
 
-    pairs: list[tuple[str, Pair]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, Pair]] = []
         self._stood = self._bare = 0.0
         self._is_bare = False
         self._clocks = Clocks()
@@ -213,12 +203,7 @@ def beside(options: argparse.Namespace, out: Path) -> Beside:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.beside_bare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_sweep_arguments(parser, chunks=4)
+    parser = sweep_parser("beside_bare", __doc__, chunks=4)
     parser.add_argument("--whole", action="store_true", help="compute every trial whole (--replay-memory 0)")
     parser.add_argument("--out", type=Path, help="an empty folder that keeps the study (default: one that is removed)")
     options = parser.parse_args()

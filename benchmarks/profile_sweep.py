@@ -24,7 +24,7 @@ from typing import Any
 
 from benchmarks.clocks import Clocked, Clocks, by_label
 from benchmarks.running import show
-from benchmarks.step_times import SWEEP, HereBackend, StepTimes, add_sweep_arguments, sweep_options
+from benchmarks.step_times import SWEEP, HereBackend, StepTimes, sweep_options, sweep_parser
 from cerebellum import api
 from cerebellum.backend import Settings
 from cerebellum.errors import CerebellumError
@@ -140,12 +140,7 @@ def _row(name: str, seconds: float, calls: float | None, whole: float) -> list[s
 
 def main(argv: list[str] | None = None) -> int:
     """Print the table; 1 where the sweep failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.profile_sweep",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_sweep_arguments(parser, chunks=8)
+    parser = sweep_parser("profile_sweep", __doc__, chunks=8)
     parser.add_argument("--whole", action="store_true", help="compute every trial whole")
     parser.add_argument("--scratch", type=Path, help="folder for the study (default: the system's)")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

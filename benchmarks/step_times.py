@@ -106,8 +106,11 @@ class HereBackend(LlamaBackend):
         return replace(settings, replay_bytes=0) if self.whole else settings
 
 
-def add_sweep_arguments(parser: argparse.ArgumentParser, chunks: int) -> None:
-    """The options of a sweep whose trials are timed."""
+def sweep_parser(name: str, doc: str | None, chunks: int) -> argparse.ArgumentParser:
+    """The command line of the benchmark ``name`` with the options of a sweep whose trials are timed."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "model", type=Path, nargs="?", default=bundled.MODEL, help="the unquantized file (default: bundled)"
     )
@@ -124,6 +127,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser, chunks: int) -> None:
         parser.add_argument(f"--{name}", type=positive, default=number, help=f"{what} (default {number})")
     parser.add_argument("--blocks", type=block_numbers, help="as in 0,6,13 (default: all)")
     parser.add_argument("-ngl", "--gpu-layers", type=int, default=0, help="layers on the GPU (default: none)")
+    return parser
 
 
 def block_numbers(text: str) -> list[int]:

@@ -33,7 +33,7 @@ from benchmarks.beside_bare import Beside
 from benchmarks.measuring import measured
 from benchmarks.ratios import Spread, ratios, spread
 from benchmarks.running import CommandFailedError, positive, show
-from benchmarks.step_times import add_sweep_arguments
+from benchmarks.step_times import sweep_parser
 from cerebellum.llamacpp.process import WAITING
 from cerebellum.stats import Interval, mean_interval, ratio_values
 
@@ -110,12 +110,7 @@ def compared(options: argparse.Namespace) -> list[Round]:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.trial_cost",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_sweep_arguments(parser, chunks=4)
+    parser = sweep_parser("trial_cost", __doc__, chunks=4)
     parser.add_argument("--rounds", type=positive, default=5, help="of one sweep of each kind (default 5)")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
