@@ -27,8 +27,9 @@ from cerebellum import bundled
 from cerebellum.backend import Settings
 from cerebellum.domain import Chunk
 from cerebellum.llamacpp.process import WAITING
-from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, Threads, reference_rows, score_rows
+from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import default_k
+from cerebellum.sharing import Threads
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

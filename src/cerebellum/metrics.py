@@ -12,10 +12,8 @@ how much smaller.
 
 from __future__ import annotations
 
-import collections
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cerebellum.domain import ChunkScore
+from cerebellum.sharing import ALONE, Threads
 
 #: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
 METRIC_VERSION = 7
@@ -66,57 +65,9 @@ class ReferenceRows:
         return sum(array.nbytes for array in arrays if array is not None)
 
 
-def _pieces(n: int, least: int, threads: int) -> Iterator[tuple[int, int]]:
-    """Rows 0 … n − 1 as (first, last + 1), large pieces first, each a share of what is left: few are handed over, and all end together."""
-    first = 0
-    while first < n:
-        last = min(n, first + max(least, (n - first) // (2 * threads)))
-        yield first, last
-        first = last
-
-
-@dataclass(frozen=True, slots=True)
-class Threads:
-    """Threads that share rows among them: the calling one and ``n`` − 1 of ``pool``."""
-
-    pool: Executor | None = None
-    n: int = 1
-
-    def run(self, kernel: Callable[..., None], work: int, logits: Floats, *others: Any) -> None:
-        """``kernel(logits, first, last, *others)`` for all rows, in pieces: who is free takes the next. A thread that the system wakes late
-        takes fewer, and is not waited for where none is left. Sleeps while it waits, and until no thread reads the logits, raise who may.
-
-        ``work``: how many values a row's work is, by which it is worth sharing."""
-        pieces = collections.deque(_pieces(len(logits), max(1, _PIECE // max(1, work)), self.n))
-
-        def take() -> None:
-            while True:
-                try:
-                    first, last = pieces.popleft()
-                except IndexError:
-                    return
-                kernel(logits, first, last, *others)
-
-        helpers = min(self.n, len(pieces)) - 1
-        running: list[Future[None]] = []
-        try:
-            if self.pool:
-                for _ in range(helpers):
-                    running.append(self.pool.submit(take))
-            take()
-        finally:
-            pieces.clear()
-            failed = [error for helper in running if not helper.cancel() and (error := helper.exception())]
-        if failed:
-            raise failed[0]
-
-    def close(self) -> None:
-        """End the pool's threads."""
-        if self.pool:
-            self.pool.shutdown()
-
-
-ALONE = Threads()
+def _over_rows(threads: Threads, kernel: Callable[..., None], work: int, logits: Floats, *others: Any) -> None:
+    """``kernel(logits, first, last + 1, *others)`` for all rows; ``work``: how many values a row's work is, which makes it worth sharing."""
+    threads.run(lambda first, last: kernel(logits, first, last, *others), len(logits), least=_PIECE // max(1, work))
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +87,7 @@ def _normalized(logits: Floats, threads: Threads) -> _Normalized:
     out = _Normalized(
         np.empty(n), np.empty((n, len(INVERSE_TEMPERATURES))), np.empty(n, np.int64), np.empty(n, np.float64)
     )
-    threads.run(kernels.normalize, logits.shape[1], logits, out.lse, out.tempered, out.top, out.lowest)
+    _over_rows(threads, kernels.normalize, logits.shape[1], logits, out.lse, out.tempered, out.top, out.lowest)
     return out
 
 
@@ -160,7 +111,7 @@ def reference_rows(logits: Floats, targets: Ids, k: int | None, threads: Threads
     if k is None or k >= logits.shape[1]:
         return ReferenceRows(logits.copy(), rows.lse, nll, rows.top)
     kept, ids = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.uint32)
-    threads.run(kernels.largest, logits.shape[1], logits, kept, ids)
+    _over_rows(threads, kernels.largest, logits.shape[1], logits, kept, ids)
     return ReferenceRows(kept, rows.lse, nll, rows.top, ids)
 
 
@@ -214,10 +165,11 @@ def _divergence(
     _check_shapes(logits, reference)
     if reference.ids is None:
         kld = np.empty(n, np.float64)
-        threads.run(kernels.complete, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
+        _over_rows(threads, kernels.complete, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
         return np.maximum(kld, 0.0), np.zeros(n)
     sums = np.empty((n, 3), np.float64)
-    threads.run(
+    _over_rows(
+        threads,
         kernels.compact,
         _KEPT_TOKEN * kept.shape[1],
         logits,

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from cerebellum import elementary, kernels, metrics
 from cerebellum.lanes import lane, splat
 from cerebellum.metrics import INVERSE_TEMPERATURES, METRIC_VERSION, reference_rows, score_rows
+from cerebellum.sharing import ALONE
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 Doubles = npt.NDArray[np.float64]
@@ -181,10 +182,10 @@ def test_a_changed_bit_wants_a_new_version() -> None:
     for v in (5, 13, 777, 2059, 4103):
         logits = (rng.integers(-(2**14), 2**14, (4, v)) / 1024).astype(np.float32)
         trial = (logits + rng.integers(-(2**10), 2**10, logits.shape) / 1024).astype(np.float32)
-        rows = metrics._normalized(trial, metrics.ALONE)
+        rows = metrics._normalized(trial, ALONE)
         for k in (None, 1, 3, min(40, v - 1), v - 1):
             reference = reference_rows(logits, np.zeros(4, np.int64), k)
-            kld, slack = metrics._divergence(trial, rows, reference, metrics.ALONE)
+            kld, slack = metrics._divergence(trial, rows, reference, ALONE)
             for array in (reference.lse, reference.target_nll, kld, slack):
                 digest.update(array.tobytes())
         for figures in (rows.lse, rows.tempered, rows.top, rows.lowest):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cerebellum import metrics
-from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, Threads, log_sum_exp, reference_rows, score_rows
+from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, log_sum_exp, reference_rows, score_rows
+from cerebellum.sharing import Threads
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -229,73 +227,6 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, n: int, k: int |
             assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
 
 
-class Asleep(Executor):
-    """A pool whose threads never begin."""
-
-    def __init__(self) -> None:
-        self.futures: list[Future[None]] = []
-
-    def submit(self, _work: Callable[..., object], /, *_args: object, **_named: object) -> Future[Any]:
-        self.futures.append(Future())
-        return self.futures[-1]
-
-
-def test_a_thread_that_has_not_begun_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The calling thread does what is left, and takes the work back."""
-    monkeypatch.setattr(metrics, "_PIECE", 1)
-    logits, targets = rows(5, 40)
-    pool = Asleep()
-    assert score_rows(0, logits, targets, threads=Threads(pool, 3)) == score_rows(0, logits, targets)
-    assert len(pool.futures) == 2 and all(future.cancelled() for future in pool.futures)
-
-
-def test_no_thread_reads_on_when_the_calling_one_has_failed() -> None:
-    """The engine may overwrite the logits, or free them, as soon as the call is over."""
-    caller, (logits, _) = threading.current_thread(), rows(64, 4096)
-    begun, done = threading.Event(), threading.Event()
-    pieces: list[int] = []
-
-    def kernel(_logits: Floats, first: int, _last: int) -> None:
-        pieces.append(first)
-        if threading.current_thread() is caller:
-            assert begun.wait(20)
-            raise MemoryError("no room")
-        begun.set()
-        time.sleep(0.2)
-        done.set()
-
-    with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(MemoryError, match="no room"):
-            Threads(pool, 2).run(kernel, 4096, logits)
-        assert done.is_set() and len(pieces) == 2
-
-
-def test_no_thread_reads_on_when_another_could_not_be_begun() -> None:
-    """The pool takes one piece of work and no second."""
-    logits, _ = rows(64, 4096)
-    running: list[int] = []
-
-    class Full(ThreadPoolExecutor):
-        taken = False
-
-        def submit(self, work: Callable[..., Any], /, *_args: Any, **_named: Any) -> Future[Any]:
-            if self.taken:
-                raise RuntimeError("can't start new thread")
-            self.taken = True
-            return super().submit(work)
-
-    def kernel(_logits: Floats, _first: int, _last: int) -> None:
-        running.append(1)
-        time.sleep(0.05)
-        running.pop()
-
-    with Full(4) as pool, pytest.raises(RuntimeError, match="new thread"):
-        try:
-            Threads(pool, 3).run(kernel, 4096, logits)
-        finally:
-            assert not running
-
-
 @pytest.mark.parametrize("k", [None, 30])
 def test_pieces_of_several_rows_and_a_rest(monkeypatch: pytest.MonkeyPatch, k: int | None) -> None:
     """53 rows of 65 values in pieces of 5: threads change no bit."""
@@ -306,32 +237,6 @@ def test_pieces_of_several_rows_and_a_rest(monkeypatch: pytest.MonkeyPatch, k: i
     with ThreadPoolExecutor(3) as pool:
         threads = Threads(pool, 4)
         assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
-
-
-@given(st.integers(0, 3000), st.integers(1, 90), st.integers(1, 40))
-def test_pieces_are_all_rows_and_get_smaller(n: int, least: int, threads: int) -> None:
-    """In order, none twice; none but the last smaller than the least, and the first no more than a thread's share."""
-    pieces = list(metrics._pieces(n, least, threads))
-    assert [row for first, last in pieces for row in range(first, last)] == list(range(n))
-    sizes = [last - first for first, last in pieces]
-    assert sizes == sorted(sizes, reverse=True) and all(size >= least for size in sizes[:-1])
-    assert not sizes or sizes[0] <= max(least, n / (2 * threads))
-
-
-def test_what_a_thread_raises_is_raised() -> None:
-    """An error in another thread than the calling one."""
-    caller, (logits, _) = threading.current_thread(), rows(64, 4096)
-    other = threading.Event()
-
-    def kernel(_logits: Floats, _first: int, _last: int) -> None:
-        if threading.current_thread() is caller:
-            assert other.wait(20)
-        else:
-            other.set()
-            raise IndexError("row 7")
-
-    with ThreadPoolExecutor(2) as pool, pytest.raises(IndexError, match="row 7"):
-        Threads(pool, 2).run(kernel, 4096, logits)
 
 
 def test_the_order_of_rows_changes_no_sum() -> None:

@@ -29,6 +29,7 @@ from cerebellum.llamacpp.quantizer import imatrix_rows, quantize_rows
 from cerebellum.overrides import Pairs, pairs, pin
 from cerebellum.quants import TYPES, fallback_type
 from cerebellum.reference import ReferenceStore
+from cerebellum.sharing import Threads
 from tests.engine import tiny
 
 pytestmark = pytest.mark.engine
@@ -313,7 +314,7 @@ def test_stored_bytes_are_those_on_disk(name: str, tmp_path: Path) -> None:
             for tensor_name, kind in wanted.items():
                 tensor = before.tensor(tensor_name)
                 ours = quantize_rows(
-                    tensor, before.raw(tensor_name), kind, imatrix_rows(tensor, rows[tensor_name]), pool, 2
+                    tensor, before.raw(tensor_name), kind, imatrix_rows(tensor, rows[tensor_name]), Threads(pool, 2)
                 )
                 assert np.array_equal(ours, after.raw(tensor_name)), f"{tensor_name} as {kind}"
 

@@ -29,8 +29,9 @@ from cerebellum.llamacpp.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.sums import Reader, add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.weights import Finder, Weights
-from cerebellum.metrics import ReferenceRows, Threads, reference_rows, score_rows
+from cerebellum.metrics import ReferenceRows, reference_rows, score_rows
 from cerebellum.reference import ReferenceStore
+from cerebellum.sharing import Threads
 
 #: Quantized data of swapped tensors kept for the next trial that wants it: in another part of the text, another round of a race, a control.
 CACHE_BYTES = 256 << 20
@@ -50,9 +51,10 @@ class LlamaEngine:
         self._tensors = {t.name: t for t in self.model_file.tensors}
         self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
         self._n_threads = settings.threads
-        self._pool = ThreadPoolExecutor(self._n_threads)
-        # A pool of its own: scoring never waits behind a tensor that is being quantized.
-        self._scorers = Threads(ThreadPoolExecutor(self._n_threads), self._n_threads)
+        # Two pools: scoring never waits behind a tensor that is being quantized.
+        self._quantizers, self._scorers = (
+            Threads(ThreadPoolExecutor(self._n_threads), self._n_threads) for _ in range(2)
+        )
         self._open_sources(sources)
         self._model = load_model(path, settings)
         self.vocabulary = Vocabulary(self._model)
@@ -118,7 +120,7 @@ class LlamaEngine:
             raise EngineError(f"no weights to make {name} {kind} from: open the engine with sources")
         tensor = self._source.tensor(name)
         importance = imatrix_rows(tensor, self._imatrix.entries.get(name) if self._imatrix else None)
-        return quantize_rows(tensor, self._source.raw(name), kind, importance, self._pool, self._n_threads)
+        return quantize_rows(tensor, self._source.raw(name), kind, importance, self._quantizers)
 
     def addresses(self, tensor: str) -> Sequence[int]:
         """Where a tensor's structs are; none for one that no forward pass reads."""
@@ -232,5 +234,5 @@ class LlamaEngine:
             self._scorers.close()
             self.decoder.close()
             lc.llama_model_free(self._model)
-            self._pool.shutdown()
+            self._quantizers.close()
             self._model = None

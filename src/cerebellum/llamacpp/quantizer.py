@@ -7,8 +7,7 @@ importance matrix per expert, as llama.cpp does.
 from __future__ import annotations
 
 import ctypes as C
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +16,15 @@ from cerebellum.domain import Tensor
 from cerebellum.errors import EngineError, TypeChoiceError
 from cerebellum.llamacpp import native
 from cerebellum.quants import NEEDS_IMATRIX, QuantType, quant_type
+from cerebellum.sharing import Threads
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
-#: Weights a thread takes at a time: enough to drown the call's overhead, few enough to share the work evenly.
-_PIECE_WEIGHTS = 1 << 18
+#: The fewest weights handed to a thread: milliseconds of Q2_K, and no less work than the handing over for the fastest types.
+_LEAST_WEIGHTS = 1 << 14
+#: Weights that a thread has as floats at a time.
+_FLOATS = 1 << 18
 
 
 def _to_floats(kind: QuantType, raw: Bytes, n_per_row: int) -> Floats:
@@ -76,9 +78,7 @@ def check_fits(tensor: Tensor, kind: QuantType, has_imatrix: bool) -> None:
         )
 
 
-def quantize_rows(
-    tensor: Tensor, raw: Bytes, target: str, importance: Floats | None, pool: ThreadPoolExecutor, n_threads: int
-) -> Bytes:
+def quantize_rows(tensor: Tensor, raw: Bytes, target: str, importance: Floats | None, threads: Threads) -> Bytes:
     """Store ``raw`` (uint8 [rows, row bytes] in the tensor's own type) as ``target``: uint8 [rows, row bytes].
 
     ``importance`` is float32 [experts, row length] or None. Raises `TypeChoiceError` or `EngineError`.
@@ -92,7 +92,7 @@ def quantize_rows(
     out = np.empty((len(raw), kind.n_bytes(width)), np.uint8)
     native.ggml().ggml_quantize_init(kind.id)
 
-    def piece(first: int, last: int) -> None:
+    def store(first: int, last: int) -> None:
         floats = _to_floats(source, raw[first:last], width)
         row = None if importance is None else importance[first // per_expert].ctypes.data
         written = native.ggml().ggml_quantize_chunk(
@@ -102,22 +102,17 @@ def quantize_rows(
         if written != out[first:last].nbytes or not valid:
             raise EngineError(f"ggml could not store rows {first} to {last} of {tensor.name} as {kind.name}")
 
-    _in_pieces(piece, len(raw), per_expert, max(1, _PIECE_WEIGHTS // width), pool, n_threads)
+    def share(first: int, last: int) -> None:
+        for part in _parts(first, last, per_expert, max(1, _FLOATS // width)):
+            store(*part)
+
+    threads.run(share, len(raw), least=_LEAST_WEIGHTS // width)
     return out
 
 
-def _in_pieces(
-    work: Callable[[int, int], None], rows: int, per_expert: int, step: int, pool: ThreadPoolExecutor, n_threads: int
-) -> None:
-    """Run ``work(first, last)`` over all rows in pieces that never cross an expert's boundary."""
-    pieces = [
-        (first, min(first + step, expert + per_expert))
-        for expert in range(0, rows, per_expert)
-        for first in range(expert, expert + per_expert, step)
-    ]
-    if n_threads < 2 or len(pieces) < 2:
-        for first, last in pieces:
-            work(first, last)
-        return
-    for done in [pool.submit(work, first, last) for first, last in pieces]:
-        done.result()
+def _parts(first: int, last: int, per_expert: int, most: int) -> Iterator[tuple[int, int]]:
+    """Rows ``first`` … ``last`` − 1 as (first, last + 1) of at most ``most``, none of which crosses an expert's boundary."""
+    while first < last:
+        end = min(last, first + most, (first // per_expert + 1) * per_expert)
+        yield first, end
+        first = end
