@@ -66,7 +66,7 @@ class ReferenceRows:
 
 
 def _over_rows(threads: Threads, kernel: Callable[..., None], work: int, logits: Floats, *others: Any) -> None:
-    """``kernel(logits, first, last + 1, *others)`` for all rows; ``work``: how many values a row's work is, which makes it worth sharing."""
+    """``kernel(logits, first, last + 1, *others)`` for all rows; ``work``: how many values a row's work is: whether it is worth sharing."""
     threads.run(lambda first, last: kernel(logits, first, last, *others), len(logits), least=_PIECE // max(1, work))
 
 
