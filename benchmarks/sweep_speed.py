@@ -87,7 +87,7 @@ def cost(case: Ready, rounds: int) -> dict[str, Any]:
     options = argparse.Namespace(
         model=case.model, text=case.text.path, base=of.base, role=of.role.split(",")[0].replace("all", "ffn_gate"), to=of.to,
         blocks=None if of.blocks is None else list(of.blocks), ctx=of.ctx, chunks=of.cost_chunks, threads=case.text.threads,
-        rounds=rounds, calm=case.text.calm, gpu_layers=case.text.gpu_layers, scratch=case.scratch, json=None,
+        rounds=rounds, whole_only=False, calm=case.text.calm, gpu_layers=case.text.gpu_layers, scratch=case.scratch, json=None,
     )  # fmt: skip
     return trial_cost.report(options, trial_cost.compared(options))
 

@@ -1,6 +1,7 @@
 """What one trial costs beside a bare forward pass, and what replay saves: two kinds of sweep in alternation, each with its bare passes.
 
-python -m benchmarks.trial_cost [MODEL] [--base Q3_K_M] [--text FILE] [--ctx 512] [--chunks 4] [--blocks 0,6,13] [--rounds 5] [-ngl 0]
+python -m benchmarks.trial_cost [MODEL] [--base Q3_K_M] [--text FILE] [--ctx 512] [--chunks 4] [--blocks 0,6,13] [--rounds 5]
+                                [--whole-only] [-ngl 0]
 
 *bare*: llama.cpp decodes a chunk of the base and nothing else, in the sweep's own process beside each of its passes
 (`benchmarks.beside_bare`, a process for each sweep); *with stock waiting*: in a process of its own, its threads spinning as in the stock
@@ -43,7 +44,7 @@ class Round:
     """A sweep of either kind with its bare passes, and the seconds of bare passes over all chunks with the stock programs' way to wait."""
 
     whole: Beside
-    replay: Beside
+    replay: Beside | None
     bare_stock: float
 
 
@@ -53,7 +54,8 @@ def run_round(options: argparse.Namespace, folder: Path, number: int) -> Round:
     base = next((folder / f"whole-{number}").glob("base-*.gguf"), options.model)  # it may have been of that type
     command = ["benchmarks.bare_pass", base, "--text", options.text, *sizes(options)]
     bare_stock = spread(run_json(command, stock=not options.calm)["seconds"]).median
-    return Round(whole, run_beside(options, folder / f"replay-{number}"), bare_stock)
+    replay = None if options.whole_only else run_beside(options, folder / f"replay-{number}")
+    return Round(whole, replay, bare_stock)
 
 
 def run_beside(options: argparse.Namespace, out: Path, *more: str) -> Beside:
@@ -79,14 +81,22 @@ def run_json(command: Sequence[object], stock: bool = False) -> Any:
 
 def figures(rounds: Sequence[Round]) -> dict[str, Interval | Spread]:
     """Name → the figure over all rounds."""
-    wholes, replays = [r.whole for r in rounds], [r.replay for r in rounds]
-    return {
+    wholes = [r.whole for r in rounds]
+    found: dict[str, Interval | Spread] = {
         "bare passes over all chunks, s": spread([fmean(each.sums("bare")) for each in wholes]),
         "the same with stock waiting, s": spread([r.bare_stock for r in rounds]),
         "a trial computed whole, s": spread([fmean(each.sums("trial")) for each in wholes]),
         "whole ÷ bare": ratio(wholes, "trial", "bare"),
         "llama.cpp's part ÷ bare": ratio(wholes, "decoding", "bare"),
         "whole ÷ llama.cpp's part": ratio(wholes, "trial", "decoding"),
+    }
+    replays = [r.replay for r in rounds if r.replay]
+    return {**found, **replay_figures(replays, wholes)} if replays else found
+
+
+def replay_figures(replays: Sequence[Beside], wholes: Sequence[Beside]) -> dict[str, Interval | Spread]:
+    """What replay adds, round by round."""
+    return {
         "a trial replayed, s": spread([fmean(each.sums("trial")) for each in replays]),
         "once, s": spread([each.once for each in replays]),
         "replayed with a trial's share of once ÷ whole": ratios(
@@ -112,6 +122,7 @@ def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = sweep_parser("trial_cost", __doc__, chunks=4)
     parser.add_argument("--rounds", type=positive, default=5, help="of one sweep of each kind (default 5)")
+    parser.add_argument("--whole-only", action="store_true", help="no replayed sweeps: more rounds in the same time")
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )
