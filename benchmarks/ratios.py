@@ -22,6 +22,27 @@ class Spread:
         return f"{self.median:.{digits}f} ({self.low:.{digits}f}–{self.high:.{digits}f})"
 
 
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """A figure with its 95 % interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __mul__(self, other: Sure) -> Sure:
+        """The product of two positive figures, its interval wide enough for whatever they have to do with each other."""
+        return Sure(self.estimate * other.estimate, self.low * other.low, self.high * other.high)
+
+
+def median_interval(values: Sequence[float]) -> Sure:
+    """The median of independent figures, between order statistics (Conover, Practical Nonparametric Statistics, 3.2); of fewer than six all
+    that there are, which is less sure. Raises ValueError where there are none."""
+    ordered, n = sorted(values), len(values)
+    least = max(0, math.floor((n - 1.96 * math.sqrt(n)) / 2) - 1)
+    return Sure(statistics.median(ordered), ordered[least], ordered[n - 1 - least])
+
+
 def spread(values: Sequence[float]) -> Spread:
     """Raises ValueError where there are none."""
     if not values:

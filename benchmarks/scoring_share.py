@@ -15,7 +15,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +144,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the second table to this file")
     given = parser.parse_args()
     os.environ.update({name: value for name, value in WAITING.items() if name not in os.environ})
-    threads = Threads(ThreadPoolExecutor(given.threads), given.threads)
+    threads = Threads.of(given.threads)
     if not given.model:
         rows = [beside_numpy(v, k, given.repeats, threads) for v in SIZES for k in (None, 256)]
         columns = ["numpy, µs a row", "compiled, 1 thread", f"{given.threads} threads", "numpy ÷ 1", "numpy ÷ all"]

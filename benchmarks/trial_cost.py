@@ -11,9 +11,10 @@ is. The time of a trial: swapping, quantizing, the forward pass, scoring with KL
 
 *whole ÷ bare* is what a trial costs beside the arithmetic, with the machine's noise in it. It is made up of *llama.cpp's part ÷ bare*,
 which is nearly the same arithmetic (one tensor has another type) with a graph built for each batch, and *whole ÷ llama.cpp's part*, which
-has hardly any noise. Intervals are of 95 %, over the trials of all rounds; where there is only a range it is over the rounds. *÷ whole*
-is a ratio of ratios, each to the bare passes of its own process; the last is of the median chunk after a trial's first, without
-quantizing.
+has hardly any noise. Of the former the median pair of passes is surer than the ratio of sums, which a few slow passes move; the product
+of the two sure ones is *whole ÷ bare* again. Intervals are of 95 %, over the trials of all rounds, or all pairs; where there is only a
+range it is over the rounds. *÷ whole* is a ratio of ratios, each to the bare passes of its own process; the last is of the median chunk
+after a trial's first, without quantizing. Trials computed whole alone (``--whole-only``) leave time for more rounds, or for a longer text.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ import numpy as np
 
 from benchmarks.beside_bare import Beside
 from benchmarks.measuring import measured
-from benchmarks.ratios import Spread, ratios, spread
+from benchmarks.ratios import Spread, Sure, median_interval, ratios, spread
 from benchmarks.running import CommandFailedError, positive, show
 from benchmarks.step_times import sweep_parser
 from cerebellum.llamacpp.process import WAITING
-from cerebellum.stats import Interval, mean_interval, ratio_values
+from cerebellum.stats import mean_interval, ratio_values
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A sweep of either kind with its bare passes, and the seconds of bare passes over all chunks with the stock programs' way to wait."""
+    """A sweep of either kind with its bare passes (``replay`` None: of the first alone), and the seconds of bare passes over all chunks
+    with the stock programs' way to wait."""
 
     whole: Beside
     replay: Beside | None
@@ -79,22 +81,25 @@ def run_json(command: Sequence[object], stock: bool = False) -> Any:
     return json.loads(output.splitlines()[-1])  # native code may have printed before
 
 
-def figures(rounds: Sequence[Round]) -> dict[str, Interval | Spread]:
+def figures(rounds: Sequence[Round]) -> dict[str, Sure | Spread]:
     """Name → the figure over all rounds."""
     wholes = [r.whole for r in rounds]
-    found: dict[str, Interval | Spread] = {
+    part, typical = ratio(wholes, "trial", "decoding"), median_pair(wholes)
+    found: dict[str, Sure | Spread] = {
         "bare passes over all chunks, s": spread([fmean(each.sums("bare")) for each in wholes]),
         "the same with stock waiting, s": spread([r.bare_stock for r in rounds]),
         "a trial computed whole, s": spread([fmean(each.sums("trial")) for each in wholes]),
         "whole ÷ bare": ratio(wholes, "trial", "bare"),
         "llama.cpp's part ÷ bare": ratio(wholes, "decoding", "bare"),
-        "whole ÷ llama.cpp's part": ratio(wholes, "trial", "decoding"),
+        "whole ÷ llama.cpp's part": part,
+        "llama.cpp's part ÷ bare, the median pair": typical,
+        "whole ÷ bare by the last two": part * typical,
     }
     replays = [r.replay for r in rounds if r.replay]
     return {**found, **replay_figures(replays, wholes)} if replays else found
 
 
-def replay_figures(replays: Sequence[Beside], wholes: Sequence[Beside]) -> dict[str, Interval | Spread]:
+def replay_figures(replays: Sequence[Beside], wholes: Sequence[Beside]) -> dict[str, Sure | Spread]:
     """What replay adds, round by round."""
     return {
         "a trial replayed, s": spread([fmean(each.sums("trial")) for each in replays]),
@@ -106,10 +111,18 @@ def replay_figures(replays: Sequence[Beside], wholes: Sequence[Beside]) -> dict[
     }
 
 
-def ratio(sweeps: Sequence[Beside], above: str, below: str) -> Interval:
+def ratio(sweeps: Sequence[Beside], above: str, below: str) -> Sure:
     """Of seconds over all chunks, the trials of all sweeps being independent: sum ÷ sum."""
     sums = [np.array([x for each in sweeps for x in each.sums(name)]) for name in (above, below)]
-    return mean_interval(ratio_values(*sums))
+    found = mean_interval(ratio_values(*sums))
+    return Sure(found.estimate, found.low, found.high)
+
+
+def median_pair(sweeps: Sequence[Beside]) -> Sure:
+    """llama.cpp's part of a pass ÷ the bare pass beside it."""
+    return median_interval(
+        [pair.decoding / pair.bare for each in sweeps for own in each.pairs.values() for pair in own]
+    )
 
 
 def compared(options: argparse.Namespace) -> list[Round]:
@@ -121,8 +134,10 @@ def compared(options: argparse.Namespace) -> list[Round]:
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = sweep_parser("trial_cost", __doc__, chunks=4)
-    parser.add_argument("--rounds", type=positive, default=5, help="of one sweep of each kind (default 5)")
-    parser.add_argument("--whole-only", action="store_true", help="no replayed sweeps: more rounds in the same time")
+    parser.add_argument("--rounds", type=positive, default=5, help="of a sweep of each kind (default 5)")
+    parser.add_argument(
+        "--whole-only", action="store_true", help="no replayed sweeps: half the time of a round, or more"
+    )
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
     )
@@ -146,10 +161,10 @@ def main(argv: list[str] | None = None) -> int:
 def report(options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any]:
     """Table on stdout, JSON where asked; the same as plain data."""
     found = figures(rounds)
-    trials = list(rounds[0].whole.pairs.values())
+    trials, kinds = list(rounds[0].whole.pairs.values()), "whole" if options.whole_only else "whole and replayed"
     what = (
-        f"{len(trials)} trials of {options.role} at {options.to}, {len(trials[0])} chunks of {options.ctx} tokens of {options.text.name}, "
-        f"{options.threads} threads, -ngl {options.gpu_layers}, {len(rounds)} rounds"
+        f"{len(trials)} trials of {options.role} at {options.to} {kinds}, {len(trials[0])} chunks of {options.ctx} tokens of "
+        f"{options.text.name}, {options.threads} threads, -ngl {options.gpu_layers}, {len(rounds)} rounds"
     )
     show(f"{options.model.name} at {options.base}: {what}", ("", "", "how sure"), map(row, found.items()))
     data = {
@@ -162,7 +177,7 @@ def report(options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, An
     return data
 
 
-def row(figure: tuple[str, Interval | Spread]) -> tuple[str, str, str]:
+def row(figure: tuple[str, Sure | Spread]) -> tuple[str, str, str]:
     """Name, figure, and what its sureness is."""
     name, x = figure
     digits = 3 if isinstance(x, Spread) else 4

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from cerebellum import metrics
 from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, log_sum_exp, reference_rows, score_rows
 from cerebellum.sharing import Threads
+from tests.pools import Counting
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -222,9 +222,22 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch, n: int, k: int |
     trial = near(logits, 0.4)
     alone = score_rows(3, trial, targets, reference_rows(logits, targets, k))
     for count in (1, 2, 3, 16):
-        with ThreadPoolExecutor(count) as pool:
+        with Counting(count) as pool:
             threads = Threads(pool, count)
-            assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
+            reference = reference_rows(logits, targets, k, threads)
+            assert score_rows(3, trial, targets, reference, threads) == alone
+        shared = 3 if k is None or k >= 65 else 4  # normalizers of both, the k largest, the divergence
+        assert pool.count == shared * (min(n, count) - 1)
+
+
+def test_few_values_are_not_shared() -> None:
+    """Two rows that together are less than a thread's piece; five times as many are shared."""
+    width = metrics._PIECE // 5
+    for n, helped in ((2, 0), (10, 1)):
+        logits, targets = rows(n, width)
+        with Counting(1) as pool:
+            score_rows(0, logits, targets, threads=Threads(pool, 2))
+        assert pool.count == helped
 
 
 @pytest.mark.parametrize("k", [None, 30])
@@ -234,9 +247,9 @@ def test_pieces_of_several_rows_and_a_rest(monkeypatch: pytest.MonkeyPatch, k: i
     logits, targets = rows(53, 65)
     trial = near(logits, 0.4)
     alone = score_rows(3, trial, targets, reference_rows(logits, targets, k))
-    with ThreadPoolExecutor(3) as pool:
-        threads = Threads(pool, 4)
-        assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
+    threads = Threads.of(4)
+    assert score_rows(3, trial, targets, reference_rows(logits, targets, k, threads), threads) == alone
+    threads.close()
 
 
 def test_the_order_of_rows_changes_no_sum() -> None:

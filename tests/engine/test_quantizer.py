@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cerebellum.domain import Tensor
+from cerebellum import bundled
+from cerebellum.backend import Settings, Sources
+from cerebellum.domain import Tensor, swaps_of
+from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native, quantizer
+from cerebellum.llamacpp.engine import LlamaEngine
 from cerebellum.llamacpp.quantizer import Bytes, Floats, quantize_rows
 from cerebellum.quants import quant_type
 from cerebellum.sharing import ALONE, Threads
+from tests.pools import Counting
 
 WIDTH = 256
-
-
-class Counting(ThreadPoolExecutor):
-    """A pool that counts what it was given."""
-
-    given = 0
-
-    def submit(self, work: Any, /, *args: Any, **named: Any) -> Future[Any]:
-        self.given += 1
-        return super().submit(work, *args, **named)
 
 
 def weights(*shape: int, seed: int = 0) -> tuple[Tensor, Floats]:
@@ -47,21 +39,21 @@ def row_by_row(values: Floats, target: str, importance: Floats | None, per_exper
 
 
 @pytest.mark.parametrize("target", ["Q2_K", "Q4_0", "Q8_0"])
-@pytest.mark.parametrize("floats", [1, 5 * WIDTH, 1 << 18])
+@pytest.mark.parametrize("most", [1, 5 * WIDTH, 1 << 18])
 @pytest.mark.parametrize("n_threads", [1, 3])
 def test_any_sharing_gives_the_bytes_of_single_rows(
-    monkeypatch: pytest.MonkeyPatch, target: str, floats: int, n_threads: int
+    monkeypatch: pytest.MonkeyPatch, target: str, most: int, n_threads: int
 ) -> None:
-    """Of three experts, whose boundaries no piece and no part ends at by itself."""
+    """Of three experts, with pieces that end anywhere."""
     monkeypatch.setattr(quantizer, "_LEAST_WEIGHTS", 2 * WIDTH)
-    monkeypatch.setattr(quantizer, "_FLOATS", floats)
+    monkeypatch.setattr(quantizer, "_MOST_WEIGHTS", most)
     tensor, values = weights(WIDTH, 37, 3)
     importance = np.random.default_rng(1).random((3, WIDTH), np.float32) + 0.1
     with Counting(3) as pool:
         threads = Threads(pool, n_threads)
         ours = quantize_rows(tensor, values.view(np.uint8), target, importance, threads)
     assert np.array_equal(ours, row_by_row(values, target, importance, 37))
-    assert pool.given == n_threads - 1
+    assert pool.count == n_threads - 1
 
 
 def test_a_small_tensor_is_shared_too() -> None:
@@ -69,15 +61,37 @@ def test_a_small_tensor_is_shared_too() -> None:
     tensor, values = weights(WIDTH, 512)
     with Counting(3) as pool:
         ours = quantize_rows(tensor, values.view(np.uint8), "Q2_K", None, Threads(pool, 4))
-    assert pool.given == 3
+    assert pool.count == 3
     assert np.array_equal(ours, quantize_rows(tensor, values.view(np.uint8), "Q2_K", None, ALONE))
 
 
-@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 60), st.integers(1, 90))
-def test_parts_are_all_rows_of_one_expert_each(first: int, more: int, per_expert: int, most: int) -> None:
-    """In order, none twice, none larger than allowed, and cut only where they must be."""
-    parts = list(quantizer._parts(first, first + more, per_expert, most))
+def test_the_engine_shares_quantizing_and_scoring() -> None:
+    """On the bundled model, with the threads that it was given."""
+    engine = LlamaEngine(bundled.MODEL, Settings(n_ctx=512, n_threads=2), Sources(bundled.MODEL))
+    corpus = engine.corpus("search", bundled.SEARCH_TEXT.read_text(encoding="utf-8"), 512)
+    with Counting(1) as quantizing, Counting(1) as scoring:
+        engine._quantizers, engine._scorers = Threads(quantizing, 2), Threads(scoring, 2)
+        list(engine.score(swaps_of({"blk.13.ffn_gate.weight": "Q2_K"}), corpus.chunks([0])))
+        assert (quantizing.count, scoring.count) == (1, 1)
+    engine.close()
+
+
+def test_weights_that_no_block_can_hold_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An infinite weight makes an infinite scale, which ggml finds when it validates the rows."""
+    monkeypatch.setattr(quantizer, "_LEAST_WEIGHTS", WIDTH)
+    monkeypatch.setattr(quantizer, "_MOST_WEIGHTS", WIDTH)
+    tensor, values = weights(WIDTH, 64)
+    values[41, 3] = np.inf
+    threads = Threads.of(3)
+    with pytest.raises(EngineError, match=r"rows 41 to 41 of blk\.0\.ffn_gate\.weight as Q8_0"):
+        quantize_rows(tensor, values.view(np.uint8), "Q8_0", None, threads)
+    threads.close()
+
+
+@given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 60))
+def test_parts_are_all_rows_of_one_expert_each(first: int, more: int, per_expert: int) -> None:
+    """In order, none twice, and cut only where they must be."""
+    parts = list(quantizer._of_one_expert(first, first + more, per_expert))
     assert [row for a, b in parts for row in range(a, b)] == list(range(first, first + more))
-    for a, b in parts:
-        assert b - a <= most and a // per_expert == (b - 1) // per_expert
-        assert b - a == most or b % per_expert == 0 or b == first + more
+    assert all(a // per_expert == (b - 1) // per_expert for a, b in parts)
+    assert all(b % per_expert == 0 for _, b in parts[:-1])

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,10 +50,8 @@ class LlamaEngine:
         self._tensors = {t.name: t for t in self.model_file.tensors}
         self._swappable = {t.name for t in quantizable_tensors(self.model_file)}
         self._n_threads = settings.threads
-        # Two pools: scoring never waits behind a tensor that is being quantized.
-        self._quantizers, self._scorers = (
-            Threads(ThreadPoolExecutor(self._n_threads), self._n_threads) for _ in range(2)
-        )
+        # Two pools: scoring has its helpers while a tensor is quantized ahead.
+        self._quantizers, self._scorers = Threads.of(self._n_threads), Threads.of(self._n_threads)
         self._open_sources(sources)
         self._model = load_model(path, settings)
         self.vocabulary = Vocabulary(self._model)
