@@ -136,7 +136,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = sweep_parser("trial_cost", __doc__, chunks=4)
     parser.add_argument("--rounds", type=positive, default=5, help="of a sweep of each kind (default 5)")
     parser.add_argument(
-        "--whole-only", action="store_true", help="no replayed sweeps: half the time of a round, or more"
+        "--whole-only", action="store_true", help="no replayed sweeps, which take four tenths of a round"
     )
     parser.add_argument(
         "--calm", action="store_true", help="the stock programs' threads wait as ours do: for a busy machine"
