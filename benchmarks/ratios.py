@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from scipy import stats
+
 
 @dataclass(frozen=True, slots=True)
 class Spread:
@@ -36,11 +38,13 @@ class Sure:
 
 
 def median_interval(values: Sequence[float]) -> Sure:
-    """The median of independent figures, between order statistics (Conover, Practical Nonparametric Statistics, 3.2); of fewer than six all
-    that there are, which is less sure. Raises ValueError where there are none."""
-    ordered, n = sorted(values), len(values)
-    least = max(0, math.floor((n - 1.96 * math.sqrt(n)) / 2) - 1)
-    return Sure(statistics.median(ordered), ordered[least], ordered[n - 1 - least])
+    """The median of independent figures, and the order statistics that hold it; of fewer than six nothing is known: -inf and inf. Raises
+    ValueError where there are none."""
+    if not values:
+        raise ValueError("no figures to take a median of")
+    found = stats.quantile_test(values, p=0.5).confidence_interval(0.95)
+    low, high = (-math.inf, math.inf) if math.isnan(found.low + found.high) else (float(found.low), float(found.high))
+    return Sure(statistics.median(values), low, high)
 
 
 def spread(values: Sequence[float]) -> Spread:

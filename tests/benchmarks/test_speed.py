@@ -19,7 +19,7 @@ from benchmarks.clocks import Clocked, Clocks
 from benchmarks.decisions import Decisions, compare
 from benchmarks.growth import Cost
 from benchmarks.measuring import grown, measured, parse_fields
-from benchmarks.ratios import median_interval, ratios, slope, slopes, spread
+from benchmarks.ratios import Sure, median_interval, ratios, slope, slopes, spread
 from benchmarks.running import CommandFailedError
 from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_options, timed_sweep
 from benchmarks.stock_loop import override_of
@@ -28,15 +28,21 @@ from cerebellum import bundled
 from cerebellum.patterns import compiled
 
 
-@pytest.mark.parametrize("n", [1, 5, 6, 20, 101, 400])
+@pytest.mark.parametrize("n", [6, 20, 101, 400])
 def test_the_interval_of_a_median_covers_it(n: int) -> None:
-    """Skewed figures with a known median: in 95 % of the draws from six figures on, and not in all."""
+    """Skewed figures with a known median: in 95 % of the draws, and not in all."""
     rng = np.random.default_rng(n)
-    draws = [median_interval(rng.exponential(size=n).tolist()) for _ in range(1000)]
+    draws = [median_interval(rng.exponential(size=n).tolist()) for _ in range(400)]
     assert all(each.low <= each.estimate <= each.high for each in draws)
     covered = np.mean([each.low <= math.log(2) <= each.high for each in draws])
-    assert covered > 0.935 if n > 5 else covered < 0.95
-    assert covered < 0.99
+    assert 0.92 < covered < 0.995
+
+
+def test_of_few_figures_no_interval_is_known() -> None:
+    """Five can all be on one side of the median in one draw of sixteen."""
+    assert median_interval([3.0, 1.0, 2.0, 5.0, 4.0]) == Sure(3.0, -math.inf, math.inf)
+    with pytest.raises(ValueError, match="no figures"):
+        median_interval([])
 
 
 def test_ratios_pair_neighbouring_runs() -> None:
