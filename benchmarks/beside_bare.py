@@ -32,9 +32,9 @@ from typing import Any, cast
 from benchmarks.bare_pass import BarePass
 from benchmarks.clocks import Clocked, Clocks
 from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_options, sweep_parser, timed_sweep
-from cerebellum.backend import Settings, Sources
 from cerebellum.errors import CerebellumError
 from cerebellum.llamacpp.process import WAITING, EngineProcess
+from cerebellum.llamacpp.protocol import Settings, Sources
 
 #: Where llama.cpp's work is done, or waited for on a device.
 LLAMA_CPP = ("llama_decode", "llama_get_logits", "llama_synchronize")
@@ -146,8 +146,8 @@ class BesideBackend(HereBackend):
     times: BesideTimes
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
-        from cerebellum.llamacpp.decoding import Bundle, Decoder
-        from cerebellum.llamacpp.engine import LlamaEngine
+        from cerebellum.llamacpp.trial.decoding import Bundle, Decoder
+        from cerebellum.llamacpp.trial.engine import LlamaEngine
 
         times = self.times
 

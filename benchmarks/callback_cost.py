@@ -23,10 +23,10 @@ from benchmarks.bare_pass import BarePass
 from benchmarks.ratios import spread
 from benchmarks.running import positive, show
 from cerebellum import bundled
-from cerebellum.backend import Settings
 from cerebellum.domain import Chunk
 from cerebellum.errors import CerebellumError, EngineError
 from cerebellum.llamacpp.process import WAITING
+from cerebellum.llamacpp.protocol import Settings
 
 
 def main() -> int:
@@ -88,8 +88,8 @@ def building(model: Path, repeats: int, gpu_layers: int) -> tuple[float]:
 
 def callback(model: Path, repeats: int, gpu_layers: int) -> tuple[float, float, float, float]:
     """Nodes; milliseconds of a pass with the callback and without; microseconds a node. Raises a `CerebellumError`."""
-    from cerebellum.llamacpp.engine import LlamaEngine
-    from cerebellum.llamacpp.tap import whole_program
+    from cerebellum.llamacpp.trial.engine import LlamaEngine
+    from cerebellum.llamacpp.trial.eval_callback import whole_program
 
     watched, alone = (
         LlamaEngine(model, Settings(n_ctx=32, n_threads=1, replay_bytes=n, n_gpu_layers=gpu_layers)) for n in (1, 0)

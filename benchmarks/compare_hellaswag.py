@@ -22,9 +22,9 @@ import numpy as np
 from benchmarks.running import CommandFailedError, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
 from benchmarks.stock_output import StockOutputError, parse_hellaswag
-from cerebellum.answers import Continuation, Responder
-from cerebellum.backend import Settings
+from cerebellum.llamacpp.generate.protocol import Continuation, Responder
 from cerebellum.llamacpp.process import LlamaBackend
+from cerebellum.llamacpp.protocol import Settings
 
 #: Lines of a task: context, number of the right ending, four endings.
 LINES, ENDINGS = 6, 4

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from benchmarks.running import CommandFailedError, run, run_ours, run_stock, show
 from benchmarks.stock import StockBuildError, stock_programs
 from benchmarks.stock_output import Statistic, StockOutputError, parse_divergence
-from cerebellum.backend import Settings
-from cerebellum.corpus import read_text
 from cerebellum.llamacpp.process import LlamaBackend
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.text.corpus import read_text
 
 #: The stock program's name of a figure → our key in `cerebellum measure --json`.
 FIGURES = {
@@ -91,7 +91,7 @@ def figures(
 
 
 def exact_figures(options: argparse.Namespace, model: Path) -> dict[str, float]:
-    """The same figures from all logits of both files, plainly in float64: slow, and no code of `cerebellum.metrics`."""
+    """The same figures from all logits of both files, plainly in float64: slow, and no code of `cerebellum.scoring.metrics`."""
     settings = Settings(n_ctx=options.ctx)
     rows: list[npt.NDArray[np.float64]] = []
     with contextlib.ExitStack() as stack:

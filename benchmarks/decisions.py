@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cerebellum.effects import SingleEffect
-from cerebellum.select import Rules, choose_greedy
-from cerebellum.verdict import Verdict, scale_of
+from cerebellum.allocate.effects import SingleEffect
+from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.stats.verdicts import Verdict, scale_of
 
 #: `run`'s default: the share of the base's own KL divergence that smaller types may add.
 ALLOW = 0.05

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.running import OURS, CommandFailedError, show
-from cerebellum.backend import Settings
-from cerebellum.domain import Swap
-from cerebellum.plan import select_tensors, single_trial
-from cerebellum.quants import fallback_type
+from cerebellum.allocate.plan import select_tensors, single_trial
+from cerebellum.domain import TensorType
+from cerebellum.gguf.types import fallback_type
+from cerebellum.llamacpp.protocol import Settings
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ def children(pid: int) -> list[int]:
 
 def state_bytes(base: Path, given: argparse.Namespace) -> int:
     """What a sweep with these options keeps of the base's pass, at most at once."""
-    from cerebellum.llamacpp.engine import LlamaEngine
-    from cerebellum.llamacpp.sweeping import Sweep, in_parts, kept_of
+    from cerebellum.llamacpp.trial.engine import LlamaEngine
+    from cerebellum.llamacpp.trial.sweep import Sweep, captured_of, in_parts
 
     engine = LlamaEngine(base, Settings(n_ctx=int(given.ctx)))
     decoder, tensors = engine.decoder, select_tensors(engine.model_file, given.role.split(","))
     used = [tensor for tensor in tensors if engine.addresses(tensor.name)]
-    trials = [single_trial(Swap(t.name, fallback_type(given.to, t.row_length).name)) for t in used]
+    trials = [single_trial(TensorType(t.name, fallback_type(given.to, t.row_length).name)) for t in used]
     corpus = engine.corpus(given.text.name, given.text.read_text(encoding="utf-8"), int(given.ctx))
     bundles = decoder.bundles(corpus.chunks(range(int(given.chunks))), len(trials))
     sweep = Sweep(engine, decoder, trials)
     parts = in_parts(decoder, bundles, [sweep.starts_on(bundle) for bundle in bundles])
     kept = max(
-        sum(decoder.state_bytes(b)(kept_of(s)) for b, s in zip(part.bundles, part.starts, strict=True))
+        sum(decoder.state_bytes(b)(captured_of(s)) for b, s in zip(part.bundles, part.starts, strict=True))
         for part in parts
     )
     engine.close()

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.effects import SingleEffect
-from cerebellum.fdr import adjusted_p
-from cerebellum.racing import Goal, RaceRules, RaceState, for_choice, next_step, plan_race, race_state
-from cerebellum.select import Rules, choose_greedy
-from cerebellum.sequential import Spending
-from cerebellum.stats import Interval, mean_interval, quantile_to_reach
-from cerebellum.verdict import Verdict, judge
+from cerebellum.allocate.effects import SingleEffect
+from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.stats.fdr import adjusted_p
+from cerebellum.stats.intervals import Interval, mean_interval, quantile_to_reach
+from cerebellum.stats.racing import Goal, RaceRules, RaceState, for_choice, next_step, plan_race, race_state
+from cerebellum.stats.sequential import Spending
+from cerebellum.stats.verdicts import Verdict, judge
 
 Floats = npt.NDArray[np.float64]
 TOKENS = 256
@@ -176,7 +176,7 @@ def choice_race(world: World, args: argparse.Namespace, spending: Spending, seed
 
 
 def greedy(intervals: Mapping[str, Interval], allowed: float) -> set[str]:
-    """What `cerebellum.select.choose_greedy` takes where every trial saves one byte."""
+    """What `cerebellum.allocate.policies.choose_greedy` takes where every trial saves one byte."""
     effects = [
         SingleEffect(t, None, "", "", "Q2_K", -1, 0.0, kld=x.estimate, kld_low=x.low, kld_high=x.high)
         for t, x in intervals.items()

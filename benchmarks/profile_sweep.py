@@ -26,9 +26,9 @@ from benchmarks.clocks import Clocked, Clocks, by_label
 from benchmarks.running import show
 from benchmarks.step_times import SWEEP, HereBackend, StepTimes, sweep_options, sweep_parser
 from cerebellum import api
-from cerebellum.backend import Settings
 from cerebellum.errors import CerebellumError
 from cerebellum.llamacpp.process import WAITING, LlamaBackend
+from cerebellum.llamacpp.protocol import Settings
 
 WHOLE, REPLAY, WAIT = "forward pass, whole", "forward pass, from the changed block on", "waiting for a device"
 
@@ -40,7 +40,7 @@ class Pass:
         self.kind = WHOLE
 
     def run(self, _tap: Any, _decode: Any, program: Any) -> str:
-        """Called with `Tap.run`'s arguments: a replay leaves the first nodes out."""
+        """Called with `EvalCallback.run`'s arguments: a replay leaves the first nodes out."""
         self.kind = REPLAY if any(flag & 1 for flag in bytes(program.flags[:8])) else WHOLE
         return "graph program"
 
@@ -63,8 +63,8 @@ def functions(kind: Pass) -> list[Clocked]:
         Clocked(f"{engine}.engine", "quantize_rows", "quantizing"),
         Clocked(f"{engine}.weights", "store_like", "swap: buffer and copy"),
         Clocked(f"{engine}.engine", "score_rows", "scoring"),
-        Clocked("cerebellum.reference", "ReferenceStore.read", "reference rows read"),
-        Clocked("cerebellum.store", "Study.add_score", "database"),
+        Clocked("cerebellum.scoring.reference", "ReferenceStore.read", "reference rows read"),
+        Clocked("cerebellum.study.store", "Study.add_score", "database"),
     ]
 
 

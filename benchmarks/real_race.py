@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.running import show
+from cerebellum.allocate.effects import SingleEffect
+from cerebellum.allocate.policies import Rules, choose_greedy
 from cerebellum.domain import Model, role_of
-from cerebellum.effects import SingleEffect
-from cerebellum.fdr import adjusted_p
-from cerebellum.gguf_file import read_model
-from cerebellum.quants import quant_type
-from cerebellum.racing import RaceRules, RaceState, for_choice, next_step, plan_race, race_state
-from cerebellum.select import Rules, choose_greedy
-from cerebellum.sequential import Schedule, sequential_p
-from cerebellum.stats import ChunkSums, Interval, mean_interval, paired_values
-from cerebellum.store import Study
-from cerebellum.verdict import Verdict, judge, practical_margin, scale_of
+from cerebellum.gguf.model_file import read_model
+from cerebellum.gguf.types import quant_type
+from cerebellum.stats.fdr import adjusted_p
+from cerebellum.stats.intervals import ChunkSums, Interval, mean_interval, paired_values
+from cerebellum.stats.racing import RaceRules, RaceState, for_choice, next_step, plan_race, race_state
+from cerebellum.stats.sequential import Schedule, sequential_p
+from cerebellum.stats.verdicts import Verdict, judge, practical_margin, scale_of
+from cerebellum.study.store import Study
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,19 @@ class Swept:
     base: Model
     base_kld: float
     chunks: tuple[int, ...]
-    swaps: Mapping[str, tuple[str, str]]
+    tensor_types: Mapping[str, tuple[str, str]]
     differences: Mapping[str, ChunkSums]
 
     def only(self, roles: Sequence[str]) -> Swept:
         """The trials of some roles (all where none is named)."""
-        kept = {name: swap for name, swap in self.swaps.items() if not roles or role_of(swap[0]) in roles}
-        return dataclasses.replace(self, swaps=kept, differences={name: self.differences[name] for name in kept})
+        kept = {name: swap for name, swap in self.tensor_types.items() if not roles or role_of(swap[0]) in roles}
+        return dataclasses.replace(self, tensor_types=kept, differences={name: self.differences[name] for name in kept})
 
     def delta_bytes(self, trial: str) -> int:
         """Bytes more than in the base."""
-        tensor = self.base.tensor(self.swaps[trial][0])
+        tensor = self.base.tensor(self.tensor_types[trial][0])
         assert tensor is not None
-        return tensor.bytes_as(quant_type(self.swaps[trial][1])) - tensor.n_bytes
+        return tensor.bytes_as(quant_type(self.tensor_types[trial][1])) - tensor.n_bytes
 
 
 def load(folder: Path) -> Swept:
@@ -68,22 +68,22 @@ def load(folder: Path) -> Swept:
         rows = db.execute(query).fetchall()
     base = {chunk: (kld, n) for _, kind, _, chunk, kld, n in rows if kind == "base"}
     found: dict[str, dict[int, tuple[float, int]]] = {}
-    swaps: dict[str, tuple[str, str]] = {}
+    tensor_types: dict[str, tuple[str, str]] = {}
     for label, kind, swapped, chunk, kld, n in rows:
         if kind == "single" and chunk in base:
             ((tensor, to),) = json.loads(swapped).items()
-            swaps[label] = tensor, to
+            tensor_types[label] = tensor, to
             found.setdefault(label, {})[chunk] = (kld - base[chunk][0], n)
     whole = {label: sums for label, sums in found.items() if len(sums) == len(base)}
     mean = sum(kld for kld, _ in base.values()) / sum(n for _, n in base.values())
-    return Swept(read_model(path), mean, tuple(sorted(base)), {label: swaps[label] for label in whole}, whole)
+    return Swept(read_model(path), mean, tuple(sorted(base)), {label: tensor_types[label] for label in whole}, whole)
 
 
 def race(swept: Swept, rules: RaceRules) -> RaceState:
     """The race, handed exactly what each step asks for."""
     measured: dict[str, dict[int, tuple[float, int]]] = {}
     while True:
-        state = race_state(rules, sorted(swept.swaps), measured)
+        state = race_state(rules, sorted(swept.tensor_types), measured)
         step = next_step(state)
         if not step.assignments:
             return state
@@ -96,7 +96,7 @@ def choice(swept: Swept, intervals: Mapping[str, Interval], allow: float) -> fro
     """Tensors the greedy policy takes."""
     effects = []
     for trial, x in intervals.items():
-        tensor, to = swept.swaps[trial]
+        tensor, to = swept.tensor_types[trial]
         size = swept.delta_bytes(trial)
         effects.append(
             SingleEffect(
@@ -126,24 +126,24 @@ def values(swept: Swept, trial: str) -> np.ndarray[tuple[int], np.dtype[np.float
 
 def rows_of(swept: Swept, name: str, allow: float, seed: int) -> list[str]:
     """One row of the table."""
-    intervals = {trial: mean_interval(values(swept, trial)) for trial in swept.swaps}
+    intervals = {trial: mean_interval(values(swept, trial)) for trial in swept.tensor_types}
     order, schedule = plan_race(swept.chunks, seed)
-    total = len(swept.swaps) * len(order)
+    total = len(swept.tensor_types) * len(order)
     rules = RaceRules(order, schedule, margin=practical_margin(swept.base_kld))
     judged = race(swept, rules)
     words = full_verdicts(swept, intervals)
     clear = [s for s in judged.standings if words[s.trial] is not Verdict.UNDECIDED]
     same_words = sum(s.verdict is words[s.trial] for s in clear)
     opposite = sum({s.verdict, words[s.trial]} == {Verdict.IMPROVES, Verdict.DAMAGES} for s in judged.standings)
-    saved = {trial: -swept.delta_bytes(trial) for trial in swept.swaps}
-    tensors = {trial: swap[0] for trial, swap in swept.swaps.items()}
+    saved = {trial: -swept.delta_bytes(trial) for trial in swept.tensor_types}
+    tensors = {trial: swap[0] for trial, swap in swept.tensor_types.items()}
     chosen = race(swept, for_choice(rules, saved, tensors, allow * scale_of(swept.base_kld)))
     whole, raced = (
         choice(swept, intervals, allow),
         choice(swept, {s.trial: s.interval for s in chosen.standings if s.interval}, allow),
     )
     return [
-        name, str(len(swept.swaps)), f"{allow:g}", str(seed),
+        name, str(len(swept.tensor_types)), f"{allow:g}", str(seed),
         f"{100 * judged.n_measured / total:.0f} %", f"{same_words} of {len(clear)}", str(opposite),
         f"{100 * chosen.n_measured / total:.0f} %", f"{len(raced & whole)} of {len(whole)}", str(len(raced - whole)),
     ]  # fmt: skip
@@ -161,7 +161,7 @@ def main() -> int:
     options = parser.parse_args()
     swept = load(options.study)
     if options.spread:
-        np.savez(options.spread, effects=np.stack([values(swept, trial) for trial in sorted(swept.swaps)]))
+        np.savez(options.spread, effects=np.stack([values(swept, trial) for trial in sorted(swept.tensor_types)]))
     rows = []
     for named in options.roles or [""]:
         part = swept.only([role for role in named.split(",") if role])

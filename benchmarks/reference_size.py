@@ -25,10 +25,10 @@ import numpy.typing as npt
 from benchmarks.peak_memory import high_water, peaks_of
 from benchmarks.running import show
 from benchmarks.stock import find_stock, why_not_built
-from cerebellum.backend import Settings
 from cerebellum.domain import Chunk
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
-from cerebellum.reference import ReferenceStore, default_k
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.scoring.reference import ReferenceStore, default_k
 
 WIDTH, FEED_FORWARD = 64, 128
 #: Standard deviation of the logits: of a quarter of a million random ones it leaves about 3 nats of entropy.

@@ -23,12 +23,12 @@ import numpy.typing as npt
 from benchmarks.models import Llama, write_model
 from benchmarks.running import show
 from cerebellum import bundled
-from cerebellum.backend import Settings
 from cerebellum.domain import Chunk
 from cerebellum.llamacpp.process import WAITING
-from cerebellum.metrics import INVERSE_TEMPERATURES, ReferenceRows, reference_rows, score_rows
-from cerebellum.reference import default_k
-from cerebellum.sharing import Threads
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.parallel import Threads
+from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows, reference_rows, score_rows
+from cerebellum.scoring.reference import default_k
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -109,8 +109,8 @@ def beside_numpy(vocabulary: int, k: int | None, repeats: int, threads: Threads)
 
 def beside_forward(name: str, path: Path, repeats: int, threads: Threads, gpu_layers: int) -> list[str]:
     """One row of the second table: time in llama.cpp and in scoring, chunk by chunk."""
-    from cerebellum.llamacpp.engine import LlamaEngine
-    from cerebellum.llamacpp.sums import join_reference, slice_reference
+    from cerebellum.llamacpp.trial.engine import LlamaEngine
+    from cerebellum.llamacpp.trial.sums import join_reference, slice_reference
 
     engine = LlamaEngine(path, Settings(n_ctx=N_CTX, n_threads=threads.n, n_gpu_layers=gpu_layers))
     tokens = np.random.default_rng(0).integers(3, min(1000, engine.n_vocab), N_CTX).astype(np.int32)

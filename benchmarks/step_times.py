@@ -16,9 +16,9 @@ from typing import Any, cast
 import cerebellum
 from benchmarks.running import positive
 from cerebellum import bundled
-from cerebellum.backend import Backend, Settings, Sources, n_cores
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
-from cerebellum.verbs.pipeline import SweepResult
+from cerebellum.llamacpp.protocol import Backend, Settings, Sources, n_cores
+from cerebellum.results import SweepResult
 
 BASE = "base"
 SWEEP = "sweep"
@@ -97,7 +97,7 @@ class HereBackend(LlamaBackend):
     whole: bool
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
-        from cerebellum.llamacpp.engine import LlamaEngine
+        from cerebellum.llamacpp.trial.engine import LlamaEngine
 
         return cast(EngineProcess, LlamaEngine(model, self.own(settings), sources))
 

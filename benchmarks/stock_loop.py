@@ -123,19 +123,19 @@ def run_loop(
     programs: StockPrograms,
     model: Path,
     base: str,
-    swaps: Sequence[tuple[str, str]],
+    tensor_types: Sequence[tuple[str, str]],
     n_trials: int,
     text: Text,
     scratch: Path,
 ) -> StockLoop:
-    """The loop over ``swaps`` (tensor, type) on the stock mix ``base``. Raises CommandFailedError, StockOutputError."""
+    """The loop over ``tensor_types`` (tensor, type) on the stock mix ``base``. Raises CommandFailedError, StockOutputError."""
     logits = scratch / "reference-logits.bin"
     try:
         made = measured(
             [programs.perplexity, "-m", model, *text.stock(), "--kl-divergence-base", logits], text.environment
         )
         size = logits.stat().st_size
-        trials = [stock_trial(programs, model, base, swap, text, scratch, logits) for swap in (None, *swaps)]
+        trials = [stock_trial(programs, model, base, swap, text, scratch, logits) for swap in (None, *tensor_types)]
     finally:
         logits.unlink(missing_ok=True)
     return StockLoop(made, size, trials[0], tuple(trials[1:]), n_trials)

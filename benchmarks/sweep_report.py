@@ -26,7 +26,7 @@ class Ours:
     result: Mapping[str, Any]
 
     @property
-    def swaps(self) -> list[tuple[str, str]]:
+    def tensor_types(self) -> list[tuple[str, str]]:
         """(tensor, type) of every trial."""
         return [(row["tensor"], row["to_type"]) for row in self.result["sweep"]]
 

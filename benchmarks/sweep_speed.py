@@ -66,10 +66,10 @@ def sweep(case: Ready, out: Path, *more: str) -> Ours:
 
 def stock(case: Ready, programs: StockPrograms, ours: Ours, number: int, folder: Path) -> StockLoop:
     """The loop over the trials that our sweep had; where only some are run, other ones in each round: all are the same work."""
-    swaps = ours.swaps
-    n = min(case.case.stock_trials or len(swaps), len(swaps))
-    some = [swaps[(number * n + i) % len(swaps)] for i in range(n)]
-    return run_loop(programs, case.model, case.case.base, some, len(swaps), case.text, folder)
+    tensor_types = ours.tensor_types
+    n = min(case.case.stock_trials or len(tensor_types), len(tensor_types))
+    some = [tensor_types[(number * n + i) % len(tensor_types)] for i in range(n)]
+    return run_loop(programs, case.model, case.case.base, some, len(tensor_types), case.text, folder)
 
 
 def written_by_trials(case: Ready) -> Written:

@@ -37,7 +37,7 @@ from benchmarks.ratios import Spread, Sure, median_interval, ratios, spread
 from benchmarks.running import CommandFailedError, positive, show
 from benchmarks.step_times import sweep_parser
 from cerebellum.llamacpp.process import WAITING
-from cerebellum.stats import mean_interval, ratio_values
+from cerebellum.stats.intervals import mean_interval, ratio_values
 
 
 @dataclass(frozen=True, slots=True)

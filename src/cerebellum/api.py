@@ -14,21 +14,23 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cerebellum import bundled, gguf_file
-from cerebellum.backend import Backend, Settings
+from cerebellum import bundled
+from cerebellum.allocate.effects import Objective
+from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
-from cerebellum.effects import Objective
 from cerebellum.errors import CerebellumError, InputError
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress
-from cerebellum.tasks.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.verbs.bench import BenchOptions, bench_files
-from cerebellum.verbs.divergence import Measurement, measure_files
-from cerebellum.verbs.job import JobOptions
+from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
-from cerebellum.verbs.pipeline import ChoiceOptions, RunResult, SweepResult, run_job, sweep_job
+from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
 from cerebellum.verbs.quantize import Quantized, quantize_model
+from cerebellum.verbs.session import SessionOptions
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
-from cerebellum.verbs.validity import LadderResult, check_models, judge_ladder_file
+from cerebellum.verbs.validity import check_models, judge_ladder_file
 
 PathLike = str | Path
 Names = str | Iterable[str]
@@ -39,7 +41,7 @@ DEMO_QUESTIONS = 50
 
 def inspect(model: PathLike) -> Model:
     """What a GGUF says of itself. Raises `ModelFileError`."""
-    return gguf_file.read_model(Path(model))
+    return model_file.read_model(Path(model))
 
 
 def quantize(
@@ -178,11 +180,11 @@ def sweep(
 
     With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict.
     """
-    job, trials, choice = split_options(Path(model), Path(out), options)
+    session, trials, choice = split_options(Path(model), Path(out), options)
     allowed = None if options.get("allow") is None else choice.allowed_damage
     if allowed is not None and trials.race is None:
         raise InputError("allow bounds what a race goes on for; give race (--race) with it")
-    return sweep_job(job, trials, allowed, backend=backend or _llama(), progress=progress)
+    return sweep_session(session, trials, allowed, backend=backend or _llama(), progress=progress)
 
 
 def run(
@@ -207,8 +209,10 @@ def run(
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     benchmarks = bench_options(options)
-    job, trials, choice = split_options(Path(model), Path(out), options)
-    return run_job(job, trials, choice, backend=backend or _llama(), progress=progress, bench_options=benchmarks)
+    session, trials, choice = split_options(Path(model), Path(out), options)
+    return run_session(
+        session, trials, choice, backend=backend or _llama(), progress=progress, bench_options=benchmarks
+    )
 
 
 def demo(
@@ -222,9 +226,9 @@ def demo(
 
 def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
     """The small world's sets; without the one that runs code where no sandbox can be had."""
-    from cerebellum.sandbox import Sandbox
-    from cerebellum.tasks.sets import CODE
-    from cerebellum.tasks.world import WORLD
+    from cerebellum.bench.sandbox import Sandbox
+    from cerebellum.bench.sets import CODE
+    from cerebellum.bench.world import WORLD
 
     try:
         Sandbox.find()
@@ -257,7 +261,7 @@ def bench_options(options: dict[str, Any]) -> BenchOptions | None:
     )
 
 
-def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOptions, SweepOptions, ChoiceOptions]:
+def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[SessionOptions, SweepOptions, ChoiceOptions]:
     """The flat options of `run` as the three things they are about. Raises `InputError` for one that doesn't exist."""
     options = {name: value for name, value in given.items() if value is not None}
 
@@ -270,7 +274,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
         paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
-    job = take({"base": "base", "chunks": "n_chunks", "chat": "chat", "workers": "workers", "command": "command"})
+    session = take({"base": "base", "chunks": "n_chunks", "chat": "chat", "workers": "workers", "command": "command"})
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
@@ -282,7 +286,11 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[JobOpt
     check_numbers(given)
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
-    return JobOptions(model, out, settings=settings, **paths, **job), SweepOptions(**trials), ChoiceOptions(**choice)
+    return (
+        SessionOptions(model, out, settings=settings, **paths, **session),
+        SweepOptions(**trials),
+        ChoiceOptions(**choice),
+    )
 
 
 #: The least that each number may be.

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.gguf.types import TYPES, QuantType
 from cerebellum.keys import content_key
-from cerebellum.quants import TYPES, QuantType
 
 Tokens = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
@@ -107,20 +107,20 @@ class Model:
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Swap:
+class TensorType:
     """One tensor stored in another type. ``type`` is the type really stored, never one that falls back."""
 
     tensor: str
     type: str
 
 
-Swaps = tuple[Swap, ...]
+TensorTypes = tuple[TensorType, ...]
 
 
-def swaps_of(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> Swaps:
-    """Swaps in canonical order from ``{tensor: type}``."""
+def tensor_types_of(pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> TensorTypes:
+    """TensorTypes in canonical order from ``{tensor: type}``."""
     items = pairs.items() if isinstance(pairs, Mapping) else pairs
-    return tuple(sorted(Swap(tensor, kind) for tensor, kind in items))
+    return tuple(sorted(TensorType(tensor, kind) for tensor, kind in items))
 
 
 class TrialKind(enum.StrEnum):
@@ -142,11 +142,11 @@ class Trial:
 
     label: str
     kind: TrialKind
-    swaps: Swaps = ()
+    tensor_types: TensorTypes = ()
 
     def types(self, base: Mapping[str, str]) -> dict[str, str]:
         """Every tensor's realized type in this trial, given the base file's."""
-        return {**base, **{s.tensor: s.type for s in self.swaps}}
+        return {**base, **{s.tensor: s.type for s in self.tensor_types}}
 
     def key(self, base: Mapping[str, str]) -> str:
         """Content key of the realized types: two labels that store the same types are one trial."""
@@ -228,7 +228,7 @@ class Corpus:
 class ChunkScore:
     """Sums over the scored tokens of one chunk, in nats; divide once, at the end.
 
-    ``tempered`` holds the NLL sums at `cerebellum.metrics.INVERSE_TEMPERATURES`. The KL fields are None where no
+    ``tempered`` holds the NLL sums at `cerebellum.scoring.metrics.INVERSE_TEMPERATURES`. The KL fields are None where no
     reference was given: ``kld`` is the sum of KL(reference ‖ trial), ``kld_slack`` how much larger the true sum could be
     (0 in exact mode), ``same_top`` counts tokens whose most likely next token agrees, ``dp``, ``dp2`` and ``dp4`` are sums of
     powers of the change in the true token's probability, ``kld_tokens`` the per-token values (float32) for the tail.

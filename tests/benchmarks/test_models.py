@@ -16,8 +16,8 @@ from benchmarks.models import write as writing
 from benchmarks.models.vocabulary import N_FIXED, tokens
 from benchmarks.models.write import n_bytes, stored
 from cerebellum import bundled
-from cerebellum.backend import Settings
 from cerebellum.llamacpp.process import LlamaBackend
+from cerebellum.llamacpp.protocol import Settings
 
 TINY = Gemma4(
     blocks=10, shared=5, width=256, feed_forward=256, vocabulary=512, heads=2, head=64, head_full=128, per_layer=256, window=32, period=5

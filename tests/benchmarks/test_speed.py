@@ -25,7 +25,7 @@ from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_opt
 from benchmarks.stock_loop import override_of
 from benchmarks.sweep_report import phase_seconds
 from cerebellum import bundled
-from cerebellum.patterns import compiled
+from cerebellum.gguf.patterns import compiled
 
 
 @pytest.mark.parametrize("n", [6, 20, 101, 400])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import cerebellum, refused
-from tests.engine import tiny
+from tests.llamacpp import tiny
 from tests.templates import CHATML
 
 pytestmark = pytest.mark.engine

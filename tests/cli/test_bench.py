@@ -14,7 +14,7 @@ import pytest
 
 from cerebellum import bundled
 from tests.cli.command import ENVIRONMENT, cerebellum, refused, start
-from tests.engine import tiny
+from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
 ENDINGS = ("bench", bundled.MODEL, "--tasks", "world_endings", "--limit", "80", "--quiet")
@@ -136,9 +136,9 @@ def test_the_harness_command_ends_with_one_message_where_it_can_load_nothing(
 def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path: Path) -> None:
     """A site-packages folder with the line in it, as Python reads it at its start; without the line there is no such model."""
     pytest.importorskip("lm_eval", reason="needs the bench extra")
-    from cerebellum import plug
+    from cerebellum.bench import lm_eval_plugin
 
-    plug.write(tmp_path)
+    lm_eval_plugin.write(tmp_path)
     code = "import site; site.addsitedir({!r}); from lm_eval.api.registry import get_model; print(get_model('cerebellum').__name__)"
     for folder, code_expected, said in ((tmp_path, 0, "LlamaModel"), (tmp_path / "none", 1, "no model for this name")):
         done = subprocess.run(
@@ -149,7 +149,7 @@ def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path:
             check=False,
         )
         assert done.returncode == code_expected and said in done.stdout + done.stderr
-    assert plug.remove(tmp_path) and not plug.remove(tmp_path) and not list(tmp_path.iterdir())
+    assert lm_eval_plugin.remove(tmp_path) and not lm_eval_plugin.remove(tmp_path) and not list(tmp_path.iterdir())
 
 
 def test_the_harness_command_refuses_a_model_that_it_does_not_know_and_helps(tmp_path: Path) -> None:

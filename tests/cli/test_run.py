@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cerebellum.gguf_file import read_model
+from cerebellum.gguf.model_file import read_model
 from tests.cli.command import cerebellum, refused, start
-from tests.engine import tiny
+from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
 

@@ -8,8 +8,8 @@ from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
-from cerebellum.cli.job import demo, run, sweep
 from cerebellum.cli.measure import measure, validity
+from cerebellum.cli.run import demo, run, sweep
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

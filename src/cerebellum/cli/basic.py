@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from cerebellum import gguf_file
 from cerebellum.cli.common import (
     chat_option,
     chunks_option,
@@ -19,6 +18,7 @@ from cerebellum.cli.common import (
     quiet_option,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
+from cerebellum.gguf import model_file
 from cerebellum.verbs.inspect import describe, tables
 
 
@@ -31,7 +31,7 @@ def inspect(model: Path, as_json: bool) -> None:
 
     Example: cerebellum inspect model-F16.gguf
     """
-    found = gguf_file.read_model(model)
+    found = model_file.read_model(model)
     if as_json:
         print_json(describe(found))
         return

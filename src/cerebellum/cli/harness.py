@@ -1,7 +1,7 @@
 """`lm-eval`: lm-evaluation-harness's own command line with our engine as its model ``cerebellum``.
 
 The harness has no way to discover models of other packages, so its own command can't know ours: this one registers it and calls that one.
-``register`` makes ours known to that command too, in this environment (`cerebellum.plug`).
+``register`` makes ours known to that command too, in this environment (`cerebellum.lm_eval_plugin`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
-from cerebellum import plug
+from cerebellum.bench import lm_eval_plugin
 from cerebellum.cli.common import guarded
 from cerebellum.errors import InputError, OutputError
 
-MODEL = plug.MODEL
+MODEL = lm_eval_plugin.MODEL
 #: Model arguments that are numbers, as the engine's settings call them; and what the harness passes to every model.
 _NUMBERS = {"ctx": "n_ctx", "threads": "n_threads", "gpu_layers": "n_gpu_layers"}
 _HARNESS_OWN = ("batch_size", "max_batch_size", "device")
@@ -52,7 +52,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
         click.echo(click.get_current_context().get_help() + "\n\nWhat follows is the harness's own help.\n")
     from lm_eval.__main__ import cli_evaluate
 
-    from cerebellum.tasks.hub import offline_if_unreachable
+    from cerebellum.bench.hub import offline_if_unreachable
 
     sys.argv = ["lm-eval", *arguments]
     with offline_if_unreachable() if asks(arguments) else contextlib.nullcontext("") as why:
@@ -72,7 +72,7 @@ def site_packages() -> Path:
 def plug_in() -> str:
     """Make the harness's own command know the model; what was done. Raises `OutputError`."""
     try:
-        path = plug.write(site_packages())
+        path = lm_eval_plugin.write(site_packages())
     except OSError as error:
         raise OutputError(
             f"can't write in {site_packages()}: {error.strerror or error}; use an environment of your own"
@@ -85,10 +85,10 @@ def plug_in() -> str:
 def pull_out() -> str:
     """Undo `plug_in`; what was done. Raises `OutputError`."""
     try:
-        there = plug.remove(site_packages())
+        there = lm_eval_plugin.remove(site_packages())
     except OSError as error:
-        raise OutputError(f"can't remove {site_packages() / plug.FILE}: {error.strerror or error}") from error
-    return f"removed {site_packages() / plug.FILE}" if there else "it wasn't registered: nothing to do"
+        raise OutputError(f"can't remove {site_packages() / lm_eval_plugin.FILE}: {error.strerror or error}") from error
+    return f"removed {site_packages() / lm_eval_plugin.FILE}" if there else "it wasn't registered: nothing to do"
 
 
 def asks(arguments: Sequence[str]) -> bool:
@@ -108,7 +108,7 @@ def tasks_of(arguments: Sequence[str]) -> str:
 
 def in_words(error: Exception, tasks: str, why: str) -> str:
     """A user's message of an error that is the hub's or says what was given wrongly; "" for any other, which keeps its traceback."""
-    from cerebellum.tasks.hub import LATER, cause, first_line, of_the_hub, raised_in
+    from cerebellum.bench.hub import LATER, cause, first_line, of_the_hub, raised_in
 
     if of_the_hub(error):
         return f"lm-evaluation-harness can't load what {tasks} needs: {cause(why, error)}; {LATER}"
@@ -126,12 +126,12 @@ def in_words(error: Exception, tasks: str, why: str) -> str:
 
 def register() -> None:
     """Make the model known to lm-evaluation-harness in this process, for `lm_eval.simple_evaluate` too. Raises `InputError` without it."""
-    from cerebellum.tasks.harness import need_harness
+    from cerebellum.bench.harness import need_harness
 
     need_harness()
     import lm_eval.models  # noqa: F401 its own models first
 
-    plug.add()
+    lm_eval_plugin.add()
 
 
 def whole_number(name: str, value: Any) -> int:
@@ -144,11 +144,11 @@ def whole_number(name: str, value: Any) -> int:
 
 def open_model_class() -> Any:
     """The class that the harness makes models of; made when asked for, so that nothing here needs the harness."""
-    from cerebellum.answers import Responder
-    from cerebellum.backend import Settings
+    from cerebellum.bench.lm import HarnessModel
     from cerebellum.cli.console import ConsoleProgress
+    from cerebellum.llamacpp.generate.protocol import Responder
     from cerebellum.llamacpp.process import LlamaBackend
-    from cerebellum.tasks.lm import HarnessModel
+    from cerebellum.llamacpp.protocol import Settings
     from cerebellum.verbs.bench import memory_of
 
     class LlamaModel(HarnessModel):

@@ -56,7 +56,7 @@ def measure(
     """
     from cerebellum import api
     from cerebellum.report.divergence import measurement_grid
-    from cerebellum.summary import as_json as plain
+    from cerebellum.scoring.summary import as_json as plain
     from cerebellum.verbs.divergence import flat
 
     found = api.measure(

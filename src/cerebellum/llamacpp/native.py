@@ -20,8 +20,8 @@ import llama_cpp.llama_cpp as lc
 import numba
 import numpy as np
 
-from cerebellum.compiled import compiler_id
 from cerebellum.errors import EngineError
+from cerebellum.scoring.loops.compiled import compiler_id
 
 MAX_DIMS, MAX_SRC = 4, 10
 OP_NONE = 0
@@ -30,7 +30,7 @@ USAGE_WEIGHTS = 1
 _PROCESSOR = 0
 
 
-class Tensor(C.Structure):
+class GgmlTensor(C.Structure):
     """`struct ggml_tensor` of ggml.h."""
 
     _fields_ = (
@@ -154,7 +154,7 @@ def devices() -> tuple[str, ...]:
 @functools.cache
 def build_id() -> str:
     """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, the devices
-    beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for (`cerebellum.compiled`): another
+    beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for (`cerebellum.scoring.loops.compiled`): another
     of these may round another way.
     """
     digest = hashlib.sha256()
@@ -182,9 +182,9 @@ def empty_ops() -> frozenset[int]:
     return frozenset(found)
 
 
-def tensor_at(pointer: int) -> Tensor:
+def tensor_at(pointer: int) -> GgmlTensor:
     """The struct at an address; changes to it are changes to the library's tensor."""
-    return C.cast(pointer, C.POINTER(Tensor)).contents
+    return C.cast(pointer, C.POINTER(GgmlTensor)).contents
 
 
 class NativeLog:
@@ -222,7 +222,7 @@ def native_log() -> NativeLog:
 
 
 def check_layout(pointer: int) -> None:
-    """Compare a weight read through `Tensor` with the library's own answers. Raises `EngineError` if they differ."""
+    """Compare a weight read through `GgmlTensor` with the library's own answers. Raises `EngineError` if they differ."""
     t, library = tensor_at(pointer), ggml()
     data = library.ggml_get_data(pointer)
     rows = t.ne[1] * t.ne[2] * t.ne[3]

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from cerebellum.answers import Continuation, Likelihood, Prompt, ResponderFacts, Written
-from cerebellum.backend import Began, Settings, Sources, SweepEvent
-from cerebellum.chat import Conversations
-from cerebellum.domain import Chunk, ChunkScore, Corpus, Swaps, Tokens, Trial
+from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
-from cerebellum.reference import ReferenceStore
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
+from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.text.chat import Conversations
 
 #: How long OpenMP's threads spin at a barrier before they sleep. A pass of the bundled model on two cores, in ms, alone and beside another
 #: busy process: 1,000 spins 144 and 237, 10,000 138 and 283, 40,000 134 and 392, libgomp's default 135 and 1,177.
@@ -163,13 +163,13 @@ class EngineProcess:
 
     def score(
         self,
-        swaps: Swaps,
+        tensor_types: TensorTypes,
         chunks: Sequence[Chunk],
         *,
         reference: ReferenceStore | None = None,
         label: str = "",
     ) -> Iterator[ChunkScore]:
-        return self._child.stream(label, "call", "score", swaps, chunks, reference=reference)
+        return self._child.stream(label, "call", "score", tensor_types, chunks, reference=reference)
 
     def sweep(
         self,
@@ -180,18 +180,18 @@ class EngineProcess:
         settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
         if trials and chunks:
-            self._child.doing = Began(0, chunks[0].id, base=True).told(trials[0].label)
+            self._child.doing = TrialStarted(0, chunks[0].id, base=True).told(trials[0].label)
         for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference, settings=settings):
-            if isinstance(event, Began):
+            if isinstance(event, TrialStarted):
                 self._child.doing = event.told(trials[event.trial].label)
             yield event
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         return self._child.stream("keeping the reference", "call", "capture", chunks, store)
 
-    def logits(self, swaps: Swaps, chunk: Chunk) -> Any:
+    def logits(self, tensor_types: TensorTypes, chunk: Chunk) -> Any:
         """Scored rows float32 [n, vocabulary] of one chunk; for proofs."""
-        return self._child.call("logits", "call", "logits", swaps, chunk)
+        return self._child.call("logits", "call", "logits", tensor_types, chunk)
 
     def close(self) -> None:
         self._child.close()
@@ -255,7 +255,7 @@ class ResponderProcess:
 
 @dataclass(frozen=True, slots=True)
 class LlamaBackend:
-    """llama.cpp through llama-cpp-python. See `cerebellum.backend.Backend`."""
+    """llama.cpp through llama-cpp-python. See `cerebellum.llamacpp.protocol.Backend`."""
 
     @property
     def id(self) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import llama_cpp.llama_cpp as lc
 import numpy as np
 
-from cerebellum.backend import Settings
-from cerebellum.chat import ChatTemplate
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineError, ModelFileError
 from cerebellum.llamacpp import native
-from cerebellum.llamacpp.pages import drop_compiler
+from cerebellum.llamacpp.memory_trim import drop_compiler
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.text.chat import ChatTemplate
 
 #: Bytes that almost every token's spelling fits in.
 _PIECE_BYTES = 64

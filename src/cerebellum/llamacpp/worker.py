@@ -31,23 +31,23 @@ class Host:
         return native.build_id()
 
     def types(self, *args: Any) -> Any:
-        from cerebellum.llamacpp.quantize_file import realized_types
+        from cerebellum.llamacpp.files import realized_types
 
         return realized_types(*args)
 
     def quantize(self, *args: Any) -> None:
-        from cerebellum.llamacpp.quantize_file import write_file
+        from cerebellum.llamacpp.files import write_file
 
         write_file(*args)
 
     def open(self, path: Path, settings: Any, sources: Any) -> int:
-        from cerebellum.llamacpp.engine import LlamaEngine
+        from cerebellum.llamacpp.trial.engine import LlamaEngine
 
         self.engine = LlamaEngine(path, settings, sources)
         return int(self.engine.n_vocab)
 
     def open_responder(self, *args: Any) -> Any:
-        from cerebellum.llamacpp.responder import LlamaResponder
+        from cerebellum.llamacpp.generate.responder import LlamaResponder
 
         self.engine = LlamaResponder(*args)
         return self.engine.facts

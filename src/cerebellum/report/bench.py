@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.bench.pairs import is_binary
+from cerebellum.bench.score import UNJUDGED
 from cerebellum.report.grids import Grid, with_limits
-from cerebellum.summary import as_json
-from cerebellum.tasks.pairs import is_binary
-from cerebellum.tasks.score import UNJUDGED
+from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
-    from cerebellum.tasks.pairs import Pair
-    from cerebellum.tasks.score import BenchResult, Score, TaskResult
+    from cerebellum.bench.pairs import Pair
+    from cerebellum.bench.score import BenchResult, Score, TaskResult
 
 _COLUMNS = (
     "task",

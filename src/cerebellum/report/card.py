@@ -10,7 +10,7 @@ from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_
 from cerebellum.report.markdown import grid_markdown, on_what
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.pipeline import RunResult
+    from cerebellum.results import RunResult
 
 
 def model_card(result: RunResult) -> str:
@@ -27,7 +27,7 @@ def model_card(result: RunResult) -> str:
         "",
         f"# {written.path.stem}",
         "",
-        f"{result.model} quantized to {result.base.ftype}, {len(combination.recipe.swaps)} tensors stored in another type, "
+        f"{result.model} quantized to {result.base.ftype}, {len(combination.recipe.tensor_types)} tensors stored in another type, "
         "chosen by measuring each "
         f"of {len(result.sweep.rows)} changes alone. {written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
         "",

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.domain import Swaps
+from cerebellum.domain import TensorTypes
 from cerebellum.report.grids import measured_on
-from cerebellum.stats import Interval
+from cerebellum.stats.intervals import Interval
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.sweep import Sweep
+    from cerebellum.results import Sweep
 
 ROW, LEFT, WIDTH, TOP, RIGHT = 18, 230, 420, 46, 150
 COLOURS = {
@@ -36,7 +36,7 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [step * i for i in range(first, last + 1)]
 
 
-def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: Swaps) -> str:
+def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: TensorTypes) -> str:
     """SVG of the sweep in the order of blocks, with what it was measured on; a ring marks the chosen."""
     rows = sweep.rows
     by_kld = all(row.contrast.kld for row in rows)

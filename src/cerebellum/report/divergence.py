@@ -6,11 +6,11 @@ import math
 from typing import TYPE_CHECKING
 
 from cerebellum.report.grids import Grid, batches_of, chunks_of, perplexity_cell, unknown_note, with_limits
-from cerebellum.stats import percent_change, smallest_detectable
-from cerebellum.verdict import MILLI
+from cerebellum.stats.intervals import percent_change, smallest_detectable
+from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.divergence import Measured, Measurement
+    from cerebellum.results import Measured, Measurement
 
 _NAMES = {"median": "median", "p90": "90 %", "p95": "95 %", "p99": "99 %", "p999": "99.9 %"}
 

@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.backend import Settings
+from cerebellum.allocate.effects import Prediction
 from cerebellum.domain import TrialKind
-from cerebellum.effects import Prediction
-from cerebellum.stats import Interval, smallest_detectable
-from cerebellum.summary import Contrast, Summary
-from cerebellum.verdict import MILLI
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.scoring.summary import Contrast, Summary
+from cerebellum.stats.intervals import Interval, smallest_detectable
+from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.compose import Combination, Comparison, Row
-    from cerebellum.verbs.noise import Noise
-    from cerebellum.verbs.pipeline import RunResult
-    from cerebellum.verbs.sweep import Sweep, SweepRow
+    from cerebellum.results import Combination, Comparison, Noise, Row, RunResult, Sweep, SweepRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +215,7 @@ def comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
 
 def _comparison_row(row: Row) -> tuple[str, ...]:
     divergence = row.summary.divergence
-    tensors = f" ({len(row.trial.swaps)})" if row.trial.swaps else ""
+    tensors = f" ({len(row.trial.tensor_types)})" if row.trial.tensor_types else ""
     return (
         row.trial.label + tensors,
         kilobytes(row.delta_bytes),
@@ -234,7 +231,7 @@ def _comparison_row(row: Row) -> tuple[str, ...]:
 def _verdict(row: Row) -> str:
     if row.from_base is None:
         return ""
-    if row.trial.kind is TrialKind.REQUANTIZED and not row.trial.swaps:
+    if row.trial.kind is TrialKind.REQUANTIZED and not row.trial.tensor_types:
         return "identical"
     return str(row.from_base.judgement.verdict)
 
@@ -277,10 +274,10 @@ def _kld(predicted: Prediction) -> str:
 def choice_lines(result: RunResult) -> list[str]:
     """What was chosen, by which policy, and what the others would have chosen."""
     lines = [f"{result.choice.policy}: {result.choice.reason}"]
-    swaps = ", ".join(f"{s.tensor}={s.type}" for s in result.choice.swaps)
-    lines.append(f"chosen: {swaps or 'nothing; the base is the recipe'}")
+    tensor_types = ", ".join(f"{s.tensor}={s.type}" for s in result.choice.tensor_types)
+    lines.append(f"chosen: {tensor_types or 'nothing; the base is the recipe'}")
     for other in result.alternatives:
-        names = ", ".join(f"{s.tensor}={s.type}" for s in other.swaps)
+        names = ", ".join(f"{s.tensor}={s.type}" for s in other.tensor_types)
         lines.append(f"{other.policy} would choose: {names or 'nothing'} ({other.reason})")
     return lines
 
@@ -300,9 +297,9 @@ def controls_lines(result: RunResult) -> list[str]:
     else:
         lines.append("no random sets: no other set of as many tensors is in the sweep")
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
-        lines.append(f"{row.trial.label}, all {len(row.trial.swaps)} tensors: {_verdict(row)}")
+        lines.append(f"{row.trial.label}, all {len(row.trial.tensor_types)} tensors: {_verdict(row)}")
     room, taken = result.facts["choice"]["max_growth_bytes"], rows[1].delta_bytes
-    for row in (row for row in rows if row.trial.swaps):
+    for row in (row for row in rows if row.trial.tensor_types):
         fits = row.delta_bytes <= taken or room is None or row.delta_bytes <= room > 0
         if fits and row.from_recipe and _main(row).high < 0.0:
             lines.append(

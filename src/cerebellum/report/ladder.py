@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.report.grids import Grid, chunks_of
-from cerebellum.summary import as_json
-from cerebellum.verdict import MILLI
+from cerebellum.scoring.summary import as_json
+from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.ladder import Rung
-    from cerebellum.verbs.noise import Noise
-    from cerebellum.verbs.validity import LadderResult
+    from cerebellum.results import LadderResult, Noise
+    from cerebellum.stats.ladder import Rung
 
 
 def ladder_grid(found: LadderResult) -> Grid:

@@ -21,7 +21,7 @@ from cerebellum.report.grids import (
 from cerebellum.report.ladder import ladder_grid
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.pipeline import RunResult
+    from cerebellum.results import RunResult
 
 
 def grid_markdown(grid: Grid, level: int = 2) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.allocate.policies import Choice
 from cerebellum.report.bench import bench_json
 from cerebellum.report.ladder import ladder_json
-from cerebellum.select import Choice
-from cerebellum.summary import as_json
+from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.noise import Noise
-    from cerebellum.verbs.pipeline import RunResult
-    from cerebellum.verbs.sweep import Sweep
+    from cerebellum.results import Noise, RunResult, Sweep
 
 
 def summary_of(result: RunResult) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def choice_json(choice: Choice) -> dict[str, Any]:
         "policy": choice.policy,
         "reason": choice.reason,
         "delta_bytes": choice.delta_bytes,
-        "swaps": {swap.tensor: swap.type for swap in choice.swaps},
+        "swaps": {swap.tensor: swap.type for swap in choice.tensor_types},
     }
 
 

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerebellum import gguf_file
-from cerebellum.backend import Backend, Settings
-from cerebellum.chat import TEMPLATE
+from cerebellum.bench.asking import Asker, Forgetful, Memory
+from cerebellum.bench.code import CodeTask
+from cerebellum.bench.items import Item, Judged, Reply, Task, Write
+from cerebellum.bench.lines import item_lines
+from cerebellum.bench.sandbox import Sandbox
+from cerebellum.bench.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
+from cerebellum.bench.sets import CODE, Sets, expand
 from cerebellum.errors import InputError, OutputError, TextError
+from cerebellum.files import make_folder, write_text
+from cerebellum.gguf import model_file
 from cerebellum.keys import content_key
-from cerebellum.metrics import METRIC_VERSION
+from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
-from cerebellum.sandbox import Sandbox
-from cerebellum.store import Study
-from cerebellum.tasks.asking import Asker, Forgetful, Memory
-from cerebellum.tasks.code import CodeTask
-from cerebellum.tasks.items import Item, Judged, Reply, Task, Write
-from cerebellum.tasks.lines import item_lines
-from cerebellum.tasks.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
-from cerebellum.tasks.sets import CODE, Sets, expand
+from cerebellum.scoring.metrics import METRIC_VERSION
+from cerebellum.study.store import Study
+from cerebellum.text.chat import TEMPLATE
 from cerebellum.verbs.divergence import opened_study
-from cerebellum.verbs.job import cached_sha256, make_folder
-from cerebellum.verbs.write import write_text
+from cerebellum.verbs.session import cached_sha256
 
 #: Part of every answer's key: how requests are made into tokens.
 ASKING_VERSION = 1
@@ -80,9 +80,9 @@ def bench_study(
 ) -> BenchResult:
     """`bench_files` in a study that is open; ``folder`` is where the items go (None: nowhere)."""
     options, names, sets = questions.options, questions.names, questions.sets
-    ground = Ground(backend, study, settings, options, sets, folder, progress or Silent())
+    context = BenchContext(backend, study, settings, options, sets, folder, progress or Silent())
     vocabularies: dict[str, int] = {}
-    asked = {role: ask_file(ground, role, files, names, vocabularies) for role in files}
+    asked = {role: ask_file(context, role, files, names, vocabularies) for role in files}
     told = {
         role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
         for role, p in files.items()
@@ -117,7 +117,7 @@ class Questions:
 def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
     """Everything that can fail before a model answers. Raises `InputError`, `TextError`, `ModelFileError` or `SandboxError`."""
     for path in files.values():
-        if TEMPLATE not in gguf_file.read_model(path).metadata and options.chat:
+        if TEMPLATE not in model_file.read_model(path).metadata and options.chat:
             raise TextError(f"{path.name} has no chat template; leave out --chat")
     if options.margin is not None and not 0.0 <= options.margin < 1.0:
         raise InputError(f"a margin of {100 * options.margin:g} points must lie between 0 and 100")
@@ -153,7 +153,7 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class BenchContext:
     """What all files of a benchmark share; ``folder`` None: nothing is kept."""
 
     backend: Backend
@@ -166,7 +166,7 @@ class Ground:
 
 
 class StudyMemory:
-    """See `cerebellum.tasks.asking.Memory`: one file's answers in a study."""
+    """See `cerebellum.bench.asking.Memory`: one file's answers in a study."""
 
     def __init__(self, study: Study, file: str) -> None:
         self._study, self._file = study, file
@@ -196,24 +196,24 @@ def study_memory(study: Study, backend: Backend, path: Path, settings: Settings)
 
 
 def ask_file(
-    ground: Ground, role: str, files: Mapping[str, Path], names: Sequence[str], vocabularies: dict[str, int]
+    context: BenchContext, role: str, files: Mapping[str, Path], names: Sequence[str], vocabularies: dict[str, int]
 ) -> dict[str, Asked]:
     """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``. The size of its vocabulary is noted."""
     path = files[role]
-    memory = study_memory(ground.study, ground.backend, path, ground.settings)
-    file = {"file": path.name, "sha256": cached_sha256(ground.study, path)}
+    memory = study_memory(context.study, context.backend, path, context.settings)
+    file = {"file": path.name, "sha256": cached_sha256(context.study, path)}
     found = {}
-    with contextlib.closing(ground.backend.respond(path, ground.settings)) as responder:
-        asker = Asker(responder, memory, ground.progress)
+    with contextlib.closing(context.backend.respond(path, context.settings)) as responder:
+        asker = Asker(responder, memory, context.progress)
         vocabularies[role] = responder.n_vocab
         if said := other_vocabulary(role, files, vocabularies):
-            ground.progress.note(f"warning: {said}")
+            context.progress.note(f"warning: {said}")
         for name in names:
-            task = ground.sets.task(name, responder.render if ground.options.chat else None)
-            found[name] = ask_task(ground, asker, task, f"{name}, {role}")
-            if ground.folder is not None:
-                make_folder(ground.folder / "bench")
-                write_text(ground.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name], file))
+            task = context.sets.task(name, responder.render if context.options.chat else None)
+            found[name] = ask_task(context, asker, task, f"{name}, {role}")
+            if context.folder is not None:
+                make_folder(context.folder / "bench")
+                write_text(context.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name], file))
     return found
 
 
@@ -237,24 +237,24 @@ def remove_stale(folder: Path, names: Sequence[str], roles: Iterable[str]) -> No
             raise OutputError(f"can't remove {path}, which an earlier call wrote: {error.strerror}") from error
 
 
-def ask_task(ground: Ground, asker: Asker, task: Task, what: str) -> Asked:
+def ask_task(context: BenchContext, asker: Asker, task: Task, what: str) -> Asked:
     """Self-tests, then questions, then judgement."""
-    checks = ground.sets.check(task)
+    checks = context.sets.check(task)
     for name, said in checks.items():
         if said:
-            ground.progress.note(
+            context.progress.note(
                 f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {said}"
             )
     items = [f"item {item.id}" for item in task.items for _ in item.requests]
-    replies = grouped(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
-    judged = judge_all(ground, task, replies, what)
+    replies = by_item(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
+    judged = judge_all(context, task, replies, what)
     return Asked(task, checks, replies, judged)
 
 
-def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], what: str) -> list[Judged]:
+def judge_all(context: BenchContext, task: Task, replies: Sequence[Sequence[Reply]], what: str) -> list[Judged]:
     """Every item judged; what was written has to be run, which takes a while, so that is shown."""
     shown = any(isinstance(request, Write) for item in task.items for request in item.requests)
-    progress = ground.progress if shown else Silent()
+    progress = context.progress if shown else Silent()
     progress.begin(f"judging {what}", len(task.items))
     try:
         judged = []
@@ -268,7 +268,7 @@ def judge_all(ground: Ground, task: Task, replies: Sequence[Sequence[Reply]], wh
         progress.end()
 
 
-def grouped(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]]:
+def by_item(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]]:
     """The replies by item."""
     left = iter(replies)
     return [[next(left) for _ in item.requests] for item in items]

@@ -6,48 +6,25 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerebellum import gguf_file
-from cerebellum.backend import Backend, Settings
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import InputError
-from cerebellum.measurer import Measurer, Scores, Split, series_facts
+from cerebellum.files import make_folder
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
-from cerebellum.reference import ReferenceStore
-from cerebellum.stats import ChunkSums, Interval, paired_interval
-from cerebellum.store import Study
-from cerebellum.summary import Contrast, Summary, contrast, mean_of, nll_sums, summarize
-from cerebellum.verbs.job import cached_sha256, check_vocabulary, make_folder
-from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.results import Measured, Measurement
+from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.scoring.summary import contrast, mean_of, nll_sums, summarize
+from cerebellum.stats.intervals import ChunkSums, Interval, paired_interval
+from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
+from cerebellum.study.store import Study
+from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
+from cerebellum.verbs.session import cached_sha256, check_vocabulary
 from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One file. ``log_ratio``: its mean NLL less the reference's, nats a token, paired by chunk (the log of the perplexity ratio).
-
-    ``from_first``: its difference from the first file measured, None for that one.
-    """
-
-    name: str
-    sha256: str
-    file_bytes: int
-    bits_per_weight: float
-    summary: Summary
-    log_ratio: Interval
-    from_first: Contrast | None
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """Files against one reference on one text; ``reference_nll`` is the reference's own mean NLL, nats a token."""
-
-    files: tuple[Measured, ...]
-    reference_nll: Interval
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def measure_files(
@@ -69,26 +46,26 @@ def measure_files(
     if not models:
         raise InputError("no model was given to measure")
     for path in (*models, reference):
-        gguf_file.read_model(path)
+        model_file.read_model(path)
     content = read(text, chat)
-    too_long(gguf_file.read_model(reference), settings.n_ctx, progress)
+    too_long(model_file.read_model(reference), settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
-        ground = Ground(backend, study, folder, reference, sha256, settings, backend.id, progress)
+        context = MeasureContext(backend, study, folder, reference, sha256, settings, backend.id, progress)
         found: list[tuple[Split, ReferenceStore, Scores]] = []
         for path in models:
-            found.append(measure_file(ground, path, text.name, content, n_chunks))
+            found.append(measure_file(context, path, text.name, content, n_chunks))
             if found[-1][0].corpus.tokens_sha256 != found[0][0].corpus.tokens_sha256:
                 raise InputError(f"{path.name} cuts {text.name} into other tokens than {models[0].name} does")
         split, store, first = found[0]
         own = {chunk: store.nll(chunk) for chunk in split.chunks}
         files = [describe(study, path, scores, own, first) for path, (*_, scores) in zip(models, found, strict=True)]
-        return Measurement(tuple(files), mean_of(own), facts_of(ground, split, store, text))
+        return Measurement(tuple(files), mean_of(own), facts_of(context, split, store, text))
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class MeasureContext:
     """What all files of a measurement share."""
 
     backend: Backend
@@ -102,31 +79,31 @@ class Ground:
 
 
 def measure_file(
-    ground: Ground, path: Path, name: str, content: Text, n_chunks: int | None
+    context: MeasureContext, path: Path, name: str, content: Text, n_chunks: int | None
 ) -> tuple[Split, ReferenceStore, Scores]:
     """One file's scores on the text; the reference's rows are kept first where they are missing."""
-    engine = ground.backend.open(path, ground.settings)
+    engine = context.backend.open(path, context.settings)
     try:
-        corpus = corpus_of(engine, name, content, ground.settings.n_ctx, ground.progress)
+        corpus = corpus_of(engine, name, content, context.settings.n_ctx, context.progress)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
-        facts = reference_facts(ground.reference_sha256, engine.n_vocab)
-        store = store_for(ground.folder, corpus, facts, ground.settings, ground.build)
+        facts = reference_facts(context.reference_sha256, engine.n_vocab)
+        store = store_for(context.folder, corpus, facts, context.settings, context.build)
         if not all(store.has(chunk) for chunk in split.chunks):
-            with contextlib.closing(ground.backend.open(ground.reference, ground.settings)) as other:
-                check_vocabulary(ground.reference, other.n_vocab, engine.n_vocab)
-                keep_rows(other, [(split, store)], f"reference {ground.reference.name}", ground.progress)
-        subject = {"file_sha256": cached_sha256(ground.study, path)}
-        series = ground.study.series("text", series_facts(subject, split, ground.settings, ground.build, facts))
-        trial, types = Trial(path.name, TrialKind.FILE), gguf_file.read_model(path).types
-        measurer = Measurer([engine], ground.study, series, types, corpus, store, ground.progress)
-        return split, store, measurer.measure([trial], split.chunks, path.name)[trial.label]
+            with contextlib.closing(context.backend.open(context.reference, context.settings)) as other:
+                check_vocabulary(context.reference, other.n_vocab, engine.n_vocab)
+                capture_rows(other, [(split, store)], f"reference {context.reference.name}", context.progress)
+        subject = {"file_sha256": cached_sha256(context.study, path)}
+        series = context.study.series("text", series_facts(subject, split, context.settings, context.build, facts))
+        trial, types = Trial(path.name, TrialKind.FILE), model_file.read_model(path).types
+        runner = TrialRunner([engine], context.study, series, types, corpus, store, context.progress)
+        return split, store, runner.measure([trial], split.chunks, path.name)[trial.label]
     finally:
         engine.close()
 
 
 def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, first: Scores) -> Measured:
     """A file's figures from its scores."""
-    model = gguf_file.read_model(path)
+    model = model_file.read_model(path)
     return Measured(
         name=path.name,
         sha256=cached_sha256(study, path),
@@ -138,13 +115,13 @@ def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, fir
     )
 
 
-def facts_of(ground: Ground, split: Split, store: ReferenceStore, text: Path) -> dict[str, Any]:
+def facts_of(context: MeasureContext, split: Split, store: ReferenceStore, text: Path) -> dict[str, Any]:
     """On what and with what it was measured."""
     return {
-        "reference": {"file": ground.reference.name, "sha256": ground.reference_sha256, "k": store.k},
+        "reference": {"file": context.reference.name, "sha256": context.reference_sha256, "k": store.k},
         "text": split_facts(split, text),
-        "settings": ground.settings.as_key(),
-        "build": ground.build,
+        "settings": context.settings.as_key(),
+        "build": context.build,
     }
 
 

@@ -12,18 +12,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cerebellum import gguf_file
-from cerebellum.backend import Engine, Settings
-from cerebellum.domain import Model, Swaps, Trial, TrialKind, swaps_of
-from cerebellum.llama_rules import quantizable_tensors
-from cerebellum.measurer import Measurer, Scores, Split
+from cerebellum.domain import Model, TensorTypes, Trial, TrialKind, tensor_types_of
+from cerebellum.gguf import model_file
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.llamacpp.protocol import Engine, Settings
 from cerebellum.progress import Progress
-from cerebellum.reference import ReferenceStore
-from cerebellum.store import Study
-from cerebellum.summary import mean_kld
+from cerebellum.results import Harmless, Noise
+from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.scoring.summary import mean_kld
+from cerebellum.study.runner import Scores, Split, TrialRunner
+from cerebellum.study.store import Study
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.job import Job
+    from cerebellum.verbs.session import Session
 
 #: Chunks of the search text that the floor is measured on.
 NOISE_CHUNKS = 4
@@ -32,39 +33,16 @@ F32_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Harmless:
-    """One change that should not matter. ``reference``: the reference's mean KL divergence to itself; ``base``: the absolute change of
-    the base's; nats a token, None where not measured."""
-
-    change: str
-    reference: float | None
-    base: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Noise:
-    """What was tried on how many chunks; ``floor`` is the largest of it, nats a token."""
-
-    changes: tuple[Harmless, ...]
-    n_chunks: int
-
-    @property
-    def floor(self) -> float:
-        values = (v for change in self.changes for v in (change.reference, change.base))
-        return max((v for v in values if v is not None), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
 class Change:
     """A harmless change: other settings, or other types for the reference's weights."""
 
     name: str
     settings: Settings
-    swaps: Swaps = ()
+    tensor_types: TensorTypes = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class NoiseContext:
     """What the floor is measured on: the search split, the facts that its series are known by, and the reference's rows of it."""
 
     study: Study
@@ -86,11 +64,11 @@ class Ground:
     def scores(self, engines: Sequence[Engine], model: Model, change: Change, what: str) -> Scores:
         """The model that ``engines`` have opened under a change, in a series of its own; what the study holds isn't measured again."""
         series = self.study.series(self.split.name, {**self.facts, "noise": change.name, "of": what})
-        trial = Trial(f"{what}, {change.name}", TrialKind.REFERENCE, change.swaps)
-        measurer = Measurer(
+        trial = Trial(f"{what}, {change.name}", TrialKind.REFERENCE, change.tensor_types)
+        runner = TrialRunner(
             engines, self.study, series, model.types, self.split.corpus, self.store, self.progress, change.settings
         )
-        return measurer.measure([trial], self.chunks, f"noise floor: {trial.label}")[trial.label]
+        return runner.measure([trial], self.chunks, f"noise floor: {trial.label}")[trial.label]
 
 
 def changes_of(settings: Settings, reference: Model, batch: int) -> Iterator[Change]:
@@ -101,29 +79,31 @@ def changes_of(settings: Settings, reference: Model, batch: int) -> Iterator[Cha
     yield Change("another number of threads", replace(settings, n_threads=threads))
     wide = [t for t in quantizable_tensors(reference) if t.type in ("F16", "BF16")]
     if wide and 4 * sum(t.n_elements for t in wide) <= F32_BYTES:
-        yield Change("weights stored as F32", settings, swaps_of((t.name, "F32") for t in wide))
+        yield Change("weights stored as F32", settings, tensor_types_of((t.name, "F32") for t in wide))
 
 
-def measure_reference(ground: Ground, engine: Engine, reference: Model) -> dict[str, float]:
+def measure_reference(noise_context: NoiseContext, engine: Engine, reference: Model) -> dict[str, float]:
     """The reference's mean KL divergence to itself under each change, nats a token, by the change's name.
 
     ``engine`` has it open, with itself as sources. Raises a `CerebellumError`.
     """
-    changes = changes_of(ground.settings, reference, ground.batch(engine.n_vocab))
-    return {change.name: mean_kld(ground.scores([engine], reference, change, "reference")) for change in changes}
+    changes = changes_of(noise_context.settings, reference, noise_context.batch(engine.n_vocab))
+    return {change.name: mean_kld(noise_context.scores([engine], reference, change, "reference")) for change in changes}
 
 
-def measure_noise(job: Job) -> Noise:
+def measure_noise(session: Session) -> Noise:
     """The floor of a job's figures: what its reference was found to do, and the base. Raises a `CerebellumError`."""
     from cerebellum.verbs.sweep import BASE_TRIAL
 
-    ground = job.reference.ground
-    base = mean_kld(job.measurer(job.search).measure([BASE_TRIAL], ground.chunks, "base")[BASE_TRIAL.label])
+    noise_context = session.reference.noise_context
+    base = mean_kld(
+        session.runner(session.search).measure([BASE_TRIAL], noise_context.chunks, "base")[BASE_TRIAL.label]
+    )
     found = []
-    batch = ground.batch(job.engines[0].n_vocab)
-    for change in changes_of(ground.settings, gguf_file.read_model(job.reference_path), batch):
+    batch = noise_context.batch(session.engines[0].n_vocab)
+    for change in changes_of(noise_context.settings, model_file.read_model(session.reference_path), batch):
         moved = None
-        if not change.swaps:
-            moved = abs(mean_kld(ground.scores(job.engines[:1], job.base.model, change, "base")) - base)
-        found.append(Harmless(change.name, job.reference.noise[change.name], moved))
-    return Noise(tuple(found), len(ground.chunks))
+        if not change.tensor_types:
+            moved = abs(mean_kld(noise_context.scores(session.engines[:1], session.base.model, change, "base")) - base)
+        found.append(Harmless(change.name, session.reference.noise[change.name], moved))
+    return Noise(tuple(found), len(noise_context.chunks))

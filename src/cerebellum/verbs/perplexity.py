@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cerebellum import gguf_file
-from cerebellum.backend import Backend, Settings
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import TextError
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.verbs.text import corpus_of, read, too_long
 
@@ -49,7 +49,7 @@ def measure_perplexity(
     """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``."""
     progress = progress or Silent()
     content = read(text, chat)
-    too_long(gguf_file.read_model(model), settings.n_ctx, progress)
+    too_long(model_file.read_model(model), settings.n_ctx, progress)
     engine = backend.open(model, settings)
     try:
         corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerebellum import gguf_file
-from cerebellum.backend import Backend
 from cerebellum.domain import Model
 from cerebellum.errors import OutputError, OverrideError
+from cerebellum.gguf import model_file
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.overrides import Hit, Overrides, pairs, parse_overrides, resolve
+from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
-from cerebellum.llama_rules import quantizable_tensors
-from cerebellum.overrides import Hit, Overrides, pairs, parse_overrides, resolve
+from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.quants import FTYPES, ftype_name, quant_type
-from cerebellum.verbs.job import check_imatrix_fits
+from cerebellum.verbs.session import check_imatrix_fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def quantize_model(
     Raises `OverrideError`, `TypeChoiceError`, `OutputError` (``out`` exists and not ``force``) or `EngineError`.
     """
     progress = progress or Silent()
-    source = gguf_file.read_model(model)
+    source = model_file.read_model(model)
     name = ftype_name(ftype)
     if out.is_dir():
         raise OutputError(f"{out} is a folder; name the file to write")
@@ -95,10 +95,10 @@ def quantize_model(
     lines = read_overrides(overrides) if overrides else ()
     hits = resolve(lines, source) if lines else ()
     if imatrix:
-        check_imatrix_fits(gguf_file.load_imatrix(imatrix), imatrix, source)
+        check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
     progress.note(f"quantizing {model.name} to {name}")
     backend.quantize(model, out, name, pairs(lines), imatrix)
-    written = gguf_file.read_model(out)
+    written = model_file.read_model(out)
     return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(source, name, hits, written))
 
 

@@ -1,6 +1,6 @@
 """The sweep as a race: each trial gets chunks until its verdict is settled, most uncertain first; a budget may end it earlier.
 
-Which chunks a trial gets depends on the measurements alone (`cerebellum.racing`), so worker count, order and interruptions change
+Which chunks a trial gets depends on the measurements alone (`cerebellum.stats.racing`), so worker count, order and interruptions change
 nothing. Intervals and verdicts hold under these repeated looks.
 """
 
@@ -12,53 +12,55 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from cerebellum.allocate.plan import SweepPlan
 from cerebellum.domain import Trial
 from cerebellum.errors import InputError
-from cerebellum.measurer import Measurer, Scores
-from cerebellum.plan import SweepPlan
-from cerebellum.racing import Goal, RaceRules, RaceState, Standing, for_choice, next_step, plan_race, race_state
-from cerebellum.sequential import repeated_interval
-from cerebellum.stats import ChunkSums, Interval, mean_interval, ratio_values
-from cerebellum.summary import Contrast, mean_kld, summarize
-from cerebellum.verbs.job import Job
+from cerebellum.results import Race, Sweep, SweepRow
+from cerebellum.scoring.summary import Contrast, mean_kld, summarize
+from cerebellum.stats.intervals import ChunkSums, Interval, mean_interval, ratio_values
+from cerebellum.stats.racing import Goal, RaceRules, RaceState, Standing, for_choice, next_step, plan_race, race_state
+from cerebellum.stats.sequential import repeated_interval
+from cerebellum.stats.verdicts import judge, practical_margin, scale_of
+from cerebellum.study.runner import Scores, TrialRunner
+from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import (
     BASE_TRIAL,
     FALSE_DISCOVERIES,
-    Race,
     RaceOptions,
-    Sweep,
     SweepOptions,
-    SweepRow,
     delta_bytes,
     effect_of,
     in_order,
 )
-from cerebellum.verdict import judge, practical_margin, scale_of
 
 
 def run_race(
-    job: Job, plan: SweepPlan, sweep_options: SweepOptions, options: RaceOptions, allowed_damage: float | None
+    session: Session, plan: SweepPlan, sweep_options: SweepOptions, options: RaceOptions, allowed_damage: float | None
 ) -> Sweep:
     """Race the planned trials on the search split: to their verdicts, or, with ``allowed_damage`` (a share of the base's own KL
     divergence), to the trials that can still be chosen. Raises `InputError` where the budget can't give every trial its first look."""
-    order, schedule = plan_race(job.search.chunks, options.seed)
-    measurer = job.measurer(job.search)
-    base = measurer.measure([BASE_TRIAL], job.search.chunks, "base")[BASE_TRIAL.label]
+    order, schedule = plan_race(session.search.chunks, options.seed)
+    runner = session.runner(session.search)
+    base = runner.measure([BASE_TRIAL], session.search.chunks, "base")[BASE_TRIAL.label]
     rules = RaceRules(
-        order, schedule, rate=FALSE_DISCOVERIES, noise_floor=job.noise_floor, margin=practical_margin(mean_kld(base))
+        order,
+        schedule,
+        rate=FALSE_DISCOVERIES,
+        noise_floor=session.noise_floor,
+        margin=practical_margin(mean_kld(base)),
     )
     trials = {trial.label: trial for trial in plan.trials}
     if allowed_damage is not None:
         allowed = allowed_damage * scale_of(mean_kld(base))
-        saved = {trial.label: -delta_bytes(job, trial) for trial in plan.trials}
-        rules = for_choice(rules, saved, {trial.label: trial.swaps[0].tensor for trial in plan.trials}, allowed)
-    budget = budget_chunks(job, options, measurer.series)
+        saved = {trial.label: -delta_bytes(session, trial) for trial in plan.trials}
+        rules = for_choice(rules, saved, {trial.label: trial.tensor_types[0].tensor for trial in plan.trials}, allowed)
+    budget = budget_chunks(session, options, runner.series)
     if budget is not None and budget < len(trials) * schedule.looks[0]:
-        raise InputError(too_small(job, options, measurer.series, len(trials), schedule.looks[0], budget))
-    state, exhausted = _rounds(measurer, rules, trials, base, budget)
-    scores = {label: measurer.known(trial, order) for label, trial in trials.items()}
+        raise InputError(too_small(session, options, runner.series, len(trials), schedule.looks[0], budget))
+    state, exhausted = _rounds(runner, rules, trials, base, budget)
+    scores = {label: runner.known(trial, order) for label, trial in trials.items()}
     rows = [
-        race_row(job, sweep_options, trials[standing.trial], standing, scores[standing.trial], base, rules)
+        race_row(session, sweep_options, trials[standing.trial], standing, scores[standing.trial], base, rules)
         for standing in state.standings
     ]
     n_rounds = 1 + max((standing.look for standing in state.standings), default=0)
@@ -66,23 +68,23 @@ def run_race(
     return Sweep(plan, summarize(base), base, in_order(rows), race)
 
 
-def budget_chunks(job: Job, options: RaceOptions, series: int) -> int | None:
+def budget_chunks(session: Session, options: RaceOptions, series: int) -> int | None:
     """How many chunks all trials together may take. Minutes become chunks by a rate that is measured once and kept with the study: a
     clock read along the way would make the choice depend on the machine's load."""
     budgets = []
     if options.budget_tokens is not None:
-        budgets.append(options.budget_tokens * len(job.search.chunks) // job.search.n_tokens)
+        budgets.append(options.budget_tokens * len(session.search.chunks) // session.search.n_tokens)
     if options.budget_minutes is not None:
-        budgets.append(int(options.budget_minutes * 60 / seconds_a_chunk(job, series)))
+        budgets.append(int(options.budget_minutes * 60 / seconds_a_chunk(session, series)))
     return min(budgets, default=None)
 
 
-def too_small(job: Job, options: RaceOptions, series: int, n_trials: int, look: int, budget: int) -> str:
+def too_small(session: Session, options: RaceOptions, series: int, n_trials: int, look: int, budget: int) -> str:
     """That a budget of so many chunks can't give every trial its first look, and how much would."""
     chunks = n_trials * look
-    least = f"{-(-chunks * job.search.n_tokens // len(job.search.chunks)):,} tokens (--budget-tokens)"
+    least = f"{-(-chunks * session.search.n_tokens // len(session.search.chunks)):,} tokens (--budget-tokens)"
     if options.budget_minutes is not None:
-        least += f" and {minutes_for(chunks, seconds_a_chunk(job, series)):,.2f} minutes (--budget-minutes)"
+        least += f" and {minutes_for(chunks, seconds_a_chunk(session, series)):,.2f} minutes (--budget-minutes)"
     return (
         f"the budget holds {budget:,} chunks; {n_trials} trials need {least} for their first look of {look} chunks each; give a larger "
         "budget, fewer tensors or types, or a smaller --ctx"
@@ -94,25 +96,29 @@ def minutes_for(chunks: int, seconds: float) -> float:
     return math.ceil((chunks + 1) * seconds / 60 * 100) / 100
 
 
-def seconds_a_chunk(job: Job, series: int) -> float:
+def seconds_a_chunk(session: Session, series: int) -> float:
     """Seconds that one chunk of one trial takes on all engines together, measured on the base once per series and way of running."""
-    name = f"seconds a chunk, series {series}, {job.options.settings.n_threads} threads, {job.options.workers} workers"
-    known = job.study.fact(name)
+    name = f"seconds a chunk, series {series}, {session.options.settings.n_threads} threads, {session.options.workers} workers"
+    known = session.study.fact(name)
     if known is None:
-        chunks = job.search.corpus.chunks(job.search.chunks[:2])
+        chunks = session.search.corpus.chunks(session.search.chunks[:2])
         started = time.monotonic()
-        list(job.engines[0].score((), chunks, reference=job.reference_store(job.search), label="timing the base"))
-        known = max((time.monotonic() - started) / len(chunks) / len(job.engines), 1e-9)
-        job.study.set_fact(name, known)
+        list(
+            session.engines[0].score(
+                (), chunks, reference=session.reference_store(session.search), label="timing the base"
+            )
+        )
+        known = max((time.monotonic() - started) / len(chunks) / len(session.engines), 1e-9)
+        session.study.set_fact(name, known)
     return float(known)
 
 
 def _rounds(
-    measurer: Measurer, rules: RaceRules, trials: Mapping[str, Trial], base: Scores, budget: int | None
+    runner: TrialRunner, rules: RaceRules, trials: Mapping[str, Trial], base: Scores, budget: int | None
 ) -> tuple[RaceState, bool]:
     """Measure round by round until the race is over (False) or the budget is spent (True)."""
     while True:
-        known = {label: differences(measurer.known(trial, rules.order), base) for label, trial in trials.items()}
+        known = {label: differences(runner.known(trial, rules.order), base) for label, trial in trials.items()}
         state = race_state(rules, list(trials), known)
         step = next_step(state, budget)
         if state.done or not step.assignments:
@@ -120,7 +126,7 @@ def _rounds(
         what = (
             f"race, look {(state.round or 0) + 1} of {len(rules.schedule.looks)}, open trials: {len(step.assignments)}"
         )
-        measurer.measure_each([(trials[a.trial], a.chunks) for a in step.assignments], what)
+        runner.measure_each([(trials[a.trial], a.chunks) for a in step.assignments], what)
 
 
 def differences(trial: Scores, base: Scores) -> ChunkSums:
@@ -129,7 +135,13 @@ def differences(trial: Scores, base: Scores) -> ChunkSums:
 
 
 def race_row(
-    job: Job, options: SweepOptions, trial: Trial, standing: Standing, scores: Scores, base: Scores, rules: RaceRules
+    session: Session,
+    options: SweepOptions,
+    trial: Trial,
+    standing: Standing,
+    scores: Scores,
+    base: Scores,
+    rules: RaceRules,
 ) -> SweepRow:
     """A row on what the trial was given; its intervals hold under repeated looks."""
     looked = rules.order[: rules.schedule.looks[standing.look]]
@@ -139,7 +151,7 @@ def race_row(
     significant = standing.adjusted_p <= rules.rate
     judged = judge(kld, ppl, noise_floor=rules.noise_floor, margin=rules.margin, significant=significant)
     difference = Contrast(ppl, kld, judged)
-    effect = effect_of(job, trial, difference)
+    effect = effect_of(session, trial, difference)
     same = summarize({chunk: base[chunk] for chunk in looked})
     word = effect.classify(options.thresholds)
     return SweepRow(effect, summarize(scores), same, difference, word, standing.adjusted_p)

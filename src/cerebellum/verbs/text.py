@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cerebellum.backend import Engine
 from cerebellum.bundled import REPORT_TEXT, SEARCH_TEXT
-from cerebellum.chat import Conversations, read_conversations
-from cerebellum.corpus import read_text
 from cerebellum.domain import Corpus, Model
 from cerebellum.keys import sha256_file
-from cerebellum.measurer import Split
+from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
+from cerebellum.study.runner import Split
+from cerebellum.text.chat import Conversations, read_conversations
+from cerebellum.text.corpus import read_text
 
 Text = str | Conversations
 

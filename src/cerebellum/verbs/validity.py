@@ -5,22 +5,23 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum import gguf_file
-from cerebellum.backend import Backend, Settings, Sources
-from cerebellum.domain import Swaps, Trial, TrialKind, swaps_of
+from cerebellum.domain import TensorTypes, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import InputError, RefusedError
-from cerebellum.ladder import Rung, Validity, ValidityReport, assess, parse_ladder
-from cerebellum.measurer import Measurer, Scores, Split, series_facts
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.progress import Progress, Silent
-from cerebellum.stats import ChunkSums, paired_interval
-from cerebellum.summary import mean_kld, nll_sums
+from cerebellum.results import LadderResult
+from cerebellum.scoring.summary import mean_kld, nll_sums
+from cerebellum.stats.intervals import ChunkSums, paired_interval
+from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
+from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
+from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.divergence import measure_files, opened_study
-from cerebellum.verbs.job import Job, cached_sha256
-from cerebellum.verbs.keep import keep_rows, reference_facts, store_for
+from cerebellum.verbs.session import Session, cached_sha256
 from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
@@ -29,17 +30,8 @@ LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
 LADDER_CHUNKS = 32
 
 
-@dataclass(frozen=True, slots=True)
-class LadderResult:
-    """The verdict, the rungs it rests on (the reference not among them), and on what they were measured."""
-
-    report: ValidityReport
-    rungs: tuple[Rung, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-
-
 def judge_ladder_file(path: Path) -> LadderResult:
-    """A published ladder: JSON as `cerebellum.ladder.parse_ladder` reads it. Raises `InputError`."""
+    """A published ladder: JSON as `cerebellum.stats.ladder.parse_ladder` reads it. Raises `InputError`."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -105,7 +97,7 @@ def _own_ladder(
     progress: Progress,
     chat: bool,
 ) -> LadderResult:
-    source = gguf_file.read_model(model)
+    source = model_file.read_model(model)
     if source.is_quantized:
         raise InputError(
             f"{model.name} is quantized already, so nothing says how far it is from its original; give the unquantized file, or "
@@ -123,10 +115,10 @@ def _own_ladder(
             split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
             facts = reference_facts(sha256, engine.n_vocab)
             store = store_for(folder, corpus, facts, settings, build)
-            keep_rows(engine, [(split, store)], f"reference {model.name}", progress)
+            capture_rows(engine, [(split, store)], f"reference {model.name}", progress)
             series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
-            measurer = Measurer([engine], study, series, source.types, corpus, store, progress)
-            scores = measurer.measure(ladder_trials(backend, model, source.types, None), split.chunks, "ladder")
+            runner = TrialRunner([engine], study, series, source.types, corpus, store, progress)
+            scores = runner.measure(ladder_trials(backend, model, source.types, None), split.chunks, "ladder")
         finally:
             engine.close()
         told = {
@@ -143,21 +135,21 @@ def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatr
 
     File types that come out as the same file, since rows of some length can't hold them, are one rung.
     """
-    names: dict[Swaps, list[str]] = {}
+    names: dict[TensorTypes, list[str]] = {}
     for ftype in LADDER:
         types = backend.types(source, ftype, (), imatrix)
-        swaps = swaps_of({name: kind for name, kind in types.items() if kind != base[name]})
-        names.setdefault(swaps, []).append(ftype)
-    return [Trial(" = ".join(alike), TrialKind.FILE, swaps) for swaps, alike in names.items()]
+        tensor_types = tensor_types_of({name: kind for name, kind in types.items() if kind != base[name]})
+        names.setdefault(tensor_types, []).append(ftype)
+    return [Trial(" = ".join(alike), TrialKind.FILE, tensor_types) for tensor_types, alike in names.items()]
 
 
-def check_job(job: Job) -> LadderResult:
+def check_session(session: Session) -> LadderResult:
     """The ladder of a job's model on its search text, with its engines and in its study."""
-    chunks = job.search.chunks[:LADDER_CHUNKS]
-    trials = ladder_trials(job.backend, job.options.model, job.base.model.types, job.options.imatrix)
-    scores = job.measurer(job.search).measure(trials, chunks, "ladder, search text")
-    store = job.reference_store(job.search)
-    facts = {"text": split_facts(replace(job.search, chunks=chunks), job.options.text)}
+    chunks = session.search.chunks[:LADDER_CHUNKS]
+    trials = ladder_trials(session.backend, session.options.model, session.base.model.types, session.options.imatrix)
+    scores = session.runner(session.search).measure(trials, chunks, "ladder, search text")
+    store = session.reference_store(session.search)
+    facts = {"text": split_facts(replace(session.search, chunks=chunks), session.options.text)}
     return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts)
 
 

@@ -1,0 +1,257 @@
+"""`run`, `sweep`, `demo`: the job."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cerebellum import bundled
+from cerebellum.cli.bench import unsafe_option
+from cerebellum.cli.common import (
+    batch_option,
+    chat_option,
+    gpu_option,
+    guarded,
+    json_option,
+    model_argument,
+    print_json,
+    quiet_option,
+    threads_option,
+)
+from cerebellum.cli.console import ConsoleProgress, print_grid, print_lines, stdout_console
+from cerebellum.llamacpp.protocol import REPLAY_BYTES
+
+if TYPE_CHECKING:
+    from cerebellum.results import RunResult, SweepResult
+
+FilePath = click.Path(path_type=Path)
+
+
+def parse_blocks(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """``0-3,7`` → (0, 1, 2, 3, 7)."""
+    if value is None:
+        return None
+    blocks: list[int] = []
+    for part in value.split(","):
+        first, dash, last = part.strip().partition("-")
+        numbers = [first, last] if dash else [first]
+        if not all(n.isascii() and n.isdigit() and len(n) < 5 for n in numbers):
+            raise click.BadParameter(f"{part!r} is not a block or a range of blocks; write 0-3,7 for example")
+        if last and int(last) < int(first):
+            raise click.BadParameter(f"{part!r} is a range that ends before it begins; write {last}-{first}")
+        blocks += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(blocks))
+
+
+SWEEP_OPTIONS = (
+    click.option(
+        "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
+    ),
+    click.option("--role", default="ffn_gate", show_default=True, help="Roles to try, with commas between, or 'all'."),
+    click.option("--to", default="Q2_K", show_default=True, help="Types to try, with commas between; larger ones too."),
+    click.option("--blocks", callback=parse_blocks, help="Blocks to try, as in 0-3,7. [default: all]"),
+    click.option("-f", "--text", type=FilePath, help="UTF-8 text that chooses. [default: the bundled small world]"),
+    click.option("--report-text", type=FilePath, help="Text that reports. [default: the second half of --text]"),
+    chat_option,
+    click.option("--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: MODEL]"),
+    click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
+    click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
+    click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),
+    click.option(
+        "--race",
+        is_flag=True,
+        help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
+    ),
+    click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
+    click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
+    batch_option,
+    threads_option,
+    gpu_option,
+    click.option(
+        "--replay-memory",
+        metavar="MB",
+        type=click.IntRange(min=0),
+        default=REPLAY_BYTES >> 20,
+        show_default=True,
+        help="Memory to begin each trial at the block that it changes; 0 computes every trial whole (same numbers) and "
+        "holds logits twice.",
+    ),
+    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
+)
+
+BENCH_OPTIONS = (
+    click.option(
+        "--bench",
+        metavar="TASKS",
+        help="Benchmarks of the written file, the base and the reference, as in `bench --tasks`.",
+    ),
+    click.option(
+        "--bench-limit", type=click.IntRange(min=1), help="Ask only so many questions of each. [default: all]"
+    ),
+    click.option("--bench-data", type=FilePath, help="Folder with the questions as files, instead of the hub."),
+    click.option(
+        "--bench-margin", type=click.FloatRange(min=0), help="Points that may be lost. [default: 2, on code 5]"
+    ),
+    click.option(
+        "--bench-shots",
+        type=click.IntRange(min=0),
+        help="Examples before each question. [default: the task's own number]",
+    ),
+    unsafe_option,
+)
+
+CHOICE_OPTIONS = (
+    click.option("--policy", default="greedy", show_default=True, help="How to choose: greedy or published."),
+    click.option(
+        "--objective", type=click.Choice(["kld", "nll"]), default="kld", show_default=True,
+        help="What greedy minimizes: KL divergence, or the NLL that perplexity is made of.",
+    ),
+    click.option(
+        "--allow", type=click.FloatRange(min=0), default=0.05, show_default=True,
+        help="Share of the base's own KL divergence that smaller types together may add.",
+    ),
+    click.option("--max-growth", type=click.IntRange(min=0), default=0, show_default=True, help="Bytes the file may grow by."),
+    click.option("--random", "n_random", type=click.IntRange(min=0), default=3, show_default=True, help="Random sets as controls."),
+    click.option("--trust-perplexity", is_flag=True, help="Let perplexity choose even where its ladder says that it can't."),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random sets."),
+)  # fmt: skip
+
+out_option = click.option(
+    "-o", "--out", type=FilePath, required=True, help="Folder for the results and the study database."
+)
+
+
+def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options as one decorator, listed in ``--help`` in this order."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+@click.command()
+@model_argument
+@with_options(out_option, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@json_option
+@quiet_option
+@guarded
+def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Find, prove and write MODEL's mixed-precision quantization.
+
+    Quantizes MODEL to the base type, measures each tensor of the chosen roles alone at another type, chooses, measures the
+    combination beside its controls, writes the GGUF and its override file, and proves that the file is what was measured.
+    Stop it with Ctrl-C; the same command goes on.
+
+    Example: cerebellum run model-F16.gguf --role ffn_gate,ffn_up --to Q2_K,Q4_K --text wiki.train.raw --chunks 64 --out study
+    """
+    from cerebellum import api
+
+    show_run(api.run(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+
+
+@click.command()
+@model_argument
+@with_options(out_option, *SWEEP_OPTIONS)
+@click.option(
+    "--allow",
+    type=click.FloatRange(min=0),
+    help="With --race: only to what a choice within this share of the base's KL divergence could take, as in run.",
+)
+@json_option
+@quiet_option
+@guarded
+def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Measure each tensor of the chosen roles alone at another type.
+
+    The measurements stay in the folder: `run` with the same options takes them over.
+
+    Example: cerebellum sweep model-F16.gguf --role all --to Q2_K --blocks 0-3 --text wiki.train.raw --out study
+    """
+    from cerebellum import api
+    from cerebellum.report.plain import noise_json, sweep_json
+
+    result = api.sweep(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
+    if as_json:
+        print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
+        return
+    show_sweep(result)
+
+
+@click.command()
+@click.option("-o", "--out", type=FilePath, default=Path("demo-out"), show_default=True, help="Folder for the results.")
+@with_options(threads_option, *CHOICE_OPTIONS)
+@json_option
+@quiet_option
+@guarded
+def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+    """The whole job on the bundled small model: what `run` does, in about two minutes.
+
+    Example: cerebellum demo --out demo-out
+    """
+    from cerebellum import api
+
+    show_run(api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+
+
+def told(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the command line they came from; a default text is mentioned."""
+    if "text" in options and options["text"] is None and not options["chat"]:
+        text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
+        print(text, file=sys.stderr)
+    for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_ubatch", "ubatch_size")):
+        options[ours] = options.pop(name, None)
+    if (megabytes := options.pop("replay_memory", None)) is not None:
+        options["replay_bytes"] = megabytes << 20
+    return {**options, "command": ("cerebellum", *sys.argv[1:])}
+
+
+def show_sweep(result: SweepResult) -> None:
+    """The sweep's table."""
+    from cerebellum.report.grids import sweep_grid
+
+    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
+
+
+def show_run(result: RunResult, out: Path, as_json: bool) -> None:
+    """Sweep, choice, combination, controls, file."""
+    from cerebellum.report.bench import bench_grid
+    from cerebellum.report.grids import (
+        choice_lines,
+        comparison_grid,
+        controls_lines,
+        prediction_grid,
+        sweep_grid,
+        written_lines,
+    )
+    from cerebellum.report.ladder import ladder_grid
+    from cerebellum.report.plain import summary_of
+
+    if as_json:
+        print_json(summary_of(result))
+        return
+    say = stdout_console()
+    if result.validity is not None:
+        print_grid(ladder_grid(result.validity))
+    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
+    say.print("[bold]Choice[/bold]")
+    print_lines(say, choice_lines(result))
+    say.print()
+    if result.combination is not None:
+        print_grid(prediction_grid(result.combination))
+        print_grid(comparison_grid(result.combination.report, result.facts))
+        say.print("[bold]Controls[/bold]")
+        print_lines(say, controls_lines(result))
+        say.print()
+    say.print("[bold]File[/bold]")
+    print_lines(say, written_lines(result))
+    if result.bench is not None:
+        say.print()
+        print_grid(bench_grid(result.bench))
+    say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""GGUF files: header, model, importance matrix, types, llama.cpp's rules, override patterns."""

@@ -1,0 +1,1 @@
+"""Answering requests: likelihoods of continuations, and written text."""

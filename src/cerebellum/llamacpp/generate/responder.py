@@ -1,0 +1,74 @@
+"""One opened model in this process that is asked. The rest of the code meets it through `process.ResponderProcess`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lc
+
+from cerebellum.domain import Tokens
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.generate.likelihood import likelihoods
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
+from cerebellum.llamacpp.generate.sequences import Sequences
+from cerebellum.llamacpp.generate.writing import write
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
+from cerebellum.text.chat import TEMPLATE
+
+
+class LlamaResponder:
+    """See `cerebellum.llamacpp.generate.protocol.Responder` for the contract, `cerebellum.llamacpp.protocol.Backend.respond` for ``n_ctx``."""
+
+    def __init__(self, path: Path, settings: Settings, n_ctx: int | None = None) -> None:
+        self._file = model_file.read_model(path)
+        self._model = load_model(path, settings)
+        self._vocabulary = Vocabulary(self._model)
+        template = self._file.metadata.get(TEMPLATE)
+        self.facts = ResponderFacts(
+            n_vocab=self._vocabulary.n_tokens,
+            n_ctx=n_ctx or min(settings.n_ctx, lc.llama_model_n_ctx_train(self._model)),
+            bos=self._vocabulary.bos,
+            eos=self._vocabulary.eos,
+            chat_template=template if isinstance(template, str) and template.strip() else None,
+        )
+        self._sequences = Sequences(self._model, settings, self.facts.n_ctx, self.facts.n_vocab)
+
+    @property
+    def n_vocab(self) -> int:
+        return self.facts.n_vocab
+
+    @property
+    def n_ctx(self) -> int:
+        return self.facts.n_ctx
+
+    @property
+    def bos(self) -> int | None:
+        return self.facts.bos
+
+    @property
+    def eos(self) -> int:
+        return self.facts.eos
+
+    @property
+    def chat_template(self) -> str | None:
+        return self.facts.chat_template
+
+    def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:
+        return [self._vocabulary.tokenize(text, special=special, parse=parse) for text in texts]
+
+    def render(self, messages: Sequence[Mapping[str, str]], *, answer_begun: str = "") -> str:
+        return self._vocabulary.chat_template(self._file).prompt(messages, answer_begun)
+
+    def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        return likelihoods(self._sequences, requests, self.n_ctx)
+
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+        return write(self._sequences, self._vocabulary, requests, self.n_ctx)
+
+    def close(self) -> None:
+        if self._model is not None:
+            self._sequences.close()
+            lc.llama_model_free(self._model)
+            self._model = None

@@ -1,0 +1,216 @@
+"""The seam around llama.cpp: what the rest of the code knows of it. `cerebellum.llamacpp` is the real thing, `cerebellum.testing` a fake.
+
+Two ports. A **Backend** opens models and writes files; it is picklable and holds nothing open. An **Engine** is one opened model:
+it tokenizes, and it scores chunks of text with any set of tensors stored in other types. Whoever implements it promises:
+
+* *exact*: the sums of ``score(tensor_types, chunks)`` equal, bit for bit, those of a file written with these types and opened fresh;
+* *memoryless*: no call's result depends on the calls before it;
+* *closed*: logits stay inside; per-chunk sums come out, one by one, as they are known;
+* *named*: a failure, a native abort included, is an `EngineError` that carries the label of the trial.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
+from cerebellum.llamacpp.generate.protocol import Responder
+from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.text.chat import Conversations
+
+#: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
+LOGITS_BYTES = 256 << 20
+
+#: What a sweep keeps of the base's pass, at most.
+REPLAY_BYTES = 1 << 30
+
+
+def n_cores() -> int:
+    """Logical cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads``, ``has_idle_cores`` and
+    ``replay_bytes``.
+
+    ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
+    ``has_idle_cores``: at least as many logical cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a
+    GPU computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
+    trial is computed whole.
+    """
+
+    n_ctx: int = 2048
+    n_batch: int | None = None
+    n_ubatch: int = 512
+    n_threads: int | None = None
+    has_idle_cores: bool = False
+    n_gpu_layers: int = 0
+    flash_attention: bool | None = None
+    replay_bytes: int = REPLAY_BYTES
+
+    @property
+    def threads(self) -> int:
+        """``n_threads``, or one for each core."""
+        return self.n_threads or n_cores()
+
+    def batch_room(self, n_vocab: int) -> int:
+        """Tokens a batch may take: ``n_batch``, or what `LOGITS_BYTES` and 2048 allow, a power of two; at most ``n_ubatch``."""
+        room = self.n_batch
+        if room is None:
+            room = max(32, min(2048, LOGITS_BYTES // (4 * n_vocab)))
+            room = 1 << (room.bit_length() - 1)
+        return min(room, self.n_ubatch)
+
+    def as_key(self) -> dict[str, Any]:
+        """The part that can change a number."""
+        return {
+            "n_ctx": self.n_ctx,
+            "n_batch": self.n_batch,
+            "n_ubatch": self.n_ubatch,
+            "logits_bytes": LOGITS_BYTES,
+            "n_gpu_layers": self.n_gpu_layers,
+            "flash_attention": self.flash_attention,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the weights of swapped tensors come from: ``weights`` is a GGUF (the unquantized source, or the base itself)."""
+
+    weights: Path
+    imatrix: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialStarted:
+    """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it. ``base``: of the base's own pass, which
+    is kept for this trial and those after it. ``ahead``: the label of a trial whose tensors are quantized meanwhile: or dies of that."""
+
+    trial: int
+    chunk: int
+    base: bool = False
+    ahead: str = ""
+
+    def told(self, label: str) -> str:
+        """What is under way, where the trial goes by ``label``."""
+        before = "the base, before " if self.base else ""
+        beside = f" (while trial {self.ahead!r} was being quantized)" if self.ahead else ""
+        return f"{before}trial {label!r}, chunk {self.chunk}{beside}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkScored:
+    """A trial's sums over a chunk."""
+
+    trial: int
+    score: ChunkScore
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something the user should know."""
+
+    text: str
+
+
+SweepEvent = TrialStarted | ChunkScored | Note
+
+
+class Engine(Protocol):
+    """One opened model."""
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def unused(self) -> frozenset[str]:
+        """Tensors of the file that no forward pass reads: swapping one can change nothing."""
+        ...
+
+    def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
+        """Tokenize as llama-perplexity does. Raises `TextError` where the text has no two chunks of ``n_ctx``."""
+        ...
+
+    def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
+        """Render with the model's own chat template and tokenize: a chunk a conversation, the assistant's turns scored.
+
+        Raises `TextError` where the model has no template, or it refuses a conversation, or nothing scored fits ``n_ctx``.
+        """
+        ...
+
+    def score(
+        self,
+        tensor_types: TensorTypes,
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        label: str = "",
+    ) -> Iterator[ChunkScore]:
+        """Scores of ``chunks``, in their order, with ``tensor_types`` in force. Raises `EngineError` naming ``label``."""
+        ...
+
+    def sweep(
+        self,
+        trials: Sequence[Trial],
+        chunks: Sequence[Chunk],
+        *,
+        reference: ReferenceStore | None = None,
+        settings: Settings | None = None,
+    ) -> Iterator[SweepEvent]:
+        """Every trial on every chunk, in an order that is good for speed; each `ChunkScored` follows its `TrialStarted`.
+
+        The sums are those of `score`. Raises `EngineError`; what began last is what failed: a trial, or the base before it.
+
+        ``settings``, where they aren't the engine's own: their ``n_batch``, ``n_ubatch`` and ``n_threads`` are in force for this call
+        alone, and every trial is computed whole; all else stays as the model was opened.
+        """
+        ...
+
+    def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
+        """Keep this model's rows of ``chunks`` in ``store`` as a reference; yields each chunk's id when it's safe."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Backend(Protocol):
+    """Opens models and writes files."""
+
+    @property
+    def id(self) -> str:
+        """Identity of the build: two results are comparable only if it is the same."""
+        ...
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> Engine:
+        """Open a GGUF. Raises `ModelFileError` or `EngineError`."""
+        ...
+
+    def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> Responder:
+        """Open a GGUF to be asked, with contexts of ``n_ctx`` tokens; None: what ``settings`` says, at most what the model was trained on.
+
+        Raises `ModelFileError` or `EngineError`.
+        """
+        ...
+
+    def types(
+        self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]], imatrix: Path | None
+    ) -> Mapping[str, str]:
+        """The type each tensor would really get (a dry run): tensor name → type name."""
+        ...
+
+    def quantize(
+        self,
+        source: Path,
+        out: Path,
+        ftype: str,
+        overrides: Sequence[tuple[str, str]] = (),
+        imatrix: Path | None = None,
+    ) -> None:
+        """Write ``out`` with llama.cpp's own quantizer. Raises `EngineError` or `OutputError`; leaves nothing half-written."""
+        ...

@@ -1,0 +1,71 @@
+"""Parts of a chunk, put together: rows of the reference, sums; and the rows kept for trial after trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from cerebellum.domain import ChunkScore
+from cerebellum.scoring.metrics import ReferenceRows
+
+#: Reads a chunk's rows of the reference, by the chunk's id.
+Reader = Callable[[int], ReferenceRows]
+
+
+def keeping(reader: Reader, n_bytes: int) -> Reader:
+    """``reader`` that keeps what it has read until that takes ``n_bytes``; chunks that come later are read anew each time."""
+    kept: dict[int, ReferenceRows] = {}
+    room = n_bytes
+
+    def read(chunk: int) -> ReferenceRows:
+        nonlocal room
+        if chunk in kept:
+            return kept[chunk]
+        rows = reader(chunk)
+        if rows.n_bytes <= room:
+            kept[chunk] = rows
+            room -= rows.n_bytes
+        return rows
+
+    return read
+
+
+def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> ReferenceRows | None:
+    """The reference's rows ``first``…``last`` − 1 of a chunk."""
+    if rows is None:
+        return None
+    ids = None if rows.ids is None else rows.ids[first:last]
+    part = slice(first, last)
+    return ReferenceRows(rows.logits[part], rows.lse[part], rows.target_nll[part], rows.top[part], ids)
+
+
+def join_reference(parts: Sequence[ReferenceRows]) -> ReferenceRows:
+    """Rows of consecutive batches as one."""
+    ids = [part.ids for part in parts if part.ids is not None]
+    return ReferenceRows(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.lse for part in parts]),
+        np.concatenate([part.target_nll for part in parts]),
+        np.concatenate([part.top for part in parts]),
+        np.concatenate(ids) if ids else None,
+    )
+
+
+def add_scores(parts: Sequence[ChunkScore]) -> ChunkScore:
+    """Sums of the parts of one chunk, in their order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = _add(total, part)
+    return total
+
+
+def _add(a: ChunkScore, b: ChunkScore) -> ChunkScore:
+    def both(name: str) -> Any:
+        left, right = getattr(a, name), getattr(b, name)
+        return None if left is None or right is None else left + right
+
+    names = ("n_tokens", "nll", "nll2", "kld", "kld2", "kld_slack", "same_top", "dp", "dp2", "dp4", "kld_tokens")
+    tempered = tuple(x + y for x, y in zip(a.tempered, b.tempered, strict=True))
+    return ChunkScore(chunk=a.chunk, tempered=tempered, **{name: both(name) for name in names})

@@ -1,0 +1,198 @@
+"""The weights of an opened model: found once, and stored in other types and put back while the model stays open.
+
+A swapped tensor's data lives in a buffer of the same kind as the one it replaces (``ggml_backend_buffer_get_type``), allocated and
+filled through ggml's backend calls, so the same code serves CPU and GPU. Nothing is copied when swapping: the tensor's type, strides,
+buffer and data pointer are exchanged. A tied embedding may stand in the model as several structs of one name, with layers on a GPU on
+both sides; all are exchanged.
+"""
+
+from __future__ import annotations
+
+import collections
+import ctypes as C
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cerebellum.domain import TensorTypes
+from cerebellum.errors import EngineError
+from cerebellum.gguf.types import quant_type
+from cerebellum.llamacpp import native
+from cerebellum.llamacpp.trial.quantizer import Bytes
+
+_FIELDS = ("type", "buffer", "data", "extra")
+
+
+class Finder:
+    """An eval callback that notes every tensor a graph's nodes read, by name."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[int]] = {}
+        self._seen: set[int] = set()
+
+    def __call__(self, pointer: int, ask: bool, _user: Any) -> bool:
+        if ask:
+            self._note(native.tensor_at(pointer))
+        return False
+
+    def _note(self, node: native.GgmlTensor) -> None:
+        for address in (*node.src, node.view_src):
+            if address and address not in self._seen:
+                self._seen.add(address)
+                leaf = native.tensor_at(address)
+                if leaf.op == native.OP_NONE and not leaf.view_src:
+                    self.found.setdefault(leaf.name.decode("utf-8", "replace"), []).append(address)
+
+
+@dataclass(slots=True)
+class Stored:
+    """A tensor's data in another type, in a buffer of its own."""
+
+    struct: native.GgmlTensor
+    buffer: int
+    context: int
+    n_bytes: int
+
+    def free(self) -> None:
+        native.ggml().ggml_backend_buffer_free(self.buffer)
+        native.ggml().ggml_free(self.context)
+
+
+def store_like(old: native.GgmlTensor, type_id: int, data: Bytes) -> Stored:
+    """Allocate and fill a tensor of ``old``'s shape and buffer type. Raises `EngineError` where memory runs out."""
+    library = native.ggml()
+    size = library.ggml_tensor_overhead() + 1024
+    context = library.ggml_init(native.InitParams(size, None, True))
+    shape = (C.c_int64 * native.MAX_DIMS)(*old.ne)
+    pointer = library.ggml_new_tensor(context, type_id, native.MAX_DIMS, shape)
+    if library.ggml_nbytes(pointer) != data.nbytes:
+        needed = library.ggml_nbytes(pointer)
+        library.ggml_free(context)
+        raise EngineError(f"{old.name.decode()} takes {needed} bytes, {data.nbytes} were given")
+    kind = library.ggml_backend_buffer_get_type(old.buffer)
+    buffer = library.ggml_backend_alloc_ctx_tensors_from_buft(context, kind)
+    if not buffer:
+        library.ggml_free(context)
+        raise EngineError(f"no memory for {data.nbytes} bytes of {old.name.decode()} in another type")
+    library.ggml_backend_buffer_set_usage(buffer, native.USAGE_WEIGHTS)
+    library.ggml_backend_tensor_set(pointer, data.ctypes.data, 0, data.nbytes)
+    return Stored(native.tensor_at(pointer), buffer, context, data.nbytes)
+
+
+def _buffer_type(t: native.GgmlTensor) -> int:
+    return int(native.ggml().ggml_backend_buffer_get_type(t.buffer))
+
+
+def _store_like_all(likes: Sequence[native.GgmlTensor], type_id: int, data: Bytes) -> dict[int, Stored]:
+    """Once in each of their types of buffers. Raises as `store_like`, and then nothing is kept."""
+    stored: dict[int, Stored] = {}
+    try:
+        for like in likes:
+            if (place := _buffer_type(like)) not in stored:
+                stored[place] = store_like(like, type_id, data)
+    except BaseException:
+        for each in stored.values():
+            each.free()
+        raise
+    return stored
+
+
+class Weights:
+    """The swappable weights of one model and a bounded cache of their data in other types."""
+
+    def __init__(self, found: dict[str, list[int]], make: Callable[[str, str], Bytes], cache_bytes: int) -> None:
+        """``make(tensor, type)`` gives the bytes; ``cache_bytes`` bounds what is kept of them after a swap ends."""
+        self.found = found
+        self._make = make
+        self._limit = cache_bytes
+        self._cache: collections.OrderedDict[tuple[str, str], dict[int, Stored]] = collections.OrderedDict()
+        self._expected: frozenset[tuple[str, str]] = frozenset()
+        self._in_force: TensorTypes = ()
+        self._maker = ThreadPoolExecutor(1)
+        self._coming: dict[tuple[str, str], Future[Bytes]] = {}
+
+    def expect(self, trials: Iterable[TensorTypes]) -> None:
+        """What is swapped from now on, all of it in turn and perhaps again and again."""
+        self._expected = frozenset((swap.tensor, swap.type) for tensor_types in trials for swap in tensor_types)
+
+    def ahead(self, tensor_types: TensorTypes) -> None:
+        """Begin to make what the next ``tensor_types`` will want, while the engine computes: as much of it as may be kept."""
+        wanted = [(swap.tensor, swap.type) for swap in tensor_types if swap.tensor in self.found]
+        for key in self._coming.keys() - wanted:
+            self._coming.pop(key).cancel()
+        size = sum(map(self._size, self._coming))
+        for key in wanted:
+            if key not in self._cache and key not in self._coming and size + self._size(key) <= self._limit:
+                size += self._size(key)
+                self._coming[key] = self._maker.submit(self._make, *key)
+
+    def _size(self, key: tuple[str, str]) -> int:
+        """How many bytes a tensor of another type takes, in all buffers together."""
+        tensor, kind = key
+        structs = [native.tensor_at(pointer) for pointer in self.found[tensor]]
+        n_places = len({_buffer_type(struct) for struct in structs})
+        return n_places * quant_type(kind).n_bytes(math.prod(map(int, structs[0].ne)))
+
+    @property
+    def makes_ahead(self) -> bool:
+        """Whether any of that is still to be done."""
+        return any(not coming.done() for coming in self._coming.values())
+
+    @contextmanager
+    def swapped(self, tensor_types: TensorTypes) -> Iterator[None]:
+        """The model with ``tensor_types`` in force; the base's weights are back when the block ends, however it ends."""
+        if self._in_force:
+            raise EngineError("swaps are already in force")
+        kept: list[tuple[native.GgmlTensor, tuple[Any, ...], list[int]]] = []
+        self._in_force = tensor_types
+        try:
+            for swap in tensor_types:
+                targets = [native.tensor_at(pointer) for pointer in self.found.get(swap.tensor, ())]
+                stored = self._stored(swap.tensor, swap.type, targets) if targets else {}
+                for target in targets:
+                    new = stored[_buffer_type(target)].struct
+                    kept.append((target, tuple(getattr(target, name) for name in _FIELDS), list(target.nb)))
+                    _put(target, tuple(getattr(new, name) for name in _FIELDS), list(new.nb))
+            yield
+        finally:
+            for target, values, strides in reversed(kept):
+                _put(target, values, strides)
+            self._in_force = ()
+            self.trim(self._limit)
+
+    def _stored(self, tensor: str, kind: str, likes: Sequence[native.GgmlTensor]) -> dict[int, Stored]:
+        """What takes the place of a tensor's structs, by the type of their buffers: made once, stored once for each."""
+        key = (tensor, kind)
+        if key not in self._cache:
+            coming = self._coming.pop(key, None)
+            data = coming.result() if coming else self._make(tensor, kind)
+            self._cache[key] = _store_like_all(likes, quant_type(kind).id, data)
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    def trim(self, limit: int) -> None:
+        """Free until at most ``limit`` bytes are kept: of what isn't expected what was used longest ago, then of what is what was used
+        last. So who goes in turn over more than there is room for finds a part of it each time, where the opposite order finds nothing."""
+        size = sum(stored.n_bytes for own in self._cache.values() for stored in own.values())
+        others = [key for key in self._cache if key not in self._expected]
+        expected = [key for key in reversed(self._cache) if key in self._expected]
+        for key in others + expected:
+            if size <= limit:
+                return
+            for stored in self._cache.pop(key).values():
+                size -= stored.n_bytes
+                stored.free()
+
+    def close(self) -> None:
+        """Free every cached buffer."""
+        self._maker.shutdown(cancel_futures=True)
+        self.trim(0)
+
+
+def _put(target: native.GgmlTensor, values: tuple[Any, ...], strides: list[int]) -> None:
+    for name, value in zip(_FIELDS, values, strict=True):
+        setattr(target, name, value)
+    target.nb[:] = strides

@@ -1,0 +1,1 @@
+"""Compiled loops over logits; `cerebellum.scoring.metrics` is their door."""

@@ -1,0 +1,402 @@
+"""Racing: which trials get which next chunks, so that tokens go where a decision is still open. Policy only, no engine.
+
+A race runs in rounds; round r brings every open trial up to look r of the schedule. A trial leaves when it is settled:
+its verdict is clear (goal VERDICT), it surely can't be chosen (goal CHOICE), or its place above or below the cut is clear
+(goal TOP_K). The state is a replay over the
+measurements present, round by round, each trial cut to the chunks its round had: it can't depend on worker count, on
+order of arrival, or on surplus chunks, and resuming is calling `race_state` again.
+
+Honest under both kinds of looking: intervals and p-values are valid at any stopping time (`cerebellum.stats.sequential`), and
+since sequential p-values never rise, a trial that Benjamini-Hochberg has once rejected stays rejected while others go
+on.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from cerebellum.stats.fdr import adjusted_p
+from cerebellum.stats.intervals import ChunkSums, Floats, Interval, mean_interval, mean_limits, ratio_values
+from cerebellum.stats.sequential import (
+    Schedule,
+    Spending,
+    boundaries,
+    look_p,
+    planned_looks,
+    repeated_interval,
+    running_interval,
+    student_quantile,
+)
+from cerebellum.stats.verdicts import Judgement, Verdict, judge
+
+Bools = npt.NDArray[np.bool_]
+
+EXIT_SHARE = 0.2
+"""Share of alpha at which CHOICE lets a trial go: only trials that are surely too costly leave early, so what reaches the full text is
+judged there as if never looked at before (a non-binding stop for futility costs the last look nothing), and the interval of either kind
+misses with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
+"""
+
+
+class Goal(enum.StrEnum):
+    """What a race must settle: each trial's verdict, its place in a choice (see `RaceRules.limits`), or which ``keep`` trials have the
+    lowest difference."""
+
+    VERDICT = "verdict"
+    CHOICE = "choice"
+    TOP_K = "top-k"
+
+
+@dataclass(frozen=True, slots=True)
+class RaceRules:
+    """The plan, fixed before the first measurement.
+
+    ``order``: chunk ids in measuring order (`chunk_order`). ``schedule``: looks over it. ``alpha``: error level of each
+    trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
+    as in `cerebellum.stats.verdicts.judge`; with TOP_K two trials closer than the margin may stand in either order. ``keep``:
+    how many trials TOP_K keeps. ``scale``: per-trial factor on its difference for TOP_K (1 / bytes saved, say), 1 where
+    absent; with scales the margin is in scaled units.
+
+    For CHOICE, which follows `cerebellum.allocate.policies.choose_greedy`: ``limits`` are per-trial largest differences with which it could still be
+    chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
+    others go on to the full text, since what they cost is then spent. ``savings``: bytes that a trial saves, which orders those that
+    share one budget; ``groups``: of a group (the types of one tensor) only one can be taken.
+    """
+
+    order: tuple[int, ...]
+    schedule: Schedule
+    alpha: float = 0.05
+    rate: float = 0.05
+    noise_floor: float = 0.0
+    margin: float = 0.0
+    goal: Goal = Goal.VERDICT
+    keep: int = 0
+    scale: Mapping[str, float] = field(default_factory=dict)
+    limits: Mapping[str, float] = field(default_factory=dict)
+    savings: Mapping[str, float] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(set(self.order)) != len(self.order) or self.schedule.looks[-1] > len(self.order):
+            raise ValueError(
+                f"{self.schedule.looks[-1]} different chunks are needed, {len(set(self.order))} were given"
+            )
+        if self.goal is Goal.TOP_K and self.keep < 1:
+            raise ValueError(f"a race for the best {self.keep} has nothing to settle")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one trial stands. ``interval`` (running, level 1 - alpha) is None before its first look; ``look`` is -1
+    then.
+
+    ``settled`` says why it needs no more chunks: "verdict", "in", "out", "full text", or "" while it is open.
+    """
+
+    trial: str
+    look: int
+    n_chunks: int
+    interval: Interval | None
+    p_value: float
+    adjusted_p: float
+    judgement: Judgement | None
+    settled: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict if self.judgement else Verdict.UNDECIDED
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Chunks (ids, in measuring order) that ``trial`` lacks to reach the round's look."""
+
+    trial: str
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RaceState:
+    """All standings by trial name, the round in progress (None when over), and what it still lacks, most uncertain
+    first.
+    """
+
+    standings: tuple[Standing, ...]
+    round: int | None
+    lacking: tuple[Assignment, ...]
+    n_measured: int
+
+    @property
+    def done(self) -> bool:
+        return self.round is None
+
+    def best(self, keep: int) -> tuple[str, ...]:
+        """Names of the ``keep`` trials to choose now: those settled in, then the open ones by estimate, then the
+        rest.
+        """
+        place = {"in": 0, "out": 2}
+        known = [s for s in self.standings if s.interval is not None]
+        known.sort(key=lambda s: (place.get(s.settled, 1), s.interval.estimate if s.interval else 0.0, s.trial))
+        return tuple(s.trial for s in known[:keep])
+
+
+@dataclass(frozen=True, slots=True)
+class RaceStep:
+    """What to measure next, most uncertain first. Empty when the race is over or, with ``exhausted``, the budget is
+    spent.
+    """
+
+    assignments: tuple[Assignment, ...]
+    exhausted: bool
+
+    @property
+    def n_chunks(self) -> int:
+        return sum(len(a.chunks) for a in self.assignments)
+
+
+def chunk_order(chunk_ids: Sequence[int], seed: int) -> tuple[int, ...]:
+    """A seeded random order of the chunk ids, the same whatever order they are given in."""
+    ids = np.array(sorted(set(chunk_ids)), dtype=np.int64)
+    return tuple(int(i) for i in np.random.default_rng(seed).permutation(ids))
+
+
+def plan_race(
+    chunk_ids: Sequence[int], seed: int, *, first: int = 6, growth: float = 1.6, spending: Spending = Spending.FRONT
+) -> tuple[tuple[int, ...], Schedule]:
+    """(order, schedule) for `RaceRules` over all of ``chunk_ids``."""
+    order = chunk_order(chunk_ids, seed)
+    return order, Schedule(planned_looks(len(order), first, growth), spending)
+
+
+def for_choice(rules: RaceRules, saved: Mapping[str, int], tensors: Mapping[str, str], allowed: float) -> RaceRules:
+    """``rules`` for a race that ends in a greedy choice: trial → bytes saved (negative: it grows) and tensor; nats a token allowed.
+
+    A smaller type may cost all that is allowed, a larger one nothing.
+    """
+    limits = {trial: allowed if n > 0 else 0.0 for trial, n in saved.items()}
+    savings = {trial: float(n) for trial, n in saved.items() if n > 0}
+    return replace(rules, goal=Goal.CHOICE, limits=limits, savings=savings, groups=tensors)
+
+
+def next_step(state: RaceState, budget_chunks: int | None = None) -> RaceStep:
+    """The next assignments, cut where the next one would take all that was ever measured past ``budget_chunks``.
+
+    A budget in tokens is divided by the tokens a chunk decodes; one in minutes by a measured rate that is then kept,
+    since a clock read along the way would make the choice depend on the machine's load.
+    """
+    if budget_chunks is None:
+        return RaceStep(state.lacking, exhausted=False)
+    left = budget_chunks - state.n_measured
+    chosen: list[Assignment] = []
+    for assignment in state.lacking:
+        left -= len(assignment.chunks)
+        if left < 0:
+            return RaceStep(tuple(chosen), exhausted=not chosen)
+        chosen.append(assignment)
+    return RaceStep(tuple(chosen), exhausted=False)
+
+
+def race_state(rules: RaceRules, trials: Sequence[str], measured: Mapping[str, ChunkSums]) -> RaceState:
+    """Replay the race over ``measured``: trial → chunk id → (sum of nats trial - base, scored tokens).
+
+    ``trials`` names all of the sweep, measured or not (they count for false-discovery control). Raises ValueError when
+    a name is given twice or a measured trial isn't named.
+    """
+    if len(set(trials)) != len(trials) or not set(measured) <= set(trials):
+        raise ValueError("the trials of a race must be named once each, and include all that were measured")
+    replay = _Replay(rules, sorted(trials), measured)
+    for number in range(len(rules.schedule.looks)):
+        lacking = replay.lacking(number)
+        waiting = {a.trial for a in lacking}
+        for trial in replay.open:
+            if trial not in waiting:
+                replay.take_look(trial, number)
+        if lacking:
+            return replay.state(number, lacking)
+        replay.settle(number)
+        if not replay.open:
+            break
+    return replay.state(None, ())
+
+
+class _Replay:
+    """The race so far, mutable while it is replayed."""
+
+    def __init__(self, rules: RaceRules, trials: list[str], measured: Mapping[str, ChunkSums]) -> None:
+        self.rules, self.trials, self.measured = rules, trials, measured
+        self.open = list(trials)
+        self.settled = dict.fromkeys(trials, "")
+        self.look = dict.fromkeys(trials, -1)
+        self.intervals: dict[str, list[Interval]] = {t: [] for t in trials}
+        self.exits: dict[str, list[Interval]] = {t: [] for t in trials}
+        self.p = dict.fromkeys(trials, 1.0)
+        self.ahead = np.zeros((len(trials), len(trials)), dtype=bool)
+        self.urgency: dict[str, float] = dict.fromkeys(trials, 0.0)
+
+    def values(self, trial: str, look: int) -> Floats:
+        """Per-chunk differences [looks[look]] of a trial, nats per token."""
+        rows = [self.measured[trial][c] for c in self.rules.order[: self.rules.schedule.looks[look]]]
+        sums, counts = np.array(rows, dtype=np.float64).T
+        return ratio_values(sums, counts)
+
+    def lacking(self, look: int) -> tuple[Assignment, ...]:
+        wanted = self.rules.order[: self.rules.schedule.looks[look]]
+        by_urgency = sorted(self.open, key=lambda t: (self.urgency[t], t))
+        missing = [(t, tuple(c for c in wanted if c not in self.measured.get(t, {}))) for t in by_urgency]
+        return tuple(Assignment(t, chunks) for t, chunks in missing if chunks)
+
+    def take_look(self, trial: str, look: int) -> None:
+        x, schedule = self.values(trial, look), self.rules.schedule
+        self.look[trial] = look
+        if self.rules.goal is Goal.CHOICE:
+            self.exits[trial].append(repeated_interval(x, look, schedule, EXIT_SHARE * self.rules.alpha))
+            if look == len(schedule.looks) - 1:
+                self.intervals[trial] = [mean_interval(x, 1.0 - self.rules.alpha)]
+                self.p[trial] = look_p(x, 0, Schedule((len(x),)))
+                return
+        self.intervals[trial].append(repeated_interval(x, look, schedule, self.rules.alpha))
+        self.p[trial] = min(self.p[trial], look_p(x, look, schedule))
+
+    def judge_all(self) -> dict[str, tuple[float, Judgement | None]]:
+        adjusted = adjusted_p([self.p[t] for t in self.trials])
+        out: dict[str, tuple[float, Judgement | None]] = {}
+        for trial, p in zip(self.trials, adjusted, strict=True):
+            word = None
+            if self.intervals[trial]:
+                floor, margin = self.rules.noise_floor, self.rules.margin
+                running = running_interval(self.intervals[trial])
+                word = judge(running, noise_floor=floor, margin=margin, significant=bool(p <= self.rules.rate))
+            out[trial] = (float(p), word)
+        return out
+
+    def settle(self, look: int) -> None:
+        """Close what this round decided, then rank the rest: fewest standard errors from its decision line first."""
+        if self.rules.goal is Goal.VERDICT:
+            for trial, (_, word) in self.judge_all().items():
+                if trial in self.open and word is not None and word.verdict is not Verdict.UNDECIDED:
+                    self.settled[trial] = "verdict"
+            self.urgency = {t: _distance(self.intervals[t][-1], 0.0) for t in self.open}
+        elif self.rules.goal is Goal.CHOICE:
+            limits = {t: self.rules.limits.get(t, math.inf) for t in self.open}
+            judged = self.judge_all()
+            for trial in self._too_costly(limits):
+                self.settled[trial] = "out"
+            for trial in self.open:
+                word = judged[trial][1]
+                if not self.settled[trial] and word and word.verdict is Verdict.IMPROVES:
+                    self.settled[trial] = "in"
+            self.urgency = {t: _distance(self.intervals[t][-1], limits[t]) for t in self.open}
+        else:
+            self._place(look)
+        last = look == len(self.rules.schedule.looks) - 1
+        for trial in self.open:
+            if last and not self.settled[trial]:
+                self.settled[trial] = "full text"
+        self.open = [t for t in self.open if not self.settled[t]]
+
+    def _too_costly(self, limits: Mapping[str, float]) -> list[str]:
+        """Open trials that can't be chosen: their least cost, with that of trials which are surely taken before them or don't fit
+        either, is beyond their limit.
+
+        Surely before i is j if it costs less than i at the worst and i's best, in all and per unit saved. If such a j isn't taken, what is
+        left is less than it costs, so i doesn't fit; if all are, their costs are spent. Of one group only one is ever taken.
+        """
+        seen = {t: running_interval(taken) for t, taken in self.exits.items() if taken and self.settled[t] != "out"}
+        saved, group = self.rules.savings, self.rules.groups
+        out = []
+        for trial in self.open:
+            low, spent = seen[trial].low, dict[str, float]()
+            for other, x in seen.items():
+                place = group.get(other, other)
+                if place == group.get(trial, trial) or not (other in saved and trial in saved):
+                    continue
+                if x.high <= low and x.high * saved[trial] < low * saved[other]:
+                    spent[place] = min(spent.get(place, math.inf), max(x.low, 0.0))
+            if low + math.fsum(spent.values()) > limits[trial]:
+                out.append(trial)
+        return out
+
+    def _place(self, look: int) -> None:
+        scale = np.array([self.rules.scale.get(t, 1.0) for t in self.open])[:, None]
+        x = np.array([self.values(t, look) for t in self.open]) * scale
+        index = np.array([self.trials.index(t) for t in self.open])
+        pairs = self.rules.keep * max(len(self.trials) - self.rules.keep, 1)
+        schedule = self.rules.schedule
+        limit = boundaries(schedule.fractions, self.rules.alpha / pairs, schedule.spending)[look]
+        self.ahead[np.ix_(index, index)] |= pairs_ahead(x, limit, self.rules.margin)
+        wanted = self.rules.keep - sum(s == "in" for s in self.settled.values())
+        places = place(self.ahead[np.ix_(index, index)], wanted)
+        for trial, where in zip(self.open, places, strict=True):
+            self.settled[trial] = where
+        cut = np.sort(x.mean(axis=1))[max(wanted - 1, 0) : wanted + 1].mean()
+        error = x.std(axis=1, ddof=1) / np.sqrt(x.shape[1]) + 1e-300
+        self.urgency = dict(zip(self.open, (np.abs(x.mean(axis=1) - cut) / error).tolist(), strict=True))
+
+    def state(self, number: int | None, lacking: tuple[Assignment, ...]) -> RaceState:
+        judged = self.judge_all()
+        standings = tuple(self._standing(t, *judged[t]) for t in self.trials)
+        return RaceState(standings, number, lacking, sum(self._taken(t, number) for t in self.trials))
+
+    def _taken(self, trial: str, number: int | None) -> int:
+        """Chunks measured for the race itself: those of the look reached or under way, whatever else is known of the trial."""
+        reached = self.look[trial]
+        look = reached if number is None or trial not in self.open else max(reached, number)
+        wanted = self.rules.order[: self.rules.schedule.looks[look]] if look >= 0 else ()
+        return sum(chunk in self.measured.get(trial, {}) for chunk in wanted)
+
+    def _standing(self, trial: str, adjusted: float, word: Judgement | None) -> Standing:
+        taken = self.intervals[trial]
+        running = running_interval(taken) if taken else None
+        n = taken[-1].n_chunks if taken else 0
+        return Standing(trial, self.look[trial], n, running, self.p[trial], adjusted, word, self.settled[trial])
+
+
+def _distance(interval: Interval, line: float) -> float:
+    return abs(interval.estimate - line) / (interval.std_error + 1e-300)
+
+
+def pairs_ahead(x: Floats, limit: float, margin: float) -> Bools:
+    """[m, m]: whether row i of ``x`` [m, n chunks] surely has the lower mean than row j, or they differ by under
+    ``margin`` and i has the lower estimate (the earlier row on a tie).
+
+    ``limit``: the normal boundary of this look; the paired differences get Student's quantile of the same tail, widened
+    for skewness as everywhere.
+    """
+    quantile = student_quantile(limit, x.shape[1])
+    out = np.zeros((len(x), len(x)), dtype=bool)
+    for i in range(len(x)):
+        difference = x - x[i]
+        mean, _, low, high = mean_limits(difference, quantile)
+        first = (mean > 0.0) | ((mean == 0.0) & (np.arange(len(x)) > i))
+        out[i] = (low > 0.0) | ((low >= -margin) & (high <= margin) & first)
+        out[i, i] = False
+    return out
+
+
+def place(ahead: Bools, keep: int) -> list[str]:
+    """ "in", "out" or "" for each of m trials, given ``ahead`` [m, m] and how many of them are to be kept.
+
+    In: ahead of all but ``keep`` of them. Out: ``keep`` of them are ahead of it. A wrong place needs a wrong pair
+    across the true cut, so error control over those keep · (m - keep) pairs is enough.
+    """
+    m = len(ahead)
+    places = [""] * m
+    while True:
+        still = [i for i in range(m) if not places[i]]
+        wanted = keep - places.count("in")
+        inner = ahead[np.ix_(still, still)]
+        found = {
+            i: "in" if wins >= len(still) - wanted else "out"
+            for i, wins, losses in zip(still, inner.sum(axis=1), inner.sum(axis=0), strict=True)
+            if wins >= len(still) - wanted or losses >= wanted
+        }
+        if not found or not still:
+            return places
+        for i, where in found.items():
+            places[i] = where

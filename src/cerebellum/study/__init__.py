@@ -1,0 +1,1 @@
+"""What was measured: the database, the runner of trials, the pool of workers."""

@@ -1,0 +1,319 @@
+"""The study database: every measurement, committed as it arrives, under a key of all that can change it.
+
+The contract, before any method:
+
+* A **subject** is what the study is of (source, base, importance matrix, by content). One study has one; another subject is refused.
+* A **series** is everything two numbers must share to be compared: subject, text by its tokens, split into chunks, settings, build,
+  metric version, reference. Its key is a hash of these facts; a study holds several series (search text, report text).
+* A **trial** is a set of realized types in a series. Two labels with the same types are one trial, measured once.
+* A **score** is a trial's sums over one chunk. It is written once and never changed; resuming is the set of those that are missing.
+* A **failure** is a row with its reason. A trial that failed can be tried again.
+* An **answer** is what one file replied to one request of a benchmark, by content alone: any study may hold answers of any file.
+* A **fact** is a named JSON value: hashes, choices, what was written.
+
+One process writes at a time (a lock beside the file says so); anyone may read. Schema changes are appended to `MIGRATIONS`, each in one
+transaction with the number that records it; a newer or foreign file is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from cerebellum.domain import ChunkScore, Trial
+from cerebellum.errors import OutputError, StudyError
+from cerebellum.keys import canonical_json, content_key
+
+APPLICATION_ID = 0x43524231  # "CRB1"
+
+MIGRATIONS = (
+    """
+    CREATE TABLE fact (            -- named JSON values; 'subject' says what the study is of
+        name  TEXT PRIMARY KEY,
+        value TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE series (          -- what numbers must share to be compared
+        id    INTEGER PRIMARY KEY,
+        key   TEXT NOT NULL UNIQUE,  -- hash of facts
+        name  TEXT NOT NULL,         -- for people: 'search', 'report'
+        facts TEXT NOT NULL          -- canonical JSON
+    ) STRICT;
+    CREATE TABLE trial (           -- a set of realized types in a series
+        id     INTEGER PRIMARY KEY,
+        series INTEGER NOT NULL REFERENCES series(id),
+        key    TEXT NOT NULL,        -- hash of every tensor's realized type
+        label  TEXT NOT NULL,
+        kind   TEXT NOT NULL,
+        swaps  TEXT NOT NULL,        -- JSON {tensor: type}, away from the base
+        UNIQUE (series, key)
+    ) STRICT;
+    CREATE TABLE score (           -- sums over the scored tokens of one chunk, in nats; never changed
+        trial      INTEGER NOT NULL REFERENCES trial(id),
+        chunk      INTEGER NOT NULL,
+        n_tokens   INTEGER NOT NULL,
+        nll        REAL NOT NULL,
+        nll2       REAL NOT NULL,
+        tempered   BLOB NOT NULL,    -- float64, little endian: NLL sums at the inverse temperatures
+        kld        REAL,             -- sum of KL(reference || trial); NULL without a reference
+        kld2       REAL,
+        kld_slack  REAL,             -- how much larger the true sum could be (0 when exact)
+        same_top   INTEGER,
+        dp         REAL,
+        dp2        REAL,
+        dp4        REAL,
+        kld_tokens BLOB,             -- float32, little endian: per token, for the tail
+        PRIMARY KEY (trial, chunk)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE failure (         -- a trial that ended in an error
+        trial  INTEGER NOT NULL REFERENCES trial(id),
+        at     TEXT NOT NULL,        -- UTC, ISO 8601
+        reason TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE command (         -- the command lines that worked on this study
+        at   TEXT NOT NULL,
+        argv TEXT NOT NULL
+    ) STRICT;
+    """,
+    """
+    CREATE TABLE answer (          -- what a file replied to a request of a benchmark; never changed
+        file    TEXT NOT NULL,       -- hash of the file's content, build and settings
+        request TEXT NOT NULL,       -- hash of the tokens and how to go on
+        reply   TEXT NOT NULL,       -- JSON
+        PRIMARY KEY (file, request)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+
+_SCORE_COLUMNS = (
+    "chunk n_tokens nll nll2 tempered kld kld2 kld_slack same_top dp dp2 dp4 kld_tokens"
+).split()  # fmt: skip
+
+
+class Study:
+    """An open study database. Use `Study.open` and close it, or a ``with`` block."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path = path
+        self._db = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False) -> Self:
+        """Open or create the study at ``path``. Raises `StudyError` (foreign, newer, in use) or `OutputError`."""
+        if read_only and not path.exists():
+            raise StudyError(f"there is no study at {path}")
+        with ExitStack() as stack:
+            lock = None if read_only else _take_lock(path)
+            if lock is not None:
+                stack.callback(lock.release)
+            try:
+                connection = sqlite3.connect(f"{path.resolve().as_uri()}{'?mode=ro' if read_only else ''}", uri=True)
+                stack.callback(connection.close)
+                study = cls(path, connection, lock)
+                study._check_or_migrate(read_only)
+            except sqlite3.Error as error:
+                raise _storage_error(path, error) from error
+            stack.pop_all()  # now the study's own to close
+            return study
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+        if self._lock:
+            self._lock.release()
+
+    def _check_or_migrate(self, read_only: bool) -> None:
+        identity = self._db.execute("PRAGMA application_id").fetchone()[0]
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        empty = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if identity != APPLICATION_ID and not (empty and identity == 0):
+            raise StudyError(f"{self.path} is a database, but not a Cerebellum study; choose another output folder")
+        if version > len(MIGRATIONS):
+            raise StudyError(f"{self.path} was written by a newer Cerebellum (schema {version}); upgrade to open it")
+        if read_only:
+            return
+        self._db.execute("PRAGMA journal_mode=WAL")
+        # A killed process loses nothing; a power cut may take the last moments with it.
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(
+                f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {script} PRAGMA user_version={number}; COMMIT;"
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._db:
+                yield self._db
+        except sqlite3.Error as error:
+            raise _storage_error(self.path, error) from error
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise _storage_error(self.path, error) from error
+
+    # -- facts -------------------------------------------------------------------------------------------------------
+
+    def bind(self, subject: Mapping[str, Any], describe: str) -> None:
+        """Make ``subject`` the study's, or check that it is. Raises `StudyError` where the study is of something else."""
+        known = self.fact("subject")
+        if known is None:
+            self.set_fact("subject", {"key": content_key("subject", subject), "facts": subject, "name": describe})
+        elif known["key"] != content_key("subject", subject):
+            other = f"not of {describe}"
+            if known["name"] == describe:
+                other = "with other content or another importance matrix"
+            raise StudyError(
+                f"{self.path.parent} holds a study of {known['name']}, {other}; choose another output folder"
+            )
+
+    def fact(self, name: str) -> Any:
+        """The fact called ``name``, or None."""
+        rows = self._rows("SELECT value FROM fact WHERE name = ?", name)
+        return json.loads(rows[0][0]) if rows else None
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Store a fact, replacing one of the same name."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO fact VALUES (?, ?)", (name, json.dumps(value, sort_keys=True)))
+
+    def add_command(self, argv: list[str]) -> None:
+        """Note a command line that works on this study."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO command VALUES (?, ?)", (_now(), json.dumps(argv)))
+
+    # -- measurements ------------------------------------------------------------------------------------------------
+
+    def series(self, name: str, facts: Mapping[str, Any]) -> int:
+        """The id of the series with these facts, made if new."""
+        key = content_key("series", facts)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO series (key, name, facts) VALUES (?, ?, ?)", (key, name, canonical_json(facts))
+            )
+        return int(self._rows("SELECT id FROM series WHERE key = ?", key)[0][0])
+
+    def series_facts(self, series: int) -> dict[str, Any]:
+        """The facts a series was made with."""
+        return dict(json.loads(self._rows("SELECT facts FROM series WHERE id = ?", series)[0][0]))
+
+    def trial(self, series: int, trial: Trial, base_types: Mapping[str, str]) -> int:
+        """The id of a trial in a series, made if new."""
+        key = trial.key(base_types)
+        tensor_types = json.dumps({s.tensor: s.type for s in trial.tensor_types}, sort_keys=True)
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO trial (series, key, label, kind, swaps) VALUES (?, ?, ?, ?, ?)",
+                (series, key, trial.label, trial.kind.value, tensor_types),
+            )
+        return int(self._rows("SELECT id FROM trial WHERE series = ? AND key = ?", series, key)[0][0])
+
+    def add_score(self, trial: int, score: ChunkScore) -> None:
+        """Commit one measurement. A second one of the same chunk must be equal, and every sum finite, else `StudyError`.
+
+        SQLite keeps a NaN as NULL, which would read as "not measured".
+        """
+        sums = (
+            score.nll,
+            score.nll2,
+            *score.tempered,
+            score.kld,
+            score.kld2,
+            score.kld_slack,
+            score.dp,
+            score.dp2,
+            score.dp4,
+        )
+        if not all(value is None or math.isfinite(value) for value in sums):
+            raise StudyError(
+                f"a sum of trial {trial}, chunk {score.chunk} is not a finite number; is the model broken?"
+            )
+        values = [getattr(score, name) for name in _SCORE_COLUMNS]
+        values[4] = struct.pack(f"<{len(score.tempered)}d", *score.tempered)
+        marks = ", ".join("?" * (len(values) + 1))
+        with self._transaction() as db:
+            done = db.execute(f"INSERT OR IGNORE INTO score VALUES ({marks})", (trial, *values))
+        if done.rowcount == 0 and self.scores(trial)[score.chunk] != score:
+            raise StudyError(f"{self.path} already holds another result for trial {trial}, chunk {score.chunk}")
+
+    def scores(self, trial: int) -> dict[int, ChunkScore]:
+        """Chunk id → score, of all that is measured of a trial."""
+        columns = ", ".join(_SCORE_COLUMNS)
+        rows = self._rows(f"SELECT {columns} FROM score WHERE trial = ? ORDER BY chunk", trial)
+        return {row[0]: _score(row) for row in rows}
+
+    def chunks_done(self, trial: int) -> set[int]:
+        """The chunks a trial has been measured on."""
+        return {row[0] for row in self._rows("SELECT chunk FROM score WHERE trial = ?", trial)}
+
+    def answers(self, file: str) -> dict[str, str]:
+        """Request → reply, of all that a file has answered; ``file`` is the hash of its content, build and settings."""
+        return dict(self._rows("SELECT request, reply FROM answer WHERE file = ?", file))
+
+    def add_answer(self, file: str, request: str, reply: str) -> None:
+        """Commit one reply. One that is there stays."""
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?)", (file, request, reply))
+
+    def add_failure(self, trial: int, reason: str) -> None:
+        """Note that a trial ended in an error."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO failure VALUES (?, ?, ?)", (trial, _now(), reason))
+
+    def failures(self) -> list[tuple[str, str, str]]:
+        """(label, time, reason) of every failure."""
+        rows = self._rows("SELECT label, at, reason FROM failure JOIN trial ON trial.id = failure.trial ORDER BY at")
+        return [(str(label), str(at), str(reason)) for label, at, reason in rows]
+
+    def commands(self) -> list[tuple[str, list[str]]]:
+        """(time, argv) of every command noted."""
+        return [(at, json.loads(argv)) for at, argv in self._rows("SELECT at, argv FROM command ORDER BY at")]
+
+
+def _score(row: tuple[Any, ...]) -> ChunkScore:
+    values = dict(zip(_SCORE_COLUMNS, row, strict=True))
+    values["tempered"] = struct.unpack(f"<{len(values['tempered']) // 8}d", values["tempered"])
+    return ChunkScore(**values)
+
+
+def _take_lock(path: Path) -> FileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(
+            f"another cerebellum is working on {path}; wait for it or choose another output folder"
+        ) from error
+    except OSError as error:
+        raise OutputError(f"can't write in {path.parent}: {error.strerror or error}") from error
+    return lock
+
+
+def _storage_error(path: Path, error: sqlite3.Error) -> Exception:
+    text = str(error)
+    if "full" in text or "disk I/O" in text:
+        return OutputError(f"can't write {path}: {text}; free some space and run the same command again")
+    if "readonly" in text or "unable to open" in text:
+        return OutputError(f"can't write {path}: {text}")
+    return StudyError(f"{path} can't be used as a study: {text}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

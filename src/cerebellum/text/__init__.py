@@ -1,0 +1,1 @@
+"""Texts and conversations, cut into chunks of tokens."""

@@ -1,0 +1,229 @@
+"""The engine's process: its death is an error that names the trial, what was measured stays, and it never outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cerebellum.domain import Chunk, Corpus, Trial, TrialKind, tensor_types_of
+from cerebellum.errors import EngineDied, EngineError, ModelFileError, OutputError, TypeChoiceError
+from cerebellum.gguf.model_file import read_model
+from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
+from cerebellum.llamacpp.protocol import Settings, Sources
+from cerebellum.study.runner import TrialFailed, TrialRunner
+from cerebellum.study.store import Study
+from tests.llamacpp import tiny
+
+pytestmark = pytest.mark.engine
+
+BACKEND = LlamaBackend()
+SETTINGS = Settings(n_ctx=64, n_threads=1)
+BASE = Trial("base", TrialKind.BASE)
+ONE = Trial("one", TrialKind.SINGLE, tensor_types_of({"blk.1.ffn_gate.weight": "Q2_K"}))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.llama(tmp_path_factory.mktemp("process") / "model.gguf")
+
+
+@pytest.fixture
+def engine(model: Path) -> Iterator[EngineProcess]:
+    engine = BACKEND.open(model, SETTINGS, Sources(model))
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def corpus(engine: EngineProcess) -> Corpus:
+    return engine.corpus("words", tiny.text(), 64)
+
+
+def ended(pid: int, within: float) -> bool:
+    """Whether the process is gone (or a zombie that nobody waited for) within so many seconds."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV])
+def test_death_while_scoring_names_the_trial_and_the_signal(
+    engine: EngineProcess, corpus: Corpus, number: signal.Signals
+) -> None:
+    """The scores that were out already are good; then one error says which trial, and how it died."""
+    chunks = corpus.chunks([0, 1, 2])
+    whole = list(engine.score(ONE.tensor_types, chunks))
+    trial = engine.score(ONE.tensor_types, chunks * 200, label="trial 'one'")
+    assert next(trial) == whole[0]
+    os.kill(engine.pid, number)
+    with pytest.raises(EngineDied, match=rf"trial 'one': llama\.cpp's process died \({number.name}\)"):
+        for place, score in enumerate(trial, start=1):
+            assert score == whole[place % 3]
+    with pytest.raises(EngineDied, match="the next one"):
+        list(engine.score((), chunks, label="the next one"))
+
+
+def test_a_context_of_other_settings_that_can_not_be_opened_names_what_wanted_it(
+    engine: EngineProcess, corpus: Corpus
+) -> None:
+    """Not what was under way before."""
+    chunks, other = corpus.chunks([1, 2]), replace(SETTINGS, n_ubatch=0)
+    list(engine.sweep([ONE], chunks))
+    with pytest.raises(EngineError, match=r"^the base, before trial 'two', chunk 1: (?!.*'one')"):
+        list(engine.sweep([replace(ONE, label="two")], chunks, settings=other))
+
+
+def test_a_native_abort_is_reported_with_its_own_words(
+    model: Path, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm in a quantized type is more than ggml can compute: it aborts, and what it printed is in the message.
+
+    The engine refuses such a swap, so the worker is started with that check taken out.
+    """
+    (tmp_path / "sitecustomize.py").write_text(
+        "from cerebellum import llama_rules\nllama_rules.quantizable_tensors = lambda model: model.tensors\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    unchecked = BACKEND.open(model, SETTINGS, Sources(model))
+    try:
+        with pytest.raises(
+            EngineDied, match=r"^trial 'norm': llama\.cpp's process died \(SIG(ABRT|SEGV)\): \S+"
+        ) as caught:
+            list(
+                unchecked.score(
+                    tensor_types_of({"blk.1.attn_norm.weight": "Q8_0"}), corpus.chunks([0]), label="trial 'norm'"
+                )
+            )
+    finally:
+        unchecked.close()
+    assert len(str(caught.value)) < 600
+
+
+class Killer:
+    """Progress that kills a worker after the fifth result."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.steps = pid, 0
+
+    def note(self, text: str) -> None: ...
+    def begin(self, what: str, total: int, done: int = 0) -> None: ...
+    def end(self) -> None: ...
+    def step(self, what: str = "") -> None:
+        self.steps += 1
+        if self.steps == 5:
+            os.kill(self.pid, signal.SIGABRT)
+
+
+def test_what_was_measured_before_a_death_is_in_the_study(engine: EngineProcess, model: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a sweep: the study has every result told so far, the failure with its trial, and resumes.
+
+    The worker is ahead of what its parent has read, so what is told lasts longer than the worker; far more is asked than it can be ahead.
+    """
+    types, corpus = read_model(model).types, engine.corpus("many words", tiny.text(4000), 64)
+    chunks, trials, killer = range(corpus.n_chunks), [BASE, ONE], Killer(engine.pid)
+    assert corpus.n_chunks > 200
+    with Study.open(tmp_path / "study.sqlite") as study:
+        series = study.series("search", {})
+        with pytest.raises(
+            TrialFailed, match=r"trial '(base|one)', chunk \d+: llama\.cpp's process died \(SIGABRT\)"
+        ) as caught:
+            TrialRunner([engine], study, series, types, corpus, None, killer).measure(trials, chunks)
+        done = {t.label: study.chunks_done(study.trial(series, t, types)) for t in trials}
+        assert 5 <= sum(map(len, done.values())) == killer.steps < 2 * len(chunks)
+        ((label, _, reason),) = study.failures()
+        assert label == caught.value.trial.label and f"trial {label!r}, chunk" in reason and "SIGABRT" in reason
+        again = BACKEND.open(model, SETTINGS, Sources(model))
+        try:
+            scores = TrialRunner([again], study, series, types, corpus).measure(trials, chunks)
+            for trial in trials:
+                fresh = again.score(trial.tensor_types, corpus.chunks(chunks))
+                assert list(scores[trial.label].values()) == list(fresh)
+        finally:
+            again.close()
+
+
+def test_an_error_leaves_the_engine_usable(engine: EngineProcess, corpus: Corpus) -> None:
+    """A refusal isn't a death: it names the trial, and the next call works."""
+    too_long = Chunk(0, corpus.tokens[:100])
+    with pytest.raises(EngineError, match=r"^trial 'long': a chunk of 100 tokens") as caught:
+        list(engine.score((), [too_long], label="trial 'long'"))
+    assert not isinstance(caught.value, EngineDied)
+    assert len(list(engine.score((), corpus.chunks([0])))) == 1
+
+
+def test_a_model_that_llama_cpp_refuses(model: Path, tmp_path: Path) -> None:
+    """Not a GGUF, or cut short: a model file error, and no process is left."""
+    for data in (b"no GGUF at all", model.read_bytes()[:100_000]):
+        path = tmp_path / "bad.gguf"
+        path.write_bytes(data)
+        with pytest.raises(ModelFileError, match=r"bad\.gguf"):
+            BACKEND.open(path, SETTINGS)
+
+
+def test_closing_ends_the_process(model: Path) -> None:
+    """Close returns when it is gone, and may be called twice."""
+    engine = BACKEND.open(model, SETTINGS)
+    engine.close()
+    assert ended(engine.pid, 0.1)
+    engine.close()
+
+
+_PARENT = """
+import sys, time
+from pathlib import Path
+from cerebellum.llamacpp.protocol import Settings
+from cerebellum.llamacpp.process import LlamaBackend
+engine = LlamaBackend().open(Path(sys.argv[1]), Settings(n_ctx=64, n_threads=1))
+print(engine.pid, flush=True)
+if sys.argv[2] == "busy":
+    corpus = engine.corpus("words", Path(sys.argv[3]).read_text(), 64)
+    for score in engine.score((), corpus.chunks([0]) * 1_000_000):
+        pass
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("busy", ["idle", "busy"])
+def test_the_process_ends_with_its_parent(model: Path, tmp_path: Path, busy: str) -> None:
+    """Even when the parent is killed without a word, waiting or in the midst of scoring."""
+    text = tmp_path / "text.txt"
+    text.write_text(tiny.text())
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    command = [sys.executable, "-c", _PARENT, str(model), busy, str(text)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.3)
+        assert not ended(pid, 0.1)
+        parent.kill()
+    assert ended(pid, 5.0)
+
+
+def test_quantizing_leaves_nothing_half_written(model: Path, tmp_path: Path) -> None:
+    """A folder that can't be made, an error on the way: no file, no partial file."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="can't write"):
+        BACKEND.quantize(model, tmp_path / "file" / "out.gguf", "Q4_0")
+    with pytest.raises(TypeChoiceError, match="IQ1_S needs an importance matrix"):
+        BACKEND.quantize(model, tmp_path / "out.gguf", "IQ1_S")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
+def test_the_build_is_named(model: Path) -> None:
+    """One identity, the same in every process, with the package's version in it."""
+    assert BACKEND.id == LlamaBackend().id and BACKEND.id.startswith("llama-cpp-python 0.3.")

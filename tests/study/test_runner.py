@@ -1,0 +1,248 @@
+"""Measuring on the fake backend: planted truth comes out, nothing is measured twice, nothing measured is lost."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cerebellum.domain import Corpus, TensorType, Trial, TrialKind, tensor_types_of
+from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceError, TypeChoiceError
+from cerebellum.gguf.model_file import read_model
+from cerebellum.llamacpp.protocol import Backend, Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.study.runner import Split, TrialFailed, TrialRunner, series_facts
+from cerebellum.study.store import Study
+from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
+
+N_CTX = 32
+SETTINGS = Settings(n_ctx=N_CTX)
+GOOD, BAD = TensorType("blk.1.ffn_gate.weight", "Q2_K"), TensorType("blk.2.ffn_down.weight", "Q2_K")
+EFFECTS = {GOOD: Effect(nll=-0.02, kld=0.01), BAD: Effect(nll=0.05, kld=0.04)}
+BASE, ONE, TWO = (
+    Trial("base", TrialKind.BASE),
+    Trial("one", TrialKind.SINGLE, (GOOD,)),
+    Trial("two", TrialKind.RECIPE, (GOOD, BAD)),
+)
+TEXT = " ".join(f"word{i * i % 97}" for i in range(40 * N_CTX))
+
+
+class Room:
+    """A source, a study and a text; engines are opened as a test wants them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source = write_fake_model(folder / "source.gguf")
+        self.types = read_model(self.source).types
+        self.study = Study.open(folder / "study.sqlite")
+        self.corpus: Corpus = self.engine().corpus("text", TEXT, N_CTX)
+        self.store = ReferenceStore(folder / "reference", None)
+        list(self.engine().capture(self.corpus.chunks(range(12)), self.store))
+        self.series = self.study.series("search", {"text": self.corpus.tokens_sha256})
+
+    def engine(self, *faults: Fault) -> FakeEngine:
+        return FakeBackend(EFFECTS, faults).open(self.source, SETTINGS, Sources(self.source))
+
+    def runner(self, *engines: FakeEngine) -> TrialRunner:
+        return TrialRunner(engines, self.study, self.series, self.types, self.corpus, self.store)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Room]:
+    room = Room(tmp_path)
+    yield room
+    room.study.close()
+
+
+def test_planted_effects_come_out_and_add_up(room: Room) -> None:
+    """Over many chunks the mean differences are the planted ones; two swaps together are their sum, chunk by chunk."""
+    scores = room.runner(room.engine()).measure([BASE, ONE, TWO], range(12))
+    nll = {label: [s.nll / s.n_tokens for s in by_chunk.values()] for label, by_chunk in scores.items()}
+    kld = {label: [(s.kld or 0.0) / s.n_tokens for s in by_chunk.values()] for label, by_chunk in scores.items()}
+    change = [a - b for a, b in zip(nll["one"], nll["base"], strict=True)]
+    assert sum(change) / 12 == pytest.approx(-0.02, rel=0.25) and len(set(change)) == 12
+    assert kld["base"] == [0.0] * 12 and sum(kld["one"]) / 12 == pytest.approx(0.01, rel=0.25)
+    assert sum(kld["two"]) / 12 == pytest.approx(0.05, rel=0.25)
+
+
+def test_a_second_run_measures_nothing(room: Room) -> None:
+    """Resume is set difference: only new trials and new chunks reach the engine, and the answer is the same."""
+    first, second = room.engine(), room.engine()
+    scores = room.runner(first).measure([BASE, ONE], range(4))
+    assert first.n_scored == 8
+    assert room.runner(second).measure([BASE, ONE], range(4)) == scores
+    assert second.n_scored == 0
+    wider = room.runner(second).measure([BASE, ONE, TWO], range(5))
+    assert second.n_scored == 2 + 5
+    assert {label: {c: wider[label][c] for c in range(4)} for label in scores} == scores
+
+
+def test_only_the_chunks_asked_for_are_returned(room: Room) -> None:
+    """What else the study holds of a trial stays out of the answer."""
+    runner = room.runner(room.engine())
+    runner.measure([BASE], range(6))
+    assert set(runner.measure([BASE], [1, 3])["base"]) == {1, 3}
+
+
+def test_equal_types_are_measured_once(room: Room) -> None:
+    """Two labels that store the same types are one trial; a swap to the type that is there already is the base."""
+    engine = room.engine()
+    same = Trial("as it was", TrialKind.SINGLE, tensor_types_of({"blk.0.attn_q.weight": "F16"}))
+    scores = room.runner(engine).measure([BASE, same], range(3))
+    assert scores["base"] == scores["as it was"]
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_failure_names_the_trial_and_loses_nothing(room: Room, dies: bool) -> None:
+    """All before the failure is in the study, the failure is a row with its reason, and the next run finishes the work."""
+    broken = room.engine(Fault(BAD, chunk=2, dies=dies))
+    with pytest.raises(TrialFailed, match=r"trial 'two', chunk 2.*as planted") as caught:
+        room.runner(broken).measure([BASE, ONE, TWO], range(5))
+    assert caught.value.trial is TWO and isinstance(caught.value.__cause__, EngineDied if dies else EngineError)
+    assert broken.n_scored == 12  # base and 'one' on all five chunks, 'two', which is several swaps, on two
+    ids = [room.study.trial(room.series, trial, room.types) for trial in (BASE, ONE, TWO)]
+    assert [room.study.chunks_done(number) for number in ids] == [set(range(5)), set(range(5)), {0, 1}]
+    ((label, _, reason),) = room.study.failures()
+    assert label == "two" and "chunk 2" in reason and "as planted" in reason
+    whole = room.engine()
+    resumed = room.runner(whole).measure([BASE, ONE, TWO], range(5))
+    assert whole.n_scored == 15 - 12
+    chunks = room.corpus.chunks(range(5))
+    straight = {
+        trial.label: {s.chunk: s for s in room.engine().score(trial.tensor_types, chunks, reference=room.store)}
+        for trial in (BASE, ONE, TWO)
+    }
+    assert resumed == straight
+
+
+@pytest.mark.parametrize("n_engines", [2, 3])
+def test_more_engines_give_the_same(room: Room, tmp_path: Path, n_engines: int) -> None:
+    """One engine or several: the same scores, each measured once."""
+    alone = room.runner(room.engine()).measure([BASE, ONE, TWO], range(8))
+    engines = [room.engine() for _ in range(n_engines)]
+    with Study.open(tmp_path / "other" / "study.sqlite") as study:
+        runner = TrialRunner(engines, study, study.series("s", {}), room.types, room.corpus, room.store)
+        assert runner.measure([BASE, ONE, TWO], range(8)) == alone
+    assert sum(engine.n_scored for engine in engines) == 24
+
+
+def test_a_failure_among_several_engines_keeps_what_the_others_measured(room: Room) -> None:
+    """With more engines the error is the same, and every score that arrived is in the study."""
+    engines = [room.engine(Fault(TWO.tensor_types[1], chunk=5, dies=True)) for _ in range(3)]
+    with pytest.raises(TrialFailed, match="trial 'two', chunk 5"):
+        room.runner(*engines).measure([BASE, TWO], range(12))
+    done = room.study.chunks_done(room.study.trial(room.series, TWO, room.types))
+    assert 5 not in done and len(room.study.failures()) == 1
+
+
+def test_progress_counts_what_is_missing(room: Room) -> None:
+    """What an earlier run did counts as done; every new score is one step; the end is told even after a failure."""
+
+    class Told:
+        def __init__(self) -> None:
+            self.calls: list[tuple[object, ...]] = []
+
+        def note(self, text: str) -> None:
+            self.calls.append(("note", text))
+
+        def begin(self, what: str, total: int, done: int = 0) -> None:
+            self.calls.append(("begin", what, total, done))
+
+        def step(self, what: str = "") -> None:
+            self.calls.append(("step", what))
+
+        def end(self) -> None:
+            self.calls.append(("end",))
+
+    room.runner(room.engine()).measure([BASE], range(2))
+    told, runner = Told(), room.runner(room.engine(Fault(chunk=3)))
+    runner.progress = told
+    with pytest.raises(TrialFailed):
+        runner.measure([BASE], range(4), "looking")
+    assert told.calls == [("begin", "looking", 4, 2), ("step", "base"), ("end",)]
+
+
+def test_what_can_change_a_number_changes_the_series(room: Room) -> None:
+    """Text, settings, build, subject and reference each make another series; threads and the choice of chunks don't."""
+    split = Split("search", room.corpus, (0, 1))
+
+    def key(**change: object) -> int:
+        arguments: dict[str, object] = {
+            "subject": {"a": 1}, "split": split, "settings": SETTINGS, "build": "b", "reference": {"r": 1},
+        }  # fmt: skip
+        return room.study.series("s", series_facts(**(arguments | change)))  # type: ignore[arg-type]
+
+    other_text = room.engine().corpus("text", TEXT + " more words " * 2 * N_CTX, N_CTX)
+    changes: list[dict[str, object]] = [
+        {},
+        {"subject": {"a": 2}},
+        {"split": Split("search", other_text, (0, 1))},
+        {"settings": Settings(n_ctx=N_CTX, n_ubatch=16)},
+        {"build": "c"},
+        {"reference": None},
+        {"reference": {"r": 2}},
+    ]
+    assert len({key(**change) for change in changes}) == len(changes)
+    assert key() == key(split=Split("search", room.corpus, (3,))) == key(settings=Settings(n_ctx=N_CTX, n_threads=7))
+
+
+# -- the fake keeps the engine's promises ------------------------------------------------------------------------------
+
+
+def test_a_fake_file_scores_as_its_types_do_in_memory(room: Room, tmp_path: Path) -> None:
+    """Written with overrides and opened fresh, a file gives the very sums of its swaps in memory."""
+    backend: Backend = pickle.loads(pickle.dumps(FakeBackend(EFFECTS)))
+    base, written = tmp_path / "base.gguf", tmp_path / "written.gguf"
+    backend.quantize(room.source, base, "Q3_K_M")
+    backend.quantize(room.source, written, "Q3_K_M", [(s.tensor, s.type) for s in TWO.tensor_types])
+    assert read_model(written).types == {**read_model(base).types, **{s.tensor: s.type for s in TWO.tensor_types}}
+    chunks = room.corpus.chunks([0, 3])
+    memory = list(
+        backend.open(base, SETTINGS, Sources(room.source)).score(TWO.tensor_types, chunks, reference=room.store)
+    )
+    assert memory == list(backend.open(written, SETTINGS).score((), chunks, reference=room.store))
+    assert memory != list(backend.open(base, SETTINGS).score((), chunks, reference=room.store))
+
+
+def test_a_fake_refuses_as_the_real_one_does(room: Room) -> None:
+    """Unknown tensors, types that don't fit, missing weights, missing reference rows, a closed engine."""
+    engine, chunks = room.engine(), room.corpus.chunks([0])
+    with pytest.raises(TensorChoiceError):
+        list(engine.score(tensor_types_of({"blk.9.ffn_up.weight": "Q2_K"}), chunks))
+    narrow = write_fake_model(room.source.with_name("narrow.gguf"), width=64)
+    with pytest.raises(TypeChoiceError):
+        list(FakeBackend().open(narrow, SETTINGS, Sources(narrow)).score((GOOD,), chunks))
+    with pytest.raises(EngineError, match="here: no weights"):
+        list(FakeBackend().open(room.source, SETTINGS).score((GOOD,), chunks, label="here"))
+    with pytest.raises(StudyError):
+        list(engine.score((), room.corpus.chunks([20]), reference=room.store))
+    engine.close()
+    with pytest.raises(EngineDied, match="there: the engine is closed"):
+        list(engine.score((), chunks, label="there"))
+
+
+def test_unused_tensors_have_no_effect(room: Room) -> None:
+    """What no forward pass reads changes nothing, not even the distance from the reference."""
+    engine = FakeBackend(EFFECTS, unused=frozenset({GOOD.tensor})).open(room.source, SETTINGS, Sources(room.source))
+    chunks = room.corpus.chunks([0, 1])
+    assert engine.unused == {GOOD.tensor}
+    assert list(engine.score((GOOD,), chunks, reference=room.store)) == list(
+        engine.score((), chunks, reference=room.store)
+    )
+
+
+class DyingBase(FakeEngine):
+    """Dies in the base's own pass before the second trial."""
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
+        yield TrialStarted(1, chunks[2].id, base=True)
+        raise EngineDied("died as planted")
+
+
+def test_who_dies_in_the_bases_pass_is_not_the_trial(room: Room) -> None:
+    engine = room.engine()
+    engine.__class__ = DyingBase
+    with pytest.raises(TrialFailed, match=r"^the base, before trial 'two', chunk 7: died as planted$"):
+        room.runner(engine).measure([ONE, TWO], range(5, 9))
