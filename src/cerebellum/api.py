@@ -208,11 +208,14 @@ def run(
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
+    from cerebellum.report import write_report
+
     benchmarks = bench_options(options)
     session, trials, choice = split_options(Path(model), Path(out), options)
     return run_session(
-        session, trials, choice, backend=backend or _llama(), progress=progress, bench_options=benchmarks
-    )
+        session, trials, choice,
+        backend=backend or _llama(), publish=write_report, progress=progress, bench_options=benchmarks,
+    )  # fmt: skip
 
 
 def demo(

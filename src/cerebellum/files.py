@@ -31,3 +31,8 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):  # its folder may be what is wrong
             partial.unlink(missing_ok=True)
         raise OutputError(f"can't write {path}: {error.strerror or error}") from error
+
+
+def companions(path: Path) -> tuple[Path, Path]:
+    """The override file and the model card of a written GGUF."""
+    return path.with_suffix(".overrides.txt"), path.with_suffix(".card.md")

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import cerebellum
+from cerebellum.bench.plain import bench_json
 from cerebellum.bench.score import BenchResult
 from cerebellum.errors import InputError
-from cerebellum.report.bench import bench_grid, bench_json
+from cerebellum.report.bench import bench_grid
 from cerebellum.testing import write_fake_model
 from tests.bench.toy import Toy, ToyBackend
 

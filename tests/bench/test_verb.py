@@ -18,11 +18,12 @@ import cerebellum
 from cerebellum.bench.asking import LIKELY_TOGETHER
 from cerebellum.bench.items import EMPTY, TRUNCATED
 from cerebellum.bench.pairs import pair
+from cerebellum.bench.plain import bench_json
 from cerebellum.bench.sandbox import Sandbox
 from cerebellum.bench.score import BenchResult
 from cerebellum.bench.world import world_task
 from cerebellum.errors import EngineDied, EngineError, InputError, RefusedError, TextError
-from cerebellum.report.bench import bench_grid, bench_json
+from cerebellum.report.bench import bench_grid
 from cerebellum.testing import FakeBackend, write_fake_model
 from cerebellum.testing.fake_backend import AnswerFault
 from tests.bench.test_code import Trusting

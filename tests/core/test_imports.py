@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,25 +15,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "cerebellum"
 
-#: From the ground up: a module may import from its own floor or a lower one.
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "plug"),
-    ("compiled", "keys", "lanes", "quants", "sharing"),
-    ("domain", "progress"),
-    # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",
-     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
-    # ports and adapters
-    ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file",
-     "measurer", "reference", "store", "llamacpp", "sandbox", "testing"),
-    # question sets, how they are asked and judged
-    ("tasks",),
-    # verbs and what they report
-    ("verbs", "report"),
-    ("api",),
-    ("cli",),
-    ("__main__",),
-)  # fmt: skip
+ROOT = PACKAGE.parents[1]
 HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click", "jinja2", "numba", "llvmlite")
 
 
@@ -59,12 +43,26 @@ def imports(node: ast.AST, everywhere: bool = True) -> Iterator[str]:
             yield from imports(child, everywhere)
 
 
-def floor_of(name: str) -> int:
-    """Floor of a module inside the package, by its first part."""
-    first = name.split(".", maxsplit=1)[0]
-    found = [height for height, floor in enumerate(FLOORS) if first in floor]
-    assert len(found) == 1, f"{name} has no floor: say where it belongs"
-    return found[0]
+def rooms() -> list[tuple[str, tuple[str, ...]]]:
+    """The table of ``ARCHITECTURE.md``: (room, its modules), from the ground up."""
+    lines = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines[lines.index("|---|---|---|") + 1 :]]
+    table = [(row[0], tuple(re.findall(r"`([^`]+)`", row[1]))) for row in rows[: rows.index([""])]]
+    assert len(table) > 10
+    return table
+
+
+ROOMS = rooms()
+
+
+def height_of(name: str) -> int:
+    """The row of a module: that of the longest name in the table that it is or lies below."""
+    rows = {module: height for height, (_, modules) in enumerate(ROOMS) for module in modules}
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        if (height := rows.get(".".join(parts[:n]))) is not None:
+            return height
+    raise AssertionError(f"{name} is in no room: say in ARCHITECTURE.md's table where it belongs")
 
 
 def own(name: str) -> str | None:
@@ -73,35 +71,65 @@ def own(name: str) -> str | None:
     return rest if head == "cerebellum" and rest and rest.split(".")[0] != "__version__" else None
 
 
-def test_every_module_has_a_floor() -> None:
-    """A new module is placed on purpose."""
-    for name, _, _ in modules():
-        if name != "__init__":
-            floor_of(name)
+NAMES = {name for name, _, _ in modules()}
 
 
-def test_imports_go_downward() -> None:
-    """No module imports from a higher floor at import time; functions may reach up only from the facade's floor."""
+def imported(tree: ast.Module) -> set[str]:
+    """Modules of the package that a module imports, inside functions too; not for typing alone."""
+    found = set()
+    for target in filter(None, map(own, imports(tree))):
+        parts = target.split(".")
+        found.add(next(".".join(parts[:n]) for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in NAMES))
+    return found
+
+
+def test_every_module_has_a_room() -> None:
+    """A new module is placed on purpose, and the table names no module that is gone."""
+    for name in NAMES:
+        height_of(name)
+    assert [m for _, modules in ROOMS for m in modules if m not in NAMES] == []
+
+
+def test_imports_go_to_rooms_above() -> None:
+    """No module imports from a row below its own in the table, not even inside a function."""
     wrong = [
         f"{name} imports {target}"
         for name, _, tree in modules()
-        if name != "__init__"
-        for target in filter(None, map(own, imports(tree, everywhere=False)))
-        if floor_of(target) > floor_of(name)
+        for target in sorted(imported(tree))
+        if name != "__init__" and height_of(target) > height_of(name)
     ]
     assert wrong == []
 
 
+def test_no_circle_of_imports() -> None:
+    """The import graph of all modules, imports inside functions included, has a topological order."""
+    graph = {name: imported(tree) - {name} for name, _, tree in modules()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert set(order) >= NAMES - {"__init__"}
+
+
+def test_verbs_and_report_are_apart() -> None:
+    """Neither imports the other: a result is all that passes between them."""
+    graph = {name: imported(tree) for name, _, tree in modules()}
+    crossed = [
+        f"{name} imports {target}"
+        for name, targets in graph.items()
+        for target in targets
+        if {name.split(".")[0], target.split(".")[0]} == {"verbs", "report"}
+    ]
+    assert crossed == []
+
+
 def test_the_pure_core_touches_no_adapter() -> None:
-    """Not even inside a function: no files, no database, no engine below the ports."""
-    ports = next(height for height, floor in enumerate(FLOORS) if "backend" in floor)
+    """Statistics, scoring, allocation and what they stand on: no database, no process, no llama.cpp, no terminal."""
+    outside = ("sqlite3", "subprocess", "llama_cpp", "ctypes", "rich", "click")
+    ports = height_of("llamacpp.protocol")
     wrong = [
         f"{name} imports {target}"
         for name, _, tree in modules()
-        if name != "__init__" and floor_of(name) < ports
+        if name != "__init__" and height_of(name) < ports
         for target in imports(tree)
-        if (own(target) and floor_of(own(target) or "") >= ports)
-        or target.split(".")[0] in ("sqlite3", "subprocess", "llama_cpp", "ctypes", "gguf", "rich", "click")
+        if target.split(".")[0] in outside
     ]
     assert wrong == []
 
@@ -111,7 +139,7 @@ def test_only_the_adapter_knows_llama_cpp() -> None:
     wrong = [
         f"{name} imports {target}"
         for name, _, tree in modules()
-        if not name.startswith("llamacpp") and name != "sandbox.enter"
+        if not name.startswith("llamacpp") and name != "bench.sandbox.enter"
         for target in imports(tree)
         if target.split(".")[0] in ("llama_cpp", "ctypes")
     ]
@@ -124,14 +152,18 @@ def test_the_adapter_is_opened_only_by_the_front() -> None:
         name.split(".")[0]
         for name, _, tree in modules()
         for target in filter(None, map(own, imports(tree)))
-        if target.startswith("llamacpp")
+        if target.startswith("llamacpp") and "protocol" not in target
     }
     assert users <= {"llamacpp", "api", "cli"}
 
 
 def test_nothing_imports_the_fake() -> None:
     """Tests do."""
-    assert [n for n, _, tree in modules() if any((own(t) or "").startswith("testing") for t in imports(tree))] == []
+    assert [
+        n
+        for n, _, tree in modules()
+        if not n.startswith("testing") and any((own(t) or "").startswith("testing") for t in imports(tree))
+    ] == []
 
 
 def loaded_by(code: str) -> set[str]:

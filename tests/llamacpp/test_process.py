@@ -96,7 +96,7 @@ def test_a_native_abort_is_reported_with_its_own_words(
     The engine refuses such a swap, so the worker is started with that check taken out.
     """
     (tmp_path / "sitecustomize.py").write_text(
-        "from cerebellum import llama_rules\nllama_rules.quantizable_tensors = lambda model: model.tensors\n"
+        "from cerebellum.gguf import llama_rules\nllama_rules.quantizable_tensors = lambda model: model.tensors\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     unchecked = BACKEND.open(model, SETTINGS, Sources(model))

@@ -79,8 +79,9 @@ def bench(
     Example: cerebellum bench recipe.gguf --against base-Q3_K_M.gguf --reference model-BF16.gguf --tasks arc_challenge,humaneval --out bench
     """
     from cerebellum import api
+    from cerebellum.bench.plain import bench_json
     from cerebellum.errors import InputError
-    from cerebellum.report.bench import bench_grid, bench_json
+    from cerebellum.report.bench import bench_grid
 
     if against is None and fail_on_loss:
         raise InputError("--fail-on-loss is of the comparison with a base: give --against BASE.gguf with it")

@@ -154,8 +154,8 @@ def devices() -> tuple[str, ...]:
 @functools.cache
 def build_id() -> str:
     """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, the devices
-    beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for (`cerebellum.scoring.loops.compiled`): another
-    of these may round another way.
+    beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for
+    (`cerebellum.scoring.loops.compiled`): another of these may round another way.
     """
     digest = hashlib.sha256()
     for path in sorted(library_folder().iterdir()):

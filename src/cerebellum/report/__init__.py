@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cerebellum.files import write_text
+from cerebellum.files import companions, write_text
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report
 from cerebellum.report.plain import summary_of
-from cerebellum.verbs.write import companions
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult
 
 
-def write_report(result: RunResult, out: Path) -> None:
-    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``. Raises `OutputError`."""
+def write_report(result: RunResult, out: Path) -> dict[str, Any]:
+    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``. Returns what ``report.json`` holds.
+
+    Raises `OutputError`.
+    """
     from cerebellum.report.chart import sweep_chart
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.tensor_types))
     write_text(out / "report.md", full_report(result))
-    write_text(out / "report.json", json.dumps(summary_of(result), indent=2, ensure_ascii=False) + "\n")
+    summary = summary_of(result)
+    write_text(out / "report.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
     if result.written is not None:
         write_text(companions(result.written.path)[1], model_card(result))
+    return summary

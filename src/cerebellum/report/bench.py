@@ -1,4 +1,4 @@
-"""Benchmarks as a table, in sentences and as plain data."""
+"""Benchmarks as a table and in sentences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from cerebellum.bench.pairs import is_binary
 from cerebellum.bench.score import UNJUDGED
 from cerebellum.report.grids import Grid, with_limits
-from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
     from cerebellum.bench.pairs import Pair
@@ -180,17 +179,3 @@ def _spoiled(task: TaskResult, score: Score) -> list[str]:
             f"{task.name}, {score.role}: not told from guessing ({100 * chance:.3g} %): the questions are beyond it, or too few."
         )
     return lines
-
-
-def bench_json(result: BenchResult) -> dict[str, Any]:
-    """The result as plain data; the items are in ``bench/``."""
-    tasks = []
-    for task in result.tasks:
-        scores = [{k: v for k, v in as_json(score).items() if k != "values"} for score in task.scores]
-        tasks.append(
-            {
-                "task": task.name, "metric": task.metric, "margin": task.margin, "gate": task.word or None, "facts": as_json(task.facts),
-                "self_tests": as_json(task.checks), "scores": scores, "pairs": [as_json(p) for p in task.pairs],
-            }
-        )  # fmt: skip
-    return {"files": as_json(result.files), "gate": result.word or None, "tasks": tasks, "facts": as_json(result.facts)}

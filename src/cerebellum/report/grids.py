@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cerebellum.allocate.effects import Prediction
 from cerebellum.domain import TrialKind
 from cerebellum.llamacpp.protocol import Settings
+from cerebellum.report.noise import noise_line
 from cerebellum.scoring.summary import Contrast, Summary
 from cerebellum.stats.intervals import Interval, smallest_detectable
 from cerebellum.stats.verdicts import MILLI
@@ -122,8 +123,6 @@ def interval_note(
 
 def sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
     """A row per trial, the base first."""
-    from cerebellum.report.ladder import noise_line
-
     columns = ["tensor", "type", "size", "PPL", "PPL change, %", "at best T, %", "KLD change", "verdict", "class"]
     base = sweep.base
     base_kld = base.divergence

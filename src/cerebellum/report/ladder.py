@@ -1,4 +1,4 @@
-"""A ladder and the noise floor, as tables and sentences."""
+"""A ladder as a table and as plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.results import LadderResult, Noise
+    from cerebellum.results import LadderResult
     from cerebellum.stats.ladder import Rung
 
 
@@ -41,20 +41,3 @@ def ladder_json(found: LadderResult) -> dict[str, Any]:
     """The verdict, what it rests on, the rungs."""
     report: dict[str, Any] = as_json(found.report)
     return {**report, "rungs": as_json(found.rungs), "facts": found.facts}
-
-
-def noise_line(noise: Noise) -> str:
-    """The floor, what made it, and on how much text."""
-    parts = []
-    for change in noise.changes:
-        said = [f"reference {_tiny(change.reference)}"] if change.reference is not None else []
-        said += [f"base {_tiny(change.base)}"] if change.base is not None else []
-        parts.append(f"{change.change}: {', '.join(said)}")
-    return (
-        f"Noise floor {_tiny(noise.floor)} thousandths of a nat: what harmless changes do to mean KLD on {noise.n_chunks} chunks of the "
-        f"search text ({'; '.join(parts)}). A smaller difference is none."
-    )
-
-
-def _tiny(x: float | None) -> str:
-    return "?" if x is None else f"{x * MILLI:.2g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.allocate.policies import Choice
-from cerebellum.report.bench import bench_json
+from cerebellum.bench.plain import bench_json
 from cerebellum.report.ladder import ladder_json
 from cerebellum.scoring.summary import as_json
 

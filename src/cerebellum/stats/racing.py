@@ -63,8 +63,8 @@ class RaceRules:
     how many trials TOP_K keeps. ``scale``: per-trial factor on its difference for TOP_K (1 / bytes saved, say), 1 where
     absent; with scales the margin is in scaled units.
 
-    For CHOICE, which follows `cerebellum.allocate.policies.choose_greedy`: ``limits`` are per-trial largest differences with which it could still be
-    chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
+    For CHOICE, which follows `cerebellum.allocate.policies.choose_greedy`: ``limits`` are per-trial largest differences with which it
+    could still be chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
     others go on to the full text, since what they cost is then spent. ``savings``: bytes that a trial saves, which orders those that
     share one budget; ``groups``: of a group (the types of one tensor) only one can be taken.
     """

@@ -1,7 +1,7 @@
 """A backend without llama.cpp, for tests of whatever stands on the seam: planted effects, planted failures, real files.
 
-`FakeBackend` keeps the promises of `cerebellum.llamacpp.protocol`. A score depends on the text of the chunk and on the realized type of every
-tensor, and on nothing else; so a written file scores exactly as its types do in memory, and no call remembers the calls before it.
+`FakeBackend` keeps the promises of `cerebellum.llamacpp.protocol`. A score depends on the text of the chunk and on the realized type
+of every tensor, and on nothing else; so a written file scores exactly as its types do in memory, and no call remembers the calls before it.
 `write_fake_model` writes a small GGUF (its weights are zeros) to start from::
 
     source = write_fake_model(tmp_path / "model.gguf")
@@ -133,7 +133,7 @@ class FakeBackend:
 
 
 class FakeEngine:
-    """See `cerebellum.llamacpp.protocol.Engine` and `FakeBackend`. ``n_scored`` counts the chunks it has scored: what resuming must save."""
+    """See `Engine` of `cerebellum.llamacpp.protocol` and `FakeBackend`. ``n_scored`` counts the chunks it has scored."""
 
     n_vocab = N_VOCAB
 

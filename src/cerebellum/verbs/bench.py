@@ -15,6 +15,7 @@ from cerebellum.bench.asking import Asker, Forgetful, Memory
 from cerebellum.bench.code import CodeTask
 from cerebellum.bench.items import Item, Judged, Reply, Task, Write
 from cerebellum.bench.lines import item_lines
+from cerebellum.bench.plain import bench_json
 from cerebellum.bench.sandbox import Sandbox
 from cerebellum.bench.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
 from cerebellum.bench.sets import CODE, Sets, expand
@@ -98,8 +99,6 @@ def bench_study(
         words.append(UNJUDGED)  # whatever was found, it is not what quantizing cost
     result = BenchResult(told, tasks, gate_of(words), facts)
     if folder is not None:
-        from cerebellum.report.bench import bench_json
-
         remove_stale(folder / "bench", names, files)
         write_text(folder / "bench.json", json.dumps(bench_json(result), indent=2, ensure_ascii=False) + "\n")
     return result

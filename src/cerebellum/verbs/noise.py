@@ -3,28 +3,23 @@
 Harmless are the batch shape, the number of threads and, for the reference, its weights stored as F32. Two things are measured on
 the first chunks of the search text, and the larger is the floor: how far the reference gets from itself, and how much the base's KL
 divergence (from which every difference is taken) moves. Each is measured on the engine that is open anyway: the reference's before it is
-closed (`measure_reference`), the base's when the job's are open (`measure_noise`).
+closed (`measure_reference`), the base's when the session's engines are open (`verbs.noise_floor.measure_noise`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cerebellum.domain import Model, TensorTypes, Trial, TrialKind, tensor_types_of
-from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.llamacpp.protocol import Engine, Settings
 from cerebellum.progress import Progress
-from cerebellum.results import Harmless, Noise
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.scoring.summary import mean_kld
 from cerebellum.study.runner import Scores, Split, TrialRunner
 from cerebellum.study.store import Study
-
-if TYPE_CHECKING:
-    from cerebellum.verbs.session import Session
 
 #: Chunks of the search text that the floor is measured on.
 NOISE_CHUNKS = 4
@@ -89,21 +84,3 @@ def measure_reference(noise_context: NoiseContext, engine: Engine, reference: Mo
     """
     changes = changes_of(noise_context.settings, reference, noise_context.batch(engine.n_vocab))
     return {change.name: mean_kld(noise_context.scores([engine], reference, change, "reference")) for change in changes}
-
-
-def measure_noise(session: Session) -> Noise:
-    """The floor of a job's figures: what its reference was found to do, and the base. Raises a `CerebellumError`."""
-    from cerebellum.verbs.sweep import BASE_TRIAL
-
-    noise_context = session.reference.noise_context
-    base = mean_kld(
-        session.runner(session.search).measure([BASE_TRIAL], noise_context.chunks, "base")[BASE_TRIAL.label]
-    )
-    found = []
-    batch = noise_context.batch(session.engines[0].n_vocab)
-    for change in changes_of(noise_context.settings, model_file.read_model(session.reference_path), batch):
-        moved = None
-        if not change.tensor_types:
-            moved = abs(mean_kld(noise_context.scores(session.engines[:1], session.base.model, change, "base")) - base)
-        found.append(Harmless(change.name, session.reference.noise[change.name], moved))
-    return Noise(tuple(found), len(noise_context.chunks))

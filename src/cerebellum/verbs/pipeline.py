@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cerebellum.allocate.effects import Objective
 from cerebellum.allocate.plan import check_choice
 from cerebellum.allocate.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.files import companions
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import sha256_file
@@ -19,12 +22,16 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import combine
-from cerebellum.verbs.noise import measure_noise
+from cerebellum.verbs.noise_floor import measure_noise
+from cerebellum.verbs.race import run_race
 from cerebellum.verbs.session import Session, SessionOptions, open_session
-from cerebellum.verbs.sweep import SweepOptions, run_sweep
+from cerebellum.verbs.sweep import SweepOptions, make_plan, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid
-from cerebellum.verbs.write import companions, recipe_path, write_recipe
+from cerebellum.verbs.write import recipe_path, write_recipe
+
+#: Writes the report of a result into a folder, and gives what its ``report.json`` holds.
+Publish = Callable[[RunResult, Path], dict[str, Any]]
 
 #: Tokens that a question and its answer have at least, however short the chunks of the sweep are.
 BENCH_CTX = 2048
@@ -57,23 +64,21 @@ def run_session(
     choice_options: ChoiceOptions,
     *,
     backend: Backend,
+    publish: Publish,
     progress: Progress | None = None,
     bench_options: BenchOptions | None = None,
 ) -> RunResult:
     """Base, sweep, choice, combination with controls, file, proof, benchmarks, report, in ``options.out``. Resumes what was begun there.
 
-    Raises a `CerebellumError`; whatever was measured by then is kept.
+    ``publish`` writes the report of what is known, into a folder. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
-    from cerebellum.report import write_report
-    from cerebellum.report.plain import summary_of
-
     check_policy(choice_options.policy)
     check_sweep(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
     with open_session(options, backend, progress or Silent()) as session:
         validity = gate(session, choice_options)
         noise = take_noise(session)
-        sweep = run_sweep(
+        sweep = measure_sweep(
             session, sweep_options, None if choice_options.by_perplexity else choice_options.allowed_damage
         )
         warn(session, sweep)
@@ -104,10 +109,9 @@ def run_session(
         )
         if questions is not None:
             if written is not None:  # what is known by now is worth a report, however the benchmarks end
-                write_report(replace(result, facts={**facts, "unfinished": list(questions.names)}), options.out)
+                publish(replace(result, facts={**facts, "unfinished": list(questions.names)}), options.out)
             result = replace(result, bench=bench_session(session, written, questions))
-        write_report(result, options.out)
-        session.study.set_fact("result", summary_of(result))
+        session.study.set_fact("result", publish(result, options.out))
         return result
 
 
@@ -126,9 +130,20 @@ def sweep_session(
     check_sweep(options, sweep_options)
     with open_session(options, backend, progress or Silent(), reports=False) as session:
         noise = take_noise(session)
-        sweep = run_sweep(session, sweep_options, allowed_damage)
+        sweep = measure_sweep(session, sweep_options, allowed_damage)
         warn(session, sweep)
         return SweepResult(options.model.name, session.base, sweep, noise, facts_of(session))
+
+
+def measure_sweep(session: Session, options: SweepOptions, allowed_damage: float | None) -> Sweep:
+    """The sweep, as a race where one is asked for.
+
+    ``allowed_damage``: a race drops the trials that surely cost too much to be chosen; see `verbs.race.run_race`.
+    """
+    plan = make_plan(session, options)
+    if options.race is None:
+        return run_sweep(session, plan, options)
+    return run_race(session, plan, options, options.race, allowed_damage)
 
 
 def bench_session(session: Session, written: Written | None, questions: Questions) -> BenchResult | None:

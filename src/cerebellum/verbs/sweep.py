@@ -61,16 +61,8 @@ def make_plan(session: Session, options: SweepOptions) -> SweepPlan:
     return plan
 
 
-def run_sweep(session: Session, options: SweepOptions, allowed_damage: float | None = None) -> Sweep:
-    """Measure the planned trials on the search split; what was measured before is not measured again.
-
-    ``allowed_damage``: a race may let go what is surely too costly to be chosen; see `verbs.race.run_race`.
-    """
-    plan = make_plan(session, options)
-    if options.race is not None:
-        from cerebellum.verbs.race import run_race
-
-        return run_race(session, plan, options, options.race, allowed_damage)
+def run_sweep(session: Session, plan: SweepPlan, options: SweepOptions) -> Sweep:
+    """Measure the planned trials on the whole search split; what was measured before is not measured again."""
     scores = session.runner(session.search).measure([BASE_TRIAL, *plan.trials], session.search.chunks, "sweep")
     base = scores.pop(BASE_TRIAL.label)
     return Sweep(plan, summarize(base), base, judge_rows(session, plan, scores, base, options.thresholds))

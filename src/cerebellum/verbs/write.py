@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cerebellum.domain import ChunkScore, Trial, TrialKind
 from cerebellum.errors import ProofError
-from cerebellum.files import write_text
+from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import Overrides, format_overrides, pairs, pin, prove
 from cerebellum.keys import sha256_file
@@ -31,11 +31,6 @@ def make_overrides(session: Session, recipe: Trial) -> Overrides:
 def recipe_path(session: Session) -> Path:
     """Where the recipe's GGUF goes."""
     return session.options.out / f"{session.source.path.stem}-{session.base.ftype}-cerebellum.gguf"
-
-
-def companions(path: Path) -> tuple[Path, Path]:
-    """The override file and the model card of a written GGUF."""
-    return path.with_suffix(".overrides.txt"), path.with_suffix(".card.md")
 
 
 def write_recipe(session: Session, combination: Combination) -> Written:

@@ -19,7 +19,7 @@ from cerebellum.text.chat import TEMPLATE
 
 
 class LlamaResponder:
-    """See `cerebellum.llamacpp.generate.protocol.Responder` for the contract, `cerebellum.llamacpp.protocol.Backend.respond` for ``n_ctx``."""
+    """See `Responder` of `cerebellum.llamacpp.generate.protocol` for the contract, `Backend.respond` of `cerebellum.llamacpp.protocol` for ``n_ctx``."""
 
     def __init__(self, path: Path, settings: Settings, n_ctx: int | None = None) -> None:
         self._file = model_file.read_model(path)

@@ -1,8 +1,8 @@
 """The loops over a row of logits, compiled: normalizer, tempered normalizers, divergence, the largest.
 
 Each kernel takes the rows ``first`` … ``last`` − 1 of a matrix where it lies and fills the same rows of its results; no row depends on
-another, so rows may be shared among threads in any way. Sums over a whole row run in the eight lanes of `cerebellum.scoring.loops.simd`, in parts of
-`_PART` values: a sum of v positive values is rounded by at most (v / `_PART` + `_PART` / 8 + 8) × 2⁻⁵³ of it, 5e-14 for 262,144.
+another, so rows may be shared among threads in any way. Sums over a whole row run in the eight lanes of `cerebellum.scoring.loops.simd`, in
+parts of `_PART` values: a sum of v positive values is rounded by at most (v / `_PART` + `_PART` / 8 + 8) × 2⁻⁵³ of it, 5e-14 for 262,144.
 """
 
 from __future__ import annotations
