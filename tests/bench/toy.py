@@ -35,7 +35,7 @@ def nats_of(context: str, continuation: str) -> float:
 
 @dataclass
 class Toy:
-    """See `Responder` of `cerebellum.llamacpp.generate.protocol`. ``n_answered`` counts what was really computed; ``dies_after`` so many it is gone."""
+    """See `Responder` of `cerebellum.llamacpp.generate.protocol`. ``n_answered`` counts what was computed; after ``dies_after`` it dies."""
 
     nats: Callable[[str, str], float] = nats_of
     reply: Callable[[str], str] = lambda prompt: ""

@@ -17,7 +17,8 @@ from cerebellum.errors import EngineError, InputError, RefusedError, StudyError,
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.report.divergence import measurement_grid
-from cerebellum.report.ladder import ladder_grid, noise_line
+from cerebellum.report.ladder import ladder_grid
+from cerebellum.report.noise import noise_line
 from cerebellum.results import Noise
 from cerebellum.stats.intervals import quantile_interval
 from cerebellum.study.store import Study

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def write_report(result: RunResult, out: Path) -> dict[str, Any]:
-    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``. Returns what ``report.json`` holds.
+    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``.
 
-    Raises `OutputError`.
+    Returns what ``report.json`` holds. Raises `OutputError`.
     """
     from cerebellum.report.chart import sweep_chart
 

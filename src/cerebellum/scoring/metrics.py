@@ -1,7 +1,8 @@
 """Logits to per-chunk sums: NLL, KL divergence to a reference, agreement, tempered NLL. Pure; in float64.
 
 Everything is a sum over scored tokens, in nats; nothing is divided here. Compiled loops (`cerebellum.scoring.loops.kernels`) read
-the logits where they lie and give figures of each row; rows may be shared among the threads of a pool. The sums over rows are exact but for one
+the logits where they lie and give figures of each row;
+rows may be shared among the threads of a pool. The sums over rows are exact but for one
 rounding (`math.fsum`), so neither threads nor the order of rows change a bit.
 
 KL divergence is KL(reference ‖ trial) of the next-token distributions. A reference row is either complete (all logits: exact) or

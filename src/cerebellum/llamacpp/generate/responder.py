@@ -19,7 +19,7 @@ from cerebellum.text.chat import TEMPLATE
 
 
 class LlamaResponder:
-    """See `Responder` of `cerebellum.llamacpp.generate.protocol` for the contract, `Backend.respond` of `cerebellum.llamacpp.protocol` for ``n_ctx``."""
+    """Keeps the contract of `cerebellum.llamacpp.generate.protocol.Responder`; `Backend.respond` says what ``n_ctx`` is."""
 
     def __init__(self, path: Path, settings: Settings, n_ctx: int | None = None) -> None:
         self._file = model_file.read_model(path)
