@@ -14,14 +14,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cerebellum.domain import Chunk, Trial
 from cerebellum.llamacpp.protocol import ChunkScored, Note, SweepEvent, TrialStarted
 from cerebellum.llamacpp.trial.decoding import Bundle, Decoder
-from cerebellum.llamacpp.trial.engine import LlamaEngine
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
 from cerebellum.llamacpp.trial.sums import Reader, keeping
 from cerebellum.scoring.reference import ReferenceStore
+
+if TYPE_CHECKING:
+    from cerebellum.llamacpp.trial.engine import LlamaEngine
 
 #: The reference's rows that are kept for the trials after the first, at most.
 REFERENCE_BYTES = 128 << 20
