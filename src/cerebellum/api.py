@@ -25,10 +25,10 @@ from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
+from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
 from cerebellum.verbs.quantize import Quantized, quantize_model
-from cerebellum.verbs.session import SessionOptions
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 from cerebellum.verbs.validity import check_models, judge_ladder_file
 

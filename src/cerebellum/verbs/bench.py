@@ -26,10 +26,10 @@ from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
+from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.store import Study
 from cerebellum.text.chat import TEMPLATE
 from cerebellum.verbs.divergence import opened_study
-from cerebellum.verbs.session import cached_sha256
 
 #: Part of every answer's key: how requests are made into tokens.
 ASKING_VERSION = 1

@@ -20,10 +20,11 @@ from cerebellum.results import Measured, Measurement
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.scoring.summary import contrast, mean_of, nll_sums, summarize
 from cerebellum.stats.intervals import ChunkSums, Interval, paired_interval
+from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
-from cerebellum.verbs.session import cached_sha256, check_vocabulary
+from cerebellum.verbs.captured import check_vocabulary
 from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
 
 

@@ -23,8 +23,9 @@ from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import combine
 from cerebellum.verbs.noise_floor import measure_noise
+from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.race import run_race
-from cerebellum.verbs.session import Session, SessionOptions, open_session
+from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.sweep import SweepOptions, make_plan, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid

@@ -16,7 +16,7 @@ from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.verbs.session import check_imatrix_fits
+from cerebellum.verbs.inputs import check_imatrix_fits
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,11 @@ from cerebellum.results import LadderResult
 from cerebellum.scoring.summary import mean_kld, nll_sums
 from cerebellum.stats.intervals import ChunkSums, paired_interval
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
+from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.divergence import measure_files, opened_study
-from cerebellum.verbs.session import Session, cached_sha256
+from cerebellum.verbs.session import Session
 from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
 
 #: The stock file types of a ladder, none of which needs an importance matrix.

@@ -1,0 +1,66 @@
+"""The reference on a session's texts: all that it is opened for, so that it is opened once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerebellum.errors import InputError
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Sources
+from cerebellum.study.runner import Split, series_facts
+from cerebellum.verbs.capture import capture_rows, reference_facts
+from cerebellum.verbs.inputs import Inputs
+from cerebellum.verbs.noise import NoiseContext, measure_reference
+from cerebellum.verbs.splits import make_splits
+from cerebellum.verbs.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class CapturedReference:
+    """The reference on a job's texts: ``search`` chooses, ``report`` reports, ``facts`` identify its rows. ``noise``: what harmless changes
+    do to it, nats a token by change, and ``noise_context`` is what that was measured on."""
+
+    search: Split
+    report: Split
+    facts: dict[str, Any]
+    noise_context: NoiseContext
+    noise: Mapping[str, float]
+
+
+def capture_reference(
+    workspace: Workspace, inputs: Inputs, subject: Mapping[str, Any], *, reports: bool = True
+) -> CapturedReference:
+    """The texts cut, the reference's rows kept, its share of the noise floor. Not ``reports``: no rows of the report text.
+
+    Where the reference isn't the model itself, the model cuts the texts. Raises `InputError`, `TextError` or `EngineError`.
+    """
+    backend, settings, progress = workspace.backend, workspace.settings, workspace.progress
+    path, source = inputs.reference_path, inputs.source.path
+    with contextlib.ExitStack() as opened:
+        engine = backend.open(source, settings, Sources(source))
+        opened.callback(engine.close)
+        search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
+        if not inputs.is_own_reference:
+            n_vocab = engine.n_vocab
+            opened.close()
+            engine = backend.open(path, settings, Sources(path))
+            opened.callback(engine.close)
+            check_vocabulary(path, engine.n_vocab, n_vocab)
+        facts = reference_facts(workspace.sha256(path), engine.n_vocab)
+        splits = (search, report) if reports else (search,)
+        wanted = [(split, workspace.reference_store(split.corpus, facts)) for split in splits]
+        capture_rows(engine, wanted, f"reference {path.name}", progress)
+        series = series_facts(subject, search, settings, workspace.build, facts)
+        context = NoiseContext(workspace.study, search, series, wanted[0][1], settings, progress)
+        noise = measure_reference(context, engine, model_file.read_model(path))
+    return CapturedReference(search, report, facts, context, noise)
+
+
+def check_vocabulary(reference: Path, n_reference: int, n_vocab: int) -> None:
+    """Raises `InputError` where the reference has another number of tokens than the model."""
+    if n_reference != n_vocab:
+        raise InputError(f"{reference.name} has {n_reference} tokens, the model {n_vocab}: not a reference for it")

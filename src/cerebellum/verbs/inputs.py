@@ -1,0 +1,105 @@
+"""What a session is given: the model, its reference, the importance matrix and the texts, each read and checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerebellum.domain import Model
+from cerebellum.errors import InputError, ModelFileError, TextError
+from cerebellum.gguf import imatrix as imatrix_file
+from cerebellum.gguf import model_file
+from cerebellum.gguf.imatrix import Imatrix
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.types import ftype_name
+from cerebellum.keys import sha256_file
+from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.text import Text, read
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The text that chooses and the text that reports. ``report`` None: the second half of ``search`` reports. ``n_chunks`` bounds each."""
+
+    search_path: Path
+    search: Text
+    report_path: Path | None
+    report: Text | None
+    is_chat: bool
+    n_chunks: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """``reference_path`` is the file that KL divergence is taken to: the source itself unless another was given."""
+
+    source: Model
+    reference_path: Path
+    imatrix: Path | None
+    texts: Texts
+
+    @property
+    def is_own_reference(self) -> bool:
+        return self.reference_path == self.source.path
+
+
+def read_inputs(options: SessionOptions) -> Inputs:
+    """All that can be checked from the files alone. Raises `ModelFileError`, `InputError` or `TextError`."""
+    source = model_file.read_model(options.model)
+    check_ftype_known(options, source)
+    texts = Texts(
+        options.text,
+        read(options.text, options.chat),
+        options.report_text,
+        read(options.report_text, options.chat) if options.report_text else None,
+        options.chat,
+        options.n_chunks,
+    )
+    if options.imatrix is not None:
+        check_imatrix(options.imatrix, source, texts)
+    if options.reference:
+        model_file.read_model(options.reference)
+    return Inputs(source, options.reference or options.model, options.imatrix, texts)
+
+
+def check_ftype_known(options: SessionOptions, source: Model) -> None:
+    """The base asked for is a file type; a quantized source that is to be its own base says which it has.
+
+    Raises `TypeChoiceError` or `InputError`.
+    """
+    if options.base is not None:
+        ftype_name(options.base)
+    if source.is_quantized and options.base is None and source.ftype is None:
+        raise InputError(f"{source.path.name} is quantized, but doesn't say to which file type; name one with --base")
+
+
+def check_imatrix(path: Path, source: Model, measured_on: Texts) -> None:
+    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`."""
+    imatrix = imatrix_file.load_imatrix(path)
+    check_imatrix_fits(imatrix, path, source)
+    texts = {text: sha256_file(text) for text in (measured_on.search_path, measured_on.report_path) if text is not None}
+    for name in imatrix.datasets:
+        made_from = Path(name)
+        found = next(
+            (candidate for candidate in (made_from, path.parent / made_from.name) if candidate.is_file()), None
+        )
+        sha256 = sha256_file(found) if found else None
+        for text, text_sha256 in texts.items():
+            if text.name == made_from.name or text_sha256 == sha256:
+                raise TextError(
+                    f"{text.name} made the importance matrix, so it can't measure what comes of it; give another text"
+                )
+
+
+def check_imatrix_fits(imatrix: Imatrix, path: Path, source: Model) -> None:
+    """Some tensor of the model has an entry. Raises `ModelFileError`."""
+    if not {t.name for t in quantizable_tensors(source)} & set(imatrix.entries):
+        raise ModelFileError(
+            f"the importance matrix {path} has no entry for any tensor of {source.path.name}; it was made for another model"
+        )
+
+
+def subject_of(source_sha256: str, imatrix: Path | None) -> dict[str, Any]:
+    """What a study is of: the weights everything is quantized from, and the importance matrix that shapes it."""
+    return {"weights_sha256": source_sha256, "imatrix_sha256": sha256_file(imatrix) if imatrix else None}

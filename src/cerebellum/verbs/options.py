@@ -1,0 +1,32 @@
+"""What a study is made of, as the user says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cerebellum import bundled
+from cerebellum.llamacpp.protocol import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a study is made of. ``base`` None: Q3_K_M of an unquantized model, the file itself of a quantized one.
+
+    Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
+    ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
+    ``command`` is noted in the study and the report.
+    """
+
+    model: Path
+    out: Path
+    text: Path = bundled.SEARCH_TEXT
+    report_text: Path | None = None
+    chat: bool = False
+    base: str | None = None
+    reference: Path | None = None
+    imatrix: Path | None = None
+    settings: Settings = field(default_factory=Settings)
+    n_chunks: int | None = None
+    workers: int = 1
+    command: tuple[str, ...] = ()

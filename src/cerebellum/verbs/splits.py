@@ -1,0 +1,58 @@
+"""The chunks that choose and the chunks that report, cut from one text or two; never the same text."""
+
+from __future__ import annotations
+
+from cerebellum.domain import Corpus
+from cerebellum.errors import TextError
+from cerebellum.llamacpp.protocol import Engine
+from cerebellum.progress import Progress
+from cerebellum.study.runner import Split
+from cerebellum.verbs.inputs import Texts
+from cerebellum.verbs.text import corpus_of
+
+
+def make_splits(engine: Engine, texts: Texts, n_ctx: int, progress: Progress) -> tuple[Split, Split]:
+    """The search split and the report split. Raises `TextError` where there are too few chunks, or shared ones."""
+    corpus = corpus_of(engine, texts.search_path.name, texts.search, n_ctx, progress)
+    if texts.report_path is None or texts.report is None:
+        return halves(corpus, texts)
+    other = corpus_of(engine, texts.report_path.name, texts.report, n_ctx, progress)
+    search = split_of("search", corpus, range(corpus.n_chunks), texts.n_chunks)
+    report = split_of("report", other, range(other.n_chunks), texts.n_chunks)
+    check_disjoint(search, report)
+    return search, report
+
+
+def halves(corpus: Corpus, texts: Texts) -> tuple[Split, Split]:
+    """One text's first half to search, its second half to report. Raises `TextError`."""
+    half = corpus.n_chunks // 2
+    if half < 2:
+        unit = "conversations" if texts.is_chat else f"chunks of {corpus.n_ctx} tokens"
+        raise TextError(
+            f"{corpus.name} has only {corpus.n_chunks} {unit}; two must choose and two others report: give a longer text, a smaller --ctx, "
+            "or --report-text"
+        )
+    return (
+        split_of("search", corpus, range(half), texts.n_chunks),
+        split_of("report", corpus, range(half, corpus.n_chunks), texts.n_chunks),
+    )
+
+
+def split_of(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Split:
+    """At most ``limit`` of the chunks. Raises `TextError` for a single one."""
+    if len(chunks) < 2:
+        raise TextError(f"{corpus.name} gives only one chunk to measure on; two are the least: give a longer text")
+    return Split(name, corpus, tuple(chunks[:limit]))
+
+
+def check_disjoint(search: Split, report: Split) -> None:
+    """Raises `TextError` where a chunk of the report text is also one of the search text."""
+    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256:
+        raise TextError(f"{search.corpus.name} and {report.corpus.name} are the same text; the report needs another")
+    searched = {search.corpus.chunk(c).tokens.tobytes() for c in search.chunks}
+    shared = sum(report.corpus.chunk(c).tokens.tobytes() in searched for c in report.chunks)
+    if shared:
+        raise TextError(
+            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also in {search.corpus.name}, which chooses; "
+            "the report needs another text"
+        )
