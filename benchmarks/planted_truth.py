@@ -17,23 +17,38 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 
 from cerebellum.allocate.effects import SingleEffect
 from cerebellum.allocate.policies import Rules, choose_greedy
 from cerebellum.stats.fdr import adjusted_p
 from cerebellum.stats.intervals import Interval, mean_interval, quantile_to_reach
-from cerebellum.stats.racing import Goal, RaceRules, RaceState, for_choice, next_step, plan_race, race_state
-from cerebellum.stats.sequential import Spending
+from cerebellum.stats.racing import RaceRules, RaceState, for_choice, next_step, plan_race, race_state
+from cerebellum.stats.sequential import Spending, front_spending
 from cerebellum.stats.verdicts import Verdict, judge
 
 Floats = npt.NDArray[np.float64]
 TOKENS = 256
+
+
+def obrien_fleming(alpha: float, fraction: float) -> float:
+    """O'Brien-Fleming-like 4 - 4Φ(z[1-alpha/4]/sqrt(t)) (Lan & DeMets 1983)."""
+    return float(4.0 * ndtr(ndtri(alpha / 4.0) / math.sqrt(fraction)))
+
+
+def pocock(alpha: float, fraction: float) -> float:
+    """Pocock-like alpha·ln(1 + (e-1)t) (Lan & DeMets 1983)."""
+    return alpha * math.log1p((math.e - 1.0) * fraction)
+
+
+SPENDINGS: dict[str, Spending] = {"front": front_spending, "pocock": pocock, "obrien-fleming": obrien_fleming}
 
 
 @dataclass(frozen=True)
@@ -126,7 +141,7 @@ def one(world: World, args: argparse.Namespace, spending: Spending, seed: int) -
     clear = np.array([v is not Verdict.UNDECIDED for v in full])
     same = np.array([s.verdict is v for s, v in zip(stood, full, strict=True)])
     chunks = np.array([s.n_chunks for s in stood])
-    top = top_k(world, args, schedule_spending=spending, seed=seed) | choice_race(world, args, spending, seed)
+    choice = choice_race(world, args, spending, seed)
     early = chunks < n
     return {
         "hits": float(hit.sum()), "trials": m,
@@ -134,24 +149,7 @@ def one(world: World, args: argparse.Namespace, spending: Spending, seed: int) -
         "fdp": float(false.sum() / max(said.sum(), 1)), "same": float(same.sum()), "opposite": float(sum(other)),
         "same_clear": float((same & clear).sum()), "clear": float(clear.sum()), "tokens": float(chunks.sum() / (m * n)),
         "tokens_clear": float(chunks[clear].sum() / max(clear.sum() * n, 1)),
-        "tokens_nonnull": float(chunks[world.truth != 0].mean() / n), **top,
-    }  # fmt: skip
-
-
-def top_k(world: World, args: argparse.Namespace, schedule_spending: Spending, seed: int) -> dict[str, float]:
-    """The race for the least harmful ``--keep`` trials against the choice that the full text's estimates make."""
-    m, n = world.effects.shape
-    names = [f"{i:04d}" for i in range(m)]
-    order, schedule = plan_race(range(n), seed, first=args.first, growth=args.growth, spending=schedule_spending)
-    rules = RaceRules(order, schedule, alpha=args.alpha, goal=Goal.TOP_K, keep=args.keep, margin=args.indifference)
-    state = race(world, rules, names)
-    chosen = [int(t) for t in state.best(args.keep)]
-    full = set(np.argsort(world.effects.mean(axis=1), kind="stable")[: args.keep].tolist())
-    truly = np.sort(world.truth)[: args.keep].mean()
-    return {
-        "top_tokens": state.n_measured / (m * n), "top_same": len(full & set(chosen)) / args.keep,
-        "top_regret": float(world.truth[chosen].mean() - truly),
-        "full_regret": float(world.truth[sorted(full)].mean() - truly),
+        "tokens_nonnull": float(chunks[world.truth != 0].mean() / n), **choice,
     }  # fmt: skip
 
 
@@ -184,18 +182,18 @@ def greedy(intervals: Mapping[str, Interval], allowed: float) -> set[str]:
     return {e.tensor for e in choose_greedy(effects, Rules(allowed_damage=allowed)).effects}
 
 
-def simulate(args: argparse.Namespace, spending: Spending) -> dict[str, Any]:
+def simulate(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """All replicates; replicate i has seed (--seed, i), so their order doesn't matter."""
     measured = None if args.spread is None else np.asarray(np.load(args.spread)["effects"], dtype=np.float64)
     rows = []
     for i in range(args.replicates):
         rng = np.random.default_rng([args.seed, i])
         world = synthetic(rng, args) if measured is None else resampled(rng, args, measured)
-        rows.append(one(world, args, spending, i))
+        rows.append(one(world, args, SPENDINGS[name], i))
     total = {k: float(np.sum([r[k] for r in rows])) for k in rows[0]}
     mean = {k: v / len(rows) for k, v in total.items()}
     return {
-        "spending": spending.value,
+        "spending": name,
         "coverage": total["hits"] / total["trials"],
         "coverage_early": total["hits_early"] / max(total["trials_early"], 1.0),
         "false_discovery_rate": mean["fdp"],
@@ -211,10 +209,6 @@ def simulate(args: argparse.Namespace, spending: Spending) -> dict[str, Any]:
         "choice_size": mean["choice_size"],
         "choice_same": total["choice_same"] / max(total["choice_size"], 1.0),
         "choice_others": mean["choice_other"],
-        "top_tokens": mean["top_tokens"],
-        "top_same": mean["top_same"],
-        "top_regret": mean["top_regret"],
-        "full_regret": mean["full_regret"],
     }
 
 
@@ -257,19 +251,15 @@ def main() -> None:
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--rate", type=float, default=0.05, help="false-discovery rate asked for")
     parser.add_argument("--margin", type=float, default=0.0003, help="equivalence margin, nats per token")
-    parser.add_argument(
-        "--indifference", type=float, default=0.0003, help="margin within which top-k order doesn't matter"
-    )
     parser.add_argument("--allowed", type=float, default=0.002, help="nats per token that a choice may cost")
-    parser.add_argument("--keep", type=int, default=20)
     parser.add_argument("--first", type=int, default=6, help="chunks of the first look")
     parser.add_argument("--growth", type=float, default=1.6, help="factor between looks")
-    parser.add_argument("--spending", type=Spending, default=Spending.FRONT, choices=list(Spending))
+    parser.add_argument("--spending", default="front", choices=list(SPENDINGS))
     parser.add_argument("--compare", action="store_true", help="all spending functions")
     parser.add_argument("--intervals", action="store_true", help="interval methods on textbook populations")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    spendings = list(Spending) if args.compare else [args.spending]
+    spendings = list(SPENDINGS) if args.compare else [args.spending]
     rows = intervals(args) if args.intervals else [simulate(args, s) for s in spendings]
     print(json.dumps(rows, indent=1)) if args.json else show(rows)
 

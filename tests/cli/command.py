@@ -1,12 +1,17 @@
-"""The command as a user runs it: a process of its own, in a folder of its own."""
+"""The command as a user runs it, in a folder of its own: in this process, or where that is the point in a process of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
+
+from click.testing import CliRunner
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 ENVIRONMENT = {**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(SOURCE)}
@@ -26,10 +31,24 @@ def start(folder: Path, *arguments: str | Path, before: Callable[[], None] | Non
     )
 
 
-def cerebellum(
+def cerebellum(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """``cerebellum ARGUMENTS`` in ``folder``, in this process. An error that nobody caught is printed as Python prints it."""
+    from cerebellum.cli import main
+
+    words = ["cerebellum", *map(str, arguments)]
+    environment = {"NO_COLOR": "1"}
+    with contextlib.chdir(folder), mock.patch.object(sys, "argv", words):
+        result = CliRunner().invoke(main, words[1:], prog_name="cerebellum", env=environment)
+    err = result.stderr
+    if result.exc_info and not isinstance(result.exception, SystemExit | None):
+        err += "".join(traceback.format_exception(*result.exc_info))
+    return subprocess.CompletedProcess(words, result.exit_code, result.stdout, err)
+
+
+def cerebellum_process(
     folder: Path, *arguments: str | Path, before: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """``cerebellum ARGUMENTS`` in ``folder``, ended."""
+    """``cerebellum ARGUMENTS`` in ``folder``, in a process of its own, ended."""
     process = start(folder, *arguments, before=before)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

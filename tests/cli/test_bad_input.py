@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import cerebellum, refused
+from tests.cli.command import cerebellum, cerebellum_process, refused
 from tests.llamacpp import tiny
 from tests.templates import CHATML
 
@@ -65,6 +65,22 @@ def test_a_file_that_is_no_whole_model(
     refused(cerebellum(ground, verb, model, *rest, *options), 2, *words)
     assert not (ground / "out.gguf").exists()
     assert not (ground / "out" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "half.gguf"),
+        ("quantize", "strange.gguf", "Q3_K_M", "--out", "out.gguf"),
+        ("perplexity", "model.gguf", "--text", "latin.txt", *SMALL),
+        ("run", "model.gguf", "--out", "typo", "--base", "Q3_KM"),
+    ],
+)
+def test_a_process_of_its_own_says_the_same(ground: Path, arguments: tuple[str, ...]) -> None:
+    """Exit code and both streams: what the tests here see in their own process is what a user sees."""
+    ours, theirs = cerebellum(ground, *arguments), cerebellum_process(ground, *arguments)
+    assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, theirs.stderr)
+    refused(theirs, 2)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +168,7 @@ def test_a_full_disk_while_writing_says_so(ground: Path, tmp_path: Path) -> None
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 
-    done = cerebellum(ground, "quantize", "model.gguf", "Q8_0", "--out", tmp_path / "out.gguf", before=limit)
+    done = cerebellum_process(ground, "quantize", "model.gguf", "Q8_0", "--out", tmp_path / "out.gguf", before=limit)
     refused(done, 3, "out.gguf")
     assert not list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cerebellum import bundled
-from tests.cli.command import ENVIRONMENT, cerebellum, refused, start
+from tests.cli.command import ENVIRONMENT, cerebellum, cerebellum_process, refused, start
 from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
@@ -100,7 +100,7 @@ def test_the_harness_own_command_runs_on_our_engine(tmp_path: Path) -> None:
         "doc_to_choice: choices\ndoc_to_target: answer\nmetric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
     )
     model = f"pretrained={bundled.MODEL},out={tmp_path / 'out'}"
-    done = cerebellum(
+    done = cerebellum_process(
         tmp_path, "lm-eval", "run", "--model", "cerebellum", "--model_args", model, "--tasks", "mine", "--include_path", tmp_path / "tasks",
         "--output_path", tmp_path / "results.json",
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_the_harness_command_ends_with_one_message_where_it_can_load_nothing(
     for name, value in (("HF_HUB_OFFLINE", "1"), ("HF_HOME", str(tmp_path / "cache"))):
         monkeypatch.setitem(ENVIRONMENT, name, value)
     options = ("--model", "cerebellum", "--model_args", f"pretrained={bundled.MODEL}", "--limit", "1")
-    done = cerebellum(tmp_path, "lm-eval", "run", *options, "--tasks", task)
+    done = cerebellum_process(tmp_path, "lm-eval", "run", *options, "--tasks", task)
     refused(subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, *words)
 
 
@@ -154,11 +154,11 @@ def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path:
 
 def test_the_harness_command_refuses_a_model_that_it_does_not_know_and_helps(tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="needs the bench extra")
-    done = cerebellum(tmp_path, "lm-eval", "run", "--model", "cerebelum", "--tasks", "piqa", "--limit", "1")
+    done = cerebellum_process(tmp_path, "lm-eval", "run", "--model", "cerebelum", "--tasks", "piqa", "--limit", "1")
     refused(
         subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, "cerebelum", "--model cerebellum"
     )
-    said = cerebellum(tmp_path, "lm-eval", "--help").stdout
+    said = cerebellum_process(tmp_path, "lm-eval", "--help").stdout
     assert (
         "Example: cerebellum lm-eval run --model cerebellum" in said
         and "gpu_layers" in said

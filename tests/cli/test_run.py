@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cerebellum.gguf.model_file import read_model
+from cerebellum.llamacpp.process import IDLE, Child
 from tests.cli.command import cerebellum, refused, start
 from tests.llamacpp import tiny
 
@@ -111,7 +112,7 @@ def scores(study: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("after", [0, 1, 20, 60, 100])
+@pytest.mark.parametrize("after", [1, 60])
 def test_a_killed_run_resumes_and_equals_the_unbroken_one(ground: Path, finished: dict[str, Any], after: int) -> None:
     out = ground / f"killed{after}"
     process = start(ground, *JOB, "--out", out.name)
@@ -221,3 +222,20 @@ def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "kept" in err and "Traceback" not in err
+
+
+def test_a_run_with_benchmarks_starts_few_processes(ground: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the reference, the base, the written file, and one for all that is asked of llama.cpp before and after: with the command's own
+    at most six."""
+    started, start = list[str](), Child.__init__
+
+    def noting(child: Child, doing: str) -> None:
+        start(child, doing)
+        started.append(doing)
+
+    IDLE.close()
+    monkeypatch.setattr(Child, "__init__", noting)
+    asked = ("--bench", "world_facts,world_endings", "--bench-limit", "2")
+    done = cerebellum(ground, *JOB, *asked, "--out", "asked")
+    assert done.returncode == 0, done.stderr
+    assert report(ground / "asked")["bench"] and len(started) <= 5, started

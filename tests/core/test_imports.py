@@ -190,6 +190,12 @@ def test_no_engine_before_it_is_asked_for(module: str) -> None:
     assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2", "numba"}
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["bench", "--help"]])
+def test_help_loads_click_alone(arguments: list[str]) -> None:
+    code = f"from cerebellum.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass"
+    assert loaded_by(code) == {"click"}
+
+
 def test_public_names_are_there() -> None:
     """Everything in ``__all__`` of the package and its modules can be had."""
     names = [name for name, _, tree in modules() if "__all__" in ast.unparse(tree) and name != "__main__"]

@@ -16,7 +16,7 @@ import pytest
 from cerebellum.domain import Chunk, Corpus, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineDied, EngineError, ModelFileError, OutputError, TypeChoiceError
 from cerebellum.gguf.model_file import read_model
-from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
+from cerebellum.llamacpp.process import IDLE, Child, EngineProcess, LlamaBackend
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.study.runner import TrialFailed, TrialRunner
 from cerebellum.study.store import Study
@@ -227,3 +227,60 @@ def test_quantizing_leaves_nothing_half_written(model: Path, tmp_path: Path) -> 
 def test_the_build_is_named(model: Path) -> None:
     """One identity, the same in every process, with the package's version in it."""
     assert BACKEND.id == LlamaBackend().id and BACKEND.id.startswith("llama-cpp-python 0.3.")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """The processes that are started from now on; none is idle."""
+    children, start = list[Child](), Child.__init__
+
+    def noting(child: Child, doing: str) -> None:
+        start(child, doing)
+        children.append(child)
+
+    IDLE.close()
+    monkeypatch.setattr(Child, "__init__", noting)
+    return children
+
+
+def test_questions_files_and_responders_take_turns_in_one_process(
+    model: Path, tmp_path: Path, started: list[Child]
+) -> None:
+    """An engine gets a process in which nothing was computed, and no one gets that one after it."""
+    types = BACKEND.types(model, "Q4_0")
+    BACKEND.quantize(model, tmp_path / "out.gguf", "Q4_0")
+    with pytest.raises(TypeChoiceError):
+        BACKEND.quantize(model, tmp_path / "other.gguf", "IQ1_S")
+    for _ in range(2):
+        responder = BACKEND.respond(tmp_path / "out.gguf", SETTINGS)
+        assert len(responder.tokenize(["once"])) == 1
+        responder.close()
+        responder.close()
+    assert len(started) == 1 and read_model(tmp_path / "out.gguf").types == types == BACKEND.types(model, "Q4_0")
+    first, second = BACKEND.open(model, SETTINGS), BACKEND.open(model, SETTINGS)
+    assert len({started[0].pid, first.pid, second.pid}) == 3
+    first.close()
+    second.close()
+    assert BACKEND.types(model, "Q4_0") == types and len(started) == 4
+
+
+def test_a_question_before_an_engine_is_opened_costs_no_process(model: Path, started: list[Child]) -> None:
+    BACKEND.types(model, "Q4_0")
+    BACKEND.open(model, SETTINGS).close()
+    assert len(started) == 1
+
+
+def test_an_idle_process_that_started_otherwise_or_died_is_not_taken(
+    model: Path, started: list[Child], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another current folder, where a relative path means another file; another environment; a process that was killed."""
+    types = BACKEND.types(model, "Q4_0")
+    with monkeypatch.context() as patch:
+        patch.chdir(model.parent)
+        assert BACKEND.types(Path(model.name), "Q4_0") == types
+    monkeypatch.setenv("CEREBELLUM_TEST", "1")
+    assert BACKEND.types(model, "Q4_0") == types and len(started) == 3
+    os.kill(started[-1].pid, signal.SIGKILL)
+    assert ended(started[-1].pid, 5.0)
+    assert BACKEND.types(model, "Q4_0") == types and len(started) == 4
+    assert ended(started[0].pid, 5.0) and ended(started[1].pid, 5.0)

@@ -78,14 +78,13 @@ def test_pairing_goes_by_chunk_id_not_position() -> None:
     assert list(intervals.paired_values(trial, base)) == pytest.approx([0.2, 0.1, 0.2])
 
 
-def test_missing_chunks_are_refused_unless_asked() -> None:
-    """A chunk on one side only is an error that names it; "intersect" drops it openly."""
+def test_missing_chunks_are_refused() -> None:
+    """A chunk on one side only is an error that names it."""
     trial, base = {0: (1.0, 2), 1: (2.0, 2), 2: (3.0, 2)}, {0: (1.0, 2), 1: (1.0, 2)}
     with pytest.raises(ValueError, match="chunk 2"):
         intervals.paired_interval(trial, base)
-    assert intervals.paired_interval(trial, base, missing="intersect").n_chunks == 2
     with pytest.raises(ValueError, match="no chunk"):
-        intervals.paired_values({0: (1.0, 1)}, {1: (1.0, 1)}, missing="intersect")
+        intervals.paired_values({}, {})
     with pytest.raises(ValueError, match="scored tokens"):
         intervals.paired_values({0: (1.0, 1)}, {0: (1.0, 2)})
 

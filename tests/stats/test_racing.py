@@ -13,17 +13,7 @@ from hypothesis import strategies as st
 from cerebellum.allocate.effects import SingleEffect
 from cerebellum.allocate.policies import Rules, choose_greedy
 from cerebellum.stats.intervals import Interval, mean_interval
-from cerebellum.stats.racing import (
-    Goal,
-    RaceRules,
-    chunk_order,
-    for_choice,
-    next_step,
-    pairs_ahead,
-    place,
-    plan_race,
-    race_state,
-)
+from cerebellum.stats.racing import RaceRules, chunk_order, for_choice, next_step, plan_race, race_state
 from cerebellum.stats.verdicts import Verdict
 
 N = 64
@@ -60,12 +50,11 @@ def run(rules: Any, x: Any, budget: Any = None, shuffle: Any = None, measured: A
 
 
 VERDICT = RaceRules(ORDER, SCHEDULE, margin=0.4)
-TOP = RaceRules(ORDER, SCHEDULE, goal=Goal.TOP_K, keep=4, margin=0.3)
 ONES = dict.fromkeys(NAMES, 1)
 CHOICE = for_choice(VERDICT, ONES, dict(zip(NAMES, NAMES, strict=True)), allowed=2.0)
 
 
-@pytest.mark.parametrize("rules", [VERDICT, TOP, CHOICE])
+@pytest.mark.parametrize("rules", [VERDICT, CHOICE])
 def test_order_of_arrival_and_interruptions_change_nothing(rules: Any) -> None:
     """Work done in random order and cut off half-way, again and again, ends in the same state with the same chunks."""
     x = world(1)
@@ -80,7 +69,7 @@ def test_names_in_another_order_change_nothing() -> None:
     assert race_state(VERDICT, NAMES, measured) == race_state(VERDICT, NAMES[::-1], dict(reversed(measured.items())))
 
 
-@pytest.mark.parametrize("rules", [VERDICT, TOP, CHOICE])
+@pytest.mark.parametrize("rules", [VERDICT, CHOICE])
 def test_surplus_chunks_change_no_standing(rules: Any) -> None:
     """A study that already holds every chunk replays to the standings of the race that measured only its own."""
     x = world(3)
@@ -149,62 +138,6 @@ def test_intervals_at_stopping_cover_the_truth() -> None:
     assert 0.93 <= hits / total <= 0.99
 
 
-def test_top_k_finds_the_best_and_leaves_the_clear_losers_early() -> None:
-    """The four most negative effects are kept; a trial far above the cut is out before the full text."""
-    truth = np.array([-3, -2.5, -2, -1.8] + [0.0] * 6 + [1, 2, 3, 3, 3, 3])
-    state, measured = run(TOP, world(7, truth))
-    assert set(state.best(4)) == set(NAMES[:4])
-    assert state.standings[-1].settled == "out" and len(measured[NAMES[-1]]) < N
-    assert {s.settled for s in state.standings[:4]} == {"in"}
-
-
-def test_scale_changes_what_is_best() -> None:
-    """With a factor per trial (1 / bytes saved, say) the order is that of the scaled differences."""
-    truth = np.array([-3.0, -2.0] + [0.5] * 14)
-    rules = RaceRules(ORDER, SCHEDULE, goal=Goal.TOP_K, keep=1, scale={NAMES[0]: 0.1})
-    state, _ = run(rules, world(8, truth))
-    assert next(s.trial for s in state.standings if s.settled == "in") == NAMES[1]
-
-
-def test_indistinguishable_trials_need_the_whole_text() -> None:
-    """The case where racing saves nothing: all effects equal and no margin, so every trial gets every chunk."""
-    rules = RaceRules(ORDER, SCHEDULE, goal=Goal.TOP_K, keep=4)
-    state, measured = run(rules, world(9, np.zeros(len(NAMES))))
-    assert sum(len(v) for v in measured.values()) > 0.9 * N * len(NAMES)
-    assert "full text" in {s.settled for s in state.standings}
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=9), st.integers(1, 9))
-def test_a_full_order_places_everyone(values: Any, keep: Any) -> None:
-    """With every pair known, exactly the ``keep`` best are in and the rest out."""
-    order = np.argsort(values, kind="stable")
-    rank = np.empty(len(values), dtype=int)
-    rank[order] = np.arange(len(values))
-    ahead = rank[:, None] < rank[None, :]
-    assert place(ahead, min(keep, len(values))) == ["in" if r < keep else "out" for r in rank]
-
-
-@settings(deadline=None)
-@given(st.integers(0, 1000), st.integers(1, 6))
-def test_no_pair_no_place(seed: Any, keep: Any) -> None:
-    """Nobody is placed without pairs, and what some pairs place, more pairs leave in place."""
-    m = 7
-    rank = np.random.default_rng(seed).permutation(m)
-    ahead = rank[:, None] < rank[None, :]
-    some = ahead & (np.random.default_rng(seed + 1).random((m, m)) < 0.6)
-    assert place(np.zeros((m, m), dtype=bool), keep) == [""] * m
-    assert all(a in ("", b) for a, b in zip(place(some, keep), place(ahead, keep), strict=True))
-
-
-def test_pairs_are_compared_on_the_same_chunks() -> None:
-    """Two trials whose common noise dwarfs their difference are told apart, because the pair shares it."""
-    rng = np.random.default_rng(0)
-    shared = 100 * rng.standard_normal(24)
-    x = np.stack([shared, shared + 1 + 0.1 * rng.standard_normal(24)])
-    assert pairs_ahead(x, 3.0, 0.0).tolist() == [[False, True], [False, False]]
-
-
 def test_chunk_order_depends_on_the_seed_alone() -> None:
     """A permutation of the ids, the same for any order of input, another for another seed."""
     assert chunk_order([5, 1, 9], 4) == chunk_order([9, 5, 1], 4)
@@ -213,11 +146,9 @@ def test_chunk_order_depends_on_the_seed_alone() -> None:
 
 
 def test_impossible_races_are_refused() -> None:
-    """Too few chunks for the plan, nothing to keep, trials named twice or not at all."""
+    """Too few chunks for the plan, trials named twice or not at all."""
     with pytest.raises(ValueError):
         RaceRules(ORDER[:10], SCHEDULE)
-    with pytest.raises(ValueError):
-        RaceRules(ORDER, SCHEDULE, goal=Goal.TOP_K)
     with pytest.raises(ValueError):
         race_state(VERDICT, ["a", "a"], {})
     with pytest.raises(ValueError):
@@ -233,18 +164,19 @@ def greedy(intervals: dict[str, Interval], allowed: float) -> set[str]:
     return {e.tensor for e in choose_greedy(effects, Rules(allowed_damage=allowed)).effects}
 
 
-def test_a_race_for_a_choice_ends_in_the_choice_of_the_full_text() -> None:
-    """Nearly always: forty worlds, an allowance that takes about half of the trials."""
+@pytest.mark.parametrize("worlds", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_a_race_for_a_choice_ends_in_the_choice_of_the_full_text(worlds: int) -> None:
+    """Nearly always: an allowance that takes about half of the trials."""
     same, share = 0, 0.0
-    for seed in range(40):
+    for seed in range(worlds):
         x = world(seed)
         state, _ = run(CHOICE, x)
         raced = greedy({s.trial: s.interval for s in state.standings if s.interval}, 2.0)
         full = greedy({name: mean_interval(row) for name, row in zip(NAMES, x, strict=True)}, 2.0)
         assert 3 <= len(full) < len(NAMES)
         same += raced == full
-        share += state.n_measured / (len(NAMES) * N) / 40
-    assert same >= 36 and share < 0.9
+        share += state.n_measured / (len(NAMES) * N) / worlds
+    assert same >= 0.9 * worlds and share < 0.9
 
 
 def test_what_is_taken_before_a_trial_counts_against_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,60 @@ def test_a_failed_trial_keeps_what_was_measured_and_can_be_tried_again(model: Pa
     again = run(model, allow=0.06)
     (model.parent / "out").rename(model.parent / "first")
     assert again == run(model, allow=0.06)
+
+
+class Deadly(Silent):
+    """Ends the process without a word at the event of this number; counts them."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.n = at, 0
+
+    def _event(self) -> None:
+        self.n += 1
+        if self.n == self.at:
+            os._exit(9)
+
+    def note(self, text: str) -> None:
+        self._event()
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        self._event()
+
+    def step(self, what: str = "") -> None:
+        self._event()
+
+    def end(self) -> None:
+        self._event()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_any_event_it_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+    """A run in a process of its own that ends at its first, second, … last event, with no chance to tidy up; the same command again
+    gives the files of the run that was never killed."""
+    model = write_fake_model(tmp_path / "model.gguf", 2)
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 8)))
+    small = dict[str, Any](chunks=2, n_random=1, allow=0.06)
+
+    def report(out: Path) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((out / "report.json").read_text().replace(f"{out.name}/", ""))
+        found["files"] = sorted(path.name for path in out.rglob("*"))
+        return found
+
+    counting = Deadly(0)
+    run(model, out=tmp_path / "whole", progress=counting, **small)
+    whole = report(tmp_path / "whole")
+    assert counting.n > 30 and whole["written"]
+    for at in range(1, counting.n + 1):
+        out = tmp_path / f"killed-{at}"
+        if not (child := os.fork()):
+            try:
+                run(model, out=out, progress=Deadly(at), **small)
+            finally:
+                os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert not (out / "report.json").exists() or at == counting.n
+        run(model, out=out, **small)
+        assert report(out) == whole, at
 
 
 def test_the_race_gives_the_verdicts_of_the_full_text_with_a_third_of_it(model: Path) -> None:

@@ -18,8 +18,6 @@ from cerebellum.cli.common import (
     quiet_option,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
-from cerebellum.gguf import model_file
-from cerebellum.verbs.inspect import describe, tables
 
 
 @click.command()
@@ -31,6 +29,9 @@ def inspect(model: Path, as_json: bool) -> None:
 
     Example: cerebellum inspect model-F16.gguf
     """
+    from cerebellum.gguf import model_file
+    from cerebellum.verbs.inspect import describe, tables
+
     found = model_file.read_model(model)
     if as_json:
         print_json(describe(found))

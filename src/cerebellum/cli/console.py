@@ -1,4 +1,7 @@
-"""Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
+"""Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere.
+
+rich is imported when something is printed: `--help` does without.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,13 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
-from cerebellum.report.grids import Grid
+    from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0
@@ -32,6 +27,8 @@ class ConsoleProgress:
     """See `cerebellum.progress.Progress`."""
 
     def __init__(self, *, quiet: bool = False) -> None:
+        from rich.console import Console
+
         self._console = Console(stderr=True, quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._bar: Progress | None = None
@@ -45,17 +42,7 @@ class ConsoleProgress:
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
         if self._live:
-            columns = (
-                BarColumn(30),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(
-                TextColumn("{task.description}", markup=False), *columns, TextColumn("{task.fields[now]}", markup=False),
-                console=self._console, transient=True,
-            )  # fmt: skip
+            self._bar = _bar(self._console)
             self._task = self._bar.add_task(what, total=total, completed=done, now="")
             self._bar.start()
         elif done:
@@ -81,14 +68,35 @@ class ConsoleProgress:
             self.note(f"{self._what}: {self._done} of {self._total} in {time.monotonic() - self._started:.1f} s")
 
 
+def _bar(console: Console) -> Progress:
+    """A live bar that goes when it is done."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    what, now = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[now]"))
+    return Progress(what, *columns, now, console=console, transient=True)
+
+
 def stdout_console() -> Console:
     """For results: tables on standard output, as wide as they need where it's not a terminal."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=WIDE, file=sys.stdout)
 
 
 def print_grid(grid: Grid) -> None:
     """A table of the report on standard output, its notes beneath. Where the terminal is narrower, cells are folded, never cut."""
+    from rich.table import Table
+    from rich.text import Text
+
     console = stdout_console()
     table = Table(
         title=Text(grid.title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)

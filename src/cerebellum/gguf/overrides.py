@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cerebellum.domain import Model, TensorType, TensorTypes, block_of, role_of, tensor_types_of
+from cerebellum.domain import Model, TensorTypes, block_of, role_of, tensor_types_of
 from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.patterns import compiled, lowered
@@ -207,8 +207,3 @@ def _later_too(shifted: list[str], wanted: Mapping[str, str], taken: set[str], m
         if t.role in first and _file_order(t.name) > first[t.role] and t.name in wanted and t.name not in taken
     ]
     return sorted({*shifted, *later}, key=_file_order)
-
-
-def tensor_types_from(hits: Iterable[Hit]) -> TensorTypes:
-    """The swaps that proven overrides ask for, in canonical order."""
-    return tuple(sorted(TensorType(name, kind) for name, kind in requested_types(hits).items()))

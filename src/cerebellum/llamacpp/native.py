@@ -17,11 +17,9 @@ from typing import Any
 
 import llama_cpp
 import llama_cpp.llama_cpp as lc
-import numba
 import numpy as np
 
 from cerebellum.errors import EngineError
-from cerebellum.scoring.loops.compiled import compiler_id
 
 MAX_DIMS, MAX_SRC = 4, 10
 OP_NONE = 0
@@ -157,6 +155,10 @@ def build_id() -> str:
     beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for
     (`cerebellum.scoring.loops.compiled`): another of these may round another way.
     """
+    import numba  # not needed to quantize
+
+    from cerebellum.scoring.loops.compiled import compiler_id
+
     digest = hashlib.sha256()
     for path in sorted(library_folder().iterdir()):
         if "ggml" in path.name or path.name.startswith(("libllama.", "llama.")):

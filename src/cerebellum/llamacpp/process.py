@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +30,26 @@ from cerebellum.text.chat import Conversations
 WAITING = {"GOMP_SPINCOUNT": "10000"}
 
 
+Surroundings = tuple[int, str, tuple[tuple[str, str], ...], tuple[str, ...]]
+
+
+def surroundings() -> Surroundings:
+    """What a child takes from this process when it starts: this process's id, the current folder, the environment, `sys.path`."""
+    try:
+        folder = os.getcwd()  # noqa: PTH109 as a string
+    except FileNotFoundError:
+        folder = ""
+    return os.getpid(), folder, tuple(sorted(os.environ.items())), tuple(sys.path)
+
+
 class Child:
     """A worker process and the two pipes to it. Not safe to share between threads."""
 
     def __init__(self, doing: str) -> None:
         """``doing`` names the work in messages where a call has no label of its own."""
         self.doing = doing
+        self.surroundings = surroundings()
+        self.has_computed = False
         self._busy = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
         environment = {**WAITING, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
@@ -113,6 +129,17 @@ class Child:
         aborts = [line for line in lines if "GGML_ASSERT" in line or "abort" in line.lower()]
         return (aborts or lines or [""])[-1].strip()[:400]
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the process lives and no call is under way."""
+        return not self._busy and self._process.poll() is None
+
+    def begin(self, doing: str) -> None:
+        """Take up other work: what the process printed before is no last word of it."""
+        self.doing = doing
+        self._stderr.seek(0)
+        self._stderr.truncate()
+
     def kill(self) -> None:
         """End the process now."""
         with contextlib.suppress(ProcessLookupError):
@@ -134,11 +161,74 @@ class Child:
         self._stderr.close()
 
 
+class IdleChild:
+    """At most one child without work, kept for the next work, so that short questions start no process each.
+
+    An engine measures in a process that has computed nothing else: a child that has held one is not kept, and one that has held a
+    responder (which lets CUDA keep graphs, for the whole process) goes to other responders and to what computes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    def take(self, doing: str, *, measures: bool = False) -> Child:
+        """The idle child if a new one would start in the same surroundings, else a new one. ``measures``: an engine is to be held."""
+        child = self._exchange(None)
+        usable = child is not None and child.is_free and child.surroundings == surroundings()
+        if child is not None and usable and not (measures and child.has_computed):
+            child.begin(doing)
+            return child
+        self._end(child)
+        return Child(doing)
+
+    def give(self, child: Child) -> None:
+        """Keep a child whose work is done, in place of the one that was kept; one that died or is busy is closed."""
+        if child.is_free:
+            self._end(self._exchange(child))
+        else:
+            child.close()
+
+    def close(self) -> None:
+        self._end(self._exchange(None))
+
+    def _exchange(self, child: Child | None) -> Child | None:
+        with self._lock:
+            before, self._child = self._child, child
+        return before
+
+    @staticmethod
+    def _end(child: Child | None) -> None:
+        """Without waiting: it has nothing to lose. After a fork the child is the other process's, and goes on there."""
+        if child is not None:
+            if child.surroundings[0] == os.getpid():
+                child.kill()
+            child.close()
+
+
+IDLE = IdleChild()
+atexit.register(IDLE.close)
+
+
+@functools.lru_cache(maxsize=4)
+def _build_id(_where: Surroundings) -> str:
+    """The build as a child in these surroundings sees it; that child is then there for other work."""
+    return cast(str, _once("asking llama.cpp for its build", "build_id"))
+
+
+def _once(label: str, method: str, *args: Any) -> Any:
+    child = IDLE.take(label)
+    try:
+        return child.call(label, method, *args)
+    finally:
+        IDLE.give(child)
+
+
 class EngineProcess:
     """An `Engine` whose llama.cpp lives in a `Child`."""
 
     def __init__(self, path: Path, settings: Settings, sources: Sources | None) -> None:
-        self._child = Child(f"opening {path.name}")
+        self._child = IDLE.take(f"opening {path.name}", measures=True)
         try:
             self.n_vocab = cast(int, self._child.call(f"opening {path.name}", "open", path, settings, sources))
         except BaseException:
@@ -202,13 +292,15 @@ class ResponderProcess:
 
     def __init__(self, path: Path, settings: Settings, n_ctx: int | None) -> None:
         self._name = path.name
-        self._child = Child(f"opening {path.name}")
+        self._child = IDLE.take(f"opening {path.name}")
+        self._child.has_computed = True
         try:
             facts = self._child.call(f"opening {path.name}", "open_responder", path, settings, n_ctx)
         except BaseException:
             self._child.close()
             raise
         self._facts = cast(ResponderFacts, facts)
+        self._closed = False
 
     @property
     def pid(self) -> int:
@@ -250,7 +342,12 @@ class ResponderProcess:
         return self._child.stream(f"writing by {self._name}", "call", "write", requests)
 
     def close(self) -> None:
-        self._child.close()
+        if self._closed:
+            return
+        self._closed = True
+        if self._child.is_free:
+            self._child.call(f"closing {self._name}", "close")
+        IDLE.give(self._child)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +356,7 @@ class LlamaBackend:
 
     @property
     def id(self) -> str:
-        return cast(str, self._once("asking llama.cpp for its build", "build_id"))
+        return _build_id(surroundings())
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         return EngineProcess(model, settings, sources)
@@ -271,7 +368,7 @@ class LlamaBackend:
         self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
     ) -> Mapping[str, str]:
         label = f"planning {ftype} of {source.name}"
-        return cast(Mapping[str, str], self._once(label, "types", source, ftype, tuple(overrides), imatrix))
+        return cast(Mapping[str, str], _once(label, "types", source, ftype, tuple(overrides), imatrix))
 
     def quantize(
         self,
@@ -282,17 +379,8 @@ class LlamaBackend:
         imatrix: Path | None = None,
     ) -> None:
         try:
-            self._once(
-                f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix
-            )
+            _once(f"quantizing {source.name} to {ftype}", "quantize", source, out, ftype, tuple(overrides), imatrix)
         except BaseException:  # the child may have been killed before it could tidy up
             with contextlib.suppress(OSError):
                 partial_of(out).unlink(missing_ok=True)
             raise
-
-    def _once(self, label: str, method: str, *args: Any) -> Any:
-        child = Child(label)
-        try:
-            return child.call(label, method, *args)
-        finally:
-            child.close()

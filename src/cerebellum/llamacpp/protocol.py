@@ -15,12 +15,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
-from cerebellum.llamacpp.generate.protocol import Responder
-from cerebellum.scoring.reference import ReferenceStore
-from cerebellum.text.chat import Conversations
+if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` needs no numpy
+    from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
+    from cerebellum.llamacpp.generate.protocol import Responder
+    from cerebellum.scoring.reference import ReferenceStore
+    from cerebellum.text.chat import Conversations
 
 #: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
 LOGITS_BYTES = 256 << 20

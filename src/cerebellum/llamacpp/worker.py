@@ -52,6 +52,10 @@ class Host:
         self.engine = LlamaResponder(*args)
         return self.engine.facts
 
+    def close(self) -> None:
+        self.engine.close()
+        self.engine = None
+
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         found = getattr(self.engine, method)
         return found(*args, **kwargs) if callable(found) else found

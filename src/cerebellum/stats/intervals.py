@@ -50,32 +50,27 @@ class Interval:
         """Whether the whole interval lies within -margin … margin."""
         return -margin <= self.low and self.high <= margin
 
-    @property
-    def half_width(self) -> float:
-        return (self.high - self.low) / 2.0
 
-
-def paired_values(trial: ChunkSums, base: ChunkSums, *, missing: Literal["refuse", "intersect"] = "refuse") -> Floats:
+def paired_values(trial: ChunkSums, base: ChunkSums) -> Floats:
     """Per-chunk differences trial - base, float64 [n_chunks] in order of chunk id, in nats per token.
 
     ``trial`` and ``base`` map a chunk id to (sum in nats, scored tokens). The mean of the result is the difference of
     the token-weighted means. Where chunks have different token counts the values are linearized ratio residuals, whose
     spread gives the ratio's standard error (W. G. Cochran, Sampling Techniques, 3rd ed., section 6.4).
 
-    Raises ValueError when the chunk ids differ (unless ``missing`` is "intersect"), none is shared, or a chunk has
-    another number of tokens in the two.
+    Raises ValueError when the chunk ids differ, there is no chunk, or a chunk has another number of tokens in the two.
     """
-    if missing == "refuse" and trial.keys() != base.keys():
+    if trial.keys() != base.keys():
         odd = sorted(trial.keys() ^ base.keys())
         raise ValueError(f"{len(odd)} chunks were measured on one side only, for example chunk {odd[0]}")
-    shared = sorted(trial.keys() & base.keys())
-    if not shared:
-        raise ValueError("the two measurements share no chunk")
-    for chunk in shared:
+    chunks = sorted(base)
+    if not chunks:
+        raise ValueError("the two measurements have no chunk")
+    for chunk in chunks:
         if trial[chunk][1] != base[chunk][1] or trial[chunk][1] <= 0:
             raise ValueError(f"chunk {chunk} has {trial[chunk][1]} scored tokens in one, {base[chunk][1]} in the other")
-    sums = np.array([trial[chunk][0] - base[chunk][0] for chunk in shared], dtype=np.float64)
-    return ratio_values(sums, np.array([base[chunk][1] for chunk in shared], dtype=np.float64))
+    sums = np.array([trial[chunk][0] - base[chunk][0] for chunk in chunks], dtype=np.float64)
+    return ratio_values(sums, np.array([base[chunk][1] for chunk in chunks], dtype=np.float64))
 
 
 def ratio_values(sums: Floats, counts: Floats) -> Floats:
@@ -84,13 +79,11 @@ def ratio_values(sums: Floats, counts: Floats) -> Floats:
     return np.asarray(ratio + (sums - ratio * counts) * (len(sums) / counts.sum()), dtype=np.float64)
 
 
-def paired_interval(
-    trial: ChunkSums, base: ChunkSums, level: float = 0.95, *, missing: Literal["refuse", "intersect"] = "refuse"
-) -> Interval:
+def paired_interval(trial: ChunkSums, base: ChunkSums, level: float = 0.95) -> Interval:
     """Interval for the token-weighted mean difference trial - base, in nats per token. Raises as `paired_values`
     does.
     """
-    return mean_interval(paired_values(trial, base, missing=missing), level)
+    return mean_interval(paired_values(trial, base), level)
 
 
 def mean_interval(values: Floats | Sequence[float], level: float = 0.95, method: Method = "skew") -> Interval:

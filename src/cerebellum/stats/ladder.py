@@ -144,9 +144,9 @@ def _check(reference_ppl: float, rungs: Sequence[Rung]) -> None:
 
 def ranks(x: Floats) -> Floats:
     """Ranks 1 … n [n], ties sharing their mean rank."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2.0)[inverse], dtype=np.float64)
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(x), dtype=np.float64)
 
 
 def spearman(x: Floats, y: Floats) -> float:

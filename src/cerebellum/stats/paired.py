@@ -76,9 +76,9 @@ def compare(new: Mapping[str, bool], old: Mapping[str, bool], *, level: float = 
 
 def mcnemar(gained: int, lost: int) -> float:
     """McNemar's exact two-sided p-value; 1 without a flip."""
-    from scipy.special import bdtr
+    from scipy.stats import binomtest
 
-    return min(1.0, 2.0 * float(bdtr(float(min(gained, lost)), gained + lost, 0.5)))
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def paired_share_interval(gained: int, lost: int, n: int, level: float = 0.95) -> Interval:
@@ -211,13 +211,11 @@ def share_interval(n_right: int, n: int, level: float = 0.95) -> Interval:
     Raises ValueError for no items, more right than there are, or a level outside (0, 1).
     """
     _check_counts(n_right, n, level)
-    z = _normal_quantile(level)
-    share = n_right / n
-    centre = (share + z * z / (2 * n)) / (1.0 + z * z / n)
-    half = z * math.sqrt(share * (1.0 - share) / n + z * z / (4.0 * n * n)) / (1.0 + z * z / n)
-    low = 0.0 if n_right == 0 else centre - half
-    high = 1.0 if n_right == n else centre + half
-    return Interval(share, low, high, (high - low) / (2.0 * z), n, level)
+    from scipy.stats import binomtest
+
+    limits = binomtest(n_right, n).proportion_ci(level, method="wilson")
+    low, high = float(limits.low), float(limits.high)
+    return Interval(n_right / n, low, high, (high - low) / (2.0 * _normal_quantile(level)), n, level)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

@@ -1,8 +1,7 @@
 """Racing: which trials get which next chunks, so that tokens go where a decision is still open. Policy only, no engine.
 
 A race runs in rounds; round r brings every open trial up to look r of the schedule. A trial leaves when it is settled:
-its verdict is clear (goal VERDICT), it surely can't be chosen (goal CHOICE), or its place above or below the cut is clear
-(goal TOP_K). The state is a replay over the
+its verdict is clear (goal VERDICT), or it surely can't be chosen (goal CHOICE). The state is a replay over the
 measurements present, round by round, each trial cut to the chunks its round had: it can't depend on worker count, on
 order of arrival, or on surplus chunks, and resuming is calling `race_state` again.
 
@@ -19,23 +18,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from cerebellum.stats.fdr import adjusted_p
-from cerebellum.stats.intervals import ChunkSums, Floats, Interval, mean_interval, mean_limits, ratio_values
+from cerebellum.stats.intervals import ChunkSums, Floats, Interval, mean_interval, ratio_values
 from cerebellum.stats.sequential import (
     Schedule,
     Spending,
-    boundaries,
+    front_spending,
     look_p,
     planned_looks,
     repeated_interval,
     running_interval,
-    student_quantile,
 )
 from cerebellum.stats.verdicts import Judgement, Verdict, judge
-
-Bools = npt.NDArray[np.bool_]
 
 EXIT_SHARE = 0.2
 """Share of alpha at which CHOICE lets a trial go: only trials that are surely too costly leave early, so what reaches the full text is
@@ -45,12 +40,10 @@ misses with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
 
 
 class Goal(enum.StrEnum):
-    """What a race must settle: each trial's verdict, its place in a choice (see `RaceRules.limits`), or which ``keep`` trials have the
-    lowest difference."""
+    """What a race must settle: each trial's verdict, or its place in a choice (see `RaceRules.limits`)."""
 
     VERDICT = "verdict"
     CHOICE = "choice"
-    TOP_K = "top-k"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +52,7 @@ class RaceRules:
 
     ``order``: chunk ids in measuring order (`chunk_order`). ``schedule``: looks over it. ``alpha``: error level of each
     trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
-    as in `cerebellum.stats.verdicts.judge`; with TOP_K two trials closer than the margin may stand in either order. ``keep``:
-    how many trials TOP_K keeps. ``scale``: per-trial factor on its difference for TOP_K (1 / bytes saved, say), 1 where
-    absent; with scales the margin is in scaled units.
+    as in `cerebellum.stats.verdicts.judge`.
 
     For CHOICE, which follows `cerebellum.allocate.policies.choose_greedy`: ``limits`` are per-trial largest differences with which it
     could still be chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
@@ -76,8 +67,6 @@ class RaceRules:
     noise_floor: float = 0.0
     margin: float = 0.0
     goal: Goal = Goal.VERDICT
-    keep: int = 0
-    scale: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     savings: Mapping[str, float] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
@@ -87,8 +76,6 @@ class RaceRules:
             raise ValueError(
                 f"{self.schedule.looks[-1]} different chunks are needed, {len(set(self.order))} were given"
             )
-        if self.goal is Goal.TOP_K and self.keep < 1:
-            raise ValueError(f"a race for the best {self.keep} has nothing to settle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +123,6 @@ class RaceState:
     def done(self) -> bool:
         return self.round is None
 
-    def best(self, keep: int) -> tuple[str, ...]:
-        """Names of the ``keep`` trials to choose now: those settled in, then the open ones by estimate, then the
-        rest.
-        """
-        place = {"in": 0, "out": 2}
-        known = [s for s in self.standings if s.interval is not None]
-        known.sort(key=lambda s: (place.get(s.settled, 1), s.interval.estimate if s.interval else 0.0, s.trial))
-        return tuple(s.trial for s in known[:keep])
-
 
 @dataclass(frozen=True, slots=True)
 class RaceStep:
@@ -167,7 +145,7 @@ def chunk_order(chunk_ids: Sequence[int], seed: int) -> tuple[int, ...]:
 
 
 def plan_race(
-    chunk_ids: Sequence[int], seed: int, *, first: int = 6, growth: float = 1.6, spending: Spending = Spending.FRONT
+    chunk_ids: Sequence[int], seed: int, *, first: int = 6, growth: float = 1.6, spending: Spending = front_spending
 ) -> tuple[tuple[int, ...], Schedule]:
     """(order, schedule) for `RaceRules` over all of ``chunk_ids``."""
     order = chunk_order(chunk_ids, seed)
@@ -236,7 +214,6 @@ class _Replay:
         self.intervals: dict[str, list[Interval]] = {t: [] for t in trials}
         self.exits: dict[str, list[Interval]] = {t: [] for t in trials}
         self.p = dict.fromkeys(trials, 1.0)
-        self.ahead = np.zeros((len(trials), len(trials)), dtype=bool)
         self.urgency: dict[str, float] = dict.fromkeys(trials, 0.0)
 
     def values(self, trial: str, look: int) -> Floats:
@@ -282,7 +259,7 @@ class _Replay:
                 if trial in self.open and word is not None and word.verdict is not Verdict.UNDECIDED:
                     self.settled[trial] = "verdict"
             self.urgency = {t: _distance(self.intervals[t][-1], 0.0) for t in self.open}
-        elif self.rules.goal is Goal.CHOICE:
+        else:
             limits = {t: self.rules.limits.get(t, math.inf) for t in self.open}
             judged = self.judge_all()
             for trial in self._too_costly(limits):
@@ -292,8 +269,6 @@ class _Replay:
                 if not self.settled[trial] and word and word.verdict is Verdict.IMPROVES:
                     self.settled[trial] = "in"
             self.urgency = {t: _distance(self.intervals[t][-1], limits[t]) for t in self.open}
-        else:
-            self._place(look)
         last = look == len(self.rules.schedule.looks) - 1
         for trial in self.open:
             if last and not self.settled[trial]:
@@ -322,22 +297,6 @@ class _Replay:
                 out.append(trial)
         return out
 
-    def _place(self, look: int) -> None:
-        scale = np.array([self.rules.scale.get(t, 1.0) for t in self.open])[:, None]
-        x = np.array([self.values(t, look) for t in self.open]) * scale
-        index = np.array([self.trials.index(t) for t in self.open])
-        pairs = self.rules.keep * max(len(self.trials) - self.rules.keep, 1)
-        schedule = self.rules.schedule
-        limit = boundaries(schedule.fractions, self.rules.alpha / pairs, schedule.spending)[look]
-        self.ahead[np.ix_(index, index)] |= pairs_ahead(x, limit, self.rules.margin)
-        wanted = self.rules.keep - sum(s == "in" for s in self.settled.values())
-        places = place(self.ahead[np.ix_(index, index)], wanted)
-        for trial, where in zip(self.open, places, strict=True):
-            self.settled[trial] = where
-        cut = np.sort(x.mean(axis=1))[max(wanted - 1, 0) : wanted + 1].mean()
-        error = x.std(axis=1, ddof=1) / np.sqrt(x.shape[1]) + 1e-300
-        self.urgency = dict(zip(self.open, (np.abs(x.mean(axis=1) - cut) / error).tolist(), strict=True))
-
     def state(self, number: int | None, lacking: tuple[Assignment, ...]) -> RaceState:
         judged = self.judge_all()
         standings = tuple(self._standing(t, *judged[t]) for t in self.trials)
@@ -359,44 +318,3 @@ class _Replay:
 
 def _distance(interval: Interval, line: float) -> float:
     return abs(interval.estimate - line) / (interval.std_error + 1e-300)
-
-
-def pairs_ahead(x: Floats, limit: float, margin: float) -> Bools:
-    """[m, m]: whether row i of ``x`` [m, n chunks] surely has the lower mean than row j, or they differ by under
-    ``margin`` and i has the lower estimate (the earlier row on a tie).
-
-    ``limit``: the normal boundary of this look; the paired differences get Student's quantile of the same tail, widened
-    for skewness as everywhere.
-    """
-    quantile = student_quantile(limit, x.shape[1])
-    out = np.zeros((len(x), len(x)), dtype=bool)
-    for i in range(len(x)):
-        difference = x - x[i]
-        mean, _, low, high = mean_limits(difference, quantile)
-        first = (mean > 0.0) | ((mean == 0.0) & (np.arange(len(x)) > i))
-        out[i] = (low > 0.0) | ((low >= -margin) & (high <= margin) & first)
-        out[i, i] = False
-    return out
-
-
-def place(ahead: Bools, keep: int) -> list[str]:
-    """ "in", "out" or "" for each of m trials, given ``ahead`` [m, m] and how many of them are to be kept.
-
-    In: ahead of all but ``keep`` of them. Out: ``keep`` of them are ahead of it. A wrong place needs a wrong pair
-    across the true cut, so error control over those keep · (m - keep) pairs is enough.
-    """
-    m = len(ahead)
-    places = [""] * m
-    while True:
-        still = [i for i in range(m) if not places[i]]
-        wanted = keep - places.count("in")
-        inner = ahead[np.ix_(still, still)]
-        found = {
-            i: "in" if wins >= len(still) - wanted else "out"
-            for i, wins, losses in zip(still, inner.sum(axis=1), inner.sum(axis=0), strict=True)
-            if wins >= len(still) - wanted or losses >= wanted
-        }
-        if not found or not still:
-            return places
-        for i, where in found.items():
-            places[i] = where

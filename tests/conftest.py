@@ -1,0 +1,25 @@
+"""What all tests share: few threads that wait without work, and the slow tests left out unless they are asked for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before llama.cpp's OpenMP is loaded. Beside another busy process, threads that spin at barriers take its time and get nothing done.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too: see pyproject.toml")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests, but not where --slow or -m is given, or tests are named one by one."""
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("slow") or config.getoption("markexpr") or named:
+        return
+    left_out = [item for item in items if item.get_closest_marker("slow")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
