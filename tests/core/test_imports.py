@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "cerebellum"
 
 #: From the ground up: a module may import from its own floor or a lower one.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "plug"),
-    ("compiled", "keys", "lanes", "quants", "sharing"),
+    ("errors", "plug", "quoting", "safe_path"),
+    ("compiled", "cores", "keys", "lanes", "overlap", "quants", "sharing", "turns"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
     ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",

@@ -19,6 +19,7 @@ from cerebellum.cli.common import (
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
 from cerebellum.gguf import model_file
+from cerebellum.quoting import printable
 from cerebellum.verbs.inspect import describe, tables
 
 
@@ -120,7 +121,8 @@ def perplexity(
         return
     parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
     batches = "" if n_ubatch is None else f", decoded {n_ubatch} tokens at a time"
-    print(
+    line = (
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
         f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored{batches}"
     )
+    print(printable(line))

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cerebellum.quoting import name, printable
 from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
@@ -39,9 +40,10 @@ class ConsoleProgress:
         self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
+        what = name(what)
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
         if self._live:
@@ -64,7 +66,7 @@ class ConsoleProgress:
     def step(self, what: str = "") -> None:
         self._done += 1
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, now=what)
+            self._bar.update(self._task, completed=self._done, now=name(what))
         elif time.monotonic() - self._last > PLAIN_EVERY:
             self._last = time.monotonic()
             self.note(f"{self._what}: {self._done} of {self._total}, {self._left():.0f} s left")
@@ -91,12 +93,17 @@ def print_grid(grid: Grid) -> None:
     """A table of the report on standard output, its notes beneath. Where the terminal is narrower, cells are folded, never cut."""
     console = stdout_console()
     table = Table(
-        title=Text(grid.title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=Text(printable(grid.title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in grid.columns:
-        table.add_column(Text(column), overflow="fold", no_wrap=not console.is_terminal)
+        table.add_column(Text(name(column)), overflow="fold", no_wrap=not console.is_terminal)
     for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(name(cell)) for cell in row))
     console.print(table)
     for note in grid.notes:
         print_lines(console, [note], style="dim")
@@ -107,6 +114,6 @@ def print_lines(console: Console, lines: Iterable[str], style: str | None = None
     """Lines of prose, indented; wrapped to the terminal, or to `PROSE` where there is none."""
     width = console.width if console.is_terminal else PROSE
     for line in lines:
-        wrapped = textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        wrapped = textwrap.fill(printable(line), max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
                                 break_on_hyphens=False)  # fmt: skip
         console.print(wrapped, highlight=False, markup=False, style=style, soft_wrap=True)

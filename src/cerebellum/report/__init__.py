@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cerebellum.files import write_text
+from cerebellum.quoting import strict_json
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report
 from cerebellum.report.plain import summary_of
@@ -22,6 +22,6 @@ def write_report(result: RunResult, out: Path) -> None:
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.tensor_types))
     write_text(out / "report.md", full_report(result))
-    write_text(out / "report.json", json.dumps(summary_of(result), indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "report.json", strict_json(summary_of(result)) + "\n")
     if result.written is not None:
         write_text(companions(result.written.path)[1], model_card(result))

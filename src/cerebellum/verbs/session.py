@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled
+from cerebellum.cores import n_cores
 from cerebellum.domain import Corpus, Model
 from cerebellum.errors import InputError, ModelFileError, TextError
 from cerebellum.files import make_folder
@@ -16,17 +17,21 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import content_key, sha256_file
-from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources, n_cores
+from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
+from cerebellum.text.corpus import read_text
+from cerebellum.text.overlap import N_GRAM, Overlap, overlap
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
 
 DEFAULT_BASE = "Q3_K_M"
+#: The shortest chunks that a text is cut into: any text that is worth comparing has two of them.
+LEAST_CTX = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class SessionOptions:
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
-    ``command`` is noted in the study and the report.
+    ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
     """
 
     model: Path
@@ -50,6 +55,7 @@ class SessionOptions:
     n_chunks: int | None = None
     workers: int = 1
     command: tuple[str, ...] = ()
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,8 @@ def open_session(
         subject = subject_of(sha256, options.imatrix)
         study.bind(subject, options.model.name)
         study.add_command(list(options.command))
+        if options.retry_failed and (n := study.retry_failures()):
+            progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")
         build = backend.id
         warnings = too_long(source, options.settings.n_ctx, progress)
         captured = capture_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
@@ -194,6 +202,7 @@ def capture_reference(
         engine = backend.open(options.model, settings, Sources(options.model))
         opened.callback(engine.close)
         search, report = make_splits(engine, options, *texts, progress)
+        check_imatrix_text(engine, options, (search, report))
         if options.reference is not None:
             n_vocab = engine.n_vocab
             opened.close()
@@ -310,11 +319,17 @@ def make_splits(
                 "smaller --ctx, or --report-text"
             )
         first, second = range(half), range(half, corpus.n_chunks)
-        return _split("search", corpus, first, limit), _split("report", corpus, second, limit)
+        search, report = _split("search", corpus, first, limit), _split("report", corpus, second, limit)
+        check_disjoint(search, report)
+        return search, report
     other = corpus_of(engine, options.report_text.name, report_text, n_ctx, progress)
     search = _split("search", corpus, range(corpus.n_chunks), limit)
     report = _split("report", other, range(other.n_chunks), limit)
-    check_disjoint(search, report)
+    if (options.text, options.report_text) != (
+        bundled.SEARCH_TEXT,
+        bundled.REPORT_TEXT,
+    ):  # those share but patterns of a small world
+        check_disjoint(search, report)
     return search, report
 
 
@@ -325,13 +340,55 @@ def _split(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Split
 
 
 def check_disjoint(search: Split, report: Split) -> None:
-    """Raises `TextError` where a chunk of the report text is also one of the search text."""
-    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256:
+    """Raises `TextError` where the report text is, in part, also search text: a whole chunk, or what `overlap.Overlap.is_too_much` says.
+
+    The two halves of one text are compared as two texts are.
+    """
+    one_text = search.corpus is report.corpus
+    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256 and not one_text:
         raise TextError(f"{search.corpus.name} and {report.corpus.name} are the same text; the report needs another")
     searched = {search.corpus.chunk(c).tokens.tobytes() for c in search.chunks}
     shared = sum(report.corpus.chunk(c).tokens.tobytes() in searched for c in report.chunks)
     if shared:
+        where = "among those that choose" if one_text else f"in {search.corpus.name}, which chooses"
         raise TextError(
-            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also in {search.corpus.name}, which chooses; "
-            "the report needs another text"
+            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also {where}; the report needs another text "
+            "(--report-text)"
         )
+    found = overlap(report.tokens, [search.tokens], report.scored)
+    if found.is_too_much(report.corpus.n_ctx):
+        what = f"{report.corpus.name}, which reports,"
+        where = "in the half that chooses" if one_text else f"in {search.corpus.name}, which chooses"
+        raise TextError(f"{_how_much(what, found)} is also {where}; the report needs another text (--report-text)")
+
+
+def check_imatrix_text(engine: Engine, options: SessionOptions, splits: Sequence[Split]) -> None:
+    """None of the texts that made the importance matrix and are at hand is, in part, also one that measures. Raises `TextError`."""
+    if options.imatrix is None:
+        return
+    for path in imatrix_texts(options.imatrix):
+        try:
+            made_from = engine.corpus(path.name, read_text(path), LEAST_CTX)
+        except TextError:
+            continue  # no text, or a few words: nothing that could be compared
+        for split in splits:
+            found = overlap(split.tokens, [made_from.tokens], split.scored)
+            if found.is_too_much(split.corpus.n_ctx):
+                what = _how_much(split.corpus.name, found)
+                raise TextError(
+                    f"{what} is also in {path.name}, which made the importance matrix, so it can't measure what comes of it; "
+                    "give another text"
+                )
+
+
+def imatrix_texts(imatrix: Path) -> list[Path]:
+    """The texts that an importance matrix names as its own, where they are found: as it names them, or beside it."""
+    names = map(Path, model_file.load_imatrix(imatrix).datasets)
+    found = (next((p for p in (name, imatrix.parent / name.name) if p.is_file()), None) for name in names)
+    return [path for path in found if path is not None]
+
+
+def _how_much(what: str, found: Overlap) -> str:
+    return (
+        f"{100 * found.share:.3g} % of {what} (the longest passage: {found.longest} tokens, in runs of {N_GRAM} tokens)"
+    )
