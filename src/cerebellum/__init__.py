@@ -6,13 +6,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import sys
 
 __version__ = "0.1.0"
 
+TYPE_CHECKING = False  # `typing` is not imported before the current folder is off the path
 if TYPE_CHECKING:
+    from typing import Any
+
     from cerebellum.api import bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
+
+if sys.argv[:1] == [
+    "-m"
+]:  # Python looks for this package as `python -m cerebellum` asks, with the current folder first on the path
+    from cerebellum.safe_path import leave_current_folder
+
+    leave_current_folder()
 
 __all__ = [
     "CerebellumError",

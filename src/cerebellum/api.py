@@ -202,6 +202,7 @@ def run(
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
     * ubatch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
+    * retry_failed (True: trials that failed before are tried again; else they stay left out)
     * replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
     * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
       bench_shots (examples before each question)
@@ -277,7 +278,16 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
         paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
-    session = take({"base": "base", "chunks": "n_chunks", "chat": "chat", "workers": "workers", "command": "command"})
+    session = take(
+        {
+            "base": "base",
+            "chunks": "n_chunks",
+            "chat": "chat",
+            "workers": "workers",
+            "command": "command",
+            "retry_failed": "retry_failed",
+        }
+    )
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:

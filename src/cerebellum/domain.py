@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,24 @@ def block_of(name: str) -> int | None:
     """The block number in a tensor's name, or None for tensors outside the blocks."""
     found = _BLOCK_NAME.match(name)
     return int(found[1]) if found else None
+
+
+class ByValue:
+    """Equality and hash of a dataclass (``eq=False``) that holds arrays: two arrays are equal in type, shape and every value."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def _values(self) -> tuple[Any, ...]:
+        compared = (getattr(self, f.name) for f in fields(self) if f.compare)  # type: ignore[arg-type]
+        return tuple((v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v for v in compared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +152,7 @@ class TrialKind(enum.StrEnum):
     REQUANTIZED = "requantized"
     REFERENCE = "reference"
     FILE = "file"
+    RUNG = "rung"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +172,8 @@ class Trial:
         return content_key("types", self.types(base))
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk(ByValue):
     """``tokens`` int32 [n], first one already BOS where the vocabulary wants it; ``id`` is its place in the text.
 
     ``scored`` bool [n] says which tokens' predictions are scored; None: those of the second half, as ``llama-perplexity`` does.
@@ -172,8 +191,8 @@ class Chunk:
         return np.append(self.scored[1:], False)
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
+@dataclass(frozen=True, slots=True, eq=False)
+class Turns(ByValue):
     """How conversations lie in a `Corpus`, one after the other, each of them a chunk.
 
     Chunk i is tokens ``bounds[i]`` … ``bounds[i + 1]`` − 1 (int64 [n_chunks + 1]); ``scored`` bool [n] marks the assistant's tokens.

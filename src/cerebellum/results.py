@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from cerebellum.allocate.policies import Choice
 from cerebellum.bench.score import BenchResult
 from cerebellum.domain import Model, Trial, TrialKind
 from cerebellum.gguf.overrides import Hit, Overrides
+from cerebellum.quoting import shell_file, shell_word
 from cerebellum.scoring.summary import (
     Contrast,
     Summary,
@@ -20,7 +20,7 @@ from cerebellum.scoring.summary import (
 from cerebellum.stats.classes import Class
 from cerebellum.stats.intervals import Interval
 from cerebellum.stats.ladder import Rung, ValidityReport
-from cerebellum.study.runner import Scores
+from cerebellum.study.runner import FailedTrial, Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,17 @@ class SweepRow:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The plan, the base on the search split, a row per trial in the order of blocks, and how the race went, if it was one."""
+    """The plan, the base on the search split, a row per trial in the order of blocks, and how the race went, if it was one.
+
+    ``failed``: trials that could not be measured. They have no row, and the plan doesn't hold them.
+    """
 
     plan: SweepPlan
     base: Summary
     base_scores: Scores
     rows: tuple[SweepRow, ...]
     race: Race | None = None
+    failed: tuple[FailedTrial, ...] = ()
 
     @property
     def effects(self) -> tuple[SingleEffect, ...]:
@@ -116,10 +120,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Base, recipe and controls on one split. The first row is the base, the second the recipe."""
+    """Base, recipe and controls on one split. The first row is the base, the second the recipe. ``failed``: controls that could not be
+    measured; they have no row."""
 
     split: str
     rows: tuple[Row, ...]
+    failed: tuple[FailedTrial, ...] = ()
 
     def row(self, kind: TrialKind) -> Row | None:
         """The first row of a kind."""
@@ -160,8 +166,9 @@ class Written:
     def reproduce(self) -> str:
         """The stock command that makes the same tensors."""
         words = ["llama-quantize", *(["--allow-requantize"] if self.twice else [])]
-        words += ["--imatrix", self.imatrix] if self.imatrix else []
-        return shlex.join([*words, "--tensor-type-file", self.overrides_path.name, self.source, "OUT.gguf", self.ftype])
+        words += ["--imatrix", shell_file(self.imatrix)] if self.imatrix else []
+        words += ["--tensor-type-file", shell_file(self.overrides_path.name), shell_file(self.source)]
+        return " ".join([*words, "OUT.gguf", shell_word(self.ftype)])
 
 
 @dataclass(frozen=True, slots=True)

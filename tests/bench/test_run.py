@@ -21,7 +21,7 @@ EFFECTS = {TensorType(f"blk.{i}.ffn_gate.weight", "Q2_K"): Effect(nll=0.01, kld=
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 40)))
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 40)))
     return write_fake_model(tmp_path / "model.gguf")
 
 

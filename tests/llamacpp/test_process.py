@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 from cerebellum.domain import Chunk, Corpus, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineDied, EngineError, ModelFileError, OutputError, TypeChoiceError
 from cerebellum.gguf.model_file import read_model
-from cerebellum.llamacpp.process import IDLE, Child, EngineProcess, LlamaBackend
+from cerebellum.llamacpp.process import IDLE, Child, EngineProcess, LlamaBackend, child_environment, last_words
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.study.runner import TrialFailed, TrialRunner
 from cerebellum.study.store import Study
@@ -129,32 +131,64 @@ class Killer:
             os.kill(self.pid, signal.SIGABRT)
 
 
-def test_what_was_measured_before_a_death_is_in_the_study(engine: EngineProcess, model: Path, tmp_path: Path) -> None:
-    """Killed in the middle of a sweep: the study has every result told so far, the failure with its trial, and resumes.
+def test_a_trial_that_dies_is_left_out_and_the_others_are_measured(
+    engine: EngineProcess, model: Path, tmp_path: Path
+) -> None:
+    """Killed in the middle of a trial: a failure with its trial and signal, a process anew, and the others whole.
 
     The worker is ahead of what its parent has read, so what is told lasts longer than the worker; far more is asked than it can be ahead.
     """
     types, corpus = read_model(model).types, engine.corpus("many words", tiny.text(4000), 64)
-    chunks, trials, killer = range(corpus.n_chunks), [BASE, ONE], Killer(engine.pid)
+    chunks, killer = range(corpus.n_chunks), Killer(engine.pid)
+    trials = [ONE, Trial("two", TrialKind.SINGLE, tensor_types_of({"blk.2.ffn_up.weight": "Q2_K"}))]
     assert corpus.n_chunks > 200
+    before = engine.pid
     with Study.open(tmp_path / "study.sqlite") as study:
-        series = study.series("search", {})
-        with pytest.raises(
-            TrialFailed, match=r"trial '(base|one)', chunk \d+: llama\.cpp's process died \(SIGABRT\)"
-        ) as caught:
-            TrialRunner([engine], study, series, types, corpus, None, killer).measure(trials, chunks)
-        done = {t.label: study.chunks_done(study.trial(series, t, types)) for t in trials}
-        assert 5 <= sum(map(len, done.values())) == killer.steps < 2 * len(chunks)
-        ((label, _, reason),) = study.failures()
-        assert label == caught.value.trial.label and f"trial {label!r}, chunk" in reason and "SIGABRT" in reason
-        again = BACKEND.open(model, SETTINGS, Sources(model))
-        try:
-            scores = TrialRunner([again], study, series, types, corpus).measure(trials, chunks)
-            for trial in trials:
-                fresh = again.score(trial.tensor_types, corpus.chunks(chunks))
-                assert list(scores[trial.label].values()) == list(fresh)
-        finally:
-            again.close()
+        runner = TrialRunner([engine], study, study.series("search", {}), types, corpus, None, killer)
+        scores = runner.measure(trials, chunks)
+        ((lost, _, reason),) = study.failures()
+        assert lost in ("one", "two") and re.search(
+            rf"trial '{lost}', chunk \d+: llama\.cpp's process died \(SIGABRT\)", reason
+        )
+        (left,) = (trial for trial in trials if trial.label != lost)
+        assert engine.pid != before and list(scores) == [left.label]
+        assert list(scores[left.label].values()) == list(engine.score(left.tensor_types, corpus.chunks(chunks)))
+
+
+def test_the_base_dying_ends_the_run_and_keeps_what_was_measured(
+    engine: EngineProcess, model: Path, tmp_path: Path
+) -> None:
+    """Every result told so far is in the study, and the next call goes on from there."""
+    types, corpus = read_model(model).types, engine.corpus("many words", tiny.text(4000), 64)
+    chunks, killer = range(corpus.n_chunks), Killer(engine.pid)
+    with Study.open(tmp_path / "study.sqlite") as study:
+        runner = TrialRunner([engine], study, study.series("search", {}), types, corpus, None, killer)
+        with pytest.raises(TrialFailed, match=r"trial 'base', chunk \d+: llama\.cpp's process died \(SIGABRT\)"):
+            runner.measure([BASE], chunks)
+        done = study.chunks_done(study.trial(runner.series, BASE, types))
+        assert 5 <= len(done) == killer.steps < len(chunks)
+        scores = runner.measure([BASE], chunks)
+        assert list(scores["base"].values()) == list(engine.score((), corpus.chunks(chunks)))
+
+
+@pytest.mark.parametrize(
+    ("printed", "words"),
+    [
+        ("loading\n/x/ggml.c:12: GGML_ASSERT(a == b) failed\n#0 0x1 in main\naborted\n/y.c:1: GGML_ASSERT(late) failed\n",
+         "/x/ggml.c:12: GGML_ASSERT(a == b) failed"),
+        ("one\nterminate called, aborting\nlast line\n", "terminate called, aborting"),
+        ("one\nlast line\n", "last line"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_the_first_assertion_is_the_reason(printed: str, words: str) -> None:
+    """What comes after the first failed assertion follows from it."""
+    assert last_words(io.BytesIO(printed.encode())) == words
+
+
+def test_a_native_abort_prints_no_backtrace() -> None:
+    """Where gdb is installed, ggml attaches it: seconds, memory, and the reason is lost in what it prints."""
+    assert child_environment()["GGML_NO_BACKTRACE"] == "1"
 
 
 def test_an_error_leaves_the_engine_usable(engine: EngineProcess, corpus: Corpus) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import pickle
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceE
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.scoring.reference import ReferenceStore
-from cerebellum.study.runner import Split, TrialFailed, TrialRunner, series_facts
+from cerebellum.study.runner import FailedTrial, Split, TrialFailed, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 
@@ -94,27 +97,116 @@ def test_equal_types_are_measured_once(room: Room) -> None:
     assert scores["base"] == scores["as it was"]
 
 
-@pytest.mark.parametrize("dies", [False, True])
-def test_a_failure_names_the_trial_and_loses_nothing(room: Room, dies: bool) -> None:
-    """All before the failure is in the study, the failure is a row with its reason, and the next run finishes the work."""
-    broken = room.engine(Fault(BAD, chunk=2, dies=dies))
-    with pytest.raises(TrialFailed, match=r"trial 'two', chunk 2.*as planted") as caught:
-        room.runner(broken).measure([BASE, ONE, TWO], range(5))
-    assert caught.value.trial is TWO and isinstance(caught.value.__cause__, EngineDied if dies else EngineError)
-    assert broken.n_scored == 12  # base and 'one' on all five chunks, 'two', which is several swaps, on two
-    ids = [room.study.trial(room.series, trial, room.types) for trial in (BASE, ONE, TWO)]
-    assert [room.study.chunks_done(number) for number in ids] == [set(range(5)), set(range(5)), {0, 1}]
-    ((label, _, reason),) = room.study.failures()
-    assert label == "two" and "chunk 2" in reason and "as planted" in reason
-    whole = room.engine()
-    resumed = room.runner(whole).measure([BASE, ONE, TWO], range(5))
-    assert whole.n_scored == 15 - 12
-    chunks = room.corpus.chunks(range(5))
-    straight = {
-        trial.label: {s.chunk: s for s in room.engine().score(trial.tensor_types, chunks, reference=room.store)}
-        for trial in (BASE, ONE, TWO)
+def straight(room: Room, chunks: range, *trials: Trial) -> dict[str, Any]:
+    """What an engine without faults gives."""
+    return {
+        trial.label: {
+            s.chunk: s
+            for s in room.engine().score(trial.tensor_types, room.corpus.chunks(chunks), reference=room.store)
+        }
+        for trial in trials
     }
-    assert resumed == straight
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_trial_that_fails_is_recorded_and_the_others_go_on(room: Room, dies: bool) -> None:
+    """Not in the answer, a row with its reason, not tried again; all others whole, on the same engine or one opened anew."""
+    last = Trial("last", TrialKind.SINGLE, (TensorType("blk.3.ffn_up.weight", "Q2_K"),))
+    broken = room.engine(Fault(BAD, chunk=2, dies=dies))
+    runner = room.runner(broken)
+    scores = runner.measure([BASE, ONE, TWO, last], range(5))
+    assert scores == straight(room, range(5), BASE, ONE, last)
+    assert broken.n_scored == 15 + 2  # nothing twice; 'two' on chunks 0 and 1
+    ((label, _, reason),) = room.study.failures()
+    assert label == "two" and "trial 'two', chunk 2" in reason and "as planted" in reason
+    assert runner.failed([BASE, ONE, TWO, last]) == (FailedTrial("two", reason),)
+    whole = room.engine()
+    assert room.runner(whole).measure([BASE, ONE, TWO, last], range(5)) == scores
+    assert whole.n_scored == 0
+
+
+def test_a_failed_trial_is_tried_again_when_asked(room: Room) -> None:
+    """Then it is whole, and what it had before its failure isn't measured twice."""
+    room.runner(room.engine(Fault(BAD, chunk=2))).measure([BASE, TWO], range(5))
+    assert room.study.retry_failures() == 1 and room.study.retry_failures() == 0
+    again = room.engine()
+    assert room.runner(again).measure([BASE, TWO], range(5)) == straight(room, range(5), BASE, TWO)
+    assert again.n_scored == 3 and room.runner(again).failed([TWO]) == ()
+    assert len(room.study.failures()) == 1  # what happened stays told
+
+
+@pytest.mark.parametrize("kind", [TrialKind.BASE, TrialKind.REFERENCE, TrialKind.FILE])
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_a_run_needs_ends_it_when_it_fails(room: Room, kind: TrialKind, dies: bool) -> None:
+    """Named, with the reason, each time it is tried; what came before is kept."""
+    needed = Trial("needed", kind)
+    for _ in range(2):
+        with pytest.raises(TrialFailed, match=r"trial 'needed', chunk 2.*as planted") as caught:
+            room.runner(room.engine(Fault(chunk=2, dies=dies))).measure([needed], range(5))
+        assert caught.value.trial is needed and isinstance(caught.value.__cause__, EngineDied if dies else EngineError)
+    assert room.study.chunks_done(room.study.trial(room.series, needed, room.types)) == {0, 1}
+    assert room.runner(room.engine()).measure([needed], range(5))["needed"] == straight(room, range(5), BASE)["base"]
+
+
+@pytest.mark.parametrize("nats", [math.nan, math.inf, -math.inf, 5000.0])
+@pytest.mark.parametrize("n_engines", [1, 3])
+def test_sums_that_are_no_measurement_are_a_failure(room: Room, nats: float, n_engines: int) -> None:
+    """NaN, infinite, or past any perplexity: none of it is stored; of the base it ends the run with trial and chunk named."""
+    backend = FakeBackend({GOOD: Effect(kld=0.01), BAD: Effect(nll=nats)})
+    engines = [backend.open(room.source, SETTINGS, Sources(room.source)) for _ in range(n_engines)]
+    scores = room.runner(*engines).measure([BASE, ONE, TWO], range(6))
+    assert set(scores) == {"base", "one"} and all(len(of) == 6 for of in scores.values())
+    ((label, _, reason),) = room.study.failures()
+    assert label == "two" and re.search(
+        r"trial 'two', chunk \d: the (sum|mean NLL) .*no (finite number|perplexity)", reason
+    )
+    base = FakeBackend({TensorType("blk.0.attn_q.weight", "F16"): Effect(nll=nats)})
+    with pytest.raises(TrialFailed, match=r"trial 'base', chunk 7: the (sum|mean)"):
+        room.runner(base.open(room.source, SETTINGS, Sources(room.source))).measure([BASE], [7])
+
+
+class NoEntry(FakeEngine):
+    """Has no importance for a tensor, as an engine finds out when it quantizes it."""
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
+        for event in super().sweep(trials, chunks, reference=reference, settings=settings):
+            yield event
+            if isinstance(event, TrialStarted) and BAD in trials[event.trial].tensor_types:
+                raise TypeChoiceError(f"{BAD.tensor} can't be IQ1_S without an importance matrix")
+
+
+def test_a_type_that_the_importance_matrix_lacks_an_entry_for_is_a_failure(room: Room) -> None:
+    engine = room.engine()
+    engine.__class__ = NoEntry
+    scores = room.runner(engine).measure([BASE, TWO, ONE], range(3))
+    assert scores == straight(room, range(3), BASE, ONE)
+    ((label, _, reason),) = room.study.failures()
+    assert label == "two" and "without an importance matrix" in reason
+
+
+class DiesOfTheNext(FakeEngine):
+    """Dies of a trial's tensors while they are quantized beside the trial before."""
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
+        for event in super().sweep(trials, chunks, reference=reference, settings=settings):
+            if isinstance(event, TrialStarted):
+                following = trials[event.trial + 1] if event.trial + 1 < len(trials) else None
+                own = BAD in trials[event.trial].tensor_types
+                yield replace(event, ahead=following.label if following and BAD in following.tensor_types else "")
+                if own or (following and BAD in following.tensor_types):
+                    self.die()
+                    raise EngineDied("died of quantizing")
+            else:
+                yield event
+
+
+def test_who_dies_beside_another_trials_quantizing_is_not_blamed_for_it(room: Room) -> None:
+    """Measured alone it is whole, and the other is the one that failed."""
+    engine = room.engine()
+    engine.__class__ = DiesOfTheNext
+    scores = room.runner(engine).measure([BASE, ONE, TWO], range(3))
+    assert scores == straight(room, range(3), BASE, ONE)
+    assert [label for label, _, _ in room.study.failures()] == ["two"]
 
 
 @pytest.mark.parametrize("n_engines", [2, 3])
@@ -128,12 +220,19 @@ def test_more_engines_give_the_same(room: Room, tmp_path: Path, n_engines: int) 
     assert sum(engine.n_scored for engine in engines) == 24
 
 
-def test_a_failure_among_several_engines_keeps_what_the_others_measured(room: Room) -> None:
-    """With more engines the error is the same, and every score that arrived is in the study."""
-    engines = [room.engine(Fault(TWO.tensor_types[1], chunk=5, dies=True)) for _ in range(3)]
-    with pytest.raises(TrialFailed, match="trial 'two', chunk 5"):
-        room.runner(*engines).measure([BASE, TWO], range(12))
-    done = room.study.chunks_done(room.study.trial(room.series, TWO, room.types))
+def test_a_failure_among_several_engines_is_one_failure(room: Room) -> None:
+    """With more engines too: the base whole, the trial absent and recorded once."""
+    engines = [room.engine(Fault(TWO.tensor_types[1], dies=True)) for _ in range(3)]
+    scores = room.runner(*engines).measure([BASE, TWO], range(12))
+    assert scores == straight(room, range(12), BASE)
+    assert [label for label, _, _ in room.study.failures()] == ["two"]
+
+
+def test_the_base_failing_among_several_engines_keeps_what_the_others_measured(room: Room) -> None:
+    engines = [room.engine(Fault(chunk=5, dies=True)) for _ in range(3)]
+    with pytest.raises(TrialFailed, match=r"trial '(base|one)', chunk 5"):
+        room.runner(*engines).measure([BASE], range(12))
+    done = room.study.chunks_done(room.study.trial(room.series, BASE, room.types))
     assert 5 not in done and len(room.study.failures()) == 1
 
 
@@ -219,7 +318,7 @@ def test_a_fake_refuses_as_the_real_one_does(room: Room) -> None:
     with pytest.raises(StudyError):
         list(engine.score((), room.corpus.chunks([20]), reference=room.store))
     engine.close()
-    with pytest.raises(EngineDied, match="there: the engine is closed"):
+    with pytest.raises(EngineError, match="there: the engine is closed"):
         list(engine.score((), chunks, label="there"))
 
 

@@ -139,6 +139,29 @@ def test_failures_and_commands_are_rows(study: Study) -> None:
     assert [argv for _, argv in study.commands()] == [["cerebellum", "run", "ümläut.gguf"]]
 
 
+def test_a_failure_is_in_force_until_it_is_taken_back(study: Study) -> None:
+    """Of its own series, the last reason of several; taken back it is still told."""
+    here, there = study.series("s", {}), study.series("t", {"other": 1})
+    trial = study.trial(here, TRIAL, TYPES)
+    study.add_failure(trial, "first")
+    study.add_failure(trial, "second")
+    assert study.failed_trials(here) == {trial: "second"} and study.failed_trials(there) == {}
+    assert study.retry_failures() == 2 and study.failed_trials(here) == {}
+    assert [reason for *_, reason in study.failures()] == ["first", "second"]
+
+
+def test_failures_of_a_study_made_before_are_tried_again(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Cerebellum retried what failed, so a failure may stand beside a trial that is whole by now."""
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "MIGRATIONS", MIGRATIONS[:2])
+        with Study.open(path) as study:
+            trial = new_trial(study)
+            study._db.execute("INSERT INTO failure VALUES (?, '2026-01-01T00:00:00+00:00', 'died')", (trial,))
+            study._db.commit()
+    with Study.open(path) as study:
+        assert [reason for *_, reason in study.failures()] == ["died"] and study.failed_trials(1) == {}
+
+
 def test_facts_are_replaced(study: Study, path: Path) -> None:
     """The last value of a fact counts; one that was never stored is None."""
     study.set_fact("choice", {"a": [1, 2.5, None]})

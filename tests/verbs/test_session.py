@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ EFFECTS = {
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 80)))
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 80)))
     return write_fake_model(tmp_path / "model.gguf", BLOCKS)
 
 
@@ -101,10 +102,28 @@ def test_a_file_that_measures_otherwise_never_gets_its_name(model: Path, monkeyp
     assert not list((model.parent / "out").glob(".*unproven*"))
 
 
-def test_a_failed_trial_keeps_what_was_measured_and_can_be_tried_again(model: Path) -> None:
-    with pytest.raises(EngineError, match=r"blk\.3\.ffn_gate\.weight=Q2_K.*chunk 7"):
-        run(model, FakeBackend(EFFECTS, faults=(Fault(gate(3), chunk=7),)), allow=0.06)
-    again = run(model, allow=0.06)
+def test_a_failed_trial_is_reported_and_the_run_goes_on(model: Path) -> None:
+    """No row, not chosen, named in every report; a resume leaves it out, and the sweep without its tensor is the same."""
+    faulty = FakeBackend(EFFECTS, faults=(Fault(gate(4), chunk=7, dies=True),))
+    first = run(model, faulty, allow=0.06)
+    assert {row.effect.block for row in first.sweep.rows} == set(range(BLOCKS)) - {4}
+    assert first.written is not None and first.choice.blocks == (0, 1, 7)
+    ((label, reason),) = [(f.label, f.reason) for f in first.sweep.failed]
+    assert label == "blk.4.ffn_gate.weight=Q2_K" and "chunk 7" in reason and "died as planted" in reason
+    text = (model.parent / "out" / "report.md").read_text()
+    assert f"Failed, so left out: {label}" in text and "--retry-failed" in text
+    report = json.loads((model.parent / "out" / "report.json").read_text())
+    assert report["failed"] == [{"label": label, "reason": reason}] and len(report["sweep"]) == BLOCKS - 1
+    assert first.combination is not None
+    sets = [row.trial for row in first.combination.report.rows if row.trial.tensor_types]
+    assert all(gate(4) not in trial.tensor_types for trial in sets)
+    assert run(model, allow=0.06) == first
+
+
+def test_a_failed_trial_is_tried_again_when_asked(model: Path) -> None:
+    run(model, FakeBackend(EFFECTS, faults=(Fault(gate(3), chunk=7),)), allow=0.06)
+    again = run(model, allow=0.06, retry_failed=True)
+    assert again.sweep.failed == () and len(again.sweep.rows) == BLOCKS
     (model.parent / "out").rename(model.parent / "first")
     assert again == run(model, allow=0.06)
 
@@ -163,6 +182,45 @@ def test_killed_at_any_event_it_goes_on_and_ends_the_same(tmp_path: Path) -> Non
         assert report(out) == whole, at
 
 
+def test_a_sweep_of_which_every_trial_fails_says_so(model: Path) -> None:
+    """Exit code and message instead of an empty table."""
+    faults = tuple(Fault(gate(block)) for block in range(BLOCKS))
+    with pytest.raises(EngineError, match=r"every trial of the sweep failed, the first so: trial 'blk.*--retry-failed"):
+        run(model, FakeBackend(EFFECTS, faults=faults))
+
+
+def test_the_recipe_failing_ends_the_run_by_name(model: Path) -> None:
+    """Its single trials are fine, together they are not: nothing is written."""
+
+    class Together(Fault):
+        def hits(self, tensor_types: Any, chunk: int) -> bool:
+            return {gate(0), gate(1)} <= set(tensor_types)
+
+    with pytest.raises(EngineError, match=r"the recipe can't be measured on the search text: trial 'recipe', chunk"):
+        run(model, FakeBackend(EFFECTS, faults=(Together(),)), allow=0.06)
+    assert not list((model.parent / "out").glob("*cerebellum*"))
+
+
+def test_a_control_that_fails_is_left_out_and_named(model: Path) -> None:
+    class Blanket(Fault):
+        def hits(self, tensor_types: Any, chunk: int) -> bool:
+            return len(tensor_types) == BLOCKS
+
+    result = run(model, FakeBackend(EFFECTS, faults=(Blanket(),)), allow=0.06)
+    assert result.combination is not None and result.written is not None
+    assert [f.label for f in result.combination.report.failed] == ["blanket Q2_K"]
+    assert "Failed, so left out: blanket Q2_K" in (model.parent / "out" / "report.md").read_text()
+
+
+def test_a_rung_that_fails_leaves_the_ladder_to_the_others(model: Path) -> None:
+    """A Q2_K whose logits overflow: named in the facts, the rest judged."""
+    overflow = {**EFFECTS, TensorType("blk.0.attn_q.weight", "Q2_K"): Effect(nll=math.nan)}
+    given: Any = {"text": model.parent / "text.txt", "ctx": 64, "backend": FakeBackend(overflow)}
+    found = api.validity(model, **given)
+    assert "Q2_K" not in [rung.name for rung in found.rungs] and len(found.rungs) >= 2
+    assert list(found.facts["failed"]) == ["Q2_K"] and "is nan" in found.facts["failed"]["Q2_K"]
+
+
 def test_the_race_gives_the_verdicts_of_the_full_text_with_a_third_of_it(model: Path) -> None:
     full = run(model)
     raced = api.sweep(model, backend=FakeBackend(EFFECTS), **options(model, race=True, out=model.parent / "race")).sweep
@@ -190,9 +248,11 @@ def test_a_race_is_the_same_for_any_number_of_workers_and_after_a_failure(model:
         model, backend=FakeBackend(EFFECTS), **options(model, race=True, workers=3, out=model.parent / "3")
     ).sweep
     broken = options(model, race=True, out=model.parent / "broken")
-    with pytest.raises(EngineError):
-        api.sweep(model, backend=FakeBackend(EFFECTS, faults=(Fault(gate(5)),)), **broken)
-    resumed = api.sweep(model, backend=FakeBackend(EFFECTS), **broken).sweep
+    faulty = FakeBackend(EFFECTS, faults=(Fault(gate(5)),))
+    without = api.sweep(model, backend=faulty, **broken).sweep
+    assert [f.label for f in without.failed] == ["blk.5.ffn_gate.weight=Q2_K"] and len(without.rows) == BLOCKS - 1
+    assert without == api.sweep(model, backend=FakeBackend(EFFECTS), **broken).sweep
+    resumed = api.sweep(model, backend=FakeBackend(EFFECTS), **broken, retry_failed=True).sweep
     assert whole == three == resumed
 
 
@@ -235,7 +295,7 @@ class Note(Silent):
 
 def test_chunks_too_long_for_the_model_are_told_before_the_work_and_kept(model: Path) -> None:
     """Once on the way, and in the facts of the report."""
-    (model.parent / "long.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(5000 * 5)))
+    (model.parent / "long.txt").write_text(" ".join(f"word{i * i % 99991}" for i in range(5000 * 5)))
     said = Note()
     result = run(model, text=model.parent / "long.txt", ctx=5000, chunks=2, n_random=0, progress=said)
     warnings = [text for text in said.told if "Chunks of 5000 tokens are longer than the 4096" in text]

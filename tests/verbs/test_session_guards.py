@@ -33,7 +33,7 @@ EFFECTS = {
 @pytest.fixture
 def ground(tmp_path: Path) -> Path:
     for name, n in (("text", 97), ("other", 89)):
-        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name}{i * i % n}" for i in range(64 * 30)))
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"{name}{i * i % (100 * n + 3)}" for i in range(64 * 30)))
     write_fake_model(tmp_path / "model.gguf")
     return tmp_path
 

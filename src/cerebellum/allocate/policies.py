@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cerebellum.allocate.effects import Effects, Objective, Prediction, SingleEffect, predict_additive
@@ -131,32 +131,36 @@ def _rank(cluster: tuple[SingleEffect, ...]) -> tuple[int, float, int]:
 
 
 def choose_greedy(effects: Effects, rules: Rules) -> Choice:
-    """Plain greedy by measured cost (`SingleEffect.cost`); every tensor is taken at most once.
+    """Plain greedy by measured cost (`SingleEffect.cost`); every tensor ends at one type at most.
 
-    1. Take what improves and doesn't grow the file (cost ≤ 0, bytes ≤ 0), lowest cost first.
-    2. Take demotions with a cost by bytes saved per nat, highest first, while the sum of their costs stays within
-       ``allowed_damage``; one that doesn't fit is passed over, a cheaper one may still. Gains of step 1 are not spent here.
-    3. Take promotions that improve by nats gained per byte, highest first, while the file's growth stays within
-       ``max_growth_bytes``: what the demotions saved may be spent.
+    1. Take what improves and doesn't grow the file (cost ≤ 0, bytes ≤ 0), of each tensor the lowest cost.
+    2. Of all moves of a tensor to a smaller type (from the base's, or from the one that it has been given) take the one that saves most
+       bytes per nat, as long as one fits: the costs of what is taken stay within ``allowed_damage`` together. So a tensor that was given a
+       type goes on to a smaller one where that pays more than anything else. Gains of step 1 are not spent here.
+    3. Likewise of the moves of the other tensors to a larger type that improves them, the one that gains most nats per byte, while the
+       file's growth stays within ``max_growth_bytes``: what the demotions saved may be spent.
 
     Ties go to the tensor's name, then the type's, so the order of ``effects`` doesn't matter. Effects don't simply add: measure
     the result.
     """
     costs = {e.swap: e.cost(rules.objective, rules.cautious) for e in effects}
     taken: dict[str, SingleEffect] = {}
-    spent = 0.0
-    for effect in sorted(effects, key=lambda e: _greedy_key(e, costs[e.swap])):
-        cost = costs[effect.swap]
-        if effect.tensor in taken:
-            continue
-        if effect.delta_bytes > 0:
-            growth = effect.delta_bytes + sum(e.delta_bytes for e in taken.values())
-            fits = cost < 0.0 and (rules.max_growth_bytes is None or growth <= rules.max_growth_bytes)
-        else:
-            fits = cost <= 0.0 or (effect.delta_bytes < 0 and spent + cost <= rules.allowed_damage)
-            spent += cost if fits and cost > 0.0 else 0.0
-        if fits:
-            taken[effect.tensor] = effect
+    for effect in sorted(effects, key=lambda e: (costs[e.swap], e.tensor, e.to_type)):
+        if costs[effect.swap] <= 0.0 and effect.delta_bytes <= 0:
+            taken.setdefault(effect.tensor, effect)
+    smaller = [_Move(e, -e.delta_bytes, costs[e.swap]) for e in effects if e.delta_bytes < 0 and costs[e.swap] > 0.0]
+    free = {tensor: _Move(e, -e.delta_bytes, 0.0) for tensor, e in taken.items()}
+    demoted = _filled(smaller, rules.allowed_damage, free)
+    taken = {tensor: move.effect for tensor, move in demoted.items()}
+    larger = [
+        _Move(e, -costs[e.swap], e.delta_bytes)
+        for e in effects
+        if e.delta_bytes > 0 and costs[e.swap] < 0.0 and e.tensor not in taken
+    ]
+    growth = math.inf if rules.max_growth_bytes is None else rules.max_growth_bytes
+    room = growth - sum(e.delta_bytes for e in taken.values())
+    taken |= {tensor: move.effect for tensor, move in _filled(larger, room, {}).items()}
+    spent = math.fsum(move.weight for move in demoted.values())
     name = {"kld": "KL divergence", "nll": "perplexity"}[rules.objective]
     how = f"{len(taken)} of {len({e.tensor for e in effects})} tensors by {name}{', upper limits' if rules.cautious else ''}"
     return Choice(
@@ -166,15 +170,38 @@ def choose_greedy(effects: Effects, rules: Rules) -> Choice:
     )
 
 
-def _greedy_key(effect: SingleEffect, cost: float) -> tuple[int, float, str, str]:
-    """(step, what is best first within it, ties) as `choose_greedy` says."""
-    if effect.delta_bytes > 0:
-        step, value = 3, cost / effect.delta_bytes
-    elif cost <= 0.0:
-        step, value = 1, cost
-    else:
-        step, value = 2, effect.delta_bytes / cost
-    return step, value, effect.tensor, effect.to_type
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A type for a tensor: what it is worth and what it weighs, both from the base."""
+
+    effect: SingleEffect
+    value: float
+    weight: float
+
+
+def _filled(moves: Iterable[_Move], room: float, taken: Mapping[str, _Move]) -> dict[str, _Move]:
+    """Tensor → its move, beginning with ``taken``: again and again the move of most value per weight that still fits ``room``.
+
+    Value and weight of a move are those beyond what its tensor has already; only moves that gain value are made, so this ends.
+    """
+    given = dict(taken)
+    left = list(moves)
+    nothing = (0.0, 0.0)
+    while True:
+        best: tuple[float, str, str] | None = None
+        chosen: _Move | None = None
+        spent = math.fsum(move.weight for move in given.values())
+        for move in left:
+            now = given.get(move.effect.tensor)
+            value, weight = (now.value, now.weight) if now else nothing
+            gain, more = move.value - value, move.weight - weight
+            if gain > 0.0 and spent + more <= room:
+                rank = (-gain / more if more > 0.0 else -math.inf, move.effect.tensor, move.effect.to_type)
+                if best is None or rank < best:
+                    best, chosen = rank, move
+        if chosen is None:
+            return given
+        given[chosen.effect.tensor] = chosen
 
 
 #: The policies by name: the one table that commands and reports look them up in.

@@ -18,6 +18,7 @@ from cerebellum.cli.common import (
     quiet_option,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
+from cerebellum.quoting import printable
 
 
 @click.command()
@@ -121,7 +122,8 @@ def perplexity(
         return
     parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
     batches = "" if n_ubatch is None else f", decoded {n_ubatch} tokens at a time"
-    print(
+    line = (
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
         f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored{batches}"
     )
+    print(printable(line))

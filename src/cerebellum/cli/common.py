@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import click
 
 from cerebellum.errors import CerebellumError, OutputError
+from cerebellum.quoting import printable, strict_json
 
 INTERRUPTED = 130
 
@@ -61,7 +61,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def print_json(value: Any) -> None:
     """``value`` on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(strict_json(value))
 
 
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,5 +96,5 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"cerebellum: {message}", file=sys.stderr)
+    print(printable(f"cerebellum: {message}"), file=sys.stderr)
     sys.exit(code)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from cerebellum.report.grids import Grid
+from cerebellum.quoting import name, printable
+from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0
@@ -36,9 +38,10 @@ class ConsoleProgress:
         self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
 
     def note(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
+        what = name(what)
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
         if self._live:
@@ -51,7 +54,7 @@ class ConsoleProgress:
     def step(self, what: str = "") -> None:
         self._done += 1
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, now=what)
+            self._bar.update(self._task, completed=self._done, now=name(what))
         elif time.monotonic() - self._last > PLAIN_EVERY:
             self._last = time.monotonic()
             self.note(f"{self._what}: {self._done} of {self._total}, {self._left():.0f} s left")
@@ -99,12 +102,17 @@ def print_grid(grid: Grid) -> None:
 
     console = stdout_console()
     table = Table(
-        title=Text(grid.title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=Text(printable(grid.title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in grid.columns:
-        table.add_column(Text(column), overflow="fold", no_wrap=not console.is_terminal)
+        table.add_column(Text(name(column)), overflow="fold", no_wrap=not console.is_terminal)
     for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(name(cell)) for cell in row))
     console.print(table)
     for note in grid.notes:
         print_lines(console, [note], style="dim")
@@ -115,6 +123,6 @@ def print_lines(console: Console, lines: Iterable[str], style: str | None = None
     """Lines of prose, indented; wrapped to the terminal, or to `PROSE` where there is none."""
     width = console.width if console.is_terminal else PROSE
     for line in lines:
-        wrapped = textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        wrapped = textwrap.fill(printable(line), max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
                                 break_on_hyphens=False)  # fmt: skip
         console.print(wrapped, highlight=False, markup=False, style=style, soft_wrap=True)

@@ -80,6 +80,7 @@ SWEEP_OPTIONS = (
         help="Memory to begin each trial at the block that it changes; 0 computes every trial whole (same numbers) and "
         "holds logits twice.",
     ),
+    click.option("--retry-failed", is_flag=True, help="Try trials again that failed before; else they stay left out."),
     click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
 )
 

@@ -15,13 +15,15 @@ import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
+from cerebellum.llamacpp.one_stream import Turns, closing
 from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.safe_path import importable
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
 
@@ -42,6 +44,26 @@ def surroundings() -> Surroundings:
     return os.getpid(), folder, tuple(sorted(os.environ.items())), tuple(sys.path)
 
 
+def child_environment() -> dict[str, str]:
+    """The environment of a Python that runs our code alone: `importable` for its path, and nothing from the folder that it is started in.
+
+    A native abort prints its reason and no backtrace: where gdb is installed, ggml would attach it, and that hides the reason.
+    """
+    own = {"PYTHONPATH": os.pathsep.join(importable()), "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
+    return {**WAITING, **os.environ, **own}
+
+
+def last_words(stream: IO[bytes]) -> str:
+    """Why a process died, from what it printed: the first assertion that failed, else the last line."""
+    if stream.closed:
+        return ""
+    stream.seek(0)
+    lines = stream.read().decode("utf-8", "replace").strip().splitlines()
+    asserted = [line for line in lines if "GGML_ASSERT" in line or "GGML_ABORT" in line]
+    aborts = asserted[:1] or [line for line in lines if "abort" in line.lower()][-1:]
+    return (aborts or lines[-1:] or [""])[0].strip()[:400]
+
+
 class Child:
     """A worker process and the two pipes to it. Not safe to share between threads."""
 
@@ -50,39 +72,48 @@ class Child:
         self.doing = doing
         self.surroundings = surroundings()
         self.has_computed = False
-        self._busy = False
+        self._turns = Turns()
+        self._n_calls = 0
+        self._unread = False
+        self._closed = False
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed in close()
-        environment = {**WAITING, **os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cerebellum.llamacpp.worker"],
+            [sys.executable, "-P", "-m", "cerebellum.llamacpp.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=environment,
+            env=child_environment(),
         )
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
     def stream(self, label: str, method: str, *args: Any, **kwargs: Any) -> Generator[Any, None, Any]:
-        """Call ``method`` and yield its items, then return its value. Errors carry ``label``."""
-        self._send(label, (method, args, kwargs))
-        finished, self._busy = False, True
-        try:
+        """Call ``method`` and yield its items, then return its value. Errors carry ``label``.
+
+        Closed early, the stream tells the worker to stop; what is still on its way is read before the next call.
+        """
+        with self._turns.stream(label or self.doing):
+            self._finish_last(label)
+            self._n_calls += 1
+            self._send(label, ("call", self._n_calls, method, args, kwargs))
             while True:
-                kind, value = self._receive(label)
-                if kind == "item":
-                    yield value
-                    continue
-                finished = True
+                kind, value = self._receive_whole(label)
                 if kind == "error":
                     raise self._named(value, label)
-                return value
-        finally:
-            if not finished and self._process.poll() is None:
-                self.kill()
-            self._busy = False
+                if kind != "item":
+                    return value
+                try:
+                    yield value
+                except GeneratorExit:
+                    self._stop_early()
+                    raise
 
     def call(self, label: str, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call ``method`` and return its value."""
@@ -93,7 +124,32 @@ class Child:
             except StopIteration as end:
                 return end.value
 
+    def _stop_early(self) -> None:
+        """Tell the worker that nobody reads on. A worker that is gone needs no telling."""
+        if self._process.poll() is None and not self._closed:
+            self._unread = True
+            with contextlib.suppress(EngineError):
+                self._send("", ("stop", self._n_calls))
+
+    def _finish_last(self, label: str) -> None:
+        """Read away what a stream that was closed early had on its way."""
+        while self._unread:
+            kind, _ = self._receive_whole(label)
+            self._unread = kind == "item"
+
+    def _receive_whole(self, label: str) -> tuple[str, Any]:
+        """A message. An interruption in its midst (Ctrl-C) leaves half of it in the pipe, so the process is ended then."""
+        try:
+            return self._receive(label)
+        except EngineError:
+            raise
+        except BaseException:
+            self.kill()
+            raise
+
     def _send(self, label: str, message: Any) -> None:
+        if self._closed:
+            raise EngineError(f"{label or self.doing}: the engine is closed")
         assert self._process.stdin is not None
         try:
             pickle.dump(message, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
@@ -105,7 +161,7 @@ class Child:
         assert self._process.stdout is not None
         try:
             return cast(tuple[str, Any], pickle.load(self._process.stdout))
-        except (EOFError, pickle.UnpicklingError, ConnectionError) as error:
+        except (EOFError, pickle.UnpicklingError, ConnectionError, ValueError) as error:
             raise self._death(label) from error
 
     def _named(self, error: Exception, label: str) -> Exception:
@@ -120,19 +176,13 @@ class Child:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         except ValueError:
             how = f"signal {-code}"
-        said = self._last_words()
+        said = last_words(self._stderr)
         return EngineDied(f"{label or self.doing}: llama.cpp's process died ({how}){': ' + said if said else ''}")
-
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
-        aborts = [line for line in lines if "GGML_ASSERT" in line or "abort" in line.lower()]
-        return (aborts or lines or [""])[-1].strip()[:400]
 
     @property
     def is_free(self) -> bool:
-        """Whether the process lives and no call is under way."""
-        return not self._busy and self._process.poll() is None
+        """Whether the process lives, no stream is open and nothing of one is unread."""
+        return self.is_alive and not self._closed and not self._turns.is_open and not self._unread
 
     def begin(self, doing: str) -> None:
         """Take up other work: what the process printed before is no last word of it."""
@@ -147,8 +197,9 @@ class Child:
         self._process.wait()
 
     def close(self) -> None:
-        """Let the process end by itself; insist after a while, and at once where another thread waits for its answer."""
-        if self._busy:
+        """Let the process end by itself; insist after a while, and at once where it still computes for a stream."""
+        self._closed = True
+        if self._turns.is_open or self._unread:
             self.kill()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
@@ -228,12 +279,25 @@ class EngineProcess:
     """An `Engine` whose llama.cpp lives in a `Child`."""
 
     def __init__(self, path: Path, settings: Settings, sources: Sources | None) -> None:
+        self._opening = (path, settings, sources)
+        self._closed = False
+        self._open()
+
+    def _open(self) -> None:
+        path = self._opening[0]
         self._child = IDLE.take(f"opening {path.name}", measures=True)
         try:
-            self.n_vocab = cast(int, self._child.call(f"opening {path.name}", "open", path, settings, sources))
+            self.n_vocab = cast(int, self._child.call(f"opening {path.name}", "open", *self._opening))
         except BaseException:
             self._child.close()
             raise
+
+    def reopen(self) -> None:
+        if self._closed:
+            raise EngineError(f"opening {self._opening[0].name}: the engine is closed")
+        if not self._child.is_alive:
+            self._child.close()
+            self._open()
 
     @property
     def pid(self) -> int:
@@ -271,10 +335,12 @@ class EngineProcess:
     ) -> Iterator[SweepEvent]:
         if trials and chunks:
             self._child.doing = TrialStarted(0, chunks[0].id, base=True).told(trials[0].label)
-        for event in self._child.stream("", "call", "sweep", trials, chunks, reference=reference, settings=settings):
-            if isinstance(event, TrialStarted):
-                self._child.doing = event.told(trials[event.trial].label)
-            yield event
+        events = self._child.stream("", "call", "sweep", trials, chunks, reference=reference, settings=settings)
+        with closing(events):
+            for event in events:
+                if isinstance(event, TrialStarted):
+                    self._child.doing = event.told(trials[event.trial].label)
+                yield event
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         return self._child.stream("keeping the reference", "call", "capture", chunks, store)
@@ -284,11 +350,12 @@ class EngineProcess:
         return self._child.call("logits", "call", "logits", tensor_types, chunk)
 
     def close(self) -> None:
+        self._closed = True
         self._child.close()
 
 
 class ResponderProcess:
-    """A `Responder` whose llama.cpp lives in a `Child`. A stream that isn't read to its end ends the process."""
+    """A `Responder` whose llama.cpp lives in a `Child`."""
 
     def __init__(self, path: Path, settings: Settings, n_ctx: int | None) -> None:
         self._name = path.name

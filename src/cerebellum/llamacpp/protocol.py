@@ -6,16 +6,22 @@ it tokenizes, and it scores chunks of text with any set of tensors stored in oth
 * *exact*: the sums of ``score(tensor_types, chunks)`` equal, bit for bit, those of a file written with these types and opened fresh;
 * *memoryless*: no call's result depends on the calls before it;
 * *closed*: logits stay inside; per-chunk sums come out, one by one, as they are known;
-* *named*: a failure, a native abort included, is an `EngineError` that carries the label of the trial.
+* *named*: a failure, a native abort included, is an `EngineError` that carries the label of the trial;
+* *one stream at a time*: a stream (``score``, ``sweep``, ``capture``) is open from the first item that is asked of it to its last one, or
+  until it is closed or dropped. While it is open, any other call is refused with an `EngineError`. Closing or dropping a stream early
+  leaves the engine as usable as before;
+* *closed for good*: a call on a closed engine is an `EngineError`, never another error. One whose process died says `EngineDied` until
+  ``reopen`` is called.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from cerebellum.cores import n_cores
 
 if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` needs no numpy
     from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
@@ -28,11 +34,6 @@ LOGITS_BYTES = 256 << 20
 
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
-
-
-def n_cores() -> int:
-    """Logical cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,10 @@ class Engine(Protocol):
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         """Keep this model's rows of ``chunks`` in ``store`` as a reference; yields each chunk's id when it's safe."""
+        ...
+
+    def reopen(self) -> None:
+        """Open the same model anew where the engine has died; do nothing where it lives. Raises `EngineError` on a closed engine."""
         ...
 
     def close(self) -> None: ...

@@ -1,18 +1,19 @@
 """The child process that holds llama.cpp: reads calls on its standard input, answers on what was its standard output.
 
-Run as ``python -m cerebellum.llamacpp.worker``. Whatever native code prints goes to standard error, which the parent keeps for its
+Run as ``python -P -m cerebellum.llamacpp.worker``. Whatever native code prints goes to standard error, which the parent keeps for its
 message should this process abort. It ends when its parent does.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
+import queue
 import signal
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -61,23 +62,51 @@ class Host:
         return found(*args, **kwargs) if callable(found) else found
 
 
+class Mailbox:
+    """What the parent sends: calls, in their order, and the number of the last call that it no longer reads."""
+
+    def __init__(self, pipe: BinaryIO) -> None:
+        self.calls: queue.SimpleQueue[tuple[int, str, Any, Any] | None] = queue.SimpleQueue()
+        self.stopped = 0
+        threading.Thread(target=self._read, args=(pipe,), daemon=True).start()
+
+    def is_stopped(self, number: int) -> bool:
+        """Whether the parent no longer reads what call ``number`` gives."""
+        return self.stopped >= number
+
+    def _read(self, pipe: BinaryIO) -> None:
+        while True:
+            try:
+                kind, number, *rest = pickle.load(pipe)
+            except (EOFError, OSError):
+                self.calls.put(None)
+                return
+            if kind == "stop":
+                self.stopped = number
+            else:
+                self.calls.put((number, *rest))
+
+
 def serve(calls: BinaryIO, answers: BinaryIO) -> None:
     """Answer calls until the parent closes the pipe."""
-    host = Host()
-    while True:
-        try:
-            method, args, kwargs = pickle.load(calls)
-        except EOFError:
-            return
-        _answer(answers, host, method, args, kwargs)
+    host, mailbox = Host(), Mailbox(calls)
+    while call := mailbox.calls.get():
+        number, method, args, kwargs = call
+        _answer(answers, host, functools.partial(mailbox.is_stopped, number), method, args, kwargs)
 
 
-def _answer(answers: BinaryIO, host: Host, method: str, args: Any, kwargs: Any) -> None:
+def _answer(answers: BinaryIO, host: Host, is_stopped: Callable[[], bool], method: str, args: Any, kwargs: Any) -> None:
+    """The result of a call, or its items one by one until nobody reads on, or its error."""
     try:
         result = getattr(host, method)(*args, **kwargs)
         if isinstance(result, Iterator):
             for item in result:
+                if is_stopped():
+                    break
                 _send(answers, "item", item)
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()  # puts the weights back now
             result = None
         _send(answers, "value", result)
     except CerebellumError as error:
@@ -106,7 +135,7 @@ def main() -> None:
     os.dup2(2, 1)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        serve(sys.stdin.buffer, answers)
+        serve(os.fdopen(os.dup(0), "rb"), answers)
     except BrokenPipeError:
         os._exit(0)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.files import companions, write_text
+from cerebellum.quoting import strict_json
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report
 from cerebellum.report.plain import summary_of
@@ -25,7 +25,7 @@ def write_report(result: RunResult, out: Path) -> dict[str, Any]:
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.tensor_types))
     write_text(out / "report.md", full_report(result))
     summary = summary_of(result)
-    write_text(out / "report.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "report.json", strict_json(summary) + "\n")
     if result.written is not None:
         write_text(companions(result.written.path)[1], model_card(result))
     return summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.quoting import code_block, code_span, markdown, printable, shell_file
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -17,47 +18,40 @@ def model_card(result: RunResult) -> str:
     """Markdown with the front matter that model hubs read. A written file is required."""
     written, combination = result.written, result.combination
     assert written is not None and combination is not None
-    lines = "\n".join(map(str, written.overrides))
+    lines = "\n".join(printable(str(line)) for line in written.overrides)
     judged = written.from_base.judgement
     parts = [
         "---",
         "tags: [gguf, quantized, cerebellum]",
-        f"# base_model: the hub's OWNER/NAME of the model that {result.model} was made from",
+        f"# base_model: the hub's OWNER/NAME of the model that {markdown(result.model)} was made from",
         "---",
         "",
-        f"# {written.path.stem}",
+        f"# {markdown(written.path.stem)}",
         "",
-        f"{result.model} quantized to {result.base.ftype}, {len(combination.recipe.tensor_types)} tensors stored in another type, "
+        f"{markdown(result.model)} quantized to {markdown(result.base.ftype)}, "
+        f"{len(combination.recipe.tensor_types)} tensors stored in another type, "
         "chosen by measuring each "
         f"of {len(result.sweep.rows)} changes alone. {written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
         "",
-        f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {judged.reason}",
+        f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {markdown(judged.reason)}",
         "",
-        *(f"* {line}" for line in controls_lines(result)),
+        *(f"* {markdown(line)}" for line in controls_lines(result)),
         "",
-        f"Perplexity {perplexity_cell(written.summary)} on that text. {tasks_line(result)}",
+        f"Perplexity {perplexity_cell(written.summary)} on that text. {markdown(tasks_line(result))}",
         "",
         "## Run it",
         "",
-        "```sh",
-        f"llama-cli -m {written.path.name}",
-        "```",
+        code_block(f"llama-cli -m {shell_file(written.path.name)}", "sh"),
         "",
-        "For Ollama, a `Modelfile` with one line, `FROM ./"
-        + written.path.name
-        + "`, then `ollama create NAME -f Modelfile`.",
+        f"For Ollama, a `Modelfile` with one line, {code_span(f'FROM ./{written.path.name}')}, then `ollama create NAME -f Modelfile`.",
         "",
         "## Reproduce it",
         "",
-        f"Save as `{written.overrides_path.name}`:",
+        f"Save as {code_span(written.overrides_path.name)}:",
         "",
-        "```",
-        lines,
-        "```",
+        code_block(lines),
         "",
-        "```sh",
-        written.reproduce,
-        "```",
+        code_block(written.reproduce, "sh"),
         "",
         grid_markdown(comparison_grid(combination.report, result.facts)),
         *([grid_markdown(bench_grid(result.bench))] if result.bench else []),

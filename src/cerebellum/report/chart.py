@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.domain import TensorTypes
+from cerebellum.quoting import name, printable
 from cerebellum.report.grids import measured_on
 from cerebellum.stats.intervals import Interval
 
@@ -50,7 +51,7 @@ def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: TensorTypes) -> str
     note = f"{measured_on(facts, 'search')}{'; rings: chosen' if chosen else ''}"
     body = [
         _axis(axis, height - 40, unit),
-        f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(note)}</text>',
+        f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(printable(note))}</text>',
     ]
     for place, (row, mark) in enumerate(zip(rows, marks, strict=True)):
         label = f"{row.effect.tensor.removesuffix('.weight')} → {row.effect.to_type}"
@@ -76,7 +77,7 @@ def _x(value: float, axis: Sequence[float]) -> float:
 
 
 def _axis(axis: Sequence[float], bottom: float, unit: str) -> str:
-    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(unit)}, with 95 % interval</text>']
+    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(printable(unit))}, with 95 % interval</text>']
     for value in axis:
         x, zero = _x(value, axis), abs(value) < 1e-12
         parts.append(
@@ -91,7 +92,7 @@ def _row(y: float, label: str, word: str, xs: Sequence[float], chosen: bool) -> 
     middle, low, high = xs
     ring = f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="6.5" fill="none" stroke="#111"/>' if chosen else ""
     return (
-        f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(label)}</text>'
+        f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(name(label))}</text>'
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="2"/>'
         f'<circle cx="{middle:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>'
         f"{ring}"

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from cerebellum.report.grids import Grid, batches_of, chunks_of, perplexity_cell, unknown_note, with_limits
-from cerebellum.stats.intervals import percent_change, smallest_detectable
+from cerebellum.stats.intervals import exp_nll, percent_change, smallest_detectable
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
     own = measurement.reference_nll
     notes = [
         f"Text {chunks_of(text)}{batches_of(measurement.facts)}.",
-        f"Reference {reference['file']} ({how}); its own perplexity there is {math.exp(own.estimate):.4f}.",
+        f"Reference {reference['file']} ({how}); its own perplexity there is {exp_nll(own.estimate):.4f}.",
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",
     ]

@@ -18,6 +18,11 @@ from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.results import Combination, Comparison, Noise, Row, RunResult, Sweep, SweepRow
+    from cerebellum.study.runner import FailedTrial
+
+
+#: Failed trials that a table's notes name; the JSON has all.
+FAILED_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +169,19 @@ def sweep_notes(sweep: Sweep) -> tuple[str, ...]:
     notes = race_note(sweep)
     notes += ["Verdicts hold after false-discovery control over the whole sweep (Benjamini-Hochberg, 5 %)."]
     notes += sweep.plan.notes
+    notes += failed_notes(sweep.failed)
     notes += [f"Not measured: {s.tensor} as {s.type} {s.reason}." for s in sweep.plan.skipped[:5]]
     if len(sweep.plan.skipped) > 5:
         notes.append(f"… and {len(sweep.plan.skipped) - 5} more; the JSON lists them.")
     return tuple(notes)
+
+
+def failed_notes(failed: Sequence[FailedTrial]) -> list[str]:
+    """What could not be measured, and why."""
+    notes = [f"Failed, so left out: {failure.label}. {failure.reason}." for failure in failed[:FAILED_SHOWN]]
+    if len(failed) > FAILED_SHOWN:
+        notes.append(f"… and {len(failed) - FAILED_SHOWN} more failed; the JSON lists them.")
+    return notes + (["--retry-failed tries what failed again."] if failed else [])
 
 
 def _sweep_row(row: SweepRow) -> tuple[str, ...]:
@@ -208,6 +222,7 @@ def comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
     notes = (
         measured_on(facts, comparison.split),
         *interval_note(contrasts, [row.summary for row in comparison.rows], facts),
+        *failed_notes(comparison.failed),
     )
     return Grid(f"Recipe and controls, {comparison.split} text", columns, rows, notes)
 

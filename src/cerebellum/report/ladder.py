@@ -34,7 +34,8 @@ def _row(rung: Rung, own: float) -> tuple[str, ...]:
 def _on_what(facts: dict[str, Any]) -> list[str]:
     if "ladder" in facts:
         return [f"From {facts['ladder']}, as published: intervals are not known."]
-    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk."]
+    failed = [f"Failed, so left out: {label}. {reason}." for label, reason in facts.get("failed", {}).items()]
+    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *failed]
 
 
 def ladder_json(found: LadderResult) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.quoting import code_block, code_span, markdown, markdown_cell, printable, shell_line
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import (
     Grid,
@@ -26,22 +26,21 @@ if TYPE_CHECKING:
 
 def grid_markdown(grid: Grid, level: int = 2) -> str:
     """A heading, a table and its notes."""
-    head = "| " + " | ".join(grid.columns) + " |"
+    head, *rows = ("| " + " | ".join(map(markdown_cell, row)) + " |" for row in (grid.columns, *grid.rows))
     rule = "|" + "---|" * len(grid.columns)
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in grid.rows]
-    notes = [f"* {note}" for note in grid.notes]
-    return "\n".join([f"{'#' * level} {grid.title}", "", head, rule, *rows, "", *notes, ""])
+    notes = [f"* {markdown(note)}" for note in grid.notes]
+    return "\n".join([f"{'#' * level} {markdown(grid.title)}", "", head, rule, *rows, "", *notes, ""])
 
 
 def full_report(result: RunResult) -> str:
     """Everything: what was measured on what, the sweep, the choice, the controls, the proven file."""
     facts = result.facts
-    parts = [f"# {result.model}: what its quantization deserves", "", *header(result), ""]
-    parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {warning}", "")]
+    parts = [f"# {markdown(result.model)}: what its quantization deserves", "", *header(result), ""]
+    parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {markdown(warning)}", "")]
     parts += [
         "## Result",
         "",
-        *(f"* {line}" for line in [*choice_lines(result), *controls_lines(result), *written_lines(result)]),
+        *(f"* {markdown(line)}" for line in [*choice_lines(result), *controls_lines(result), *written_lines(result)]),
         "",
     ]
     if result.combination is not None:
@@ -55,8 +54,8 @@ def full_report(result: RunResult) -> str:
         parts += [grid_markdown(ladder_grid(result.validity))]
     parts += [grid_markdown(sweep_grid(result.sweep, facts, result.noise)), "![the sweep](sweep.svg)", ""]
     if result.written is not None:
-        lines = "\n".join(f"{o}" + (f"    ({o.why})" if o.why else "") for o in result.written.overrides)
-        parts += ["## Overrides", "", "```", lines, "```", ""]
+        lines = [printable(f"{o}" + (f"    ({o.why})" if o.why else "")) for o in result.written.overrides]
+        parts += ["## Overrides", "", code_block("\n".join(lines)), ""]
     parts += ["## On what", "", *on_what(result)]
     return "\n".join(parts) + "\n"
 
@@ -67,7 +66,8 @@ def header(result: RunResult) -> list[str]:
         " The source was quantized already, so what the recipe changes is quantized twice." if result.base.twice else ""
     )
     return [
-        f"Base {result.base.ftype}, {result.base.model.file_bytes / 1e6:,.2f} MB. One tensor at a time was stored in another type, in "
+        f"Base {markdown(result.base.ftype)}, {result.base.model.file_bytes / 1e6:,.2f} MB. One tensor at a time was stored in "
+        "another type, in "
         f"memory, and measured against the reference.{twice} Lower KL divergence (KLD) is nearer to the reference."
     ]
 
@@ -76,21 +76,22 @@ def on_what(result: RunResult, *, public: bool = False) -> list[str]:
     """Hashes, versions, settings and the command; ``public`` leaves out the folders on this machine."""
     facts = result.facts
     lines = [
-        f"* model: {facts['model']['file']} ({facts['model']['architecture']}), sha256 {facts['model']['sha256']}",
-        f"* reference: {facts['reference'].get('file', '')}, sha256 {facts['reference']['sha256']}, "
+        f"model: {facts['model']['file']} ({facts['model']['architecture']}), sha256 {facts['model']['sha256']}",
+        f"reference: {facts['reference'].get('file', '')}, sha256 {facts['reference']['sha256']}, "
         + (
             "complete rows (exact)"
             if facts["reference"]["k"] is None
             else f"the {facts['reference']['k']} largest logits a row"
         ),
-        "* importance matrix: "
+        "importance matrix: "
         + (f"{facts['imatrix']['file']}, sha256 {facts['imatrix']['sha256']}" if facts["imatrix"] else "none"),
     ]
     for name, split in facts["splits"].items():
-        lines.append(f"* {name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
+        lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
-    lines += [f"* settings: {settings}", f"* build: {facts['build']}, cerebellum {__version__}"]
+    lines += [f"settings: {settings}", f"build: {facts['build']}, cerebellum {__version__}"]
+    listed = [f"* {markdown(line)}" for line in lines]
     if facts.get("command"):
         words = (Path(word).name if public and "/" in word else word for word in facts["command"])
-        lines.append(f"* command: `{shlex.join(words)}`")
-    return lines
+        listed.append(f"* command: {code_span(shell_line(words))}")
+    return listed

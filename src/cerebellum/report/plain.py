@@ -37,7 +37,7 @@ def summary_of(result: RunResult) -> dict[str, Any]:
 
 def noise_json(noise: Noise) -> dict[str, Any]:
     """The noise floor and what it rests on."""
-    return {"floor": noise.floor, **as_json(noise)}
+    return {"floor": as_json(noise.floor), **as_json(noise)}
 
 
 def choice_json(choice: Choice) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
     rows = [
         {
             **as_json(row.effect),
-            "percent": row.effect.percent,
+            "percent": as_json(row.effect.percent),
             "summary": as_json(row.summary),
             "contrast": as_json(row.contrast),
             "class": as_json(row.word),
@@ -67,5 +67,6 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
         "base": as_json(sweep.base),
         "sweep": rows,
         "skipped": as_json(sweep.plan.skipped),
+        "failed": as_json(sweep.failed),
         "race": as_json(sweep.race),
     }

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.domain import ChunkScore
+from cerebellum.domain import ByValue, ChunkScore
 from cerebellum.parallel import ALONE, Threads
 
 #: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
@@ -44,8 +44,8 @@ Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class ReferenceRows:
+@dataclass(frozen=True, slots=True, eq=False)
+class ReferenceRows(ByValue):
     """The reference's view of the scored tokens of one chunk.
 
     ``lse`` float64 [n]: log of the sum of exponentials of each full row. Complete: ``logits`` float32 [n, vocabulary] and ``ids`` is
@@ -71,7 +71,7 @@ def _over_rows(threads: Threads, kernel: Callable[..., None], work: int, logits:
     threads.run(lambda first, last: kernel(logits, first, last, *others), len(logits), least=_PIECE // max(1, work))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Normalized:
     """Of each row: log Σ exp(z) [n]; log Σ exp(βz) [n, `INVERSE_TEMPERATURES`]; the most likely token [n]; the smallest logit [n]."""
 
@@ -217,7 +217,8 @@ def the_rest(
 
 
 def _sum(values: Doubles) -> float:
-    return math.fsum(values.tolist())
+    """NaN where a value is no finite number: `math.fsum` would raise for infinities of both signs."""
+    return math.fsum(values.tolist()) if np.isfinite(values).all() else math.nan
 
 
 def _exp(x: Doubles) -> Doubles:

@@ -13,6 +13,7 @@ from cerebellum.domain import ChunkScore
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
 from cerebellum.stats.intervals import (
     Interval,
+    exp_nll,
     mean_interval,
     paired_interval,
     percent_change,
@@ -166,7 +167,7 @@ def best_temperature(scores: Iterable[ChunkScore]) -> tuple[float | None, float 
     shift = 0.5 * (left - right) / (left - 2 * middle + right)
     step = INVERSE_TEMPERATURES[1] - INVERSE_TEMPERATURES[0]
     lowest = middle - 0.25 * (left - right) * shift
-    return math.exp(lowest), 1.0 / (INVERSE_TEMPERATURES[best] + shift * step)
+    return exp_nll(lowest), 1.0 / (INVERSE_TEMPERATURES[best] + shift * step)
 
 
 def contrast(

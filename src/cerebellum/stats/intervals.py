@@ -19,7 +19,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.domain import ChunkScore
 from cerebellum.errors import EngineError
+
+#: From this mean NLL on, nats a token, a perplexity isn't a number any more (exp overflows at 709.8).
+MOST_NLL = 700.0
 
 Floats = npt.NDArray[np.float64]
 ChunkSums = Mapping[int, tuple[float, int]]
@@ -174,14 +178,35 @@ def perplexity(nll_nats: float, nll2: float, n_tokens: int) -> tuple[float, floa
     if n_tokens < 1:
         raise ValueError("perplexity needs at least one scored token")
     mean = nll_nats / n_tokens
-    if not mean < 700.0:
-        raise EngineError(
-            f"the mean NLL is {mean} nats a token, which is no perplexity: the model or its quantization is broken"
-        )
-    value = math.exp(mean)
+    value = exp_nll(mean)
     if n_tokens < 2:
         return value, math.inf
     return value, value * math.sqrt(max(nll2 / n_tokens - mean * mean, 0.0) / (n_tokens - 1))
+
+
+def exp_nll(mean_nll: float) -> float:
+    """The perplexity of a mean NLL in nats a token. Raises `EngineError` where there is none: NaN, or `MOST_NLL` and more."""
+    if not mean_nll < MOST_NLL:
+        raise EngineError(
+            f"the mean NLL is {mean_nll} nats a token, which is no perplexity: the model or its quantization is broken"
+        )
+    return math.exp(mean_nll)
+
+
+def not_finite(score: ChunkScore) -> str:
+    """Which of a chunk's sums is no finite number, with its value, or ""."""
+    names = ("nll", "nll2", "kld", "kld2", "kld_slack", "dp", "dp2", "dp4")
+    sums = [(name, getattr(score, name)) for name in names] + [("tempered", value) for value in score.tempered]
+    return next((f"{name} is {value}" for name, value in sums if value is not None and not math.isfinite(value)), "")
+
+
+def fault_of(score: ChunkScore) -> str:
+    """Why a chunk's sums are no measurement, or "": one that is no finite number, or an NLL that has no perplexity."""
+    if odd := not_finite(score):
+        return f"the sum {odd}, which is no finite number"
+    if not score.nll / score.n_tokens < MOST_NLL:
+        return f"the mean NLL is {score.nll / score.n_tokens:.4g} nats a token, which is no perplexity"
+    return ""
 
 
 def smallest_detectable(std_error: float, n_chunks: int, alpha: float = 0.05, power: float = 0.8) -> float:

@@ -276,26 +276,39 @@ class _Replay:
         self.open = [t for t in self.open if not self.settled[t]]
 
     def _too_costly(self, limits: Mapping[str, float]) -> list[str]:
-        """Open trials that can't be chosen: their least cost, with that of trials which are surely taken before them or don't fit
-        either, is beyond their limit.
+        """Open trials that `select.choose_greedy` can't choose: their least cost, with the least cost of the groups (tensors) that it
+        surely gives a type before, is beyond their limit.
 
-        Surely before i is j if it costs less than i at the worst and i's best, in all and per unit saved. If such a j isn't taken, what is
-        left is less than it costs, so i doesn't fit; if all are, their costs are spent. Of one group only one is ever taken.
+        Before trial i's group G a type is given to the group H of trial j, if j costs less than i (j.high ≤ i.low) and saves more per unit
+        of cost than every trial of G (j.high · g.saved < g.low · j.saved). Proof: greedy takes the best move that fits. When it first gives
+        G a type, H has one, or j doesn't fit; but then i, which costs more, never fits either. What H then has costs no less
+        than its cheapest trial, and what is spent never shrinks.
         """
         seen = {t: running_interval(taken) for t, taken in self.exits.items() if taken and self.settled[t] != "out"}
         saved, group = self.rules.savings, self.rules.groups
+        members: dict[str, list[str]] = {}
+        for trial in seen:
+            members.setdefault(group.get(trial, trial), []).append(trial)
+        least = {place: max(min(seen[t].low for t in trials), 0.0) for place, trials in members.items()}
         out = []
         for trial in self.open:
-            low, spent = seen[trial].low, dict[str, float]()
-            for other, x in seen.items():
-                place = group.get(other, other)
-                if place == group.get(trial, trial) or not (other in saved and trial in saved):
-                    continue
-                if x.high <= low and x.high * saved[trial] < low * saved[other]:
-                    spent[place] = min(spent.get(place, math.inf), max(x.low, 0.0))
-            if low + math.fsum(spent.values()) > limits[trial]:
+            own = group.get(trial, trial)
+            rivals = [t for t in members[own] if t in saved]
+            before = {
+                place
+                for place, trials in members.items()
+                if place != own and trial in saved and any(self._is_before(seen, t, trial, rivals) for t in trials)
+            }
+            if seen[trial].low + math.fsum(least[place] for place in before) > limits[trial]:
                 out.append(trial)
         return out
+
+    def _is_before(self, seen: Mapping[str, Interval], other: str, trial: str, rivals: Sequence[str]) -> bool:
+        """Whether ``other`` surely costs less than ``trial``, and saves more per unit of cost than each of ``rivals``."""
+        saved, x = self.rules.savings, seen[other]
+        if other not in saved or x.high > seen[trial].low:
+            return False
+        return all(x.high * saved[rival] < seen[rival].low * saved[other] for rival in rivals)
 
     def state(self, number: int | None, lacking: tuple[Assignment, ...]) -> RaceState:
         judged = self.judge_all()

@@ -126,7 +126,7 @@ def crossing(fractions: tuple[float, ...], limits: Sequence[float]) -> tuple[flo
     return tuple(out)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Walk:
     """Gauss-Legendre grid over the sums still inside at fraction ``t``: ``mass`` [m] = density · weight at ``at``
     [m].

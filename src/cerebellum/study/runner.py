@@ -6,12 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.domain import ChunkScore, Corpus, Trial
-from cerebellum.errors import EngineError
+import numpy as np
+
+from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind
+from cerebellum.errors import CerebellumError, EngineDied, EngineError, TypeChoiceError
+from cerebellum.llamacpp.one_stream import closing
 from cerebellum.llamacpp.protocol import ChunkScored, Engine, Note, Settings, TrialStarted
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.stats.intervals import fault_of
 from cerebellum.study.pool import fan_out
 from cerebellum.study.store import Study
 
@@ -28,6 +32,17 @@ class Split:
     name: str
     corpus: Corpus
     chunks: tuple[int, ...]
+
+    @property
+    def tokens(self) -> Tokens:
+        """The text's own tokens of these chunks, one after the other, int32 [n]: without the BOS that replaces the first of each."""
+        return np.concatenate([self.corpus.tokens[span] for span in map(self.corpus.span, self.chunks)])
+
+    @property
+    def scored(self) -> Mask | None:
+        """Which of `tokens` an assistant says, bool [n]; None: the text is no conversation."""
+        turns = self.corpus.turns
+        return None if turns is None else np.concatenate([turns.scored[s] for s in map(self.corpus.span, self.chunks)])
 
     @property
     def n_tokens(self) -> int:
@@ -54,9 +69,25 @@ def series_facts(
     }
 
 
+@dataclass(frozen=True, slots=True)
+class FailedTrial:
+    """A trial that can't be measured, and why."""
+
+    label: str
+    reason: str
+
+
+#: What a run can't do without: where one of these fails, it ends. Any other trial that fails is left out, and the run goes on.
+NEEDED = frozenset({TrialKind.BASE, TrialKind.REFERENCE, TrialKind.FILE})
+
+
 @dataclass
 class TrialRunner:
     """Engines opened on one base, a study, one series: measures trials on chunks, each once.
+
+    A trial that fails (a sum that is no number, a native abort, no entry in the importance matrix) becomes a row of the study with its
+    reason, and the others go on, on an engine that is opened anew where it died. Its scores are never returned, nor is it measured again,
+    until `Study.retry_failures` is called. Where a trial of a kind in `NEEDED` fails, `TrialFailed` is raised.
 
     ``settings``: batch shape and threads to measure under, where they aren't the engines' own; everything is computed whole then.
     """
@@ -73,12 +104,15 @@ class TrialRunner:
     def measure(self, trials: Sequence[Trial], chunks: Sequence[int], what: str = "measuring") -> dict[str, Scores]:
         """Scores of every trial on ``chunks``, by label; what the study lacks is measured now.
 
-        Raises `EngineError` naming the trial; whatever was measured before stays.
+        A trial that failed, now or before, is absent; `failed` says why. Raises `TrialFailed` for a trial of a kind in `NEEDED`;
+        whatever was measured before stays.
         """
         return self.measure_each([(trial, chunks) for trial in trials], what)
 
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
         """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once."""
+        lost = {failure.label for failure in self.failed([trial for trial, _ in wanted])}
+        wanted = [(trial, chunks) for trial, chunks in wanted if trial.label not in lost]
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
         asked = {(chunk, ids[trial.label]): trial for trial, chunks in reversed(wanted) for chunk in chunks}
@@ -88,19 +122,31 @@ class TrialRunner:
         ]
         total, missing = len(asked), sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
+        failures: dict[str, str] = {}
         try:
-            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), self._sweep):
+            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), _Sweeper(self).sweep):
                 if isinstance(found, Note):
                     self.progress.note(found.text)
-                    continue
-                self.study.add_score(ids[trial.label], found)
-                self.progress.step(trial.label)
+                elif isinstance(found, ChunkScore):
+                    self.study.add_score(ids[trial.label], found)
+                    self.progress.step(trial.label)
+                elif trial.label not in failures:
+                    failures[trial.label] = found.reason
+                    self.study.add_failure(ids[trial.label], found.reason)
+                    self.progress.note(f"warning: {found.reason}. The others go on without it")
         except TrialFailed as failure:
             self.study.add_failure(ids[failure.trial.label], str(failure))
             raise
         finally:
             self.progress.end()
-        return {trial.label: self.known(trial, chunks) for trial, chunks in wanted}
+        gone = {ids[label] for label in failures}
+        return {trial.label: self.known(trial, chunks) for trial, chunks in wanted if ids[trial.label] not in gone}
+
+    def failed(self, trials: Sequence[Trial]) -> tuple[FailedTrial, ...]:
+        """Those of ``trials`` that failed and were not retried since, with the reason. The kinds in `NEEDED` are always tried again."""
+        reasons = self.study.failed_trials(self.series)
+        found = ((trial.label, reasons.get(self._trial_id(trial))) for trial in trials if trial.kind not in NEEDED)
+        return tuple(FailedTrial(label, reason) for label, reason in found if reason is not None)
 
     def known(self, trial: Trial, chunks: Sequence[int]) -> Scores:
         """What the study holds of a trial on ``chunks``; nothing is measured."""
@@ -110,20 +156,73 @@ class TrialRunner:
     def _trial_id(self, trial: Trial) -> int:
         return self.study.trial(self.series, trial, self.base_types)
 
-    def _sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Note]]:
-        started: TrialStarted | None = None
+
+Found = ChunkScore | Note | FailedTrial
+
+
+class _Sweeper:
+    """Takes groups through engines for a `TrialRunner`, and goes on without the trials that fail. Shared by the threads of `fan_out`."""
+
+    def __init__(self, runner: TrialRunner) -> None:
+        self._runner = runner
+        self._failed: set[str] = set()
+
+    def sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, Found]]:
+        """What comes of a group: scores, what the engine says, and failures. Raises `TrialFailed` for what is in `NEEDED`."""
+        left = [(trial, list(group.chunks)) for trial in group.trials]
+        while waiting := grouped([(t, c) for t, c in left if c and t.label not in self._failed], 1):
+            part, scored = waiting[0], set[tuple[str, int]]()
+            try:
+                for trial, found in self._through(engine, part):
+                    if isinstance(found, ChunkScore):
+                        scored.add((trial.label, found.chunk))
+                    yield trial, found
+            except TrialFailed as failure:
+                engine.reopen()
+                if not failure.is_unsure or len(part.trials) == 1:
+                    yield from self._give_up(failure)
+                else:  # alone it shows whose fault it was
+                    alone = Group(
+                        tuple(c for c in part.chunks if (failure.trial.label, c) not in scored), (failure.trial,)
+                    )
+                    left = [(t, c) for t, c in left if t is not failure.trial]
+                    yield from self.sweep(engine, alone)
+            left = [(trial, [c for c in chunks if (trial.label, c) not in scored]) for trial, chunks in left]
+
+    def _give_up(self, failure: TrialFailed) -> Iterator[tuple[Trial, Found]]:
+        if failure.trial.kind in NEEDED or failure.is_base:
+            raise failure
+        self._failed.add(failure.trial.label)
+        yield failure.trial, FailedTrial(failure.trial.label, str(failure))
+
+    def _through(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Note]]:
+        """One sweep. Raises `TrialFailed` where it ends early."""
+        runner, started = self._runner, None
         try:
-            chunks = self.corpus.chunks(group.chunks)
-            for event in engine.sweep(group.trials, chunks, reference=self.reference, settings=self.settings):
-                if isinstance(event, ChunkScored):
-                    yield group.trials[event.trial], event.score
-                elif isinstance(event, Note):
-                    yield group.trials[0], event
-                else:
-                    started = event
-        except EngineError as error:
-            started = started or TrialStarted(0, group.chunks[0])
+            chunks = runner.corpus.chunks(group.chunks)
+            events = engine.sweep(group.trials, chunks, reference=runner.reference, settings=runner.settings)
+            with closing(events):
+                for event in events:
+                    if isinstance(event, TrialStarted):
+                        started = event
+                    elif isinstance(event, Note):
+                        yield group.trials[0], event
+                    else:
+                        yield group.trials[event.trial], _sound(group.trials[event.trial], event)
+        except TrialFailed:
+            raise
+        except (EngineError, TypeChoiceError) as error:
+            if started is None and isinstance(error, TypeChoiceError):
+                raise  # nothing had begun: the plan is at fault
+            started = started or TrialStarted(0, group.chunks[0], base=True)
             raise TrialFailed(group.trials[started.trial], started, error) from error
+
+
+def _sound(trial: Trial, scored: ChunkScored) -> ChunkScore:
+    """The score, if it is a measurement. Raises `TrialFailed`."""
+    if fault := fault_of(scored.score):
+        raise TrialFailed(trial, TrialStarted(scored.trial, scored.score.chunk), EngineError(fault))
+    return scored.score
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +255,15 @@ def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
 
 
 class TrialFailed(EngineError):
-    """A trial ended in an engine error at a chunk; carries the trial, so that the failure can be recorded."""
+    """A trial ended in an error at a chunk; carries the trial, so that the failure can be recorded.
 
-    def __init__(self, trial: Trial, started: TrialStarted, error: EngineError) -> None:
+    ``is_base``: it was the base's own pass that failed. ``is_unsure``: the process died while another trial's tensors were quantized
+    beside this one, so it may have died of them.
+    """
+
+    def __init__(self, trial: Trial, started: TrialStarted, error: CerebellumError) -> None:
         where, text = started.told(trial.label), str(error)
         super().__init__(text if where in text else f"{where}: {text.removeprefix(f'trial {trial.label!r}: ')}")
         self.trial = trial
+        self.is_base = started.base
+        self.is_unsure = bool(started.ahead) and isinstance(error, EngineDied)

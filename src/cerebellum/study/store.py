@@ -7,7 +7,7 @@ The contract, before any method:
   metric version, reference. Its key is a hash of these facts; a study holds several series (search text, report text).
 * A **trial** is a set of realized types in a series. Two labels with the same types are one trial, measured once.
 * A **score** is a trial's sums over one chunk. It is written once and never changed; resuming is the set of those that are missing.
-* A **failure** is a row with its reason. A trial that failed can be tried again.
+* A **failure** is a row with its reason. It is in force until it is taken back: then the trial is tried again.
 * An **answer** is what one file replied to one request of a benchmark, by content alone: any study may hold answers of any file.
 * A **fact** is a named JSON value: hashes, choices, what was written.
 
@@ -18,7 +18,6 @@ transaction with the number that records it; a newer or foreign file is refused 
 from __future__ import annotations
 
 import json
-import math
 import sqlite3
 import struct
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from filelock import FileLock, Timeout
 from cerebellum.domain import ChunkScore, Trial
 from cerebellum.errors import OutputError, StudyError
 from cerebellum.keys import canonical_json, content_key
+from cerebellum.stats.intervals import not_finite
 
 APPLICATION_ID = 0x43524231  # "CRB1"
 
@@ -90,6 +90,10 @@ MIGRATIONS = (
         reply   TEXT NOT NULL,       -- JSON
         PRIMARY KEY (file, request)
     ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    ALTER TABLE failure ADD COLUMN retried TEXT;  -- when it was taken back, to be tried again; NULL: in force
+    UPDATE failure SET retried = at;              -- until now every trial that failed was tried again
     """,
 )
 
@@ -229,21 +233,8 @@ class Study:
 
         SQLite keeps a NaN as NULL, which would read as "not measured".
         """
-        sums = (
-            score.nll,
-            score.nll2,
-            *score.tempered,
-            score.kld,
-            score.kld2,
-            score.kld_slack,
-            score.dp,
-            score.dp2,
-            score.dp4,
-        )
-        if not all(value is None or math.isfinite(value) for value in sums):
-            raise StudyError(
-                f"a sum of trial {trial}, chunk {score.chunk} is not a finite number; is the model broken?"
-            )
+        if odd := not_finite(score):
+            raise StudyError(f"a sum of trial {trial}, chunk {score.chunk} is not a finite number: {odd}")
         values = [getattr(score, name) for name in _SCORE_COLUMNS]
         values[4] = struct.pack(f"<{len(score.tempered)}d", *score.tempered)
         marks = ", ".join("?" * (len(values) + 1))
@@ -274,7 +265,21 @@ class Study:
     def add_failure(self, trial: int, reason: str) -> None:
         """Note that a trial ended in an error."""
         with self._transaction() as db:
-            db.execute("INSERT INTO failure VALUES (?, ?, ?)", (trial, _now(), reason))
+            db.execute("INSERT INTO failure (trial, at, reason) VALUES (?, ?, ?)", (trial, _now(), reason))
+
+    def failed_trials(self, series: int) -> dict[int, str]:
+        """Trial → reason, of the failures in a series that are in force; of several the last."""
+        rows = self._rows(
+            "SELECT trial, reason FROM failure JOIN trial ON trial.id = failure.trial "
+            "WHERE series = ? AND retried IS NULL ORDER BY failure.rowid",
+            series,
+        )
+        return {int(trial): str(reason) for trial, reason in rows}
+
+    def retry_failures(self) -> int:
+        """Take all failures back, so that their trials are tried again; how many."""
+        with self._transaction() as db:
+            return db.execute("UPDATE failure SET retried = ? WHERE retried IS NULL", (_now(),)).rowcount
 
     def failures(self) -> list[tuple[str, str, str]]:
         """(label, time, reason) of every failure."""

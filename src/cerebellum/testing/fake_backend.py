@@ -28,6 +28,7 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
 from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, ftype_name, quant_type
 from cerebellum.keys import content_key
+from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.llamacpp.protocol import ChunkScored, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
@@ -67,7 +68,7 @@ class Effect:
 class Fault:
     """Where an engine fails: trials that hold ``swap`` (None: any, the base too), at ``chunk`` (None: the first they meet).
 
-    ``dies``: the engine is gone for good, as after a native abort; else only the call fails.
+    ``dies``: the engine is gone until it is reopened, as after a native abort; else only the call fails.
     """
 
     swap: TensorType | None = None
@@ -143,10 +144,13 @@ class FakeEngine:
         self._settings = settings
         self._sources = sources
         self._gone = ""
+        self._closed = False
+        self._turns = Turns()
         self.n_scored = 0
 
     @property
     def unused(self) -> frozenset[str]:
+        self._check_open("finding the weights")
         return self._backend.unused & frozenset(self._model.types)
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
@@ -171,6 +175,12 @@ class FakeEngine:
         label: str = "",
     ) -> Iterator[ChunkScore]:
         self._check_open(label)
+        with self._turns.stream(label):
+            yield from self._scores(tensor_types, chunks, reference, label)
+
+    def _scores(
+        self, tensor_types: TensorTypes, chunks: Sequence[Chunk], reference: ReferenceStore | None, label: str
+    ) -> Iterator[ChunkScore]:
         self._check_swaps(tensor_types, label)
         types = {**self._model.types, **{swap.tensor: swap.type for swap in tensor_types}}
         for chunk in chunks:
@@ -187,28 +197,41 @@ class FakeEngine:
         reference: ReferenceStore | None = None,
         settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
+        self._check_open("sweeping")
         for trial in trials:
             self._check_swaps(trial.tensor_types, trial.label)
-        for number, trial in enumerate(trials):
-            for chunk in chunks:
-                yield TrialStarted(number, chunk.id)
-                for score in self.score(
-                    trial.tensor_types, [chunk], reference=reference, label=f"trial {trial.label!r}"
-                ):
-                    yield ChunkScored(number, score)
+        with self._turns.stream("a sweep"):
+            for number, trial in enumerate(trials):
+                for chunk in chunks:
+                    yield TrialStarted(number, chunk.id)
+                    for score in self._scores(trial.tensor_types, [chunk], reference, f"trial {trial.label!r}"):
+                        yield ChunkScored(number, score)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         """Of the reference its NLL is kept and, for "top", a mark of its types: enough to know a model from itself."""
         self._check_open("keeping the reference")
-        for chunk in chunks:
-            if not store.has(chunk.id):
-                nothing, own = np.zeros((0, 0), np.float32), self._score(self._model.types, chunk, None)
-                nll = np.full(own.n_tokens, own.nll / own.n_tokens)
-                store.write(chunk.id, ReferenceRows(nothing, np.zeros(0), nll, self._mark(self._model.types)))
-            yield chunk.id
+        with self._turns.stream("keeping the reference"):
+            for chunk in chunks:
+                if not store.has(chunk.id):
+                    self._keep(chunk, store)
+                yield chunk.id
+
+    def _keep(self, chunk: Chunk, store: ReferenceStore) -> None:
+        nothing, own = np.zeros((0, 0), np.float32), self._score(self._model.types, chunk, None)
+        nll = np.full(own.n_tokens, own.nll / own.n_tokens)
+        store.write(chunk.id, ReferenceRows(nothing, np.zeros(0), nll, self._mark(self._model.types)))
+
+    def die(self) -> None:
+        """Be gone, as a process that was killed."""
+        self._gone = "died"
+
+    def reopen(self) -> None:
+        if self._closed:
+            raise EngineError(f"opening {self._model.path.name}: the engine is closed")
+        self._gone = ""
 
     def close(self) -> None:
-        self._gone = self._gone or "is closed"
+        self._closed = True
 
     # -- truth -------------------------------------------------------------------------------------------------------
 
@@ -239,7 +262,9 @@ class FakeEngine:
 
     def _effective(self, types: Mapping[str, str]) -> list[TensorType]:
         return [
-            s for s in sorted(self._backend.effects) if types.get(s.tensor) == s.type and s.tensor not in self.unused
+            s
+            for s in sorted(self._backend.effects)
+            if types.get(s.tensor) == s.type and s.tensor not in self._backend.unused
         ]
 
     def _vary(self, chunk: Chunk, swap: TensorType) -> float:
@@ -253,8 +278,11 @@ class FakeEngine:
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _check_open(self, label: str) -> None:
+        if self._closed:
+            raise EngineError(f"{label}: the engine is closed")
         if self._gone:
             raise EngineDied(f"{label}: the engine {self._gone}")
+        self._turns.check(label)
 
     def _check_swaps(self, tensor_types: TensorTypes, label: str) -> None:
         for swap in tensor_types:
@@ -267,7 +295,8 @@ class FakeEngine:
                 raise EngineError(f"{label}: no weights to make {swap.tensor} from: open the engine with sources")
 
     def _check_fault(self, tensor_types: TensorTypes, chunk: Chunk, label: str) -> None:
-        self._check_open(label)
+        if self._closed:
+            raise EngineError(f"{label}: the engine is closed")
         if fault := next((f for f in self._backend.faults if f.hits(tensor_types, chunk.id)), None):
             if fault.dies:
                 self._gone = "died as planted"

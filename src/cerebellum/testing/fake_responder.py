@@ -16,6 +16,7 @@ import numpy as np
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Written
+from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.text.chat import TEMPLATE, ChatTemplate
 
 #: A byte's token is the byte and this; before it are BOS and EOS, spelled as in `_SPECIALS`.
@@ -69,6 +70,8 @@ class FakeResponder:
         self.n_answered = 0
         self._model, self._damage, self._knowledge, self._faults = model, damage, knowledge, faults
         self._gone = ""
+        self._closed = False
+        self._turns = Turns()
 
     @property
     def chat_template(self) -> str | None:
@@ -85,6 +88,21 @@ class FakeResponder:
         return ChatTemplate(self._model, "<s>", "</s>").prompt(messages, answer_begun)
 
     def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
+        self._check_open()
+        with self._turns.stream("log-likelihoods"):
+            yield from self._likelihoods(requests)
+
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+        self._check_open()
+        with self._turns.stream("writing"):
+            yield from self._writings(requests)
+
+    def close(self) -> None:
+        self._closed = True
+
+    # -- truth -------------------------------------------------------------------------------------------------------
+
+    def _likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """Half a nat a token for what is believed to be the answer, 1 to 2 for anything else; backwards, as no order is promised."""
         for place in reversed(range(len(requests))):
             context, continuation = requests[place].context, requests[place].continuation
@@ -96,18 +114,13 @@ class FakeResponder:
             odd = next((f.nats for f in self._faults if f.nats is not None and f.text in asked), None)
             yield place, Likelihood(-each * len(continuation) if odd is None else odd, believed, n_cut)
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def _writings(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
         for place in reversed(range(len(requests))):
             request = requests[place]
             n_cut = max(0, len(request.tokens) + request.max_tokens - self.n_ctx)
             asked = text_of(request.tokens[n_cut:])
             self._meet(asked)
             yield place, _written(self._reply(asked, request), request, n_cut)
-
-    def close(self) -> None:
-        self._gone = self._gone or "is closed"
-
-    # -- truth -------------------------------------------------------------------------------------------------------
 
     def _believes(self, asked: str, said: str) -> bool:
         question = self._knowledge.question(asked)
@@ -125,11 +138,13 @@ class FakeResponder:
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(f"{self._model.path.name}: the responder is closed")
         if self._gone:
             raise EngineDied(f"{self._model.path.name}: the responder {self._gone}")
+        self._turns.check(self._model.path.name)
 
     def _meet(self, asked: str) -> None:
-        self._check_open()
         if fault := next((f for f in self._faults if f.nats is None and f.text in asked), None):
             if fault.dies:
                 self._gone = "died as planted"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +17,14 @@ from cerebellum.bench.plain import bench_json
 from cerebellum.bench.sandbox import Sandbox
 from cerebellum.bench.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
 from cerebellum.bench.sets import CODE, Sets, expand
+from cerebellum.cores import n_cores
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.files import make_folder, write_text
 from cerebellum.gguf import model_file
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
+from cerebellum.quoting import strict_json
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.store import Study
@@ -100,7 +100,7 @@ def bench_study(
     result = BenchResult(told, tasks, gate_of(words), facts)
     if folder is not None:
         remove_stale(folder / "bench", names, files)
-        write_text(folder / "bench.json", json.dumps(bench_json(result), indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "bench.json", strict_json(bench_json(result)) + "\n")
     return result
 
 
@@ -257,7 +257,7 @@ def judge_all(context: BenchContext, task: Task, replies: Sequence[Sequence[Repl
     progress.begin(f"judging {what}", len(task.items))
     try:
         judged = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # boxes side by side; the harness's tasks want the main thread
+        with ThreadPoolExecutor(n_cores()) as pool:  # boxes side by side; the harness's tasks want the main thread
             run: Any = pool.map if isinstance(task, CodeTask) else map
             for found in run(task.judge, task.items, replies):
                 judged.append(found)

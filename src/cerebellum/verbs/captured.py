@@ -12,6 +12,7 @@ from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Sources
 from cerebellum.study.runner import Split, series_facts
+from cerebellum.verbs.calibration_texts import check_imatrix_text
 from cerebellum.verbs.capture import capture_rows, reference_facts
 from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.noise import NoiseContext, measure_reference
@@ -44,6 +45,7 @@ def capture_reference(
         engine = backend.open(source, settings, Sources(source))
         opened.callback(engine.close)
         search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
+        check_imatrix_text(engine, inputs.imatrix, (search, report))
         if not inputs.is_own_reference:
             n_vocab = engine.n_vocab
             opened.close()

@@ -8,6 +8,7 @@ from cerebellum.allocate.effects import predict_additive
 from cerebellum.allocate.plan import blanket_trial, random_trials
 from cerebellum.allocate.policies import Choice
 from cerebellum.domain import Trial, TrialKind, tensor_types_of
+from cerebellum.errors import EngineError
 from cerebellum.results import Combination, Comparison, Row, Sweep
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Split
@@ -47,8 +48,15 @@ def requantized(session: Session) -> Trial:
 
 
 def compare(session: Session, split: Split, trials: list[Trial]) -> Comparison:
-    """Measure ``trials`` (base first, recipe second) on a split and contrast them."""
-    scores = session.runner(split).measure(trials, split.chunks, f"comparison, {split.name} text")
+    """Measure ``trials`` (base first, recipe second) on a split and contrast them. Raises `EngineError` where the recipe fails."""
+    runner = session.runner(split)
+    scores = runner.measure(trials, split.chunks, f"comparison, {split.name} text")
+    failed = runner.failed(trials)
+    if trials[1].label not in scores:
+        why = next(failure.reason for failure in failed if failure.label == trials[1].label)
+        raise EngineError(
+            f"the recipe can't be measured on the {split.name} text: {why}; try again with --retry-failed"
+        )
     base, recipe = scores[trials[0].label], scores[trials[1].label]
     rows = tuple(
         Row(
@@ -59,5 +67,6 @@ def compare(session: Session, split: Split, trials: list[Trial]) -> Comparison:
             contrast(scores[trial.label], recipe, noise_floor=session.noise_floor) if trial is not trials[1] else None,
         )
         for trial in trials
+        if trial.label in scores
     )
-    return Comparison(split.name, rows)
+    return Comparison(split.name, rows, failed)

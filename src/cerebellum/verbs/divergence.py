@@ -19,7 +19,7 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.results import Measured, Measurement
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.scoring.summary import contrast, mean_of, nll_sums, summarize
-from cerebellum.stats.intervals import ChunkSums, Interval, paired_interval
+from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, paired_interval
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
@@ -150,9 +150,9 @@ def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
         "tokens": summary.n_tokens,
         "perplexity": summary.perplexity,
         "std_error": summary.std_error,
-        "perplexity_low": math.exp(min(summary.nll.low, 700.0)),
-        "perplexity_high": math.exp(min(summary.nll.high, 700.0)),
-        "reference_perplexity": math.exp(own.estimate),
+        "perplexity_low": math.exp(min(summary.nll.low, MOST_NLL)),
+        "perplexity_high": math.exp(min(summary.nll.high, MOST_NLL)),
+        "reference_perplexity": exp_nll(own.estimate),
         **limits("log_ratio", measured.log_ratio),
         "calibrated_perplexity": summary.calibrated,
         "temperature": summary.temperature,

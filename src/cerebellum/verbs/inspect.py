@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cerebellum.domain import Model, Tensor
+from cerebellum.quoting import name, printable
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def _role(role: str, tensors: list[Tensor]) -> dict[str, Any]:
 def tables(model: Model) -> list[Table | Text]:
     """A heading and a table of roles."""
     heading = (
-        f"{model.path.name}: {model.name or 'unnamed'}, {model.architecture}, {model.n_blocks} blocks, "
+        f"{name(model.path.name)}: {name(model.name) or 'unnamed'}, {name(model.architecture)}, {model.n_blocks} blocks, "
         f"{model.n_weights / 1e6:,.1f} M weights, {model.file_bytes / 1e6:,.1f} MB, {model.bits_per_weight:.2f} bits a weight"
         f"{', ' + model.ftype if model.ftype else ''}"
     )
@@ -64,6 +65,11 @@ def tables(model: Model) -> list[Table | Text]:
         types = ", ".join(f"{kind} ×{n}" if n > 1 else kind for kind, n in row["types"].items())
         lengths = ", ".join(map(str, row["row_lengths"]))
         table.add_row(
-            Text(role), str(len(tensors)), types, lengths, f"{row['bytes'] / 1e6:.3f}", f"{row['bits_per_weight']:.2f}"
+            Text(name(role)),
+            str(len(tensors)),
+            types,
+            lengths,
+            f"{row['bytes'] / 1e6:.3f}",
+            f"{row['bits_per_weight']:.2f}",
         )
-    return [Text(heading), table]
+    return [Text(printable(heading)), table]

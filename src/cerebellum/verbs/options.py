@@ -15,7 +15,7 @@ class SessionOptions:
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
-    ``command`` is noted in the study and the report.
+    ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
     """
 
     model: Path
@@ -30,3 +30,4 @@ class SessionOptions:
     n_chunks: int | None = None
     workers: int = 1
     command: tuple[str, ...] = ()
+    retry_failed: bool = False

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cerebellum.domain import ChunkScore
-from cerebellum.errors import TextError
+from cerebellum.errors import EngineError, TextError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
+from cerebellum.stats import intervals
 from cerebellum.verbs.text import corpus_of, read, too_long
 
 
@@ -26,15 +27,13 @@ class Perplexity:
 
     @classmethod
     def of(cls, scores: Iterable[ChunkScore]) -> Perplexity:
-        """From the sums of some chunks. Raises `ValueError` where there are none."""
+        """From the sums of some chunks. Raises `ValueError` where there are none, `EngineError` where they are no perplexity."""
         scores = list(scores)
         if not scores:
             raise ValueError("no chunks were scored")
         n = sum(s.n_tokens for s in scores)
-        mean = math.fsum(s.nll for s in scores) / n
-        variance = max(0.0, math.fsum(s.nll2 for s in scores) / n - mean * mean)
-        value = math.exp(mean)
-        return cls(value, value * math.sqrt(variance / (n - 1)) if n > 1 else math.inf, n, len(scores))
+        sums = (math.fsum(s.nll for s in scores), math.fsum(s.nll2 for s in scores))
+        return cls(*intervals.perplexity(*sums, n), n, len(scores))
 
 
 def measure_perplexity(
@@ -46,7 +45,10 @@ def measure_perplexity(
     progress: Progress | None = None,
     chat: bool = False,
 ) -> Perplexity:
-    """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``."""
+    """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``.
+
+    Raises a `CerebellumError`; `EngineError` names model and chunk where a sum is no finite number.
+    """
     progress = progress or Silent()
     content = read(text, chat)
     too_long(model_file.read_model(model), settings.n_ctx, progress)
@@ -59,6 +61,8 @@ def measure_perplexity(
         progress.begin(f"perplexity of {model.name}", len(numbers))
         scores = []
         for score in engine.score((), corpus.chunks(numbers), label=f"perplexity of {model.name}"):
+            if fault := intervals.fault_of(score):
+                raise EngineError(f"{model.name} on {text.name}, chunk {score.chunk}: {fault}: the model is broken")
             scores.append(score)
             progress.step(f"{Perplexity.of(scores).perplexity:.4f}")
         progress.end()

@@ -16,6 +16,7 @@ from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
+from cerebellum.quoting import printable
 from cerebellum.verbs.inputs import check_imatrix_fits
 
 
@@ -66,7 +67,7 @@ class Quantized:
             )
         if self.source.is_quantized:
             lines.append(f"note: {self.source.path.name} was quantized before, so its weights are quantized twice")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))
 
 
 def quantize_model(

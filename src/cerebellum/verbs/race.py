@@ -31,6 +31,7 @@ from cerebellum.verbs.sweep import (
     delta_bytes,
     effect_of,
     in_order,
+    without_failed,
 )
 
 
@@ -58,14 +59,15 @@ def run_race(
     if budget is not None and budget < len(trials) * schedule.looks[0]:
         raise InputError(too_small(session, options, runner.series, len(trials), schedule.looks[0], budget))
     state, exhausted = _rounds(runner, rules, trials, base, budget)
-    scores = {label: runner.known(trial, order) for label, trial in trials.items()}
+    plan, failed = without_failed(plan, runner)
+    scores = {standing.trial: runner.known(trials[standing.trial], order) for standing in state.standings}
     rows = [
         race_row(session, sweep_options, trials[standing.trial], standing, scores[standing.trial], base, rules)
         for standing in state.standings
     ]
     n_rounds = 1 + max((standing.look for standing in state.standings), default=0)
-    race = Race(state.n_measured, len(trials) * len(order), n_rounds, exhausted, schedule.looks)
-    return Sweep(plan, summarize(base), base, in_order(rows), race)
+    race = Race(state.n_measured, len(rows) * len(order), n_rounds, exhausted, schedule.looks)
+    return Sweep(plan, summarize(base), base, in_order(rows), race, failed)
 
 
 def budget_chunks(session: Session, options: RaceOptions, series: int) -> int | None:
@@ -116,8 +118,11 @@ def seconds_a_chunk(session: Session, series: int) -> float:
 def _rounds(
     runner: TrialRunner, rules: RaceRules, trials: Mapping[str, Trial], base: Scores, budget: int | None
 ) -> tuple[RaceState, bool]:
-    """Measure round by round until the race is over (False) or the budget is spent (True)."""
+    """Measure round by round until the race is over (False) or the budget is spent (True). Trials that fail are out of the race: it is
+    that of the others."""
     while True:
+        lost = {failure.label for failure in runner.failed(list(trials.values()))}
+        trials = {label: trial for label, trial in trials.items() if label not in lost}
         known = {label: differences(runner.known(trial, rules.order), base) for label, trial in trials.items()}
         state = race_state(rules, list(trials), known)
         step = next_step(state, budget)

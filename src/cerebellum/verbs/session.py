@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cerebellum.cores import n_cores
 from cerebellum.domain import Model
 from cerebellum.files import make_folder
-from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources, n_cores
+from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
@@ -123,6 +124,8 @@ def open_session(
         subject = subject_of(workspace.sha256(source.path), options.imatrix)
         study.bind(subject, source.path.name)
         study.add_command(list(options.command))
+        if options.retry_failed and (n := study.retry_failures()):
+            progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")
         warnings = too_long(source, options.settings.n_ctx, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
         base = own_base(inputs, options.base) or prepare_base(workspace, inputs, options.base)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from cerebellum import bundled
 from cerebellum.domain import Corpus
 from cerebellum.errors import TextError
 from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
 from cerebellum.study.runner import Split
+from cerebellum.text.overlap import N_GRAM, Overlap, overlap
 from cerebellum.verbs.inputs import Texts
 from cerebellum.verbs.text import corpus_of
 
@@ -19,7 +21,8 @@ def make_splits(engine: Engine, texts: Texts, n_ctx: int, progress: Progress) ->
     other = corpus_of(engine, texts.report_path.name, texts.report, n_ctx, progress)
     search = split_of("search", corpus, range(corpus.n_chunks), texts.n_chunks)
     report = split_of("report", other, range(other.n_chunks), texts.n_chunks)
-    check_disjoint(search, report)
+    if (texts.search_path, texts.report_path) != (bundled.SEARCH_TEXT, bundled.REPORT_TEXT):
+        check_disjoint(search, report)  # the bundled ones share but patterns of a small world
     return search, report
 
 
@@ -32,10 +35,10 @@ def halves(corpus: Corpus, texts: Texts) -> tuple[Split, Split]:
             f"{corpus.name} has only {corpus.n_chunks} {unit}; two must choose and two others report: give a longer text, a smaller --ctx, "
             "or --report-text"
         )
-    return (
-        split_of("search", corpus, range(half), texts.n_chunks),
-        split_of("report", corpus, range(half, corpus.n_chunks), texts.n_chunks),
-    )
+    search = split_of("search", corpus, range(half), texts.n_chunks)
+    report = split_of("report", corpus, range(half, corpus.n_chunks), texts.n_chunks)
+    check_disjoint(search, report)
+    return search, report
 
 
 def split_of(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Split:
@@ -46,13 +49,30 @@ def split_of(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Spl
 
 
 def check_disjoint(search: Split, report: Split) -> None:
-    """Raises `TextError` where a chunk of the report text is also one of the search text."""
-    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256:
+    """Raises `TextError` where the report text is, in part, also search text: a whole chunk, or what `overlap.Overlap.is_too_much` says.
+
+    The two halves of one text are compared as two texts are.
+    """
+    one_text = search.corpus is report.corpus
+    if search.corpus.tokens_sha256 == report.corpus.tokens_sha256 and not one_text:
         raise TextError(f"{search.corpus.name} and {report.corpus.name} are the same text; the report needs another")
     searched = {search.corpus.chunk(c).tokens.tobytes() for c in search.chunks}
     shared = sum(report.corpus.chunk(c).tokens.tobytes() in searched for c in report.chunks)
     if shared:
+        where = "among those that choose" if one_text else f"in {search.corpus.name}, which chooses"
         raise TextError(
-            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also in {search.corpus.name}, which chooses; "
-            "the report needs another text"
+            f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also {where}; the report needs another text "
+            "(--report-text)"
         )
+    found = overlap(report.tokens, [search.tokens], report.scored)
+    if found.is_too_much(report.corpus.n_ctx):
+        what = f"{report.corpus.name}, which reports,"
+        where = "in the half that chooses" if one_text else f"in {search.corpus.name}, which chooses"
+        raise TextError(f"{how_much(what, found)} is also {where}; the report needs another text (--report-text)")
+
+
+def how_much(what: str, found: Overlap) -> str:
+    """How much of ``what`` two texts share, in words."""
+    return (
+        f"{100 * found.share:.3g} % of {what} (the longest passage: {found.longest} tokens, in runs of {N_GRAM} tokens)"
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cerebellum.allocate.effects import SingleEffect
 from cerebellum.allocate.plan import SweepPlan, plan_sweep
 from cerebellum.domain import Trial, TrialKind
+from cerebellum.errors import EngineError
 from cerebellum.gguf.types import quant_type
 from cerebellum.results import Sweep, SweepRow
 from cerebellum.scoring.summary import Contrast, contrast, kld_sums, nll_sums, summarize
@@ -15,7 +16,7 @@ from cerebellum.stats.classes import Thresholds
 from cerebellum.stats.fdr import adjusted_p
 from cerebellum.stats.intervals import paired_values
 from cerebellum.stats.sequential import Schedule, sequential_p
-from cerebellum.study.runner import Scores
+from cerebellum.study.runner import FailedTrial, Scores, TrialRunner
 from cerebellum.verbs.session import Session
 
 #: Share of false discoveries that is tolerated among the effects of a sweep that are called real.
@@ -62,10 +63,28 @@ def make_plan(session: Session, options: SweepOptions) -> SweepPlan:
 
 
 def run_sweep(session: Session, plan: SweepPlan, options: SweepOptions) -> Sweep:
-    """Measure the planned trials on the whole search split; what was measured before is not measured again."""
-    scores = session.runner(session.search).measure([BASE_TRIAL, *plan.trials], session.search.chunks, "sweep")
+    """Measure the planned trials on the whole search split; what was measured before is not measured again.
+
+    A trial that fails is left out. Raises `EngineError` where all of them do.
+    """
+    runner = session.runner(session.search)
+    scores = runner.measure([BASE_TRIAL, *plan.trials], session.search.chunks, "sweep")
     base = scores.pop(BASE_TRIAL.label)
-    return Sweep(plan, summarize(base), base, judge_rows(session, plan, scores, base, options.thresholds))
+    plan, failed = without_failed(plan, runner)
+    rows = judge_rows(session, plan, scores, base, options.thresholds)
+    return Sweep(plan, summarize(base), base, rows, failed=failed)
+
+
+def without_failed(plan: SweepPlan, runner: TrialRunner) -> tuple[SweepPlan, tuple[FailedTrial, ...]]:
+    """The plan less the trials that failed, and those. Raises `EngineError` where none is left."""
+    failed = runner.failed(plan.trials)
+    lost = {failure.label for failure in failed}
+    left = tuple(planned for planned in plan.planned if planned.trial.label not in lost)
+    if not left:
+        raise EngineError(
+            f"every trial of the sweep failed, the first so: {failed[0].reason}; try them again with --retry-failed, or other types"
+        )
+    return replace(plan, planned=left), failed
 
 
 def judge_rows(

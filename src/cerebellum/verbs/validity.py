@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import TensorTypes, Trial, TrialKind, tensor_types_of
-from cerebellum.errors import InputError, RefusedError
+from cerebellum.errors import EngineError, InputError, RefusedError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult
 from cerebellum.scoring.summary import mean_kld, nll_sums
-from cerebellum.stats.intervals import ChunkSums, paired_interval
+from cerebellum.stats.intervals import MOST_NLL, ChunkSums, exp_nll, paired_interval
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
@@ -46,7 +46,7 @@ def judge_ladder_file(path: Path) -> LadderResult:
 def judge_scores(rungs: Mapping[str, Scores], reference: ChunkSums, facts: dict[str, Any]) -> LadderResult:
     """From measured rungs and the reference's own NLL sums, on the same chunks."""
     n_tokens = sum(n for _, n in reference.values())
-    own = math.exp(math.fsum(total for total, _ in reference.values()) / n_tokens)
+    own = exp_nll(math.fsum(total for total, _ in reference.values()) / n_tokens)
     found = tuple(rung_of(name, scores, reference, own) for name, scores in rungs.items())
     return LadderResult(assess(own, found, n_tokens), found, facts)
 
@@ -54,8 +54,8 @@ def judge_scores(rungs: Mapping[str, Scores], reference: ChunkSums, facts: dict[
 def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float) -> Rung:
     """A rung with the limits of its perplexity relative to the reference, paired by chunk."""
     ratio = paired_interval(nll_sums(scores), reference)
-    low, high = (own * math.exp(min(x, 700.0)) for x in (ratio.low, ratio.high))
-    return Rung(name, own * math.exp(ratio.estimate), mean_kld(scores), low, high)
+    low, high = (own * math.exp(min(x, MOST_NLL)) for x in (ratio.low, ratio.high))
+    return Rung(name, own * exp_nll(ratio.estimate), mean_kld(scores), low, high)
 
 
 def check_models(
@@ -78,12 +78,12 @@ def check_models(
     first, *rest = models
     rungs = rest if reference is None else list(models)
     found = measure_files(backend, rungs, reference or first, text, settings, n_chunks, out, progress, chat)
-    own = math.exp(found.reference_nll.estimate)
+    own = exp_nll(found.reference_nll.estimate)
     n_tokens = found.files[0].summary.n_tokens
     measured = []
     for file in found.files:
         assert file.summary.divergence is not None
-        low, high = (own * math.exp(min(x, 700.0)) for x in (file.log_ratio.low, file.log_ratio.high))
+        low, high = (own * math.exp(min(x, MOST_NLL)) for x in (file.log_ratio.low, file.log_ratio.high))
         measured.append(Rung(file.name, file.summary.perplexity, file.summary.divergence.mean.estimate, low, high))
     return LadderResult(assess(own, measured, n_tokens), tuple(measured), found.facts)
 
@@ -119,15 +119,16 @@ def _own_ladder(
             capture_rows(engine, [(split, store)], f"reference {model.name}", progress)
             series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
             runner = TrialRunner([engine], study, series, source.types, corpus, store, progress)
-            scores = runner.measure(ladder_trials(backend, model, source.types, None), split.chunks, "ladder")
+            trials = ladder_trials(backend, model, source.types, None)
+            scores = runner.measure(trials, split.chunks, "ladder")
         finally:
             engine.close()
-        told = {
+        told: dict[str, Any] = {
             "reference": {"file": model.name, "sha256": sha256},
             "text": split_facts(split, text),
             "settings": settings.as_key(),
             "build": build,
-        }
+        } | failed_facts(runner, trials)
         return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told)
 
 
@@ -141,16 +142,26 @@ def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatr
         types = backend.types(source, ftype, (), imatrix)
         tensor_types = tensor_types_of({name: kind for name, kind in types.items() if kind != base[name]})
         names.setdefault(tensor_types, []).append(ftype)
-    return [Trial(" = ".join(alike), TrialKind.FILE, tensor_types) for tensor_types, alike in names.items()]
+    return [Trial(" = ".join(alike), TrialKind.RUNG, tensor_types) for tensor_types, alike in names.items()]
+
+
+def failed_facts(runner: TrialRunner, trials: Sequence[Trial]) -> dict[str, Any]:
+    """The rungs that could not be measured, label → reason, where there are such. Raises `EngineError` where none could."""
+    failed = runner.failed(trials)
+    if len(failed) == len(trials):
+        raise EngineError(f"no rung of the ladder can be measured, the first so: {failed[0].reason}")
+    return {"failed": {failure.label: failure.reason for failure in failed}} if failed else {}
 
 
 def check_session(session: Session) -> LadderResult:
     """The ladder of a job's model on its search text, with its engines and in its study."""
     chunks = session.search.chunks[:LADDER_CHUNKS]
     trials = ladder_trials(session.backend, session.options.model, session.base.model.types, session.options.imatrix)
-    scores = session.runner(session.search).measure(trials, chunks, "ladder, search text")
+    runner = session.runner(session.search)
+    scores = runner.measure(trials, chunks, "ladder, search text")
     store = session.reference_store(session.search)
     facts = {"text": split_facts(replace(session.search, chunks=chunks), session.options.text)}
+    facts |= failed_facts(runner, trials)
     return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts)
 
 

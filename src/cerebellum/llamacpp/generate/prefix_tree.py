@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.domain import Mask, Tokens
+from cerebellum.domain import ByValue, Mask, Tokens
 
 Places = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+@dataclass(frozen=True, slots=True, eq=False)
+class Path(ByValue):
     """``tokens`` int32 [n ≥ 1], ``wanted`` bool [n] with at least one True; ``requests`` are numbers of whom it answers."""
 
     tokens: Tokens
@@ -42,8 +42,8 @@ class Room:
     cells: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wave:
+@dataclass(frozen=True, slots=True, eq=False)
+class Wave(ByValue):
     """``kept`` [paths]: how much of the trunk each path begins with, never increasing.
 
     Nodes in the order in which they are decoded: ``tokens`` int32, ``places`` int32 (position in the path), ``first`` and ``last``

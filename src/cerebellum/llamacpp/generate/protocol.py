@@ -4,7 +4,8 @@ A **Responder** is one opened model that gives log-likelihoods of continuations 
 
 * *alone*: an answer does not depend on the requests beside it, within what another batch shape does to a sum (the noise floor);
 * *whole*: nothing is cut silently; what does not fit the context is answered with a mark that says so;
-* *closed*: logits stay inside; sums and texts come out, one by one, as they are known, with the number of their request.
+* *closed*: logits stay inside; sums and texts come out, one by one, as they are known, with the number of their request;
+* *one stream at a time*: as an engine's (`cerebellum.llamacpp.protocol`).
 
 Log-likelihoods are natural logarithms (nats), summed over the continuation's tokens.
 """
@@ -15,11 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cerebellum.domain import Tokens
+from cerebellum.domain import ByValue, Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Continuation:
+@dataclass(frozen=True, slots=True, eq=False)
+class Continuation(ByValue):
     """How likely is ``continuation`` (int32 [m ≥ 1]) after ``context`` (int32 [n ≥ 1], BOS included where it is wanted)?"""
 
     context: Tokens
@@ -36,8 +37,8 @@ class Likelihood:
     n_cut: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt(ByValue):
     """Write on after ``tokens`` (int32 [n ≥ 1]) until a stop text, an end-of-generation token or ``max_tokens``.
 
     ``temperature`` 0 is greedy; else tokens are drawn from the softmax at that temperature with a generator seeded by ``seed``.
