@@ -22,7 +22,7 @@ from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
-from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
+from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
 
@@ -157,6 +157,7 @@ def open_session(
         sha256 = cached_sha256(study, options.model)
         subject = subject_of(sha256, options.imatrix)
         study.bind(subject, options.model.name)
+        note_older(study, progress)
         study.add_command(list(options.command))
         build = backend.id
         warnings = too_long(source, options.settings.n_ctx, progress)
@@ -200,7 +201,7 @@ def capture_reference(
             engine = backend.open(options.reference, settings, Sources(options.reference))
             opened.callback(engine.close)
             check_vocabulary(options.reference, engine.n_vocab, n_vocab)
-        facts = reference_facts(cached_sha256(study, path), engine.n_vocab)
+        facts = reference_facts(cached_sha256(study, path), engine.n_vocab, settings.exact_reference)
         splits = (search, report) if reports else (search,)
         wanted = [(split, store_for(options.out, split.corpus, facts, settings, build)) for split in splits]
         capture_rows(engine, wanted, f"reference {path.name}", progress)
