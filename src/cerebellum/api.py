@@ -91,11 +91,17 @@ def measure(
     gpu_layers: int = 0,
     out: PathLike | None = None,
     chat: bool = False,
+    exact_reference: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> Measurement:
-    """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements."""
-    settings = settings_of(ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers)
+    """How far each file is from ``reference`` on ``text``: KL divergence and the rest, with intervals. ``out`` keeps the measurements.
+
+    ``exact_reference``: all words of the reference's rows are kept (2 bytes × vocabulary a scored token), instead of 2 kB a token.
+    """
+    settings = settings_of(
+        ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers, exact_reference=exact_reference
+    )
     paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
@@ -115,6 +121,7 @@ def validity(
     gpu_layers: int = 0,
     out: PathLike | None = None,
     chat: bool = False,
+    exact_reference: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> LadderResult:
@@ -129,7 +136,9 @@ def validity(
         return judge_ladder_file(Path(ladder))
     if text is None:
         raise InputError("a ladder is measured on a text: give one with --text")
-    settings = settings_of(ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers)
+    settings = settings_of(
+        ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers, exact_reference=exact_reference
+    )
     return check_models(
         backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
@@ -203,6 +212,7 @@ def run(
       types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
     * ubatch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
     * retry_failed (True: trials that failed before are tried again; else they stay left out)
+    * exact_reference (True: keep all words of the reference's rows, 2 bytes × vocabulary a scored token, instead of 2 kB)
     * replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
     * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
       bench_shots (examples before each question)
@@ -340,6 +350,7 @@ _SETTINGS = {
     "threads": "n_threads",
     "gpu_layers": "n_gpu_layers",
     "replay_bytes": "replay_bytes",
+    "exact_reference": "exact_reference",
 }
 _PATHS = ("text", "report_text", "reference", "imatrix")
 _CHOICE = {

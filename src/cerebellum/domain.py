@@ -248,9 +248,10 @@ class ChunkScore:
     """Sums over the scored tokens of one chunk, in nats; divide once, at the end.
 
     ``tempered`` holds the NLL sums at `cerebellum.scoring.metrics.INVERSE_TEMPERATURES`. The KL fields are None where no
-    reference was given: ``kld`` is the sum of KL(reference ‖ trial), ``kld_slack`` how much larger the true sum could be
-    (0 in exact mode), ``same_top`` counts tokens whose most likely next token agrees, ``dp``, ``dp2`` and ``dp4`` are sums of
-    powers of the change in the true token's probability, ``kld_tokens`` the per-token values (float32) for the tail.
+    reference was given: ``kld`` is the sum of KL(reference ‖ trial), ``kld_var`` the variance that drawing part of the
+    reference's words adds to it (0 where its rows are complete), ``same_top`` counts tokens whose most likely next token
+    agrees, ``dp``, ``dp2`` and ``dp4`` are sums of powers of the change in the true token's probability, ``kld_tokens`` the
+    per-token values (float32) for the tail.
     """
 
     chunk: int
@@ -260,7 +261,7 @@ class ChunkScore:
     tempered: tuple[float, ...] = ()
     kld: float | None = None
     kld2: float | None = None
-    kld_slack: float | None = None
+    kld_var: float | None = None
     same_top: int | None = None
     dp: float | None = None
     dp2: float | None = None

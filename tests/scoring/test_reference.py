@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import OutputError, StudyError
-from cerebellum.llamacpp.trial.sums import keeping
-from cerebellum.scoring.metrics import ReferenceRows, reference_rows, score_rows
-from cerebellum.scoring.reference import COMPLETE_UP_TO, DEFAULT_K, ReferenceStore, default_k
+from cerebellum.llamacpp.trial.sums import join_reference, keeping, slice_reference
+from cerebellum.parallel import Threads
+from cerebellum.scoring.metrics import ReferenceRows, coded_rows, reference_rows, score_rows
+from cerebellum.scoring.reference import COMPLETE_UP_TO, DEFAULT_K, EXACT_BITS, ReferenceStore, default_k
 
 
 def some_rows(k: int | None) -> ReferenceRows:
@@ -59,6 +60,28 @@ def test_a_folder_that_can_not_be_made_is_an_output_error(tmp_path: Path) -> Non
 def test_small_vocabularies_are_kept_complete() -> None:
     """Exact where it is cheap."""
     assert default_k(COMPLETE_UP_TO) is None and default_k(COMPLETE_UP_TO + 1) == DEFAULT_K
+
+
+@pytest.mark.parametrize("spread", [1.0, 30.0])
+def test_all_words_at_16_bits_are_nearly_exact(tmp_path: Path, spread: float) -> None:
+    """Not clamped, however wide the row; a word that is impossible stays so; the rows come back from disk and in slices as they were; and
+    a file is next to nothing from itself."""
+    rng = np.random.default_rng(3)
+    logits = (spread * rng.standard_normal((20, 3000))).astype(np.float32)
+    logits[:, 7], logits[:, 8] = -np.inf, -400.0
+    trial, targets = (logits + 0.1 * rng.standard_normal(logits.shape)).astype(np.float32), np.zeros(20, np.int64)
+    store = ReferenceStore(tmp_path, None, EXACT_BITS)
+    store.write(0, coded_rows(logits, targets))
+    rows = store.read(0)
+    assert rows.logits.dtype == np.uint16 and store.n_bytes < 20 * (2 * 3000 + 40) + 3000
+    true = score_rows(0, trial, targets, reference_rows(logits, targets, None))
+    found = score_rows(0, trial, targets, rows)
+    assert found.kld == pytest.approx(true.kld, rel=1e-3, abs=20 * 1e-5) and found.kld_var == 0.0
+    assert (found.dp, found.same_top) == (true.dp, true.same_top)
+    assert 0.0 <= (score_rows(0, logits, targets, rows).kld or 0.0) < 20 * 1e-5
+    parts = [slice_reference(rows, first, first + 10) for first in (0, 10)]
+    joined = join_reference([part for part in parts if part is not None])
+    assert score_rows(0, trial, targets, joined, Threads.of(3)) == found
 
 
 @pytest.mark.parametrize("fit", [0, 1, 2, 3])

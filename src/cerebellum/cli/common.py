@@ -30,6 +30,12 @@ chat_option = click.option(
     is_flag=True,
     help="The text is conversations (JSON lines): score the assistant's turns, in the model's own chat template.",
 )
+exact_option = click.option(
+    "--exact-reference",
+    is_flag=True,
+    help="Keep all words of the reference's rows, at 16 bits and not clamped: 2 bytes x vocabulary of disk a scored token. [default: "
+    "all of up to 8,192 words, else 2 kB a token, which estimates KL divergence without bias]",
+)
 threads_option = click.option(
     "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
 )

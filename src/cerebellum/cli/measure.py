@@ -10,6 +10,7 @@ from cerebellum.cli.common import (
     chat_option,
     chunks_option,
     engine_options,
+    exact_option,
     guarded,
     json_option,
     print_json,
@@ -26,6 +27,7 @@ models_argument = click.argument("models", nargs=-1, required=True, metavar="MOD
 @click.option("-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to.")
 @click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
 @chat_option
+@exact_option
 @engine_options
 @chunks_option
 @click.option(
@@ -39,6 +41,7 @@ def measure(
     reference: Path,
     text: Path,
     chat: bool,
+    exact_reference: bool,
     n_ctx: int,
     n_ubatch: int | None,
     n_threads: int | None,
@@ -62,7 +65,7 @@ def measure(
     found = api.measure(
         models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks,
         threads=n_threads, gpu_layers=n_gpu_layers,
-        out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
+        out=out, chat=chat, exact_reference=exact_reference, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if not as_json:
         print_grid(measurement_grid(found))
@@ -79,6 +82,7 @@ def measure(
 )
 @click.option("-f", "--text", type=FilePath, help="UTF-8 text file; needed with models.")
 @chat_option
+@exact_option
 @engine_options
 @click.option(
     "--chunks", "n_chunks", type=click.IntRange(min=2), default=32, show_default=True, help="At most this many chunks."
@@ -95,6 +99,7 @@ def validity(
     reference: Path | None,
     text: Path | None,
     chat: bool,
+    exact_reference: bool,
     n_ctx: int,
     n_ubatch: int | None,
     n_threads: int | None,
@@ -116,7 +121,7 @@ def validity(
 
     found = api.validity(
         models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads,
-        gpu_layers=n_gpu_layers, out=out, chat=chat, progress=ConsoleProgress(quiet=quiet),
+        gpu_layers=n_gpu_layers, out=out, chat=chat, exact_reference=exact_reference, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if as_json:
         print_json(ladder_json(found))

@@ -14,6 +14,7 @@ from cerebellum.cli.bench import unsafe_option
 from cerebellum.cli.common import (
     batch_option,
     chat_option,
+    exact_option,
     gpu_option,
     guarded,
     json_option,
@@ -58,6 +59,7 @@ SWEEP_OPTIONS = (
     click.option("--report-text", type=FilePath, help="Text that reports. [default: the second half of --text]"),
     chat_option,
     click.option("--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: MODEL]"),
+    exact_option,
     click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
     click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
     click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),

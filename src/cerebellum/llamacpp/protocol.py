@@ -44,7 +44,7 @@ class Settings:
     ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
     ``has_idle_cores``: at least as many logical cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a
     GPU computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
-    trial is computed whole.
+    trial is computed whole. ``exact_reference``: all words of the reference's rows are kept, as its facts in the key say.
     """
 
     n_ctx: int = 2048
@@ -55,6 +55,7 @@ class Settings:
     n_gpu_layers: int = 0
     flash_attention: bool | None = None
     replay_bytes: int = REPLAY_BYTES
+    exact_reference: bool = False
 
     @property
     def threads(self) -> int:

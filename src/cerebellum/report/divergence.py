@@ -5,7 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cerebellum.report.grids import Grid, batches_of, chunks_of, perplexity_cell, unknown_note, with_limits
+from cerebellum.report.grids import (
+    Grid,
+    batches_of,
+    chunks_of,
+    draw_note,
+    perplexity_cell,
+    rows_of,
+    unknown_note,
+    with_limits,
+)
 from cerebellum.stats.intervals import exp_nll, percent_change, smallest_detectable
 from cerebellum.stats.verdicts import MILLI
 
@@ -21,15 +30,10 @@ def measurement_grid(measurement: Measurement) -> Grid:
     rows = tuple((name, *(column[name] for column in cells)) for name in cells[0])
     facts = measurement.facts
     text, reference = facts["text"], facts["reference"]
-    how = (
-        "complete rows, so KL divergence is exact"
-        if reference["k"] is None
-        else f"its {reference['k']} largest logits a row"
-    )
     own = measurement.reference_nll
     notes = [
         f"Text {chunks_of(text)}{batches_of(measurement.facts)}.",
-        f"Reference {reference['file']} ({how}); its own perplexity there is {exp_nll(own.estimate):.4f}.",
+        f"Reference {reference['file']} ({rows_of(reference)}); its own perplexity there is {exp_nll(own.estimate):.4f}.",
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",
     ]
@@ -43,6 +47,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
         notes.append(
             f"Smallest difference that this much text shows four times in five: {least * MILLI:.3g} thousandths of a nat."
         )
+    notes += draw_note(measured.summary for measured in measurement.files)
     notes += unknown_note(rows)
     return Grid("Distance to the reference", ("", *(m.name for m in measurement.files)), rows, tuple(notes))
 
@@ -61,8 +66,6 @@ def _cells(measured: Measured) -> dict[str, str]:
     if d is None:
         return found
     found["KLD mean"] = with_limits(d.mean, MILLI, 3, sign=False)
-    if d.slack:
-        found["KLD mean, could be larger by"] = f"{d.slack * MILLI:.3g}"
     found |= {f"KLD {_NAMES[name]}": with_limits(x, MILLI, 3, sign=False) for name, x in d.percentiles.items()}
     found["KLD largest"] = f"{d.maximum * MILLI:.3f}"
     found["same top token, %"] = with_limits(d.same_top, 100.0, 3, sign=False)

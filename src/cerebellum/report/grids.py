@@ -75,6 +75,28 @@ def unknown_note(rows: Iterable[tuple[str, ...]]) -> list[str]:
     return ["?: more chunks are needed to tell."] if any("?" in cell for row in rows for cell in row) else []
 
 
+def rows_of(reference: dict[str, Any]) -> str:
+    """How the reference's rows are kept."""
+    if (k := reference["k"]) is None:
+        return (
+            f"all words at {bits} bits"
+            if (bits := reference.get("bits", 32)) < 32
+            else "complete rows, so KL divergence is exact"
+        )
+    return f"its {k - k // 2} most likely words a row, and {k // 2} drawn from the others"
+
+
+def draw_note(summaries: Iterable[Summary]) -> list[str]:
+    """What drawing the reference's words adds to the error of KL divergence, where they are drawn."""
+    largest = max((s.divergence.draw_error for s in summaries if s.divergence), default=0.0)
+    if not largest:
+        return []
+    return [
+        "KLD counts all words, without bias: the less likely ones by a draw, the same for every file. The draw adds a standard error of "
+        f"at most {largest * MILLI:.2g} thousandths of a nat to a mean; the brackets hold it."
+    ]
+
+
 def chunks_of(split: dict[str, Any]) -> str:
     """A split's text, its chunks and what of them is scored."""
     first, last = split["chunks"]
@@ -95,7 +117,7 @@ def chunks_of(split: dict[str, Any]) -> str:
 def interval_note(
     contrasts: Sequence[Contrast], summaries: Sequence[Summary], facts: dict[str, Any]
 ) -> tuple[str, ...]:
-    """How sure: the level, the pairing, the bound on what the reference left out, the smallest effect this much text could have shown."""
+    """How sure: the level, the pairing, what drawing the reference's words adds, the smallest effect this much text could have shown."""
     known = [c.kld or c.ppl for c in contrasts]
     known = [x for x in known if math.isfinite(x.std_error) and x.n_chunks > 1]
     notes = [
@@ -105,11 +127,7 @@ def interval_note(
         notes.append(
             f"KLD: mean KL divergence to the reference {facts['reference'].get('file', '')}, thousandths of a nat a token."
         )
-    if slack := max((s.divergence.slack for s in summaries if s.divergence), default=0.0):
-        notes.append(
-            f"The reference keeps its {facts['reference']['k']} largest logits a row: KLD is a lower bound, the true mean at most "
-            f"{slack * MILLI:.3g} thousandths larger."
-        )
+    notes += draw_note(summaries)
     if known:
         least = median(smallest_detectable(x.std_error, x.n_chunks) for x in known)
         unit = (

@@ -5,14 +5,20 @@ the logits where they lie and give figures of each row;
 rows may be shared among the threads of a pool. The sums over rows are exact but for one
 rounding (`math.fsum`), so neither threads nor the order of rows change a bit.
 
-KL divergence is KL(reference ‖ trial) of the next-token distributions. A reference row is either complete (all logits: exact) or
-its k largest logits and the log of its normalizer. Then the tokens outside the k are compared as one event, which by the log-sum
-inequality can only make the value smaller (Cover & Thomas, Elements of Information Theory, 2.7.1); the slack is an upper bound on
-how much smaller.
+KL divergence is KL(reference ‖ trial) of the next-token distributions, D = Σ p log(p/q). A reference row is either complete (all logits:
+exact) or k words: the larger half of them are its most likely words, the others are drawn from the rest in proportion to p (systematic
+sampling, see `kernels.draw`). With P and Q the rest's masses under reference and trial, both known exactly from the words that are kept
+for sure and the two normalizers, the rest's share of D is estimated without bias by P times the mean, over the m words drawn, of
+
+    log(p/q) + c (q/p · P/Q − 1),   whose second term has the mean 0 whatever c (a control variate).
+
+c is taken from the words kept for sure, so it does not depend on the draw. What it does: where the two distributions are close, log(p/q)
+is all noise of the first order, and the control takes it away. The draw's variance is estimated as that of m independent draws.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,18 +27,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.domain import ByValue, ChunkScore
+from cerebellum.domain import ByValue, ChunkScore, Tokens
 from cerebellum.parallel import ALONE, Threads
 
 #: Raise it whenever a number computed here could change: it is part of the key of every measurement and of every answer.
-METRIC_VERSION = 7
+METRIC_VERSION = 8
 
 #: Inverse temperatures at which the NLL is summed, for the perplexity of a model at its own best temperature.
 INVERSE_TEMPERATURES = tuple(round(0.1 * step, 1) for step in range(4, 13))
 
-#: Bounds the rounding of a sum of probabilities in float64, whose terms come from logits and their normalizer of this size at most;
-#: for larger ones it grows as they do.
-_ROUNDING, _ROUNDING_AT = 1e-13, 100.0
+#: Which words are drawn for a text; raise it with `METRIC_VERSION`.
+DRAW_VERSION = 1
+#: The largest code of a row at 16 bits, and how many rows are decoded at a time.
+_CODES, _DECODED = 65_535, 4
+#: A value of a row that lies less than this below zero is zero but for rounding.
+_ROUNDING = 1e-10
 
 #: The fewest values handed to a thread at once: far more work than the handing over, and little enough that threads end together.
 _PIECE = 1 << 16
@@ -42,6 +51,7 @@ _KEPT_TOKEN = 8
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 Ids = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,20 +59,24 @@ class ReferenceRows(ByValue):
     """The reference's view of the scored tokens of one chunk.
 
     ``lse`` float64 [n]: log of the sum of exponentials of each full row. Complete: ``logits`` float32 [n, vocabulary] and ``ids`` is
-    None. Compact: ``logits`` float32 [n, k] are the k largest and ``ids`` uint32 [n, k] their tokens, largest first. ``target_nll``
-    float64 [n] is the reference's NLL of the true token; ``top`` int64 [n] its most likely token.
+    None. Compact: ``logits`` float32 [n, k] and ``ids`` uint32 [n, k] are k words: the row's largest, largest first, and then ``drawn``
+    that are drawn from all others. Coded: ``logits`` uint16 [n, vocabulary] and ``scale`` float32 [n, 2], see `coded_rows`.
+    ``target_nll`` float64 [n] is the reference's NLL of the true token;
+    ``top`` int64 [n] its most likely token.
     """
 
-    logits: Floats
+    logits: Floats | Codes
     lse: Doubles
     target_nll: Doubles
     top: Ids
     ids: npt.NDArray[np.uint32] | None = None
+    drawn: int = 0
+    scale: Floats | None = None
 
     @property
     def n_bytes(self) -> int:
         """What the rows take in memory."""
-        arrays = (self.logits, self.lse, self.target_nll, self.top, self.ids)
+        arrays = (self.logits, self.lse, self.target_nll, self.top, self.ids, self.scale)
         return sum(array.nbytes for array in arrays if array is not None)
 
 
@@ -97,23 +111,69 @@ def log_sum_exp(logits: Floats, threads: Threads = ALONE) -> Doubles:
     return _normalized(np.ascontiguousarray(logits), threads).lse
 
 
-def reference_rows(logits: Floats, targets: Ids, k: int | None, threads: Threads = ALONE) -> ReferenceRows:
-    """What is kept of the reference's ``logits`` [n, v]: everything (``k`` None or at least v), or the k largest of each row.
+def draw_offsets(tokens: Tokens) -> Doubles:
+    """A uniform number in [0, 1) for each position of a chunk, float64 [n]: it decides which words are drawn there. Of the tokens, the
+    position and `DRAW_VERSION` alone, so they are the same for whatever is measured."""
+    seed = hashlib.sha256(b"draw %d " % DRAW_VERSION + np.ascontiguousarray(tokens, "<i4").tobytes()).digest()
+    bits = np.random.Philox(key=int.from_bytes(seed[:16], "little")).random_raw(len(tokens))
+    return (np.asarray(bits, np.uint64) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
-    Of equal logits those of earlier tokens are kept, and come first. Raises `ValueError` for a ``k`` below 1.
+
+def reference_rows(
+    logits: Floats, targets: Ids, k: int | None, threads: Threads = ALONE, offsets: Doubles | None = None
+) -> ReferenceRows:
+    """What is kept of the reference's ``logits`` [n, v]: everything (``k`` None or at least v), or k words of each row, half of them drawn.
+
+    ``offsets`` float64 [n]: see `draw_offsets`; by default those of the targets. Of equal logits those of earlier tokens are kept, and come
+    first. Raises `ValueError` for a ``k`` below 2.
     """
     from cerebellum.scoring.loops import kernels
 
-    if k is not None and k < 1:
-        raise ValueError(f"of each row of the reference at least one logit is kept, not {k}")
+    if k is not None and k < 2:
+        raise ValueError(f"of each row of the reference at least two words are kept, not {k}")
     logits = np.ascontiguousarray(logits)
     rows = _normalized(logits, threads)
     nll = rows.lse - logits[np.arange(len(logits)), targets]
     if k is None or k >= logits.shape[1]:
         return ReferenceRows(logits.copy(), rows.lse, nll, rows.top)
+    drawn = k // 2
+    if offsets is None:
+        offsets = draw_offsets(targets.astype(np.int32))
     kept, ids = np.empty((len(logits), k), np.float32), np.empty((len(logits), k), np.uint32)
-    _over_rows(threads, kernels.largest, logits.shape[1], logits, kept, ids)
-    return ReferenceRows(kept, rows.lse, nll, rows.top, ids)
+    _over_rows(threads, kernels.largest, logits.shape[1], logits, k - drawn, kept, ids)
+    _over_rows(threads, kernels.draw, logits.shape[1], logits, rows.lse, offsets, drawn, kept, ids)
+    return ReferenceRows(kept, rows.lse, nll, rows.top, ids, drawn)
+
+
+def coded_rows(logits: Floats, targets: Ids, threads: Threads = ALONE) -> ReferenceRows:
+    """All words of ``logits`` [n, v] at 16 bits: each row's range, however wide, in 65,534 equal steps; code 0 is a logit of -inf. The
+    normalizers are those of the rows as they come back, so that these are distributions: of a row 40 wide a logit is 3e-4 away at most,
+    to either side: a token's KL divergence is some 1e-5 nats away, the mean over a text far less."""
+    logits = np.ascontiguousarray(logits)
+    rows, n = _normalized(logits, threads), len(logits)
+    codes, scale, lse = np.empty(logits.shape, np.uint16), np.empty((n, 2), np.float32), np.empty(n)
+
+    def code(first: int, last: int) -> None:
+        for r in range(first, last):
+            finite = np.isfinite(logits[r])
+            low, high = (logits[r][finite].min(), logits[r][finite].max()) if finite.any() else (0.0, 0.0)
+            scale[r] = low, (float(high) - float(low)) / (_CODES - 1)
+            steps = np.where(finite, (logits[r] - np.float64(low)) / (scale[r, 1] or 1.0), -1.0)
+            codes[r] = np.minimum(np.rint(steps) + 1, _CODES).astype(np.uint16)
+            lse[r] = log_sum_exp(_decoded(codes[r : r + 1], scale[r : r + 1]))[0]
+
+    threads.run(code, n, least=_PIECE // max(1, logits.shape[1]))
+    broken = ~np.isfinite(rows.lse)
+    lse[broken] = rows.lse[broken]
+    nll = rows.lse - logits[np.arange(n), targets]
+    return ReferenceRows(codes, lse, nll, rows.top, scale=scale)
+
+
+def _decoded(codes: Codes, scale: Floats) -> Floats:
+    """uint16 [n, v] → float32 [n, v]."""
+    out = (codes.astype(np.float32) - np.float32(1)) * scale[:, 1:] + scale[:, :1]
+    out[codes == 0] = -np.inf
+    return out
 
 
 def score_rows(
@@ -139,14 +199,14 @@ def _with_divergence(
     reference: ReferenceRows,
     threads: Threads,
 ) -> ChunkScore:
-    kld, slack = _divergence(logits, rows, reference, threads)
+    kld, variance = _divergence(logits, rows, reference, threads)
     change = _exp(-nll) - _exp(-reference.target_nll)
     squares = change**2
     return replace(
         plain,
         kld=_sum(kld),
         kld2=_sum(kld**2),
-        kld_slack=_sum(slack),
+        kld_var=_sum(variance),
         same_top=int((rows.top == reference.top).sum()),
         dp=_sum(change),
         dp2=_sum(squares),
@@ -158,32 +218,37 @@ def _with_divergence(
 def _divergence(
     logits: Floats, rows: _Normalized, reference: ReferenceRows, threads: Threads
 ) -> tuple[Doubles, Doubles]:
-    """KL divergence and slack of each row [n]."""
+    """KL divergence of each row [n], and the variance that drawing words adds to it."""
     from cerebellum.scoring.loops import kernels
 
     n = len(logits)
-    kept = np.ascontiguousarray(reference.logits)
+    kept: Any = np.ascontiguousarray(reference.logits)
     _check_shapes(logits, reference)
     if reference.ids is None:
         kld = np.empty(n, np.float64)
-        _over_rows(threads, kernels.complete, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
+        kernel = kernels.complete if reference.scale is None else _coded_kernel(reference.scale)
+        _over_rows(threads, kernel, logits.shape[1], logits, rows.lse, kept, reference.lse, kld)
         return np.maximum(kld, 0.0), np.zeros(n)
-    sums = np.empty((n, 3), np.float64)
-    _over_rows(
-        threads,
-        kernels.compact,
-        _KEPT_TOKEN * kept.shape[1],
-        logits,
-        rows.lse,
-        kept,
-        np.ascontiguousarray(reference.ids),
-        reference.lse,
-        sums,
-    )
-    rounding = _ROUNDING * np.maximum(1.0, np.abs(rows.lse) / _ROUNDING_AT)
-    smallest = kept[:, -1].astype(np.float64) - reference.lse
-    least, most = the_rest(1.0 - sums[:, 1], 1.0 - sums[:, 2], smallest, rows.lowest - rows.lse, rounding)
-    return np.maximum(sums[:, 0] + least, 0.0), np.maximum(most - least, 0.0)
+    out = np.empty((n, 2), np.float64)
+    ids, work = np.ascontiguousarray(reference.ids), _KEPT_TOKEN * kept.shape[1]
+    _over_rows(threads, kernels.compact, work, logits, rows.lse, kept, ids, reference.lse, reference.drawn, out)
+    kld, variance = out.T
+    return np.where(np.abs(kld) < _ROUNDING, np.maximum(kld, 0.0), kld), variance
+
+
+def _coded_kernel(scale: Floats) -> Callable[..., None]:
+    """`kernels.complete` for a reference of codes, a few rows of which are decoded at a time."""
+    from cerebellum.scoring.loops import kernels
+
+    def complete(
+        logits: Floats, first: int, last: int, lse: Doubles, codes: Codes, own_lse: Doubles, kld: Doubles
+    ) -> None:
+        for start in range(first, last, _DECODED):
+            part = slice(start, min(last, start + _DECODED))
+            rows = _decoded(codes[part], scale[part])
+            kernels.complete(logits[part], 0, len(rows), lse[part], rows, own_lse[part], kld[part])
+
+    return complete
 
 
 def _check_shapes(logits: Floats, reference: ReferenceRows) -> None:
@@ -192,28 +257,9 @@ def _check_shapes(logits: Floats, reference: ReferenceRows) -> None:
     ids = reference.ids
     kept = (n, v) if ids is None else (n, ids.shape[-1])
     same = reference.logits.shape == kept and reference.lse.shape == (n,) and (ids is None or ids.shape == kept)
+    same = same and (ids is None or 0 < reference.drawn < kept[1])
     if not same or (ids is not None and ids.size and int(ids.max()) >= v):
         raise ValueError(f"the reference's rows are not of the {n} rows of {v} logits that they are compared with")
-
-
-def the_rest(
-    rest_p: Doubles, rest_q: Doubles, smallest: Doubles, lowest: Doubles, rounding: Doubles
-) -> tuple[Doubles, Doubles]:
-    """What the tokens outside the k kept ones add to KL divergence, at least and at most: float64 [n] each.
-
-    ``rest_p``, ``rest_q`` [n] are the rest's masses P and Q under reference and trial, ``smallest`` [n] the reference's smallest kept
-    log-probability p_k, ``lowest`` [n] the trial's smallest log-probability of any token. The rest adds at least P log(P/Q); since each of
-    the rest's reference probabilities is at most the smallest kept one (and P), it adds at most P (log min(p_k, P) − lowest). Q is a
-    difference from 1, so it is taken ``rounding`` [n] larger: the value stays a lower bound where a peaked trial leaves the rest next
-    to nothing. Where even the smallest kept one is impossible there is no rest, whatever rounding has left of P.
-    """
-    some = (rest_p > 0) & (smallest != -np.inf)
-    mass = np.where(some, rest_p, 1.0)
-    log_rest = _log(mass)
-    least = np.where(some, mass * (log_rest - _log(np.maximum(rest_q, 0.0) + rounding)), 0.0)
-    highest = np.where(some, np.minimum(smallest, log_rest), 0.0)
-    most = np.where(some, mass * (highest - lowest), 0.0)
-    return least, most
 
 
 def _sum(values: Doubles) -> float:
@@ -226,12 +272,4 @@ def _exp(x: Doubles) -> Doubles:
 
     out = np.empty_like(x)
     kernels.exponentials(x, out)
-    return out
-
-
-def _log(x: Doubles) -> Doubles:
-    from cerebellum.scoring.loops import kernels
-
-    out = np.empty_like(x)
-    kernels.logarithms(x, out)
     return out

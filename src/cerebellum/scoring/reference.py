@@ -1,7 +1,8 @@
 """The reference's scored rows on disk: one file a chunk, written whole or not at all, in the folder its key names.
 
-Complete rows (float32 logits) where the vocabulary is small, else the ``k`` largest logits of each row with the normalizer: a
-262,144-word vocabulary then takes 8 bytes × k a token instead of the 2 bytes × vocabulary of llama-perplexity's format.
+Complete rows (float32 logits) where the vocabulary is small, else ``k`` words of each row with the normalizer, half of them the most likely
+ones and half drawn from the rest: a 262,144-word vocabulary then takes 2 kB a token instead of the 2 bytes × vocabulary of
+llama-perplexity's format. On demand all words at 16 bits, which takes as much as that format does.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from cerebellum.scoring.metrics import ReferenceRows
 
 #: Vocabularies up to this size are kept complete: exact, and at most 32 KiB a token.
 COMPLETE_UP_TO = 8192
-DEFAULT_K = 256
+#: Words kept of a larger one's row: with the four numbers beside them 2,016 bytes a token.
+DEFAULT_K = 248
+#: Bits of a logit where all words are kept of a larger one.
+EXACT_BITS = 16
 
 
 def default_k(n_vocab: int) -> int | None:
@@ -31,10 +35,14 @@ def default_k(n_vocab: int) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceStore:
-    """A folder of reference rows. Picklable: it travels to the engine's process, the rows never do."""
+    """A folder of reference rows. Picklable: it travels to the engine's process, the rows never do.
+
+    ``k`` words are kept of a row, or None: all of them, at ``bits`` 32 or 16 (see `cerebellum.scoring.metrics.coded_rows`).
+    """
 
     folder: Path
     k: int | None
+    bits: int = 32
 
     def path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.npz"
@@ -51,7 +59,9 @@ class ReferenceStore:
             "top": rows.top,
         }
         if rows.ids is not None:
-            arrays["ids"] = rows.ids
+            arrays |= {"ids": rows.ids, "drawn": np.int64(rows.drawn)}
+        if rows.scale is not None:
+            arrays["scale"] = rows.scale
         partial = partial_of(self.path(chunk))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -65,13 +75,16 @@ class ReferenceStore:
 
     def read(self, chunk: int) -> ReferenceRows:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
-        logits, lse, target_nll, top, *ids = self._load(chunk, ("logits", "lse", "target_nll", "top"), ("ids",))
-        return ReferenceRows(logits, lse, target_nll, top, ids[0] if ids else None)
+        wanted = ("ids", "drawn") if self.k is not None else ("scale",) if self.bits == EXACT_BITS else ()
+        logits, lse, target_nll, top, *more = self._load(chunk, ("logits", "lse", "target_nll", "top", *wanted))
+        found = dict(zip(wanted, more, strict=True))
+        drawn = int(found.get("drawn", 0))
+        return ReferenceRows(logits, lse, target_nll, top, found.get("ids"), drawn, found.get("scale"))
 
-    def _load(self, chunk: int, names: Sequence[str], optional: Sequence[str] = ()) -> list[Any]:
+    def _load(self, chunk: int, names: Sequence[str]) -> list[Any]:
         try:
             with self.path(chunk).open("rb") as stream, np.load(stream) as found:
-                return [found[name] for name in (*names, *(name for name in optional if name in found.files))]
+                return [found[name] for name in names]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StudyError(
                 f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again"

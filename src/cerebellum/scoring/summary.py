@@ -35,13 +35,14 @@ PERCENTILES = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99
 class Divergence:
     """KL(reference ‖ trial) in nats a token, and what goes with it; each figure with its interval over chunks.
 
-    ``slack`` bounds how much larger the true mean could be (0 when exact). ``percentiles``: of the per-token values, by the names of
+    ``draw_error`` is the standard error that drawing words of the reference's rows adds to the mean (0 where its rows are complete); the
+    interval over chunks holds it already. ``percentiles``: of the per-token values, by the names of
     `PERCENTILES`. ``same_top`` is the share of tokens whose most likely next token agrees; ``mean_dp`` and ``rms_dp`` the mean and the
     root mean square change of the true token's probability.
     """
 
     mean: Interval
-    slack: float
+    draw_error: float
     percentiles: Mapping[str, Interval]
     maximum: float
     same_top: Interval
@@ -134,7 +135,7 @@ def _divergence(scores: Scores, n: int) -> Divergence | None:
 
     return Divergence(
         mean=within(mean_of(sums), 0.0),
-        slack=math.fsum(s.kld_slack or 0.0 for s in scores.values()) / n,
+        draw_error=math.sqrt(math.fsum(s.kld_var or 0.0 for s in scores.values())) / n,
         percentiles={name: quantile_interval(tokens, percent) for name, percent in PERCENTILES.items()},
         maximum=max(float(values.max()) for values in tokens),
         same_top=within(mean("same_top"), 0.0, 1.0),

@@ -195,7 +195,7 @@ def exp_nll(mean_nll: float) -> float:
 
 def not_finite(score: ChunkScore) -> str:
     """Which of a chunk's sums is no finite number, with its value, or ""."""
-    names = ("nll", "nll2", "kld", "kld2", "kld_slack", "dp", "dp2", "dp4")
+    names = ("nll", "nll2", "kld", "kld2", "kld_var", "dp", "dp2", "dp4")
     sums = [(name, getattr(score, name)) for name in names] + [("tempered", value) for value in score.tempered]
     return next((f"{name} is {value}" for name, value in sums if value is not None and not math.isfinite(value)), "")
 

@@ -95,10 +95,14 @@ MIGRATIONS = (
     ALTER TABLE failure ADD COLUMN retried TEXT;  -- when it was taken back, to be tried again; NULL: in force
     UPDATE failure SET retried = at;              -- until now every trial that failed was tried again
     """,
+    """
+    -- Of metric version 8 on: the variance that drawing the reference's words adds to kld (0 where its rows are complete).
+    ALTER TABLE score RENAME COLUMN kld_slack TO kld_var;
+    """,
 )
 
 _SCORE_COLUMNS = (
-    "chunk n_tokens nll nll2 tempered kld kld2 kld_slack same_top dp dp2 dp4 kld_tokens"
+    "chunk n_tokens nll nll2 tempered kld kld2 kld_var same_top dp dp2 dp4 kld_tokens"
 ).split()  # fmt: skip
 
 
@@ -248,6 +252,17 @@ class Study:
         columns = ", ".join(_SCORE_COLUMNS)
         rows = self._rows(f"SELECT {columns} FROM score WHERE trial = ? ORDER BY chunk", trial)
         return {row[0]: _score(row) for row in rows}
+
+    def older_trials(self, metric_version: int) -> list[tuple[str, int]]:
+        """(label, metric version) of trials that are measured with an older metric version and not yet with this one."""
+        rows = self._rows(
+            "SELECT trial.key, label, json_extract(facts, '$.metric_version') FROM trial JOIN series ON series.id = trial.series "
+            "WHERE EXISTS (SELECT 1 FROM score WHERE score.trial = trial.id) ORDER BY trial.id"
+        )
+        done = {key for key, _, version in rows if version == metric_version}
+        return [
+            (str(label), int(v)) for key, label, v in rows if v is not None and v < metric_version and key not in done
+        ]
 
     def chunks_done(self, trial: int) -> set[int]:
         """The chunks a trial has been measured on."""

@@ -252,7 +252,7 @@ class FakeEngine:
             tempered=tempered,
             kld=n * kld,
             kld2=n * kld**2,
-            kld_slack=0.0,
+            kld_var=0.0,
             same_top=round(n * math.exp(-kld)),
             dp=-n * kld / 10.0,
             dp2=n * kld / 10.0,

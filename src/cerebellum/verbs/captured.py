@@ -52,7 +52,7 @@ def capture_reference(
             engine = backend.open(path, settings, Sources(path))
             opened.callback(engine.close)
             check_vocabulary(path, engine.n_vocab, n_vocab)
-        facts = reference_facts(workspace.sha256(path), engine.n_vocab)
+        facts = reference_facts(workspace.sha256(path), engine.n_vocab, settings.exact_reference)
         splits = (search, report) if reports else (search,)
         wanted = [(split, workspace.reference_store(split.corpus, facts)) for split in splits]
         capture_rows(engine, wanted, f"reference {path.name}", progress)

@@ -23,7 +23,7 @@ from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, p
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
-from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
+from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.captured import check_vocabulary
 from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
 
@@ -53,6 +53,7 @@ def measure_files(
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
+        note_older(study, progress)
         context = MeasureContext(backend, study, folder, reference, sha256, settings, backend.id, progress)
         found: list[tuple[Split, ReferenceStore, Scores]] = []
         for path in models:
@@ -87,7 +88,7 @@ def measure_file(
     try:
         corpus = corpus_of(engine, name, content, context.settings.n_ctx, context.progress)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
-        facts = reference_facts(context.reference_sha256, engine.n_vocab)
+        facts = reference_facts(context.reference_sha256, engine.n_vocab, context.settings.exact_reference)
         store = store_for(context.folder, corpus, facts, context.settings, context.build)
         if not all(store.has(chunk) for chunk in split.chunks):
             with contextlib.closing(context.backend.open(context.reference, context.settings)) as other:
@@ -119,7 +120,12 @@ def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, fir
 def facts_of(context: MeasureContext, split: Split, store: ReferenceStore, text: Path) -> dict[str, Any]:
     """On what and with what it was measured."""
     return {
-        "reference": {"file": context.reference.name, "sha256": context.reference_sha256, "k": store.k},
+        "reference": {
+            "file": context.reference.name,
+            "sha256": context.reference_sha256,
+            "k": store.k,
+            "bits": store.bits,
+        },
         "text": split_facts(split, text),
         "settings": context.settings.as_key(),
         "build": context.build,
@@ -158,7 +164,7 @@ def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
         "temperature": summary.temperature,
     }
     if (d := summary.divergence) is not None:
-        found |= limits("kld", d.mean) | {"kld_slack": d.slack, "kld_max": d.maximum}
+        found |= limits("kld", d.mean) | {"kld_draw_error": d.draw_error, "kld_max": d.maximum}
         for name, x in d.percentiles.items():
             found |= limits(f"kld_{name}", x)
         found |= limits("same_top", d.same_top) | limits("mean_dp", d.mean_dp) | limits("rms_dp", d.rms_dp)

@@ -18,6 +18,7 @@ from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, prepare_base
+from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.inputs import Inputs, read_inputs, subject_of
 from cerebellum.verbs.options import SessionOptions
@@ -123,6 +124,7 @@ def open_session(
         workspace = Workspace(backend, study, options.out, options.settings, backend.id, progress)
         subject = subject_of(workspace.sha256(source.path), options.imatrix)
         study.bind(subject, source.path.name)
+        note_older(study, progress)
         study.add_command(list(options.command))
         if options.retry_failed and (n := study.retry_failures()):
             progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")

@@ -20,7 +20,7 @@ from cerebellum.stats.intervals import MOST_NLL, ChunkSums, exp_nll, paired_inte
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
-from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
+from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
@@ -109,12 +109,13 @@ def _own_ladder(
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)
         study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
+        note_older(study, progress)
         build = backend.id
         engine = backend.open(model, settings, Sources(model))
         try:
             corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
             split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
-            facts = reference_facts(sha256, engine.n_vocab)
+            facts = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
             store = store_for(folder, corpus, facts, settings, build)
             capture_rows(engine, [(split, store)], f"reference {model.name}", progress)
             series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))

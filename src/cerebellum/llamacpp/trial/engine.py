@@ -27,8 +27,8 @@ from cerebellum.llamacpp.trial.sums import Reader, add_scores, join_reference, s
 from cerebellum.llamacpp.trial.weights import Finder, Weights
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.parallel import Threads
-from cerebellum.scoring.metrics import ReferenceRows, reference_rows, score_rows
-from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.scoring.metrics import ReferenceRows, coded_rows, draw_offsets, reference_rows, score_rows
+from cerebellum.scoring.reference import EXACT_BITS, ReferenceStore
 from cerebellum.text.chat import Conversations, tokenized
 from cerebellum.text.corpus import check_length, cut, cut_conversations
 
@@ -211,8 +211,13 @@ class LlamaEngine:
             self.decoder.try_lean(bundles[0])
         for bundle in bundles:
             parts: list[list[ReferenceRows]] = [[] for _ in bundle]
-            for place, _, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
-                parts[place].append(reference_rows(logits, targets, store.k, self._scorers))
+            offsets = [draw_offsets(chunk.tokens)[chunk.wanted()] for chunk in bundle]
+            for place, first, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
+                if store.bits == EXACT_BITS:
+                    parts[place].append(coded_rows(logits, targets, self._scorers))
+                    continue
+                own_offsets = offsets[place][first : first + len(targets)]
+                parts[place].append(reference_rows(logits, targets, store.k, self._scorers, own_offsets))
             for chunk, own in zip(bundle, parts, strict=True):
                 store.write(chunk.id, join_reference(own))
                 yield chunk.id

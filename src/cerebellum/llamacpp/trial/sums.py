@@ -38,18 +38,24 @@ def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> Refere
         return None
     ids = None if rows.ids is None else rows.ids[first:last]
     part = slice(first, last)
-    return ReferenceRows(rows.logits[part], rows.lse[part], rows.target_nll[part], rows.top[part], ids)
+    scale = None if rows.scale is None else rows.scale[part]
+    return ReferenceRows(
+        rows.logits[part], rows.lse[part], rows.target_nll[part], rows.top[part], ids, rows.drawn, scale
+    )
 
 
 def join_reference(parts: Sequence[ReferenceRows]) -> ReferenceRows:
     """Rows of consecutive batches as one."""
     ids = [part.ids for part in parts if part.ids is not None]
+    scales = [part.scale for part in parts if part.scale is not None]
     return ReferenceRows(
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.lse for part in parts]),
         np.concatenate([part.target_nll for part in parts]),
         np.concatenate([part.top for part in parts]),
         np.concatenate(ids) if ids else None,
+        parts[0].drawn,
+        np.concatenate(scales) if scales else None,
     )
 
 
@@ -66,6 +72,6 @@ def _add(a: ChunkScore, b: ChunkScore) -> ChunkScore:
         left, right = getattr(a, name), getattr(b, name)
         return None if left is None or right is None else left + right
 
-    names = ("n_tokens", "nll", "nll2", "kld", "kld2", "kld_slack", "same_top", "dp", "dp2", "dp4", "kld_tokens")
+    names = ("n_tokens", "nll", "nll2", "kld", "kld2", "kld_var", "same_top", "dp", "dp2", "dp4", "kld_tokens")
     tempered = tuple(x + y for x, y in zip(a.tempered, b.tempered, strict=True))
     return ChunkScore(chunk=a.chunk, tempered=tempered, **{name: both(name) for name in names})

@@ -1,4 +1,4 @@
-"""The loops over a row of logits, compiled: normalizer, tempered normalizers, divergence, the largest.
+"""The loops over a row of logits, compiled: normalizer, tempered normalizers, divergence, the largest, a draw from the rest.
 
 Each kernel takes the rows ``first`` … ``last`` − 1 of a matrix where it lies and fills the same rows of its results; no row depends on
 another, so rows may be shared among threads in any way. Sums over a whole row run in the eight lanes of `cerebellum.scoring.loops.simd`, in
@@ -21,6 +21,10 @@ _PLAIN = 10 - FIRST_POWER
 
 #: Values added up before they join a row's total.
 _PART = 2048
+#: Words of the rest whose probabilities are added up before one among them is looked for.
+_BLOCK = 64
+#: The trial's mass of the rest, a difference from one, is used where it is more than this share of the reference's.
+_KNOWN = 1e-4
 
 _ROWS, _VALUES = "Array(float32, 2, 'C', readonly=True)", "Array(float64, 1, 'C', readonly=True)"
 _IDS = "Array(uint32, 2, 'C', readonly=True)"
@@ -254,18 +258,75 @@ def _kept_sums(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
     return _total(total[0]), _total(total[1]), _total(total[2])
 
 
-@compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_IDS}, {_VALUES}, float64[:, ::1])")
+@inlined
+def _coefficient(reference: Any, trial: Any, lse_a: float, lse_b: float) -> float:
+    """s² / (exp(s²) − 1) of the variance s² of log(p/q) over the largest words: the best weight of a control q/p − 1 for log(p/q) where
+    q/p is log-normal (minus their covariance by the control's variance). 1 where the two rows agree, 0 where nothing is finite."""
+    n, mean, variance = 0, 0.0, 0.0
+    for i in range(len(reference)):
+        if reference[i] > -np.inf:
+            mean += (reference[i] - lse_a) - (trial[i] - lse_b)
+            n += 1
+    mean /= max(n, 1)
+    for i in range(len(reference)):
+        if reference[i] > -np.inf:
+            away = (reference[i] - lse_a) - (trial[i] - lse_b) - mean
+            variance += away * away
+    variance /= max(n, 1)
+    if variance < 1e-4:
+        return 1.0 / (1.0 + variance / 2 + variance * variance / 6)
+    return float(variance / (_one(variance) - 1.0)) if variance < 700 else 0.0
+
+
+@inlined
+def _drawn_mean(
+    reference: Any, trial: Any, lse_a: float, lse_b: float, space: Any, control: Any
+) -> tuple[float, float]:
+    """Mean over m drawn words of log(p/q) + c (f q/p − 1) and that mean's variance; ``control`` is (c, f). ``reference`` and ``trial``
+    are filled up to a multiple of eight, ``space`` [2, that] holds log(p/q) and q/p."""
+    m = len(reference)
+    a, b = splat(lse_a), splat(lse_b)
+    for i in range(0, len(trial), 8):
+        rest = load(reference, i) if i + 8 <= m else load(_tail(reference, 0.0), 0)
+        ratio = (rest - a) - (load(trial, i) - b)
+        store(space[0], i, ratio)
+        store(space[1], i, exp(splat(0.0) - ratio))
+    weight, factor = control
+    mean = 0.0
+    for i in range(m):
+        space[0, i] += weight * (factor * space[1, i] - 1.0) if weight > 0.0 else 0.0
+        mean += space[0, i]
+    mean /= m
+    squares = 0.0
+    for i in range(m):
+        squares += (space[0, i] - mean) ** 2
+    return mean, squares / (m * max(m - 1, 1))
+
+
+@compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_ROWS}, {_IDS}, {_VALUES}, int64, float64[:, ::1])")
 def compact(
-    logits: Any, first: int, last: int, lse: Any, reference: Any, ids: Any, reference_lse: Any, out: Any
+    logits: Any, first: int, last: int, lse: Any, reference: Any, ids: Any, reference_lse: Any, drawn: int, out: Any
 ) -> None:
-    """Of the kept tokens: Σ p log(p/q), Σ p, Σ q: float64 [n, 3]. ``reference``, ``ids`` [n, k] are the kept logits and tokens."""
-    k = ids.shape[1]
-    of_trial = np.full(k + -k % 8, -np.inf, np.float32)
+    """KL(reference ‖ trial) and the variance that drawing adds to it: float64 [n, 2]. ``reference``, ``ids`` [n, k]: the logits and tokens
+    that are kept; the last ``drawn`` of them stand for all that are not among the first, see `cerebellum.scoring.metrics`."""
+    k = ids.shape[1] - drawn
+    of_trial, of_drawn = np.full(k + -k % 8, -np.inf, np.float32), np.zeros(drawn + -drawn % 8, np.float32)
+    space = np.empty((2, len(of_drawn)), np.float64)
     for r in range(first, last):
-        row, places = logits[r], ids[r]
+        row, places, a, b = logits[r], ids[r], reference_lse[r], lse[r]
         for i in range(k):
             of_trial[i] = row[places[i]]
-        out[r, 0], out[r, 1], out[r, 2] = _kept_sums(reference[r], of_trial, reference_lse[r], lse[r])
+        for i in range(drawn):
+            of_drawn[i] = row[places[k + i]]
+        kept = reference[r, :k]
+        known, p, q = _kept_sums(kept, of_trial, a, b)
+        rest_p, rest_q = 1.0 - p, 1.0 - q
+        out[r, 0], out[r, 1] = known, 0.0
+        if rest_p > 0.0:
+            weight = _coefficient(kept, of_trial, a, b) if rest_q > _KNOWN * rest_p else 0.0
+            factor = rest_p / rest_q if weight > 0.0 else 0.0
+            mean, variance = _drawn_mean(reference[r, k:], of_drawn, a, b, space, (weight, factor))
+            out[r, 0], out[r, 1] = known + rest_p * mean, rest_p * rest_p * variance
 
 
 @compiled("void(float64[::1], float64[::1])")
@@ -304,12 +365,12 @@ def _sink(values: Any, places: Any, root: int, n: int) -> None:
         root = child
 
 
-@compiled(f"void({_ROWS}, int64, int64, float32[:, ::1], uint32[:, ::1])")
-def largest(logits: Any, first: int, last: int, kept: Any, ids: Any) -> None:
-    """The k largest of each row with their places [n, k], largest first, of equals the earlier: a heap of the best so far."""
-    k = kept.shape[1]
+@compiled(f"void({_ROWS}, int64, int64, int64, float32[:, ::1], uint32[:, ::1])")
+def largest(logits: Any, first: int, last: int, k: int, kept: Any, ids: Any) -> None:
+    """The k largest of each row with their places into the first k columns of ``kept`` and ``ids``: largest first, of equals the earlier; a
+    heap of the best so far."""
     for r in range(first, last):
-        row, values, places = logits[r], kept[r], ids[r]
+        row, values, places = logits[r], kept[r, :k], ids[r, :k]
         values[:], places[:] = row[:k], np.arange(k)
         for root in range(k // 2 - 1, -1, -1):
             _sink(values, places, root, k)
@@ -321,3 +382,67 @@ def largest(logits: Any, first: int, last: int, kept: Any, ids: Any) -> None:
             values[0], values[n] = values[n], values[0]
             places[0], places[n] = places[n], places[0]
             _sink(values, places, 0, n)
+
+
+@inlined
+def _rest_of(row: Any, lse: float, ids: Any, space: Any) -> float:
+    """Fills ``space`` with the probabilities of a row's words, zero for those of ``ids`` and behind the last; their sum, block by block."""
+    n, away = _whole(len(row)), splat(lse)
+    for i in range(0, n, 8):
+        store(space, i, exp(load(row, i) - away))
+    if n < len(row):
+        store(space, n, exp(load(_tail(row, -np.inf), 0) - away))
+    for i in ids:
+        space[i] = 0.0
+    total = 0.0
+    for start in range(0, len(space), _BLOCK):
+        total += _block(space, start)
+    return total
+
+
+@inlined
+def _block(space: Any, start: int) -> float:
+    total = splat(0.0)
+    for i in range(start, start + _BLOCK, 8):
+        total = total + load(space, i)
+    return _total(total)
+
+
+@inlined
+def _draw(space: Any, step: float, offset: float, places: Any) -> None:
+    """Fills ``places`` with the words under the marks (``offset`` + j) ``step`` on the line of all probabilities laid end to end."""
+    j, m, before, found = 0, len(places), 0.0, -1
+    for start in range(0, len(space), _BLOCK):
+        after = before + _block(space, start)
+        if j < m and (offset + j) * step < after:
+            here = before
+            for i in range(start, start + _BLOCK):
+                if space[i] > 0.0:
+                    here, found = here + space[i], i
+                    while j < m and (offset + j) * step < here:
+                        places[j] = i
+                        j += 1
+            while j < m and (offset + j) * step < after:
+                places[j] = found
+                j += 1
+        before = after
+    for i in range(j, m):
+        if found >= 0:
+            places[i] = found
+
+
+@compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_VALUES}, int64, float32[:, ::1], uint32[:, ::1])")
+def draw(logits: Any, first: int, last: int, lse: Any, offsets: Any, drawn: int, kept: Any, ids: Any) -> None:
+    """Fills the last ``drawn`` columns of ``kept`` and ``ids`` [n, k] with words drawn from all but those of the first columns, in
+    proportion to their probability: systematic sampling (Madow 1949) with one offset in [0, 1) a row. In the order of the vocabulary."""
+    k, v = ids.shape[1] - drawn, logits.shape[1]
+    space = _space(v + -v % _BLOCK)
+    space[:] = 0.0
+    for r in range(first, last):
+        row, places = logits[r], ids[r, k:]
+        total = _rest_of(row, lse[r], ids[r, :k], space)
+        places[:] = ids[r, 0]  # where there is no rest
+        if total > 0.0:
+            _draw(space, total / drawn, offsets[r], places)
+        for i in range(drawn):
+            kept[r, k + i] = row[places[i]]
