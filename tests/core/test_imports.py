@@ -19,11 +19,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiled", "keys", "lanes", "quants", "sharing"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",
-     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
+    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "next_token",
+     "overrides", "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file",
-     "measurer", "reference", "store", "llamacpp", "sandbox", "testing"),
+     "measurer", "reference", "store", "llamacpp", "sandbox", "testing", "vocabulary_file"),
     # question sets, how they are asked and judged
     ("tasks",),
     # verbs and what they report

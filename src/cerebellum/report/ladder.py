@@ -34,7 +34,8 @@ def _row(rung: Rung, own: float) -> tuple[str, ...]:
 def _on_what(facts: dict[str, Any]) -> list[str]:
     if "ladder" in facts:
         return [f"From {facts['ladder']}, as published: intervals are not known."]
-    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk."]
+    warnings = [f"Warning: {said}" for said in facts.get("warnings", ())]
+    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *warnings]
 
 
 def ladder_json(found: LadderResult) -> dict[str, Any]:

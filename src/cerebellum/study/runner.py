@@ -8,7 +8,7 @@ from typing import Any
 
 from cerebellum.domain import ChunkScore, Corpus, Trial
 from cerebellum.errors import EngineError
-from cerebellum.llamacpp.protocol import ChunkScored, Engine, Note, Settings, TrialStarted
+from cerebellum.llamacpp.protocol import DECODING_VERSION, ChunkScored, Engine, Note, Settings, TrialStarted
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
@@ -50,6 +50,7 @@ def series_facts(
         "settings": settings.as_key(),
         "build": build,
         "metric_version": METRIC_VERSION,
+        "decoding_version": DECODING_VERSION,
         "reference": dict(reference) if reference else None,
     }
 

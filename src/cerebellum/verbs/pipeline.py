@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.plan import check_choice
+from cerebellum.allocate.plan import check_choice, select_tensors
 from cerebellum.allocate.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.domain import tensor_types_of
 from cerebellum.gguf import model_file
+from cerebellum.gguf.overrides import check_acts, overrides_for
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend, Settings
@@ -20,7 +22,7 @@ from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import combine
 from cerebellum.verbs.noise import measure_noise
-from cerebellum.verbs.session import Session, SessionOptions, open_session
+from cerebellum.verbs.session import DEFAULT_BASE, Session, SessionOptions, open_session, own_base
 from cerebellum.verbs.sweep import SweepOptions, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid
@@ -69,6 +71,7 @@ def run_session(
 
     check_policy(choice_options.policy)
     check_sweep(options, sweep_options)
+    check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
     with open_session(options, backend, progress or Silent()) as session:
         validity = gate(session, choice_options)
@@ -172,6 +175,15 @@ def check_sweep(options: SessionOptions, sweep_options: SweepOptions) -> None:
     if options.base is not None:
         ftype_name(options.base)
     check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, options.imatrix is not None)
+
+
+def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None:
+    """A recipe of these trials can be written: the base takes overrides, and each tensor can be named alone. Raises `OverrideError`."""
+    source = model_file.read_model(options.model)
+    base = own_base(options, source)
+    check_acts(base.ftype if base else ftype_name(options.base or DEFAULT_BASE))
+    chosen = select_tensors(source, sweep_options.roles, sweep_options.blocks)
+    overrides_for(tensor_types_of((tensor.name, tensor.type) for tensor in chosen), source)
 
 
 def left_from_before(session: Session) -> list[str]:

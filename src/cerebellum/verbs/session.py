@@ -14,7 +14,8 @@ from cerebellum.errors import InputError, ModelFileError, TextError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import ftype_name
+from cerebellum.gguf.next_token import check_predicts
+from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import content_key, sha256_file
 from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources, n_cores
 from cerebellum.progress import Progress
@@ -25,6 +26,8 @@ from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
+from cerebellum.verbs.tokenization import check_cut_alike, check_token_lists, cut_plainly
+from cerebellum.verbs.warned import tell
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -55,13 +58,14 @@ class SessionOptions:
 @dataclass(frozen=True, slots=True)
 class CapturedReference:
     """The reference on a job's texts: ``search`` chooses, ``report`` reports, ``facts`` identify its rows. ``noise``: what harmless changes
-    do to it, nats a token by change, and ``noise_context`` is what that was measured on."""
+    do to it, nats a token by change, and ``noise_context`` is what that was measured on. ``warnings``: llama.cpp's of the files."""
 
     search: Split
     report: Split
     facts: dict[str, Any]
     noise_context: NoiseContext
     noise: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -144,12 +148,14 @@ def open_session(
     What costs nothing is checked first, then the texts, then the reference is measured, and the base quantized last.
     """
     source = model_file.read_model(options.model)
+    check_predicts(source)
     own = own_base(options, source)
     text = read(options.text, options.chat)
     report_text = read(options.report_text, options.chat) if options.report_text else None
     check_imatrix(options, source)
     if options.reference:
-        model_file.read_model(options.reference)
+        check_predicts(model_file.read_model(options.reference))
+    rules = check_token_lists([options.model, *([options.reference] if options.reference else [])])
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
@@ -160,6 +166,7 @@ def open_session(
         study.add_command(list(options.command))
         build = backend.id
         warnings = too_long(source, options.settings.n_ctx, progress)
+        tell(rules, progress, warnings)
         captured = capture_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
@@ -171,7 +178,7 @@ def open_session(
         session = Session(options, backend, progress, study, source, sha256, base, build, captured, engines)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
-        session.warnings += warnings
+        session.warnings += [*warnings, *captured.warnings]
         yield session
 
 
@@ -193,13 +200,18 @@ def capture_reference(
     with contextlib.ExitStack() as opened:
         engine = backend.open(options.model, settings, Sources(options.model))
         opened.callback(engine.close)
+        warnings: list[str] = []
+        tell(engine.warnings, progress, warnings)
         search, report = make_splits(engine, options, *texts, progress)
         if options.reference is not None:
-            n_vocab = engine.n_vocab
+            n_vocab, cuts = engine.n_vocab, [cut_plainly(engine, text) for text in texts if text is not None]
             opened.close()
             engine = backend.open(options.reference, settings, Sources(options.reference))
             opened.callback(engine.close)
+            tell(engine.warnings, progress, warnings)
             check_vocabulary(options.reference, engine.n_vocab, n_vocab)
+            for own, text in zip(cuts, filter(None, texts), strict=True):
+                check_cut_alike(own, options.model, cut_plainly(engine, text), options.reference)
         facts = reference_facts(cached_sha256(study, path), engine.n_vocab)
         splits = (search, report) if reports else (search,)
         wanted = [(split, store_for(options.out, split.corpus, facts, settings, build)) for split in splits]
@@ -208,17 +220,23 @@ def capture_reference(
             study, search, series_facts(subject, search, settings, build, facts), wanted[0][1], settings, progress
         )
         noise = measure_reference(noise_context, engine, model_file.read_model(path))
-    return CapturedReference(search, report, facts, noise_context, noise)
+    return CapturedReference(search, report, facts, noise_context, noise, tuple(warnings))
 
 
 def own_base(options: SessionOptions, source: Model) -> Base | None:
-    """The source itself where it is quantized already and no other base is asked for. Raises `InputError` where its type is unknown."""
+    """The source itself where it is quantized already and no other base is asked for. Raises `InputError` where its type is unknown,
+    or one that takes no overrides."""
     if not source.is_quantized:
         return None
     if options.base is None:
         if source.ftype is None:
             raise InputError(
                 f"{source.path.name} is quantized, but doesn't say to which file type; name one with --base"
+            )
+        if not TYPES[FTYPES[source.ftype][1]].quantized:
+            raise InputError(
+                f"{source.path.name} says that its file type is {source.ftype}, and its weights are quantized: under that type llama.cpp "
+                "takes no overrides. Name the file type that a recipe is to start from with --base"
             )
         return Base(source, source.ftype, True)
     return Base(source, source.ftype, True) if ftype_name(options.base) == source.ftype else None
