@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cerebellum.gguf.types import TYPES, QuantType
+from cerebellum.gguf.types import STORED, QuantType
 from cerebellum.keys import content_key
 
 Tokens = npt.NDArray[np.int32]
@@ -77,7 +77,7 @@ class Tensor:
 
     @property
     def n_bytes(self) -> int:
-        return self.bytes_as(TYPES[self.type])
+        return self.bytes_as(STORED[self.type])
 
     def bytes_as(self, quant: QuantType) -> int:
         """Bytes this tensor takes when stored as ``quant``."""
@@ -118,7 +118,7 @@ class Model:
     @property
     def is_quantized(self) -> bool:
         """Whether any matrix is stored in a quantized type: such a file can only be quantized a second time."""
-        return any(TYPES[t.type].quantized for t in self.tensors)
+        return any(STORED[t.type].quantized for t in self.tensors)
 
     def tensor(self, name: str) -> Tensor | None:
         return next((t for t in self.tensors if t.name == name), None)

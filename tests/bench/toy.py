@@ -47,6 +47,7 @@ class Toy:
     asked: list[Continuation | Prompt] = field(default_factory=list)
     batches: list[list[tuple[int, ...]]] = field(default_factory=list)
     n_vocab: int = 70_000
+    warnings: tuple[str, ...] = ()
 
     eos = EOS
 

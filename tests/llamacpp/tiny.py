@@ -29,9 +29,14 @@ def text(n_words: int = 200, seed: int = 0) -> str:
     return " ".join(rng.choice(words, n_words))
 
 
-def llama(path: Path, seed: int = 0, chat_template: str = "", specials: tuple[str, ...] = ()) -> Path:
-    """Rows of 256 and 512 weights, an output matrix of its own, F16. ``specials`` are control tokens beside BOS and EOS."""
+def llama(
+    path: Path, seed: int = 0, chat_template: str = "", specials: tuple[str, ...] = (), causal: bool | None = None
+) -> Path:
+    """Rows of 256 and 512 weights, an output matrix of its own, F16. ``specials`` are control tokens beside BOS and EOS; ``causal`` None:
+    the metadata don't say."""
     writer = _writer(path, "llama", specials)
+    if causal is not None:
+        writer.add_causal_attention(causal)
     if chat_template:
         writer.add_chat_template(chat_template)
     writer.add_head_count_kv(2)
@@ -41,16 +46,63 @@ def llama(path: Path, seed: int = 0, chat_template: str = "", specials: tuple[st
     return _finish(writer, path, shapes, seed)
 
 
-def experts(path: Path, seed: int = 0) -> Path:
-    """A llama of four experts, two of them used: its feed-forward weights are three-dimensional."""
+def experts(path: Path, seed: int = 0, n: int = EXPERTS, feed_forward: int = FEED_FORWARD) -> Path:
+    """A llama of ``n`` experts, two of them used: its feed-forward weights are three-dimensional."""
     writer = _writer(path, "llama")
     writer.add_head_count_kv(2)
-    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_feed_forward_length(feed_forward)
     writer.add_rope_dimension_count(WIDTH // 4)
-    writer.add_expert_count(EXPERTS)
+    writer.add_expert_count(n)
     writer.add_expert_used_count(2)
-    shapes = [*_outside(), ("output.weight", (VOCAB, WIDTH)), *_each_block(_attention, _expert_feed_forward)]
-    return _finish(writer, path, shapes, seed)
+    own = lambda _block: _experts(n, feed_forward)  # noqa: E731
+    return _finish(writer, path, [*_outside(), ("output.weight", (VOCAB, WIDTH)), *_each_block(_attention, own)], seed)
+
+
+def shared_experts(path: Path, seed: int = 0, n: int = 8, feed_forward: int = 256) -> Path:
+    """``n`` experts, two of them used, beside one that every token goes through."""
+    writer = _writer(path, "qwen2moe")
+    writer.add_head_count_kv(2)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_expert_feed_forward_length(feed_forward)
+    writer.add_expert_shared_feed_forward_length(feed_forward)
+    writer.add_rope_dimension_count(WIDTH // 4)
+    writer.add_expert_count(n)
+    writer.add_expert_used_count(2)
+
+    def own(_block: int) -> Shapes:
+        yield from _experts(n, feed_forward)
+        yield "ffn_gate_inp_shexp", (WIDTH,)
+        yield from (("ffn_gate_shexp", (feed_forward, WIDTH)), ("ffn_up_shexp", (feed_forward, WIDTH)))
+        yield "ffn_down_shexp", (WIDTH, feed_forward)
+
+    return _finish(writer, path, [*_outside(), ("output.weight", (VOCAB, WIDTH)), *_each_block(_attention, own)], seed)
+
+
+def bert(path: Path, seed: int = 0, causal: bool | None = False) -> Path:
+    """An encoder without an output matrix; ``causal`` None: the metadata don't say."""
+    writer = _writer(path, "bert")
+    writer.add_feed_forward_length(FEED_FORWARD)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_token_type_count(2)
+    if causal is not None:
+        writer.add_causal_attention(causal)
+
+    def block(_number: int) -> Shapes:
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            yield from ((f"{name}.weight", (WIDTH, WIDTH)), (f"{name}.bias", (WIDTH,)))
+        yield from (("ffn_up.weight", (FEED_FORWARD, WIDTH)), ("ffn_up.bias", (FEED_FORWARD,)))
+        yield from (("ffn_down.weight", (WIDTH, FEED_FORWARD)), ("ffn_down.bias", (WIDTH,)))
+        for name in ("attn_output_norm", "layer_output_norm"):
+            yield from ((f"{name}.weight", (WIDTH,)), (f"{name}.bias", (WIDTH,)))
+
+    outside = [("token_embd.weight", (VOCAB, WIDTH)), ("position_embd.weight", (512, WIDTH))]
+    outside += [
+        ("token_types.weight", (2, WIDTH)),
+        ("token_embd_norm.weight", (WIDTH,)),
+        ("token_embd_norm.bias", (WIDTH,)),
+    ]
+    inside = [(f"blk.{i}.{name}", shape) for i in range(BLOCKS) for name, shape in block(i)]
+    return _finish(writer, path, [*outside, *inside], seed)
 
 
 def qwen3(path: Path, seed: int = 0) -> Path:
@@ -158,11 +210,11 @@ def _post_norms(_block: int) -> Shapes:
     yield from (("post_attention_norm", (WIDTH,)), ("post_ffw_norm", (WIDTH,)))
 
 
-def _expert_feed_forward(_block: int) -> Shapes:
-    yield "ffn_gate_inp", (EXPERTS, WIDTH)
-    yield "ffn_gate_exps", (EXPERTS, FEED_FORWARD, WIDTH)
-    yield "ffn_up_exps", (EXPERTS, FEED_FORWARD, WIDTH)
-    yield "ffn_down_exps", (EXPERTS, WIDTH, FEED_FORWARD)
+def _experts(n: int, feed_forward: int) -> Shapes:
+    yield "ffn_gate_inp", (n, WIDTH)
+    yield "ffn_gate_exps", (n, feed_forward, WIDTH)
+    yield "ffn_up_exps", (n, feed_forward, WIDTH)
+    yield "ffn_down_exps", (n, WIDTH, feed_forward)
 
 
 def _gemma_block(block: int) -> Shapes:
@@ -215,9 +267,8 @@ def _values(name: str, shape: tuple[int, ...], rng: np.random.Generator) -> npt.
     values = rng.standard_normal(shape, np.float32) * np.float32(0.08)
     if name.endswith("ssm_a"):
         return -np.abs(values)
-    return (
-        values if any(part in name for part in ("ffn_gate_inp", "ssm_conv1d", "ssm_dt")) else values.astype(np.float16)
-    )
+    whole = ("ffn_gate_inp", "ssm_conv1d", "ssm_dt", "position_embd", "token_types")
+    return values if any(part in name for part in whole) else values.astype(np.float16)
 
 
 def _finish(writer: Any, path: Path, shapes: list[tuple[str, tuple[int, ...]]], seed: int) -> Path:
@@ -229,6 +280,9 @@ def _finish(writer: Any, path: Path, shapes: list[tuple[str, tuple[int, ...]]], 
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+finish = _finish
 
 
 def imatrix_gguf(path: Path, entries: dict[str, Floats]) -> Path:

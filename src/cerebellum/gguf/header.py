@@ -14,7 +14,7 @@ import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,11 @@ _U32, _U64 = _SCALARS[4], _SCALARS[10]
 
 @dataclass(frozen=True, slots=True)
 class LongArray:
-    """An array too long to keep: its GGUF element type and length."""
+    """An array too long to keep: its GGUF element type and length, and the byte of the file at which its first element begins."""
 
     element_type: int
     length: int
+    offset: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ def _array(cursor: _Cursor, key: str) -> tuple[Any, ...] | LongArray:
     kind, length = cursor.scalar(_U32, what), cursor.scalar(_U64, what)
     if length <= LONG_ARRAY:
         return tuple(_value(cursor, kind, key) for _ in range(length))
+    offset = cursor.position
     if kind == _STRING:
         cursor.skip_strings(length, what)
     elif kind in _SCALARS:
@@ -203,7 +205,19 @@ def _array(cursor: _Cursor, key: str) -> tuple[Any, ...] | LongArray:
         cursor.position += length * _SCALARS[kind].size
     else:
         raise cursor.fail(f"the metadata key {key} is an array of the unknown value type {kind}")
-    return LongArray(kind, length)
+    return LongArray(kind, length, offset)
+
+
+def elements(buffer: Buffer, array: LongArray) -> tuple[Any, ...]:
+    """The elements of an array that was passed over in the GGUF in ``buffer``: strings as `str`, anything else as numbers."""
+    if array.element_type != _STRING:
+        return struct.unpack_from(f"<{array.length}{_CODES[array.element_type]}", buffer, array.offset)
+    found, position = [], array.offset
+    for _ in range(array.length):
+        start = position + _U64.size
+        position = start + _U64.unpack_from(buffer, position)[0]
+        found.append(bytes(buffer[start:position]).decode(errors="replace"))
+    return tuple(found)
 
 
 def _tensor_table(cursor: _Cursor, n_tensors: int) -> list[tuple[Tensor, int]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cerebellum.domain import Model, Tensor
+from cerebellum.gguf.types import COPIED
 
 #: A tensor whose name holds one of these is stored as it is.
 _KEPT_PARTS = (
@@ -64,5 +65,7 @@ def quantizable(name: str, dims: int, architecture: str = "") -> bool:
 
 
 def quantizable_tensors(model: Model) -> tuple[Tensor, ...]:
-    """The model's tensors that llama.cpp would quantize, in the order of the file."""
-    return tuple(t for t in model.tensors if quantizable(t.name, n_dims(t.shape), model.architecture))
+    """The model's tensors that llama.cpp would quantize, in the order of the file; not tables of integers or doubles, which it can't read
+    as weights."""
+    found = (t for t in model.tensors if t.type not in COPIED)
+    return tuple(t for t in found if quantizable(t.name, n_dims(t.shape), model.architecture))

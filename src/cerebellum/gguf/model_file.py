@@ -16,7 +16,7 @@ from cerebellum.domain import Model, Tensor, block_of
 from cerebellum.errors import ModelFileError, TensorChoiceError
 from cerebellum.gguf.header import Header, mapped, read_header
 from cerebellum.gguf.imatrix import Imatrix, load_imatrix
-from cerebellum.gguf.types import TYPES, ftype_of_id
+from cerebellum.gguf.types import STORED, ftype_of_id
 
 __all__ = ["Imatrix", "WeightSource", "load_imatrix", "open_weights", "read_model"]
 
@@ -96,7 +96,7 @@ class WeightSource:
         Raises `TensorChoiceError` where there is no such tensor.
         """
         tensor = self.tensor(name)
-        row_bytes = TYPES[tensor.type].n_bytes(tensor.row_length)
+        row_bytes = STORED[tensor.type].n_bytes(tensor.row_length)
         if not tensor.n_bytes:
             return np.zeros((0, row_bytes), np.uint8)
         view = np.memmap(self.model.path, np.uint8, "r", offset=self._offsets[name], shape=(tensor.n_bytes,))

@@ -18,7 +18,7 @@ from cerebellum.domain import Model, TensorTypes, block_of, role_of, tensor_type
 from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.patterns import compiled, lowered
-from cerebellum.gguf.types import quant_type
+from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, quant_type
 
 _SPACE = re.compile(r"[ \t\n\v\f\r]+")  # what C++ streams skip between words
 
@@ -108,6 +108,26 @@ def _why_none(matched: tuple[str, ...], taken: Mapping[str, Override], model: Mo
     if earlier:
         return f"changes nothing: {earlier} comes first and takes {matched[0]}; drop one of them or put this one first"
     return f"hits only tensors that llama.cpp never quantizes ({', '.join(matched[:3])}); drop it"
+
+
+def check_acts(ftype: str) -> None:
+    """Raises `OverrideError` where llama.cpp takes no overrides: under a file type that isn't a quantized one it ignores them."""
+    if not TYPES[FTYPES[ftype][1]].quantized:
+        raise OverrideError(
+            f"under the file type {ftype} llama.cpp stores every tensor as {FTYPES[ftype][1]} and ignores overrides; take a quantized file "
+            "type, Q8_0 for example"
+        )
+
+
+def check_realized(hits: Iterable[Hit], types: Mapping[str, str], model: Model) -> None:
+    """Every tensor that a line hits has, among the ``types`` of a dry run, what the line says, or what stands in for it where a row can't
+    hold that. Raises `OverrideError` naming the first that hasn't."""
+    for name, kind in requested_types(hits).items():
+        tensor = model.tensor(name)
+        assert tensor is not None
+        wanted = fallback_type(kind, tensor.row_length).name
+        if types.get(name) != wanted:
+            raise OverrideError(f"llama.cpp would store {name} as {types.get(name)} where an override says {kind}")
 
 
 def requested_types(hits: Iterable[Hit]) -> dict[str, str]:

@@ -68,7 +68,15 @@ _ROWS = (
 
 #: Types that a weight can be stored in, by name.
 TYPES: dict[str, QuantType] = {row[0]: QuantType(*row) for row in _ROWS}
-TYPES_BY_ID: dict[int, QuantType] = {t.id: t for t in TYPES.values()}
+
+#: Types that a file's tensors can have and no weight is turned into or out of: tables of integers, doubles. They are copied.
+COPIED: dict[str, QuantType] = {
+    name: QuantType(name, number, 1, n_bytes, False)
+    for name, number, n_bytes in (("I8", 24, 1), ("I16", 25, 2), ("I32", 26, 4), ("I64", 27, 8), ("F64", 28, 8))
+}
+#: All that a tensor can be stored as.
+STORED: dict[str, QuantType] = TYPES | COPIED
+TYPES_BY_ID: dict[int, QuantType] = {t.id: t for t in STORED.values()}
 
 #: llama.cpp refuses these without an importance matrix (``tensor_requires_imatrix`` in llama-quant.cpp).
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})

@@ -15,12 +15,16 @@ import llama_cpp.llama_cpp as lc
 
 from cerebellum.errors import EngineError, ModelFileError, OutputError, TypeChoiceError
 from cerebellum.gguf import model_file
-from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
+from cerebellum.gguf.types import FTYPES, STORED, ftype_name, quant_type
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.metadata import added, as_overrides
 
 #: Bytes of a tensor's rows that llama.cpp holds at a time; its default, 8 GiB, holds the largest tensor whole several times.
 BUFFER_BYTES = 256 << 20
+
+#: Written to a file that could not be written whole, to be told why.
+_PROBE_BYTES = 1 << 20
 
 Overrides = Sequence[tuple[str, str]]
 
@@ -35,13 +39,18 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
 
     Read from the log of a dry run, and complete or an error: every tensor of the file must be in it.
     """
+    tensors = model_file.read_model(source).tensors
+    if empty := next((t for t in tensors if not t.n_elements), None):
+        raise ModelFileError(
+            f"{source.name} holds {empty.name} of shape {empty.shape}, without a weight: llama.cpp can't quantize that"
+        )
     native.native_log().lines.clear()
     _run(source, "", ftype, overrides, imatrix, dry_run=True)
     types: dict[str, str] = {}
     for line in native.native_log().lines:
         if found := _LINE.search(line):
-            types[found["name"]] = quant_type(found["new"] or found["old"]).name
-    expected = {t.name for t in model_file.read_model(source).tensors}
+            types[found["name"]] = STORED[(found["new"] or found["old"]).upper()].name
+    expected = {t.name for t in tensors}
     if set(types) != expected:
         missing = ", ".join(sorted(expected ^ set(types))[:3])
         raise EngineError(
@@ -77,10 +86,24 @@ def _check_whole(partial: Path, out: Path, wanted: dict[str, str]) -> None:
     try:
         types = model_file.read_model(partial).types
     except ModelFileError as error:
-        raise OutputError(f"{out} could not be written whole; is the disk full? ({error})") from error
+        raise OutputError(
+            f"{out} could not be written whole: {_write_error(partial).strerror}. What llama.cpp left: {error}"
+        ) from error
     if types != wanted:
         name = next(n for n in wanted if types.get(n) != wanted[n])
         raise EngineError(f"llama.cpp stored {name} as {types.get(name)} where its dry run said {wanted[name]}")
+
+
+def _write_error(partial: Path) -> OSError:
+    """Why a file could not be written, as the system says it when more is written to the same file: llama.cpp only knows that it failed."""
+    try:
+        with partial.open("ab") as stream:
+            stream.write(bytes(_PROBE_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return OSError(error.errno, os.strerror(error.errno) if error.errno else str(error))
+    return OSError(errno.EIO, "llama.cpp could not write all of it, and the system doesn't say why")
 
 
 def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path | None, *, dry_run: bool) -> None:
@@ -90,13 +113,17 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
     params.allow_requantize = True
     params.dry_run = dry_run
     params.max_buf_size = BUFFER_BYTES
-    keep = [_set_overrides(params, overrides), _set_imatrix(params, imatrix)]
+    loaded = model_file.load_imatrix(imatrix) if imatrix else None
+    keep = [_set_overrides(params, overrides), _set_imatrix(params, loaded)]
+    table = as_overrides(added(model_file.read_model(source), loaded, imatrix))
+    if table is not None:
+        params.kv_overrides = table
     status = lc.llama_model_quantize(os.fsencode(source), os.fsencode(out), C.byref(params))
-    del keep
+    del keep, table
     if status != 0:
         message = log.errors().rpartition("failed to quantize: ")[2]
         if "iostream error" in message:
-            raise OSError(errno.ENOSPC, "llama.cpp could not write all of it; is the disk full?")
+            raise _write_error(Path(out))
         if "importance matrix" in message.lower() or "imatrix" in message.lower():
             raise TypeChoiceError(f"{ftype} needs an importance matrix: give one with --imatrix ({message})")
         if "unknown model architecture" in message:
@@ -114,10 +141,10 @@ def _set_overrides(params: Any, overrides: Overrides) -> Any:
     return table
 
 
-def _set_imatrix(params: Any, imatrix: Path | None) -> Any:
+def _set_imatrix(params: Any, imatrix: model_file.Imatrix | None) -> Any:
     if imatrix is None:
         return None
-    entries = model_file.load_imatrix(imatrix).entries
+    entries = imatrix.entries
     table = (lc.llama_model_imatrix_data * (len(entries) + 1))()
     for row, (name, values) in zip(table, entries.items(), strict=False):
         row.name = name.encode()

@@ -26,6 +26,10 @@ OP_NONE = 0
 USAGE_WEIGHTS = 1
 #: `GGML_BACKEND_DEVICE_TYPE_CPU`.
 _PROCESSOR = 0
+#: `GGML_BACKEND_DEVICE_TYPE_ACCEL`.
+_ACCELERATOR = 3
+#: `GGML_LOG_LEVEL_WARN`.
+_WARNING = 3
 
 
 class GgmlTensor(C.Structure):
@@ -150,6 +154,14 @@ def devices() -> tuple[str, ...]:
 
 
 @functools.cache
+def has_accelerator() -> bool:
+    """Whether a library beside ggml's own kernels (BLAS) takes part of what the processor computes."""
+    library, base = _library("ggml", _OF_DEVICES), ggml()
+    found = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
+    return any(base.ggml_backend_dev_type(each) == _ACCELERATOR for each in found)
+
+
+@functools.cache
 def build_id() -> str:
     """Identity of all that computes: llama.cpp's package, a hash of its libraries and of the CPU features that they use, the devices
     beside the processor (not their drivers), numpy's version, and what the sums were compiled by and for
@@ -190,10 +202,11 @@ def tensor_at(pointer: int) -> GgmlTensor:
 
 
 class NativeLog:
-    """Keeps the last lines that llama.cpp logged, quietly. One for the process; install with `install`."""
+    """Keeps the last lines that llama.cpp logged, quietly; those of its warnings in ``warned`` too. One for the process: `native_log`."""
 
     def __init__(self, keep: int = 20_000) -> None:
         self.lines: collections.deque[str] = collections.deque(maxlen=keep)
+        self.warned: collections.deque[str] = collections.deque(maxlen=keep)
         self._partial = ""
         self._callback = lc.llama_log_callback(self._take)
 
@@ -201,6 +214,8 @@ class NativeLog:
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
         self.lines.extend(line for line in whole if line.strip())
+        if level == _WARNING:
+            self.warned.extend(line for line in whole if line.strip())
 
     def errors(self) -> str:
         """The last few lines that look like an error, for a message."""

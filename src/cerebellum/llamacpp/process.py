@@ -305,6 +305,10 @@ class EngineProcess:
         return self._child.pid
 
     @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        return cast(tuple[str, ...], self._child.call("asking for warnings", "call", "warnings"))
+
+    @functools.cached_property
     def unused(self) -> frozenset[str]:
         return cast(frozenset[str], self._child.call("finding the weights", "call", "unused"))
 
@@ -393,6 +397,10 @@ class ResponderProcess:
     @property
     def chat_template(self) -> str | None:
         return self._facts.chat_template
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return self._facts.warnings
 
     def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:
         label = f"tokenizing for {self._name}"

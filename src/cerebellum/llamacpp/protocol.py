@@ -32,6 +32,10 @@ if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help`
 #: Logits held at a time: the batch is cut so that its scored rows stay under it. Part of every measurement's key.
 LOGITS_BYTES = 256 << 20
 
+#: Part of every measurement's key. 2: a chunk is decoded as if alone; before, chunks side by side could change each other's last bits where
+#: the model has experts or few tokens are scored.
+DECODING_VERSION = 2
+
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
 
@@ -130,6 +134,11 @@ class Engine(Protocol):
 
     @property
     def n_vocab(self) -> int: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What llama.cpp warned of when it opened the file, as far as it can change figures; the file is named."""
+        ...
 
     @property
     def unused(self) -> frozenset[str]:

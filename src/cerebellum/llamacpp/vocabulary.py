@@ -12,8 +12,12 @@ import numpy as np
 
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineError, ModelFileError
+from cerebellum.gguf import model_file
+from cerebellum.gguf.header import DEFAULT_ALIGNMENT
+from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.memory_trim import drop_compiler
+from cerebellum.llamacpp.metadata import ALIGNMENT
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.text.chat import ChatTemplate
 
@@ -25,13 +29,19 @@ _LAZY = 2
 
 
 def load_model(path: Path, settings: Settings) -> Any:
-    """llama.cpp's model. Raises `ModelFileError` with what it said."""
+    """llama.cpp's model. Raises `ModelFileError` with what it said, or where the model predicts no next token."""
+    file = model_file.read_model(path)
+    check_predicts(file)
     drop_compiler()  # before the weights are in memory
     log = native.native_log()
     params = lc.llama_model_default_params()
     params.use_extra_bufts = False  # repacked weights can't be swapped
     params.n_gpu_layers = settings.n_gpu_layers
-    if not settings.n_gpu_layers:  # with devices llama.cpp decides, as it knows which of them can do with it
+    if (
+        file.metadata.get(ALIGNMENT, DEFAULT_ALIGNMENT) % DEFAULT_ALIGNMENT
+    ):  # mapped, its tensors lie where llama.cpp can't have them
+        params.load_mode = lc.LLAMA_LOAD_MODE_NONE
+    elif not settings.n_gpu_layers:  # with devices llama.cpp decides, as it knows which of them can do with it
         params.lazy_mode = _LAZY
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

@@ -37,6 +37,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",
     ]
+    notes += [f"Warning: {said}" for said in facts.get("warnings", ())]
     for measured in measurement.files:
         if measured.from_first is not None:
             notes.append(f"{measured.name} against {measurement.files[0].name}: {measured.from_first.judgement.verdict}. "

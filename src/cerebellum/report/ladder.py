@@ -35,7 +35,8 @@ def _on_what(facts: dict[str, Any]) -> list[str]:
     if "ladder" in facts:
         return [f"From {facts['ladder']}, as published: intervals are not known."]
     failed = [f"Failed, so left out: {label}. {reason}." for label, reason in facts.get("failed", {}).items()]
-    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *failed]
+    warnings = [f"Warning: {warning}" for warning in facts.get("warnings", ())]
+    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *failed, *warnings]
 
 
 def ladder_json(found: LadderResult) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind
 from cerebellum.errors import CerebellumError, EngineDied, EngineError, TypeChoiceError
 from cerebellum.llamacpp.one_stream import closing
-from cerebellum.llamacpp.protocol import ChunkScored, Engine, Note, Settings, TrialStarted
+from cerebellum.llamacpp.protocol import DECODING_VERSION, ChunkScored, Engine, Note, Settings, TrialStarted
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
@@ -65,6 +65,7 @@ def series_facts(
         "settings": settings.as_key(),
         "build": build,
         "metric_version": METRIC_VERSION,
+        "decoding_version": DECODING_VERSION,
         "reference": dict(reference) if reference else None,
     }
 

@@ -26,7 +26,7 @@ from cerebellum.errors import EngineDied, EngineError, TensorChoiceError, TypeCh
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
-from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, ftype_name, quant_type
+from cerebellum.gguf.types import FTYPES, STORED, fallback_type, ftype_name, quant_type
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.llamacpp.protocol import ChunkScored, Settings, Sources, SweepEvent, TrialStarted
@@ -147,6 +147,10 @@ class FakeEngine:
         self._closed = False
         self._turns = Turns()
         self.n_scored = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
 
     @property
     def unused(self) -> frozenset[str]:
@@ -342,7 +346,7 @@ def _write(path: Path, model: Model, types: Mapping[str, str], file_type: int) -
     if TEMPLATE in model.metadata:
         writer.add_chat_template(model.metadata[TEMPLATE])
     for tensor in model.tensors:
-        kind = TYPES[types[tensor.name]]
+        kind = STORED[types[tensor.name]]
         row_bytes = kind.n_bytes(tensor.row_length)
         zeros = np.zeros((*reversed(tensor.shape[1:]), row_bytes), np.uint8)
         writer.add_tensor(tensor.name, zeros, raw_dtype=gguf.GGMLQuantizationType(kind.id))

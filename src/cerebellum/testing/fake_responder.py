@@ -62,6 +62,7 @@ class FakeResponder:
 
     n_vocab = FIRST_BYTE + 256
     bos, eos = 1, 2
+    warnings: tuple[str, ...] = ()
 
     def __init__(
         self, model: Model, n_ctx: int, damage: float, knowledge: Knowledge, faults: Sequence[AnswerFault] = ()

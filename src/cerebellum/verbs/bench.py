@@ -21,6 +21,8 @@ from cerebellum.cores import n_cores
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.files import make_folder, write_text
 from cerebellum.gguf import model_file
+from cerebellum.gguf.next_token import check_predicts
+from cerebellum.gguf.vocabulary import first_other_token, token_list
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
@@ -30,6 +32,7 @@ from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.store import Study
 from cerebellum.text.chat import TEMPLATE
 from cerebellum.verbs.divergence import opened_study
+from cerebellum.verbs.warned import tell
 
 #: Part of every answer's key: how requests are made into tokens.
 ASKING_VERSION = 1
@@ -83,19 +86,21 @@ def bench_study(
     options, names, sets = questions.options, questions.names, questions.sets
     context = BenchContext(backend, study, settings, options, sets, folder, progress or Silent())
     vocabularies: dict[str, int] = {}
-    asked = {role: ask_file(context, role, files, names, vocabularies) for role in files}
+    warnings: list[str] = []
+    tell(other_tokens(files), context.progress, warnings)
+    asked = {role: ask_file(context, role, files, names, vocabularies, warnings) for role in files}
     told = {
         role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
         for role, p in files.items()
     }
     tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)
     facts = {"build": backend.id, "settings": settings.as_key(), "chat": options.chat, "limit": options.limit}
-    if warnings := [said for role in files if (said := other_vocabulary(role, files, vocabularies))]:
+    if warnings:
         facts["warnings"] = warnings
     if sets.sandbox is not None:
         facts["sandbox"] = sets.sandbox.describe()
     words = [task.word for task in tasks]
-    if BASE in files and other_vocabulary(BASE, files, vocabularies):
+    if BASE in files and (other_vocabulary(BASE, files, vocabularies) or other_tokens(files, (BASE,))):
         words.append(UNJUDGED)  # whatever was found, it is not what quantizing cost
     result = BenchResult(told, tasks, gate_of(words), facts)
     if folder is not None:
@@ -116,7 +121,9 @@ class Questions:
 def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
     """Everything that can fail before a model answers. Raises `InputError`, `TextError`, `ModelFileError` or `SandboxError`."""
     for path in files.values():
-        if TEMPLATE not in model_file.read_model(path).metadata and options.chat:
+        model = model_file.read_model(path)
+        check_predicts(model)
+        if TEMPLATE not in model.metadata and options.chat:
             raise TextError(f"{path.name} has no chat template; leave out --chat")
     if options.margin is not None and not 0.0 <= options.margin < 1.0:
         raise InputError(f"a margin of {100 * options.margin:g} points must lie between 0 and 100")
@@ -195,9 +202,15 @@ def study_memory(study: Study, backend: Backend, path: Path, settings: Settings)
 
 
 def ask_file(
-    context: BenchContext, role: str, files: Mapping[str, Path], names: Sequence[str], vocabularies: dict[str, int]
+    context: BenchContext,
+    role: str,
+    files: Mapping[str, Path],
+    names: Sequence[str],
+    vocabularies: dict[str, int],
+    warnings: list[str],
 ) -> dict[str, Asked]:
-    """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``. The size of its vocabulary is noted."""
+    """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``. The size of its vocabulary is noted, and what there
+    is to warn of."""
     path = files[role]
     memory = study_memory(context.study, context.backend, path, context.settings)
     file = {"file": path.name, "sha256": cached_sha256(context.study, path)}
@@ -205,8 +218,9 @@ def ask_file(
     with contextlib.closing(context.backend.respond(path, context.settings)) as responder:
         asker = Asker(responder, memory, context.progress)
         vocabularies[role] = responder.n_vocab
+        tell(responder.warnings, context.progress, warnings)
         if said := other_vocabulary(role, files, vocabularies):
-            context.progress.note(f"warning: {said}")
+            tell([said], context.progress, warnings)
         for name in names:
             task = context.sets.task(name, responder.render if context.options.chat else None)
             found[name] = ask_task(context, asker, task, f"{name}, {role}")
@@ -224,6 +238,19 @@ def other_vocabulary(role: str, files: Mapping[str, Path], sizes: Mapping[str, i
         f"{files[role].name} ({role}) has a vocabulary of {sizes[role]:,} tokens, {files[FILE].name} one of {sizes[FILE]:,}: they aren't "
         "quantizations of one model, and what differs between their answers isn't the quantization alone"
     )
+
+
+def other_tokens(files: Mapping[str, Path], roles: Sequence[str] = (BASE, REFERENCE)) -> list[str]:
+    """Of the files in ``roles`` whose tokens aren't `FILE`'s, though they are as many: the first token that differs."""
+    own = token_list(model_file.read_model(files[FILE]))
+    found = []
+    for role in roles:
+        other = token_list(model_file.read_model(files[role])) if role in files else own
+        if len(own.texts) == len(other.texts) and (said := first_other_token(own, other)):
+            found.append(
+                f"{said}: they aren't quantizations of one model, and what differs isn't the quantization alone"
+            )
+    return found
 
 
 def remove_stale(folder: Path, names: Sequence[str], roles: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from cerebellum.domain import ChunkScore, Corpus
 from cerebellum.errors import EngineError, OutputError
 from cerebellum.keys import content_key
-from cerebellum.llamacpp.protocol import Engine, Settings
+from cerebellum.llamacpp.protocol import DECODING_VERSION, Engine, Settings
 from cerebellum.progress import Progress
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import EXACT_BITS, ReferenceStore, default_k
@@ -30,7 +30,8 @@ def store_for(
     out: Path, corpus: Corpus, reference: Mapping[str, Any], settings: Settings, build: str
 ) -> ReferenceStore:
     """The store in the folder ``out`` of a reference (`reference_facts`) on a text, under these settings and this build."""
-    facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, "metric_version": METRIC_VERSION, **reference}
+    versions = {"metric_version": METRIC_VERSION, "decoding_version": DECODING_VERSION}
+    facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, **versions, **reference}
     key = content_key("reference", {**facts, "settings": settings.as_key(), "build": build})
     return ReferenceStore(out / "reference" / key.partition(":")[2][:16], reference["k"], reference.get("bits", 32))
 

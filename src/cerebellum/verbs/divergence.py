@@ -6,7 +6,7 @@ import contextlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import InputError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
+from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import Measured, Measurement
@@ -26,6 +27,8 @@ from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.captured import check_vocabulary
 from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
+from cerebellum.verbs.tokenization import check_cut_alike, check_token_lists, cut_plainly
+from cerebellum.verbs.warned import tell
 
 
 def measure_files(
@@ -47,7 +50,8 @@ def measure_files(
     if not models:
         raise InputError("no model was given to measure")
     for path in (*models, reference):
-        model_file.read_model(path)
+        check_predicts(model_file.read_model(path))
+    rules = check_token_lists([reference, *models])
     content = read(text, chat)
     too_long(model_file.read_model(reference), settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
@@ -55,15 +59,20 @@ def measure_files(
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
         note_older(study, progress)
         context = MeasureContext(backend, study, folder, reference, sha256, settings, backend.id, progress)
+        tell(rules, progress, context.warnings)
         found: list[tuple[Split, ReferenceStore, Scores]] = []
         for path in models:
             found.append(measure_file(context, path, text.name, content, n_chunks))
-            if found[-1][0].corpus.tokens_sha256 != found[0][0].corpus.tokens_sha256:
+            own, others = found[0][0].corpus, found[-1][0].corpus
+            if (own.tokens_sha256, own.bos) != (others.tokens_sha256, others.bos):
                 raise InputError(f"{path.name} cuts {text.name} into other tokens than {models[0].name} does")
         split, store, first = found[0]
-        own = {chunk: store.nll(chunk) for chunk in split.chunks}
-        files = [describe(study, path, scores, own, first) for path, (*_, scores) in zip(models, found, strict=True)]
-        return Measurement(tuple(files), mean_of(own), facts_of(context, split, store, text))
+        reference_nll = {chunk: store.nll(chunk) for chunk in split.chunks}
+        files = [
+            describe(study, path, scores, reference_nll, first)
+            for path, (*_, scores) in zip(models, found, strict=True)
+        ]
+        return Measurement(tuple(files), mean_of(reference_nll), facts_of(context, split, store, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,7 @@ class MeasureContext:
     settings: Settings
     build: str
     progress: Progress
+    warnings: list[str] = field(default_factory=list)
 
 
 def measure_file(
@@ -86,13 +96,17 @@ def measure_file(
     """One file's scores on the text; the reference's rows are kept first where they are missing."""
     engine = context.backend.open(path, context.settings)
     try:
+        tell(engine.warnings, context.progress, context.warnings)
         corpus = corpus_of(engine, name, content, context.settings.n_ctx, context.progress)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
         facts = reference_facts(context.reference_sha256, engine.n_vocab, context.settings.exact_reference)
         store = store_for(context.folder, corpus, facts, context.settings, context.build)
         if not all(store.has(chunk) for chunk in split.chunks):
             with contextlib.closing(context.backend.open(context.reference, context.settings)) as other:
+                tell(other.warnings, context.progress, context.warnings)
                 check_vocabulary(context.reference, other.n_vocab, engine.n_vocab)
+                cuts = [cut_plainly(each, content) for each in (engine, other)]
+                check_cut_alike(cuts[0], path, cuts[1], context.reference)
                 capture_rows(other, [(split, store)], f"reference {context.reference.name}", context.progress)
         subject = {"file_sha256": cached_sha256(context.study, path)}
         series = context.study.series("text", series_facts(subject, split, context.settings, context.build, facts))
@@ -129,6 +143,7 @@ def facts_of(context: MeasureContext, split: Split, store: ReferenceStore, text:
         "text": split_facts(split, text),
         "settings": context.settings.as_key(),
         "build": context.build,
+        "warnings": list(context.warnings),
     }
 
 

@@ -12,7 +12,8 @@ from cerebellum.gguf import imatrix as imatrix_file
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix import Imatrix
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import ftype_name
+from cerebellum.gguf.next_token import check_predicts
+from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import Text, read
@@ -28,6 +29,11 @@ class Texts:
     report: Text | None
     is_chat: bool
     n_chunks: int | None
+
+    @property
+    def given(self) -> tuple[Text, ...]:
+        """The one text or the two."""
+        return (self.search,) if self.report is None else (self.search, self.report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,7 @@ class Inputs:
 def read_inputs(options: SessionOptions) -> Inputs:
     """All that can be checked from the files alone. Raises `ModelFileError`, `InputError` or `TextError`."""
     source = model_file.read_model(options.model)
+    check_predicts(source)
     check_ftype_known(options, source)
     texts = Texts(
         options.text,
@@ -59,7 +66,7 @@ def read_inputs(options: SessionOptions) -> Inputs:
     if options.imatrix is not None:
         check_imatrix(options.imatrix, source, texts)
     if options.reference:
-        model_file.read_model(options.reference)
+        check_predicts(model_file.read_model(options.reference))
     return Inputs(source, options.reference or options.model, options.imatrix, texts)
 
 
@@ -72,6 +79,11 @@ def check_ftype_known(options: SessionOptions, source: Model) -> None:
         ftype_name(options.base)
     if source.is_quantized and options.base is None and source.ftype is None:
         raise InputError(f"{source.path.name} is quantized, but doesn't say to which file type; name one with --base")
+    if source.is_quantized and options.base is None and source.ftype and not TYPES[FTYPES[source.ftype][1]].quantized:
+        raise InputError(
+            f"{source.path.name} says that its file type is {source.ftype}, and its weights are quantized: under that type llama.cpp "
+            "takes no overrides. Name the file type that a recipe is to start from with --base"
+        )
 
 
 def check_imatrix(path: Path, source: Model, measured_on: Texts) -> None:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import EngineError, TextError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.stats import intervals
 from cerebellum.verbs.text import corpus_of, read, too_long
+from cerebellum.verbs.warned import tell
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """exp of the mean NLL. ``std_error`` is llama-perplexity's: it takes tokens for independent samples, so it is a little small."""
+    """exp of the mean NLL. ``std_error`` is llama-perplexity's: it takes tokens for independent samples, so it is a little small.
+    ``warnings``: llama.cpp's of the file."""
 
     perplexity: float
     std_error: float
     tokens: int
     chunks: int
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, scores: Iterable[ChunkScore]) -> Perplexity:
@@ -50,10 +54,13 @@ def measure_perplexity(
     Raises a `CerebellumError`; `EngineError` names model and chunk where a sum is no finite number.
     """
     progress = progress or Silent()
+    source = model_file.read_model(model)
+    check_predicts(source)
     content = read(text, chat)
-    too_long(model_file.read_model(model), settings.n_ctx, progress)
-    engine = backend.open(model, settings)
+    too_long(source, settings.n_ctx, progress)
+    engine, warnings = backend.open(model, settings), list[str]()
     try:
+        tell(engine.warnings, progress, warnings)
         corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
         if n_chunks is not None and n_chunks < 1:
             raise TextError(f"--chunks must be at least 1, not {n_chunks}")
@@ -68,4 +75,4 @@ def measure_perplexity(
         progress.end()
     finally:
         engine.close()
-    return Perplexity.of(scores)
+    return replace(Perplexity.of(scores), warnings=tuple(warnings))

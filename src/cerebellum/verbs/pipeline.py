@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.plan import check_choice
+from cerebellum.allocate.plan import check_choice, select_tensors
 from cerebellum.allocate.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.domain import tensor_types_of
 from cerebellum.files import companions
 from cerebellum.gguf import model_file
+from cerebellum.gguf.overrides import check_acts, overrides_for
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend, Settings
@@ -20,6 +22,7 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Noise, RunResult, Sweep, SweepResult, Written
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
+from cerebellum.verbs.base import base_ftype
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.compose import combine
 from cerebellum.verbs.noise_floor import measure_noise
@@ -75,6 +78,7 @@ def run_session(
     """
     check_policy(choice_options.policy)
     check_sweep(options, sweep_options)
+    check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
     with open_session(options, backend, progress or Silent()) as session:
         validity = gate(session, choice_options)
@@ -188,6 +192,14 @@ def check_sweep(options: SessionOptions, sweep_options: SweepOptions) -> None:
     if options.base is not None:
         ftype_name(options.base)
     check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, options.imatrix is not None)
+
+
+def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None:
+    """A recipe of these trials can be written: the base takes overrides, and each tensor can be named alone. Raises `OverrideError`."""
+    source = model_file.read_model(options.model)
+    check_acts(base_ftype(source, options.base))
+    chosen = select_tensors(source, sweep_options.roles, sweep_options.blocks)
+    overrides_for(tensor_types_of((tensor.name, tensor.type) for tensor in chosen), source)
 
 
 def left_from_before(session: Session) -> list[str]:

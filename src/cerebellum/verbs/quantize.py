@@ -11,7 +11,7 @@ from cerebellum.domain import Model
 from cerebellum.errors import OutputError, OverrideError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.overrides import Hit, Overrides, pairs, parse_overrides, resolve
+from cerebellum.gguf.overrides import Hit, Overrides, check_acts, check_realized, pairs, parse_overrides, resolve
 from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
@@ -95,8 +95,12 @@ def quantize_model(
         )
     lines = read_overrides(overrides) if overrides else ()
     hits = resolve(lines, source) if lines else ()
+    if hits:
+        check_acts(name)
     if imatrix:
         check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
+    if hits:
+        check_realized(hits, backend.types(model, name, pairs(lines), imatrix), source)
     progress.note(f"quantizing {model.name} to {name}")
     backend.quantize(model, out, name, pairs(lines), imatrix)
     written = model_file.read_model(out)

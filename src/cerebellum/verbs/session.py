@@ -23,6 +23,8 @@ from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.inputs import Inputs, read_inputs, subject_of
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
+from cerebellum.verbs.tokenization import check_token_lists
+from cerebellum.verbs.warned import tell
 from cerebellum.verbs.workspace import Workspace
 
 
@@ -117,6 +119,7 @@ def open_session(
     """
     inputs = read_inputs(options)
     source = inputs.source
+    rules = check_token_lists([source.path, inputs.reference_path])
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
@@ -129,11 +132,13 @@ def open_session(
         if options.retry_failed and (n := study.retry_failures()):
             progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")
         warnings = too_long(source, options.settings.n_ctx, progress)
+        tell(rules, progress, warnings)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
         base = own_base(inputs, options.base) or prepare_base(workspace, inputs, options.base)
         engines = open_engines(workspace, base, inputs, options.workers, stack)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
+        warnings += reference.warnings
         yield Session(options, workspace, inputs, subject, reference, base, engines, warnings=warnings)
 
 

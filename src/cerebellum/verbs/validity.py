@@ -12,6 +12,7 @@ from typing import Any
 from cerebellum.domain import TensorTypes, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError, InputError, RefusedError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult
@@ -24,6 +25,7 @@ from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, 
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
+from cerebellum.verbs.warned import tell
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -99,6 +101,7 @@ def _own_ladder(
     chat: bool,
 ) -> LadderResult:
     source = model_file.read_model(model)
+    check_predicts(source)
     if source.is_quantized:
         raise InputError(
             f"{model.name} is quantized already, so nothing says how far it is from its original; give the unquantized file, or "
@@ -112,7 +115,9 @@ def _own_ladder(
         note_older(study, progress)
         build = backend.id
         engine = backend.open(model, settings, Sources(model))
+        warnings: list[str] = []
         try:
+            tell(engine.warnings, progress, warnings)
             corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
             split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
             facts = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
@@ -129,6 +134,7 @@ def _own_ladder(
             "text": split_facts(split, text),
             "settings": settings.as_key(),
             "build": build,
+            "warnings": warnings,
         } | failed_facts(runner, trials)
         return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told)
 

@@ -71,6 +71,7 @@ class ResponderFacts:
     bos: int | None
     eos: int
     chat_template: str | None
+    warnings: tuple[str, ...] = ()
 
 
 class Responder(Protocol):
@@ -96,6 +97,11 @@ class Responder(Protocol):
     @property
     def chat_template(self) -> str | None:
         """The model's own chat template, or None."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """See `cerebellum.llamacpp.protocol.Engine.warnings`."""
         ...
 
     def tokenize(self, texts: Sequence[str], *, special: bool = False, parse: bool = True) -> list[Tokens]:

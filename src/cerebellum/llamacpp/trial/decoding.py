@@ -1,7 +1,8 @@
 """Chunks through llama.cpp: decoded in batches, whole or in part, logits only where they are scored.
 
 The memory is cleared, a chunk goes through in batches of at most ``n_ubatch`` tokens, so that a batch is one graph. Short chunks of one
-length are decoded side by side, each a sequence of its own: a **bundle**. llama.cpp computes logits in its graph's memory and copies them
+length are decoded side by side, each a sequence of its own: a **bundle**, where no operation of the graph can let one change another
+(`mixing`). A chunk's figures are those of the chunk alone. llama.cpp computes logits in its graph's memory and copies them
 to where they can be read; they are computed there at once, so that this memory, the most of all where the vocabulary is large, is taken
 once. That, leaving out what is dead, beginning at a trial's block, and decoding side by side change no number; an engine tries each of
 them before it relies on it. Without memory for states (``replay_bytes`` 0) llama.cpp is left alone.
@@ -26,6 +27,7 @@ from cerebellum.llamacpp import native
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.llamacpp.trial.eval_callback import EvalCallback, Program, program, whole_program
 from cerebellum.llamacpp.trial.graph import Graph
+from cerebellum.llamacpp.trial.mixing import kernels_are_known
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
 
 _COPIED = (
@@ -33,6 +35,8 @@ _COPIED = (
 )
 #: Shapes of bundles whose recorded graphs are kept.
 GRAPHS = 64
+#: A bundle is tried, which costs two passes, for every so many bundles that are to be decoded; at most so many.
+TRIED, MOST_TRIED = 32, 4
 
 Logits = npt.NDArray[np.float32]
 Targets = npt.NDArray[np.int64]
@@ -165,22 +169,34 @@ class Decoder:
 
     def bundles(self, chunks: Sequence[Chunk], times: int = 1) -> list[Bundle]:
         """``chunks``, each to be decoded ``times`` times, as bundles: several a bundle where that is exact and pays."""
-        if self.packs is None and len(chunks) * times >= 4 * self.together and len(chunks) > 1:
-            self._try_packing(chunks)
-        size = self.together if self.packs else 1
-        whole = [chunk for chunk in chunks if len(chunk.tokens) == self.settings.n_ctx]
-        if len(whole) < len(chunks):
+        if not self._can_pack(chunks):
             return [(chunk,) for chunk in chunks]
-        return [tuple(chunks[at : at + size]) for at in range(0, len(chunks), size)]
+        if self.packs is None and len(chunks) * times >= 4 * self.together:
+            self.packs = True  # for `same_side_by_side`, which decodes bundles
+            self.packs = all(map(self.same_side_by_side, spread(self._packed(chunks), len(chunks) * times)))
+        return self._packed(chunks) if self.packs else [(chunk,) for chunk in chunks]
 
-    def _try_packing(self, chunks: Sequence[Chunk]) -> None:
-        """Some chunks side by side and alone, with the weights that are in force: sets ``packs``."""
-        self.packs = True
-        bundle = self.bundles(chunks)[0]
+    def _can_pack(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether no operation can let one of ``chunks`` change another beside it: seen from the graphs of each shape of them alone."""
+        if self.packs is False or len(chunks) < 2 or any(len(c.tokens) != self.settings.n_ctx for c in chunks):
+            return False
+        if not kernels_are_known(self.settings.n_gpu_layers):
+            return False
+        alone = list({self._shape((chunk,)): (chunk,) for chunk in chunks}.values())
+        if len(alone) > GRAPHS:
+            return False
+        graphs = [self.graphs(bundle) for bundle in alone]
+        return all(own and not any(graph.mixes for graph in own) for own in graphs)
+
+    def _packed(self, chunks: Sequence[Chunk]) -> list[Bundle]:
+        return [tuple(chunks[at : at + self.together]) for at in range(0, len(chunks), self.together)]
+
+    def same_side_by_side(self, bundle: Bundle) -> bool:
+        """Whether a bundle's chunks give the same bits side by side as each alone, with the weights that are in force."""
         alone: Digests = {}
         for chunk in bundle:
             alone |= self.digests((chunk,), None)
-        self.packs = self.digests(bundle, None) == alone
+        return self.digests(bundle, None) == alone
 
     # -- leaving out -------------------------------------------------------------------------------------------------
 
@@ -248,6 +264,13 @@ class Decoder:
         self.lean = True
         self.lean = self.digests(bundle, None) == self.digests(bundle, self.lean_programs(bundle))
         return self.lean
+
+
+def spread(bundles: Sequence[Bundle], n_chunks: int) -> list[Bundle]:
+    """One of ``bundles`` to try for every `TRIED` chunks that are to be decoded, at least one and at most `MOST_TRIED`, from first to
+    last."""
+    n = min(len(bundles), MOST_TRIED, max(1, n_chunks // (TRIED * len(bundles[0]))))
+    return [bundles[i * (len(bundles) - 1) // max(1, n - 1)] for i in range(n)]
 
 
 class Batch:

@@ -20,12 +20,14 @@ from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.prediction import PROBE, check_logits
 from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent
 from cerebellum.llamacpp.trial.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.trial.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.trial.sums import Reader, add_scores, join_reference, slice_reference
 from cerebellum.llamacpp.trial.weights import Finder, Weights
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
+from cerebellum.llamacpp.warned import telling
 from cerebellum.parallel import Threads
 from cerebellum.scoring.metrics import ReferenceRows, coded_rows, draw_offsets, reference_rows, score_rows
 from cerebellum.scoring.reference import EXACT_BITS, ReferenceStore
@@ -45,6 +47,7 @@ class LlamaEngine:
         # CUDA tells a graph that it has kept by its tensors' places and sizes: a swapped tensor of another type can have the same.
         os.environ["GGML_CUDA_DISABLE_GRAPHS"] = "1"
         self._log = native.native_log()
+        self._log.warned.clear()
         self.settings = settings
         self.model_file = model_file.read_model(path)
         self._tensors = {t.name: t for t in self.model_file.tensors}
@@ -87,6 +90,10 @@ class LlamaEngine:
             for pointer in pointers:
                 native.check_layout(pointer)
         return found
+
+    @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        return telling(self._log.warned, self.model_file.path.name)
 
     @property
     def unused(self) -> frozenset[str]:
@@ -148,6 +155,13 @@ class LlamaEngine:
 
     # -- scoring -----------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def _predicts(self) -> bool:
+        """Looked at before the first logits are used. Raises `ModelFileError` where they predict no next token."""
+        tokens = self.vocabulary.tokenize(PROBE)
+        check_logits(self._model, self.settings, self._n_threads, tokens, self.n_vocab, self.model_file.path.name)
+        return True
+
     def score(
         self,
         tensor_types: TensorTypes,
@@ -157,6 +171,7 @@ class LlamaEngine:
         label: str = "",
     ) -> Iterator[ChunkScore]:
         self.check(tensor_types)
+        assert self._predicts
         with self.swapped(tensor_types):
             for chunk in chunks:
                 yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
@@ -188,6 +203,7 @@ class LlamaEngine:
             self.check(trial.tensor_types)
         if not trials or not chunks:
             return
+        assert self._predicts
         if any(trial.tensor_types for trial in trials):
             self._weights.expect(trial.tensor_types for trial in trials)
         with self._decoding(settings) as decoder:
@@ -205,6 +221,7 @@ class LlamaEngine:
         return map(add_scores, parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
+        assert self._predicts
         lacking = [chunk for chunk in chunks if not store.has(chunk.id)]
         bundles = self.decoder.bundles(lacking)
         if bundles and self.decoder.is_lean_worth(bundles[0], len(bundles)):

@@ -19,6 +19,7 @@ import llama_cpp.llama_cpp as lc
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.trial.graph import Graph, Node
+from cerebellum.llamacpp.trial.mixing import mixes
 
 _LEAVE_OUT, _NOTE, _STOP, _OUTPUT = 1, 2, 4, 8  # the first as `Graph.left_out` has it
 _COPY = re.compile(r"[^#]+#(?P<tensor>.+)#\d+")
@@ -192,6 +193,7 @@ def _note_and_leave_out(pointer: int) -> Node:
         reads=tuple(native.tensor_at(source).view_src or source for source in t.src if source),
         empty=t.op in native.empty_ops(),
         data=t.data if t.buffer and native.ggml().ggml_backend_buffer_is_host(t.buffer) else 0,
+        mixes=mixes(t),
         copied=originals(native.tensor_at(source).name.decode("utf-8", "replace") for source in t.src if source),
     )
     t.op = native.OP_NONE

@@ -31,6 +31,7 @@ _LOGITS = "result_output"
 class Node:
     """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
     ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape).
+    ``mixes``: what it computes of one token may depend on which others are in the batch, and on how many (`mixing.mixes`).
     ``data`` is where its result lay in this machine's memory when it was recorded, 0 for one on a device; ``copied`` are the names of the
     tensors that it reads copies of."""
 
@@ -42,6 +43,7 @@ class Node:
     empty: bool
     data: int = 0
     copied: tuple[str, ...] = ()
+    mixes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,11 @@ class Graph:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    @cached_property
+    def mixes(self) -> bool:
+        """Whether a token's logits may depend on tokens of other sequences in the batch."""
+        return any(node.mixes for node in self.nodes)
 
     @cached_property
     def boundaries(self) -> tuple[int, ...]:

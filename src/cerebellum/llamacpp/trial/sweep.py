@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.domain import Chunk, Trial
 from cerebellum.llamacpp.protocol import ChunkScored, Note, SweepEvent, TrialStarted
-from cerebellum.llamacpp.trial.decoding import Bundle, Decoder
+from cerebellum.llamacpp.trial.decoding import TRIED, Bundle, Decoder
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
 from cerebellum.llamacpp.trial.sums import Reader, keeping
 from cerebellum.scoring.reference import ReferenceStore
@@ -53,6 +53,9 @@ class Sweep:
         decoder, trials = self.decoder, self.trials
         yield TrialStarted(0, chunks[0].id, base=True)
         bundles = decoder.bundles(chunks, len(trials))
+        if decoder.packs and len(bundles[0]) > 1:
+            yield from self._try_types(bundles)
+            bundles = decoder.bundles(chunks, len(trials))
         starts = [self.starts_on(bundle) for bundle in bundles]
         if decoder.replays is None and any(start >= 0 for start in starts[0]):
             yield from self._try_replay(bundles[0], starts[0])
@@ -112,6 +115,24 @@ class Sweep:
                     )
                     while decoder.unsaid:
                         yield Note(decoder.unsaid.pop())
+
+    def _try_types(self, bundles: Sequence[Bundle]) -> Iterator[SweepEvent]:
+        """Each type has kernels of its own, so one trial of each is decoded side by side and alone too, where there is enough to do."""
+        decoder = self.decoder
+        first = {swap.type: i for i, trial in reversed(list(enumerate(self.trials))) for swap in trial.tensor_types}
+        if len(bundles) * len(self.trials) < TRIED * len(first):
+            return
+        for place, number in enumerate(sorted(set(first.values()))):
+            bundle = bundles[place % len(bundles)]
+            yield TrialStarted(number, bundle[0].id)
+            with self.engine.swapped(self.trials[number].tensor_types):
+                if not decoder.same_side_by_side(bundle):
+                    decoder.packs = False
+                    yield Note(
+                        f"warning: with trial {self.trials[number].label!r} chunks side by side give other numbers than alone, so each is "
+                        "decoded alone: slower, and exact"
+                    )
+                    return
 
     def _keep(self, part: Part, states: Sequence[ReplayCache], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""
