@@ -16,14 +16,14 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "cerebellum"
 #: From the ground up: a module may import from its own floor or a lower one.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "plug"),
-    ("compiled", "keys", "lanes", "quants", "sharing"),
+    ("compiled", "files", "keys", "lanes", "quants", "sharing"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",
-     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
+    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides", "pattern_cost",
+     "patterns", "plan", "racing", "reasoning", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file",
-     "measurer", "reference", "store", "llamacpp", "sandbox", "testing"),
+     "measurer", "reference", "rendering", "rendering_child", "store", "llamacpp", "sandbox", "testing"),
     # question sets, how they are asked and judged
     ("tasks",),
     # verbs and what they report

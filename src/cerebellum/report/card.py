@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.keys import stem_of
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -25,7 +26,7 @@ def model_card(result: RunResult) -> str:
         f"# base_model: the hub's OWNER/NAME of the model that {result.model} was made from",
         "---",
         "",
-        f"# {written.path.stem}",
+        f"# {stem_of(written.path)}",
         "",
         f"{result.model} quantized to {result.base.ftype}, {len(combination.recipe.tensor_types)} tensors stored in another type, "
         "chosen by measuring each "

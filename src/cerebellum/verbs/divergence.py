@@ -24,7 +24,7 @@ from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.session import cached_sha256, check_vocabulary
-from cerebellum.verbs.text import Text, corpus_of, read, split_facts, too_long
+from cerebellum.verbs.text import Text, corpus_of, odd_marks, read, split_facts, too_long
 
 
 def measure_files(
@@ -48,6 +48,7 @@ def measure_files(
     for path in (*models, reference):
         model_file.read_model(path)
     content = read(text, chat)
+    odd_marks(text.name, content, progress)
     too_long(model_file.read_model(reference), settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)

@@ -12,7 +12,7 @@ from cerebellum.errors import TextError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
-from cerebellum.verbs.text import corpus_of, read, too_long
+from cerebellum.verbs.text import corpus_of, odd_marks, read, too_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ def measure_perplexity(
     """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``."""
     progress = progress or Silent()
     content = read(text, chat)
+    odd_marks(text.name, content, progress)
     too_long(model_file.read_model(model), settings.n_ctx, progress)
     engine = backend.open(model, settings)
     try:

@@ -24,7 +24,7 @@ from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
-from cerebellum.verbs.text import Text, corpus_of, read, too_long
+from cerebellum.verbs.text import Text, corpus_of, odd_marks, read, too_long
 
 DEFAULT_BASE = "Q3_K_M"
 
@@ -147,7 +147,7 @@ def open_session(
     own = own_base(options, source)
     text = read(options.text, options.chat)
     report_text = read(options.report_text, options.chat) if options.report_text else None
-    check_imatrix(options, source)
+    doubts = check_imatrix(options, source)
     if options.reference:
         model_file.read_model(options.reference)
     make_folder(options.out)
@@ -159,7 +159,12 @@ def open_session(
         study.bind(subject, options.model.name)
         study.add_command(list(options.command))
         build = backend.id
-        warnings = too_long(source, options.settings.n_ctx, progress)
+        warnings = [*doubts, *too_long(source, options.settings.n_ctx, progress)]
+        for doubt in doubts:
+            progress.note(f"warning: {doubt}")
+        for path, content in ((options.text, text), (options.report_text, report_text)):
+            if path is not None and content is not None:
+                warnings += odd_marks(path.name, content, progress)
         captured = capture_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
         sources = Sources(options.model, options.imatrix)
@@ -224,22 +229,33 @@ def own_base(options: SessionOptions, source: Model) -> Base | None:
     return Base(source, source.ftype, True) if ftype_name(options.base) == source.ftype else None
 
 
-def check_imatrix(options: SessionOptions, source: Model) -> None:
-    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`."""
+def check_imatrix(options: SessionOptions, source: Model) -> list[str]:
+    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`.
+
+    Gives a warning where a text only shares the name of one that made it, and that one isn't here to be compared.
+    """
     if options.imatrix is None:
-        return
+        return []
     imatrix = model_file.load_imatrix(options.imatrix)
     check_imatrix_fits(imatrix, options.imatrix, source)
     texts = {path: sha256_file(path) for path in (options.text, options.report_text) if path is not None}
+    doubts = []
     for name in imatrix.datasets:
-        made_from = Path(name)
+        made_from = Path(name.replace("\\", "/"))
         found = next((path for path in (made_from, options.imatrix.parent / made_from.name) if path.is_file()), None)
         sha256 = sha256_file(found) if found else None
         for path, own in texts.items():
-            if path.name == made_from.name or own == sha256:
+            if own == sha256:
                 raise TextError(
-                    f"{path.name} made the importance matrix, so it can't measure what comes of it; give another text"
+                    f"{path.name} made the importance matrix, so it can't measure what comes of it; give another text (or, where this is "
+                    "another text of the same name, give it under a name of its own)"
                 )
+            if path.name == made_from.name and found is None:
+                doubts.append(
+                    f"{path.name} has the name of the text that made the importance matrix ({name}), which is not here to be compared. If "
+                    "it is the same text, the figures flatter what the matrix has shaped: give another text."
+                )
+    return doubts
 
 
 def check_imatrix_fits(imatrix: model_file.Imatrix, path: Path, source: Model) -> None:

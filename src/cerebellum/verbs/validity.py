@@ -22,7 +22,7 @@ from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.session import Session, cached_sha256
-from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
+from cerebellum.verbs.text import corpus_of, odd_marks, read, split_facts, too_long
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -104,6 +104,7 @@ def _own_ladder(
             "several files with --reference"
         )
     content = read(text, chat)
+    odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)
