@@ -196,13 +196,15 @@ class Turns(ByValue):
     """How conversations lie in a `Corpus`, one after the other, each of them a chunk.
 
     Chunk i is tokens ``bounds[i]`` … ``bounds[i + 1]`` − 1 (int64 [n_chunks + 1]); ``scored`` bool [n] marks the assistant's tokens.
-    ``n_cut`` of them lost what is past ``n_ctx`` tokens; ``n_dropped`` others had nothing to score before that.
+    ``n_cut`` of them lost what is past ``n_ctx`` tokens; ``n_dropped`` others had nothing to score before that. ``refused``: why
+    others still were left out, which the model's template can't show.
     """
 
     bounds: npt.NDArray[np.int64]
     scored: Mask
     n_cut: int
     n_dropped: int
+    refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

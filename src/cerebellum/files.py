@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cerebellum.errors import OutputError
-from cerebellum.keys import partial_of
+from cerebellum.keys import partial_of, stem_of
 
 
 def make_folder(out: Path) -> None:
@@ -35,4 +35,4 @@ def write_text(path: Path, text: str) -> None:
 
 def companions(path: Path) -> tuple[Path, Path]:
     """The override file and the model card of a written GGUF."""
-    return path.with_suffix(".overrides.txt"), path.with_suffix(".card.md")
+    return path.with_name(f"{stem_of(path)}.overrides.txt"), path.with_name(f"{stem_of(path)}.card.md")

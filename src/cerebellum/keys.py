@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import InputError
+from cerebellum.text.untrusted import open_regular
 
 _BLOCK = 1 << 22
 
@@ -32,12 +33,17 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file, read in blocks. Raises `InputError` if it can't be read."""
     digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
+        with open_regular(Path(path)) as stream:
             while block := stream.read(_BLOCK):
                 digest.update(block)
     except OSError as error:
         raise InputError(f"can't read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
+
+
+def stem_of(path: Path) -> str:
+    """A model file's name without ``.gguf``, and whole where it ends otherwise: ``Model.v1.5`` keeps its ``.5``."""
+    return path.stem if path.suffix.lower() == ".gguf" else path.name
 
 
 def partial_of(path: Path) -> Path:

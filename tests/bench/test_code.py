@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cerebellum.bench.code import N_CHECKED, TEMPERATURE, CodeTask, code_item, sizes, spread
-from cerebellum.bench.items import EMPTY, UNPARSABLE, Item, Reply, Write
+from cerebellum.bench.items import EMPTY, UNFINISHED, UNPARSABLE, Item, Reply, Write
 from cerebellum.stats.paired import pass_at_k
 
 ROW = {
@@ -73,6 +73,25 @@ def test_a_reply_is_right_wrong_or_empty(text: str, passes: float, problem: str 
 def test_a_chat_reply_without_code_is_unparsable() -> None:
     found = task().judge(item(chat=True), [Reply(text="I would rather not write any.")])
     assert (found.metrics["pass@1"], found.problem) == (0.0, UNPARSABLE)
+
+
+RIGHT, DRAFT = "```python\ndef double(x):\n    return 2 * x\n```", "```python\ndef double(x):\n    return 3 * x\n```"
+
+
+@pytest.mark.parametrize(
+    ("text", "passes", "problem"),
+    [
+        (f"<think>{DRAFT}</think>{RIGHT}", 1.0, ""),
+        (f"<think>{RIGHT}</think>{DRAFT}", 0.0, ""),
+        (f"{DRAFT}</reasoning>{RIGHT}", 1.0, ""),
+        (f"<think>{RIGHT}", 0.0, UNFINISHED),
+        (f"<think>{RIGHT}</think>", 0.0, EMPTY),
+    ],
+)
+def test_a_draft_is_not_run(text: str, passes: float, problem: str) -> None:
+    """Only what stands after the reasoning; reasoning that never ends is counted apart."""
+    found = task().judge(item(chat=True), [Reply(text=text)])
+    assert (found.metrics["pass@1"], found.problem) == (passes, problem)
 
 
 def test_one_reply_is_greedy_and_several_are_drawn_with_seeds_of_their_own() -> None:

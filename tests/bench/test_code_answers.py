@@ -124,7 +124,30 @@ HARD = {
     "a string that reaches the margin": ('```python\n    s = """\na"""\n' + BODY + "```", True),
     "prose that begins as an import": ("from what you say it adds.\n\n" + WHOLE, True),
     "a waved fence": (f"~~~python\n{WHOLE}~~~", True),
-}
+    "a byte-order mark": ("\ufeff" + WHOLE, False),
+    "a byte-order mark in a fence": (f"```python\n\ufeff{WHOLE}```", True),
+    "no-break spaces": (BODY.replace(" ", "\u00a0"), False),
+    "no-break spaces in a fence": (f"```python\n{WHOLE}```".replace("    ", "\u00a0\u00a0 \u00a0"), True),
+    "marks without width": (f"```python\n{WHOLE}```".replace("x + 1", "x\u200b + 1"), True),
+    "wide spaces": (BODY.replace(" + ", "\u3000+\u2009"), False),
+    "imports in a first block": (f"```python\nimport operator\n```\nthen\n```python\n{STUB}    return operator.add(x, 1)\n```", True),
+    "imports in a block behind": (f"```python\n{STUB}    return add(x, 1)\n```\nwith\n```python\nfrom operator import add\n```", True),
+    "helpers in another block": (
+        f"```python\nimport operator\nONE = 1\ndef more(x):\n    return operator.add(x, ONE)\nprint(more(0))\n```\n"
+        f"```python\n{STUB}    return more(x)\n```\nUse:\n```python\nresult = f(1)\nprint(result)\n```", True),
+    "imports first and the body alone": ("```python\nimport operator\n```\n```python\n    return operator.add(x, 1)\n```", True),
+    "a session in a fence": (f"```python\n>>> {WHOLE.replace(chr(10), chr(10) + '... ')}\n>>> f(1)\n2\n```", True),
+    "a session without a fence": (f"So:\n\n>>> import math\n>>> {WHOLE.replace(chr(10), chr(10) + '... ')}\n>>> f(1)\n2\n", True),
+    "a session of IPython": (f"```\nIn [1]: {WHOLE.replace(chr(10), chr(10) + '   ...: ')}\nIn [2]: f(1)\nOut[2]: 2\n```", True),
+}  # fmt: skip
+
+
+def test_odd_spaces_in_a_string_stay() -> None:
+    """They are what it says."""
+    source = program("def f(x):\n", "\u00a0   return x.replace('\u00a0', ' ')\n", "f", False).source
+    space: dict[str, Any] = {}
+    exec(source, space)
+    assert space["f"]("a\u00a0b") == "a b"
 
 
 @pytest.mark.parametrize("name", HARD)

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from cerebellum.errors import ModelFileError, TensorChoiceError
 from cerebellum.gguf.header import LongArray
-from cerebellum.gguf.model_file import load_imatrix, open_weights, read_model
+from cerebellum.gguf.imatrix import load_imatrix
+from cerebellum.gguf.model_file import open_weights, read_model
 
 Arrays = Mapping[str, np.ndarray]
 RNG = np.random.default_rng(7)

@@ -18,8 +18,9 @@ import pytest
 
 from cerebellum.domain import Chunk, ChunkScore, Model, Tensor, TensorTypes, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError, TensorChoiceError, TypeChoiceError
+from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.model_file import load_imatrix, open_weights, read_model
+from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.gguf.overrides import Pairs, pairs, pin
 from cerebellum.gguf.types import TYPES, fallback_type
 from cerebellum.llamacpp import vocabulary

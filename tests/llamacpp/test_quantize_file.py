@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import ModelFileError, OutputError
-from cerebellum.gguf.model_file import load_imatrix, open_weights, read_model
+from cerebellum.gguf.imatrix import load_imatrix
+from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.llamacpp.process import LlamaBackend
 from tests.llamacpp import tiny
 from tests.llamacpp.test_exact import importance

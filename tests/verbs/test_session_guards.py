@@ -110,6 +110,18 @@ def test_the_text_that_made_the_importance_matrix_measures_nothing(ground: Path)
     assert fine.facts["imatrix"]["file"] == "imatrix.dat"
 
 
+def test_a_text_that_only_shares_the_name_is_told_and_measured(
+    ground: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The text that made the matrix isn't here, or is another one: a warning in the report, or nothing."""
+    apart = tmp_path_factory.mktemp("apart")
+    imatrix = legacy_imatrix(apart / "imatrix.dat", [GATE.format(1)], "/nowhere/text.txt")
+    (warning,) = run(ground, imatrix=imatrix).facts["warnings"]
+    assert "text.txt has the name of the text that made the importance matrix (/nowhere/text.txt)" in warning
+    (apart / "text.txt").write_text("quite another text")
+    assert run(ground, imatrix=imatrix).facts["warnings"] == []
+
+
 def test_an_importance_matrix_of_another_model_is_refused(ground: Path) -> None:
     with pytest.raises(ModelFileError, match="no entry for any tensor"):
         run(ground, imatrix=legacy_imatrix(ground / "imatrix.dat", ["blk.99.attn_q.weight"], "third.txt"))

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from cerebellum.bench.choice import mean
 from cerebellum.bench.code_answers import program
-from cerebellum.bench.items import EMPTY, UNPARSABLE, Item, Judged, Reply, Write
+from cerebellum.bench.items import EMPTY, UNFINISHED, UNPARSABLE, Item, Judged, Reply, Write
+from cerebellum.bench.reasoning import answer_of
 from cerebellum.stats.paired import pass_at_k
 
 #: Share of the items that a file may lose on code: five points.
@@ -62,7 +63,8 @@ class CodeTask:
         return spread([item for item in self.items if "canonical_solution" in item.about], N_CHECKED)
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
-        tried = [self._try(item, reply.text) for reply in replies]
+        prompt = item.requests[0].prompt if isinstance(item.requests[0], Write) else ""
+        tried = [self._try(item, prompt, reply.text) for reply in replies]
         n, right = len(tried), sum(passed for passed, *_ in tried)
         metrics = {f"pass@{k}": pass_at_k(n, right, k) for k in sizes(n)}
         problems = [problem for _, problem, _ in tried]
@@ -71,10 +73,12 @@ class CodeTask:
             metrics, replies[0].text if n == 1 else f"{right} of {n}", spoiled, "; ".join(t[2] for t in tried)
         )
 
-    def _try(self, item: Item, text: str) -> tuple[bool, str, str]:
-        """(passed, problem, detail) of one reply."""
-        about = item.about
-        answer = program(about["prompt"], text, about["entry_point"], about["chat"])
+    def _try(self, item: Item, asked: str, text: str) -> tuple[bool, str, str]:
+        """(passed, problem, detail) of one reply to the prompt ``asked``."""
+        about, said = item.about, answer_of(text, asked)
+        if not said.ended:
+            return False, UNFINISHED, UNFINISHED
+        answer = program(about["prompt"], said.text, about["entry_point"], about["chat"])
         if answer.problem:
             return False, EMPTY if answer.problem == EMPTY else UNPARSABLE, answer.problem
         outcome = self.sandbox.run(answer.source, about["test"], about["entry_point"])

@@ -2,8 +2,9 @@
 
 The prompt is a module that breaks off after a function's signature and docstring. A reply goes on from there, or writes the function
 again, or is a chat's: prose with blocks of code between fences. It is read in each of these ways, the likeliest first, and the first
-that compiles and defines a function with a body is taken. What stands behind the function is kept only where the function needs it (a
-helper, a constant, an import). A reply that is valid Python in no way is handed on as it is, to fail on its own account.
+that compiles and defines a function with a body is taken. Imports and helpers in another block
+go with it. What stands behind the function is kept only where the function needs it (a helper, a constant, an import). A reply that is
+valid Python in no way is handed on as it is, to fail on its own account.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ class CodeAnswer:
 
 def program(prompt: str, reply: str, entry_point: str, chat: bool) -> CodeAnswer:
     """The program that ``reply`` makes of ``prompt``; ``chat``: it may be prose, and only what is code in it counts."""
-    reply = reply.replace("\r\n", "\n").replace("\r", "\n")
+    reply = plain_spaces(reply.replace("\r\n", "\n").replace("\r", "\n"))
     if not reply.strip():
         return CodeAnswer("", EMPTY)
-    blocks = list(fenced(reply))
+    blocks = [without_prompts(block, entry_point) for block in fenced(reply)]
+    reply = reply if blocks else without_prompts(reply, entry_point)
     for before, code, note in _readings(prompt, reply, entry_point, blocks):
         if source := trimmed(before, code, entry_point):
             return CodeAnswer(source, note=note)
@@ -61,9 +63,15 @@ def _readings(prompt: str, reply: str, entry_point: str, blocks: Sequence[str]) 
         yield *_continued(prompt, reply), ""
     for block in blocks:
         if defines(block, entry_point):
+            if others := _lacking(block, blocks, entry_point):
+                yield *_whole(prompt, f"{others}\n{textwrap.dedent(block)}", entry_point), ""
             yield *_whole(prompt, block, entry_point), ""
     for block in blocks:
-        yield *_continued(prompt, _indented(textwrap.dedent(block))), ""
+        body = _indented(textwrap.dedent(block))
+        if others := _lacking(f"def {entry_point}():\n{body}", blocks, entry_point):
+            before, code = _continued(prompt, body)
+            yield f"{others}\n{before}", code, ""
+        yield *_continued(prompt, body), ""
         yield *_continued(prompt, block), ""
         yield *_continued(prompt, _first_line_indented(block)), INDENTED
     if not blocks:
@@ -79,6 +87,49 @@ def fenced(reply: str) -> Iterator[str]:
     """The code between fences, without the fence's own indentation; the last fence may be open, and stand at the end of a line of code."""
     for found in _FENCE.finditer(reply):
         yield re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
+
+
+#: No-break and other wide spaces, and marks without width, which Python takes for letters that don't belong: copied from a web page.
+_SPACES, _NO_WIDTH = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000", "\ufeff\u200b\u200c\u200d\u2060\u00ad"
+_ODD = re.compile(rf"(\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*')|([{_SPACES}])|[{_NO_WIDTH}]")
+_PROMPTS = re.compile(r"^[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)(?: |$)")
+
+
+def plain_spaces(text: str) -> str:
+    """``text`` with plain spaces for others and without marks that have no width, but for what stands in a string on one line."""
+    return _ODD.sub(lambda found: found[1] or (" " if found[2] else ""), text) if _ODD.search(text) else text
+
+
+def without_prompts(code: str, entry_point: str) -> str:
+    """A session of Python's (``>>> ``, ``... ``) or IPython's that defines the function, as the code that was typed; else ``code``."""
+    if not re.search(rf"^[ \t]*(?:>>>|In \[\d+\]:) ?def {re.escape(entry_point)}\b", code, re.MULTILINE):
+        return code
+    return "".join(_PROMPTS.sub("", line) + "\n" for line in code.split("\n") if _PROMPTS.match(line))
+
+
+def _lacking(code: str, blocks: Sequence[str], entry_point: str) -> str:
+    """What other blocks define, import or assign and ``code`` reads but doesn't bind, and what that needs in turn; "" for nothing."""
+    tree = parsed(textwrap.dedent(code))
+    if tree is None:
+        return ""
+    others = [
+        (name, node, block)
+        for block in map(textwrap.dedent, blocks)
+        if (other := parsed(block)) is not None and not defines(block, entry_point)
+        for node in other.body
+        for name in binds(node)
+    ]
+    bound = {name for node in tree.body for name in binds(node)} | {entry_point}
+    wanted, kept = _read_in(tree), dict[int, str]()
+    while more := [(i, *each) for i, each in enumerate(others) if i not in kept and each[0] in wanted - bound]:
+        for i, _, node, block in more:
+            kept[i] = "".join(_text_of(block, [node]))
+            wanted |= _read_in(node)
+    return "".join(dict.fromkeys(kept[i] for i in sorted(kept)))
+
+
+def _read_in(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 def defines(code: str, entry_point: str) -> bool:

@@ -99,6 +99,8 @@ def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
 def _offline(name: str, data: Path, shots: int) -> tuple[list[Any], dict[str, Any]]:
     if name == "mmlu_redux":
         asked, shown = local.mmlu_redux(data)
+        for questions in (asked, shown):
+            local.check_subjects(questions, subjects())
         splits = {s: {"test": rows, "dev": _of(shown.rows, s)} for s, rows in by_subject(asked.rows).items()}
         facts = {"data": f"{asked.file} (error_type ok), {shown.file}", "sha256": asked.sha256}
         return _mmlu(splits, shots), facts

@@ -10,7 +10,8 @@ from cerebellum.bench.asking import Render
 from cerebellum.bench.choice import MARGIN, check_choices, mean
 from cerebellum.bench.harness import quiet
 from cerebellum.bench.harness_metric import settled
-from cerebellum.bench.items import EMPTY, UNPARSABLE, Item, Judged, Likely, Reply, Request, Rolling, Write
+from cerebellum.bench.items import EMPTY, UNFINISHED, UNPARSABLE, Item, Judged, Likely, Reply, Request, Rolling, Write
+from cerebellum.bench.reasoning import answer_of
 from cerebellum.errors import CerebellumError, InputError, TextError
 
 #: The harness's own seed for drawing examples, and how much it lets a task write that doesn't say.
@@ -106,7 +107,7 @@ class HarnessTask:
             result = task.process_results(doc, [i.filtered_resps[key] for i in instances])
             metrics |= {name if number == 0 else f"{name},{key}": value for name, value in result.items()}
         first = next(iter(instances[0].filtered_resps.values()))
-        return Judged(metrics, _chosen(item, replies), _problem(task, replies, first))
+        return Judged(metrics, _chosen(item, replies), _problem(task, item, replies, first))
 
     def score(self, metric: str, values: Sequence[Any]) -> float:
         try:
@@ -116,7 +117,20 @@ class HarnessTask:
 
     def check(self) -> Mapping[str, str]:
         plain = [item for item in self.items if isinstance(item.about.get("gold"), int)]
-        return check_choices(plain, self.judge, self.metric) if plain else {}
+        checks = check_choices(plain, self.judge, self.metric) if plain else {}
+        if lost := [item.id for item in self.items if "options" in item.about and not _keyed(item)]:
+            return {
+                "the key is one of the answers": f"{len(lost)} of {len(self.items)} items' isn't, {lost[0]} for example",
+                **checks,
+            }
+        return checks
+
+
+def _keyed(item: Item) -> bool:
+    """Whether a question's key names one of its answers, by number or by text, or some of them."""
+    options, gold = item.about["options"], item.about["gold"]
+    keys = gold if isinstance(gold, list) and gold else [gold]
+    return all(0 <= key < len(options) if isinstance(key, int) else key in options for key in keys)
 
 
 def chance_of(items: Sequence[Item]) -> float:
@@ -192,7 +206,9 @@ def _about(task: Any, doc: Any) -> dict[str, Any]:
 def _response(instance: Any, reply: Reply) -> Any:
     if instance.request_type == "loglikelihood":
         return reply.nats, reply.greedy
-    return reply.nats if instance.request_type == "loglikelihood_rolling" else reply.text
+    return (
+        reply.nats if instance.request_type == "loglikelihood_rolling" else answer_of(reply.text, instance.args[0]).text
+    )
 
 
 def _chosen(item: Item, replies: Sequence[Reply]) -> Any:
@@ -202,9 +218,13 @@ def _chosen(item: Item, replies: Sequence[Reply]) -> Any:
     return max(range(len(replies)), key=lambda i: replies[i].nats) if len(replies) > 1 else None
 
 
-def _problem(task: Any, replies: Sequence[Reply], first: Any) -> str:
+def _problem(task: Any, item: Item, replies: Sequence[Reply], first: Any) -> str:
     if task.OUTPUT_TYPE != "generate_until":
         return ""
-    if all(not reply.text.strip() for reply in replies):
+    prompts = [request.prompt if isinstance(request, Write) else "" for request in item.requests]
+    answers = [answer_of(reply.text, prompt) for reply, prompt in zip(replies, prompts, strict=True)]
+    if all(not answer.ended for answer in answers):
+        return UNFINISHED
+    if all(not answer.text.strip() for answer in answers):
         return EMPTY
     return UNPARSABLE if first == INVALID else ""

@@ -16,9 +16,9 @@ SPACE, MERGED, TRUNCATED, AMBIGUOUS = (
     "prompt cut",
     "two answers alike",
 )
-EMPTY, UNPARSABLE = "empty reply", "unparsable reply"
+EMPTY, UNPARSABLE, UNFINISHED = "empty reply", "unparsable reply", "reasoning without an end"
 OF_THE_PROMPT = (SPACE, MERGED, TRUNCATED, AMBIGUOUS)
-OF_THE_REPLY = (EMPTY, UNPARSABLE)
+OF_THE_REPLY = (EMPTY, UNPARSABLE, UNFINISHED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from lm_eval.api.model import LM
 from cerebellum.bench.asking import Asker, Memory
 from cerebellum.bench.harness_task import chat_template, write_of
 from cerebellum.bench.items import Likely, Request, Rolling
+from cerebellum.bench.reasoning import answer_of
 from cerebellum.llamacpp.generate.protocol import Responder
 from cerebellum.progress import Progress
 
@@ -41,14 +42,15 @@ class HarnessModel(LM):
         return found
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The text after each prompt. One prompt asked several times is drawn with another seed each time."""
+        """The text after each prompt, without reasoning. One prompt asked several times is drawn with another seed each time."""
         times: Counter[str] = Counter()
         asked: list[Request] = []
         for request in requests:
             prompt, options = request.args[:2]
             asked.append(write_of(prompt, options, times[prompt], self._chat))
             times[prompt] += 1
-        found = [reply.text for reply in self._asker.ask(asked, "writing")]
+        replies = self._asker.ask(asked, "writing")
+        found = [answer_of(reply.text, request.args[0]).text for reply, request in zip(replies, requests, strict=True)]
         self._cache("generate_until", requests, found)
         return found
 

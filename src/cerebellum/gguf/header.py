@@ -21,6 +21,7 @@ from typing import Any
 from cerebellum.domain import Tensor
 from cerebellum.errors import ModelFileError
 from cerebellum.gguf.types import TYPES_BY_ID
+from cerebellum.text.untrusted import open_regular
 
 Buffer = Any  # bytes, or a read-only mmap: anything struct and slices can read
 
@@ -108,7 +109,7 @@ class _Cursor:
 def mapped(path: Path) -> Iterator[tuple[Buffer, int]]:
     """``path`` memory-mapped and its size. Raises `ModelFileError` where it isn't a readable file with something in it."""
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             size = stream.seek(0, 2)
             if size == 0:
                 raise ModelFileError(f"{path} is empty; fetch or convert the model again")
@@ -123,7 +124,7 @@ def _reason(path: Path, error: OSError) -> str:
         return "there is no such file; check the path"
     if isinstance(error, IsADirectoryError) or path.is_dir():
         return "it is a folder; give the .gguf file inside it"
-    return f"{error.strerror or error}; check its permissions"
+    return f"{error.strerror or error}" + ("; check its permissions" if isinstance(error, PermissionError) else "")
 
 
 def read_header(buffer: Buffer, size: int, label: str) -> Header:

@@ -15,6 +15,7 @@ from typing import NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.domain import Tensor
 from cerebellum.errors import ModelFileError
 from cerebellum.gguf.header import MAGIC, Buffer, Header, LongArray, mapped, read_header
 from cerebellum.keys import sha256_file
@@ -44,7 +45,11 @@ def load_imatrix(path: Path) -> Imatrix:
     with mapped(path) as (buffer, size):
         is_gguf = bytes(buffer[:4]) == MAGIC
         entries, datasets, n_chunks = (_gguf if is_gguf else _legacy)(path, buffer, size)
+    if n_chunks < 0:
+        _refuse(path, f"it says that it was made on {n_chunks} chunks; compute it again")
     for name, values in entries.items():
+        if (values < 0).any():
+            _refuse(path, f"some values for {name} are below zero, where they are squares; compute it again")
         if not np.isfinite(values).all():
             _refuse(path, f"its values for {name} are not all finite, so llama.cpp would refuse it; compute it again")
     if not entries:
@@ -67,20 +72,21 @@ def _gguf(path: Path, buffer: Buffer, size: int) -> Parts:
     metadata = header.metadata
     if any(key not in metadata for key in (DATASETS, CHUNKS, CHUNK_SIZE)):
         _refuse(path, f"it is a GGUF without {DATASETS}, {CHUNKS} and {CHUNK_SIZE}; give a file made by llama-imatrix")
+    tensors = {t.name: t for t in header.tensors}
     names = sorted({t.name.removesuffix(end) for t in header.tensors for end in (SUMS, COUNTS) if t.name.endswith(end)})
-    entries = {name: _entry(path, buffer, header, name) for name in names}
+    entries = {name: _entry(path, buffer, header, tensors, name) for name in names}
     datasets, chunks = metadata[DATASETS], metadata[CHUNKS]
     texts = () if isinstance(datasets, LongArray) or not isinstance(datasets, tuple) else tuple(map(str, datasets))
     return entries, texts, chunks if isinstance(chunks, int) else 0
 
 
-def _entry(path: Path, buffer: Buffer, header: Header, name: str) -> Floats:
+def _entry(path: Path, buffer: Buffer, header: Header, tensors: Mapping[str, Tensor], name: str) -> Floats:
     """Sums [experts × row length] over the counts [experts], float32; 1 where an expert was never used."""
-    sums, counts = (_floats(path, buffer, header, name + end) for end in (SUMS, COUNTS))
+    sums, counts = (_floats(path, buffer, header, tensors.get(name + end), name + end) for end in (SUMS, COUNTS))
     if counts.size == 0 or sums.size == 0 or sums.size % counts.size:
         _refuse(path, f"{name} has {sums.size} sums for {counts.size} counts; compute it again")
-    if not np.isfinite(counts).all():
-        _refuse(path, f"the counts of {name} are not all finite; compute it again")
+    if not np.isfinite(counts).all() or (counts < 0).any():
+        _refuse(path, f"the counts of {name} are not all finite, or some are below zero; compute it again")
     exact = counts.astype(np.float64)
     whole = (np.sign(exact) * np.floor(np.abs(exact) + 0.5)).astype(np.float32)  # lround: halves away from zero
     rows = sums.reshape(counts.size, -1)
@@ -89,8 +95,7 @@ def _entry(path: Path, buffer: Buffer, header: Header, name: str) -> Floats:
         return np.where(used, rows / np.where(used, whole[:, None], np.float32(1)), np.float32(1)).reshape(-1)
 
 
-def _floats(path: Path, buffer: Buffer, header: Header, name: str) -> Floats:
-    tensor = next((t for t in header.tensors if t.name == name), None)
+def _floats(path: Path, buffer: Buffer, header: Header, tensor: Tensor | None, name: str) -> Floats:
     if tensor is None or tensor.type != "F32":
         _refuse(path, f"it has no float32 tensor {name}; compute it again")
     return np.frombuffer(buffer, dtype="<f4", count=tensor.n_elements, offset=header.offsets[name]).astype(np.float32)
@@ -135,7 +140,7 @@ def _legacy_entries(reader: _Reader, n_entries: int) -> Iterator[tuple[str, Floa
         what = f"entry {number} of {n_entries}"
         name = reader.blob(reader.int32(what), what).split(b"\0")[0].decode(errors="replace")
         n_calls, n_values = reader.int32(what), reader.int32(what)
-        if n_values < 1:
-            _refuse(reader.path, f"{what}, {name!r}, has {n_values} values; compute it again")
+        if n_values < 1 or n_calls < 0:
+            _refuse(reader.path, f"{what}, {name!r}, has {n_values} values and a count of {n_calls}; compute it again")
         sums = np.frombuffer(reader.blob(4 * n_values, what), dtype="<f4").astype(np.float32)
         yield name, sums / np.float32(n_calls) if n_calls > 0 else sums

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from cerebellum.domain import Model, TensorTypes, block_of, role_of, tensor_types_of
 from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.patterns import compiled, lowered
+from cerebellum.gguf.patterns import compiled, lowered, names_with
 from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, quant_type
 
 _SPACE = re.compile(r"[ \t\n\v\f\r]+")  # what C++ streams skip between words
@@ -89,10 +89,9 @@ def resolve(overrides: Sequence[Override], model: Model, *, strict: bool = True)
     """Which tensors each override hits, first match first. With ``strict``, one that hits none raises `OverrideError`."""
     can_change = {t.name for t in quantizable_tensors(model)}
     taken: dict[str, Override] = {}
-    hits = []
+    hits, names = [], [t.name for t in model.tensors]
     for override in overrides:
-        pattern = compiled(override.pattern)
-        matched = tuple(t.name for t in model.tensors if pattern.search(t.name))
+        matched = names_with(override.pattern, names)
         new = tuple(name for name in matched if name in can_change and name not in taken)
         if strict and not new:
             raise OverrideError(f"the override {override} {_why_none(matched, taken, model)}")
@@ -175,10 +174,9 @@ def _pattern_for(name: str, model: Model) -> str:
 
 def _hits_only(pattern: str, name: str, model: Model) -> bool:
     try:
-        found = compiled(pattern)
+        return names_with(pattern, [t.name for t in model.tensors]) == (name,)
     except OverrideError:
         return False
-    return [t.name for t in model.tensors if found.search(t.name)] == [name]
 
 
 def pin(tensor_types: TensorTypes, base_types: Mapping[str, str], realized: Realized, model: Model) -> Overrides:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 
 from cerebellum.errors import OverrideError
+from cerebellum.pattern_cost import TooMuchWork, check_cost
 
 #: What follows a backslash and means the same in both: classes, borders, line ends, back references, any punctuation.
 _SAME_ESCAPES = frozenset("dswbnrtfv123456789")
@@ -35,6 +37,29 @@ def compiled(pattern: str) -> re.Pattern[str]:
             return re.compile(pattern, re.ASCII)
     except (re.error, FutureWarning, OverflowError, RecursionError) as error:
         raise OverrideError(f"the pattern {pattern!r} is not a valid regular expression: {error}") from error
+
+
+def names_with(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The ``names`` that ``pattern`` is found in. Raises `OverrideError` where it is invalid, or would be searched for without end."""
+    found = compiled(pattern)
+    try:
+        check_cost(_unmerged(pattern), re.ASCII, names)
+    except (TooMuchWork, RecursionError) as error:
+        raise OverrideError(
+            f"the pattern {pattern[:200]!r} can be matched in too many ways: neither llama.cpp nor we would come to an end; write it "
+            "without repeats inside repeats"
+        ) from error
+    return tuple(name for name in names if found.search(name))
+
+
+def _unmerged(pattern: str) -> str:
+    """The same with a mark of no width in each alternative: Python makes one class of ``[ab]|[bc]``, ``std::regex`` tries both."""
+    out, position, in_class = "", 0, False
+    while position < len(pattern):
+        _, width, inside = _step(pattern, position, in_class)
+        out += "|(?=)" if pattern[position] == "|" and not in_class else pattern[position : position + width]
+        position, in_class = position + width, inside
+    return out
 
 
 def _different(pattern: str) -> str:

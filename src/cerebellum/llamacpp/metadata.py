@@ -11,7 +11,7 @@ import llama_cpp.llama_cpp as lc
 
 from cerebellum.domain import Model
 from cerebellum.gguf.header import DEFAULT_ALIGNMENT
-from cerebellum.gguf.model_file import Imatrix
+from cerebellum.gguf.imatrix import Imatrix
 
 #: The longest text, in bytes, that llama.cpp's struct for these has room for.
 _LONGEST = 127

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cerebellum import __version__
+from cerebellum.keys import stem_of
 from cerebellum.quoting import code_block, code_span, markdown, printable, shell_file
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
@@ -26,7 +27,7 @@ def model_card(result: RunResult) -> str:
         f"# base_model: the hub's OWNER/NAME of the model that {markdown(result.model)} was made from",
         "---",
         "",
-        f"# {markdown(written.path.stem)}",
+        f"# {markdown(stem_of(written.path))}",
         "",
         f"{markdown(result.model)} quantized to {markdown(result.base.ftype)}, "
         f"{len(combination.recipe.tensor_types)} tensors stored in another type, "

@@ -33,7 +33,7 @@ from cerebellum.llamacpp.protocol import ChunkScored, Settings, Sources, SweepEv
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.testing.fake_responder import AnswerFault, FakeResponder, Knowledge
-from cerebellum.text.chat import TEMPLATE, ChatTemplate, Conversations, tokenized
+from cerebellum.text.chat import TEMPLATE, ChatTemplate, Conversations, all_tokenized
 from cerebellum.text.corpus import check_length, cut, cut_conversations
 
 __all__ = [
@@ -167,8 +167,8 @@ class FakeEngine:
     def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
         self._check_open(f"tokenizing {conversations.name}")
         template = ChatTemplate(self._model, BOS_WORD, "</s>")
-        parts = [tokenized(template.segments(c), _words, BOS) for c in conversations.items]
-        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
+        parts, refused = all_tokenized(template, conversations, _words, BOS)
+        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx, refused)
 
     def score(
         self,

@@ -1,17 +1,16 @@
 """Conversations: read from JSON lines, rendered through the model's own chat template; only the assistant's turns are scored.
 
-A template is Jinja2 as Hugging Face's ``apply_chat_template`` runs it, in a sandbox. The date it can ask for never changes: the same
-inputs must give the same numbers.
+A template is Jinja2 as Hugging Face's ``apply_chat_template`` runs it, in a sandbox and in a child process that is bounded
+(`cerebellum.text.rendering`). The date it can ask for never changes: the same inputs must give the same numbers.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +18,10 @@ from cerebellum.domain import Mask, Model, Tokens
 from cerebellum.errors import TextError
 from cerebellum.keys import sha256_bytes
 from cerebellum.text.corpus import read_text
-
-if TYPE_CHECKING:
-    from jinja2 import Template, nodes
-    from jinja2.parser import Parser
+from cerebellum.text.rendering import RENDERER, TemplateBroken, TemplateRefusal
 
 #: Where a GGUF keeps its template.
 TEMPLATE = "tokenizer.chat_template"
-#: What ``strftime_now`` tells a template.
-TODAY = datetime(2025, 1, 1)
 _SCORED_ROLE = "assistant"
 
 Message = Mapping[str, Any]
@@ -43,11 +37,12 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Conversations:
-    """A file of them."""
+    """A file of them. ``left_out``: why others of the file are not among them, one reason each."""
 
     name: str
     text_sha256: str
     items: tuple[Conversation, ...] = field(repr=False)
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,42 +55,117 @@ class Segment:
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
+#: Names of the list of messages, and of what a message says, in the forms that data sets have (OpenAI's, ShareGPT's).
+_LISTS = ("messages", "conversations", "conversation")
+_TEXTS = ("text", "input_text", "output_text")
+_ROLES = {
+    "human": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant", "model": "assistant",
+    "bot": "assistant", "function_call": "assistant", "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+
 
 def read_conversations(path: Path) -> Conversations:
     """JSON lines, each ``{"messages": [{"role": …, "content": …}, …]}`` or the bare list; empty lines are passed over.
 
-    Raises `TextError` naming file and line.
+    ShareGPT's ``conversations``, ``from`` and ``value`` are read too, content in typed parts, and one JSON list of conversations.
+    A conversation with a part that is no text (an image) is left out and counted. Raises `TextError` naming file and line.
     """
     text = read_text(path)
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    items = tuple(_conversation(f"{path}, line {number}", line) for number, line in lines)
-    return Conversations(path.name, sha256_bytes(text.encode()), items)
+    values = _whole_list(path, text.removeprefix("\ufeff")) or _values(path, text.removeprefix("\ufeff"))
+    items, left_out = [], []
+    for place, value in values:
+        try:
+            items.append(_conversation(place, value))
+        except _NotText as error:
+            left_out.append(str(error))
+    if not items:
+        raise TextError(f"{path} has no conversation that can be used: {left_out[0]}")
+    return Conversations(path.name, sha256_bytes(text.encode()), tuple(items), tuple(left_out))
 
 
-def _conversation(place: str, line: str) -> Conversation:
+class _NotText(Exception):
+    """A conversation that isn't all text."""
+
+
+def _values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
+    """(place, what it holds) of each line."""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                yield place, json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise TextError(f"{place} is not JSON ({error}); --chat wants one conversation a line") from error
+
+
+def _whole_list(path: Path, text: str) -> list[tuple[str, Any]]:
+    """The conversations of a file that is one JSON value; none where it isn't."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TextError(f"{place} is not JSON ({error}); --chat wants one conversation a line") from error
-    messages = found.get("messages") if isinstance(found, dict) else found
-    if not isinstance(messages, list) or not messages:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    if (
+        isinstance(value, list)
+        and value
+        and all(isinstance(v, list) or (isinstance(v, dict) and _list_of(v)) for v in value)
+    ):
+        return [(f"{path}, conversation {number}", each) for number, each in enumerate(value, 1)]
+    return [(f"{path}, line 1", value)]
+
+
+def _list_of(value: Mapping[str, Any]) -> Any:
+    return next((value[name] for name in _LISTS if name in value), None)
+
+
+def _conversation(place: str, value: Any) -> Conversation:
+    found = _list_of(value) if isinstance(value, dict) else value
+    if not isinstance(found, list) or not found:
         raise TextError(f'{place} has no messages; write {{"messages": [{{"role": "user", "content": "…"}}, …]}}')
-    for number, message in enumerate(messages, 1):
-        _check_message(f"{place}, message {number}", message)
+    messages = [_message(f"{place}, message {number}", message) for number, message in enumerate(found, 1)]
+    if (
+        isinstance(value, dict)
+        and isinstance(said := value.get("system"), str)
+        and said
+        and messages[0]["role"] != "system"
+    ):
+        messages.insert(0, {"role": "system", "content": said})
     if not any(message["role"] == _SCORED_ROLE for message in messages):
         raise TextError(f"{place} has no message of the assistant, so nothing to score; add one or leave the line out")
     return Conversation(place, tuple(messages))
 
 
-def _check_message(place: str, message: Any) -> None:
+def _message(place: str, message: Any) -> Message:
+    """With ``role`` and ``content``, the latter text, or None where tools are called instead."""
     if not isinstance(message, dict):
         raise TextError(f'{place} is not an object with "role" and "content"')
-    for name in ("role", "content"):
-        if not isinstance(message.get(name), str):
+    others = {name: value for name, value in message.items() if name not in ("from", "value")}
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if isinstance(content, list) and content:
+        content = "".join(_part(place, part) for part in content)
+    calls = content is None and message.get("tool_calls")
+    for name, given in (("role", role), ("content", content)):
+        if not isinstance(given, str) and not (name == "content" and calls):
             raise TextError(f'{place} has no "{name}" that is text; each message needs "role" and "content"')
+    return {**others, "role": _ROLES.get(str(role), role), "content": content}
+
+
+def _part(place: str, part: Any) -> str:
+    text = part.get("text") if isinstance(part, dict) and part.get("type") in _TEXTS else part
+    if isinstance(text, str):
+        return text
+    if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in _TEXTS:
+        raise _NotText(f"{place} has a part of type {part['type']!r}, which is no text")
+    raise TextError(f'{place} has a part without text; write {{"type": "text", "text": "…"}}')
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
+
+#: Roles whose content is handed over as a list of parts, in the order in which they are tried.
+_FORMS: tuple[frozenset[str] | None, ...] = (frozenset(), None, frozenset({"user"}), frozenset({"system", "user"}))
+
+
+class ConversationRefused(TextError):
+    """A conversation that the model's template can't show whole; others it may."""
 
 
 class ChatTemplate:
@@ -108,14 +178,17 @@ class ChatTemplate:
                 f"{model.path} has no chat template ({TEMPLATE}), so --chat can't be used with it; "
                 "give an instruction-tuned model converted with its template, or a plain text without --chat"
             )
-        self._template = _compiled(source, model.path)
+        self._source, self._path = source, model.path
         self._given = {"bos_token": bos, "eos_token": eos, "tools": None, "documents": None}
+        self._forms: dict[Any, frozenset[str] | None] = {}
+        self._rendered(None)
 
     def segments(self, conversation: Conversation) -> tuple[Segment, ...]:
         """The rendering up to the last turn of the assistant, whose turns are scored: each is what follows its prompt.
 
         Where a template shows earlier turns otherwise than it first wrote them (reasoning taken out, a system message moved to the
-        last question), only those after the change are scored. Raises `TextError` where a turn does not follow its prompt.
+        last question), only those after the change are scored. Raises `ConversationRefused` where a turn does not follow its prompt,
+        or a message isn't shown.
         """
         segments: list[Segment] = []
         done = ""
@@ -136,13 +209,13 @@ class ChatTemplate:
 
     def _turn(self, conversation: Conversation, i: int) -> tuple[str, str]:
         """What stands before the assistant's message ``i``, and that with the message."""
-        prompt = self._render(conversation, i, True)
         whole = self._render(conversation, i + 1, False)
+        prompt = self._render(conversation, i, True)
         if whole.startswith(prompt):
             return prompt, whole
         before = self._render(conversation, i, False)
         if not whole.startswith(before):
-            raise TextError(
+            raise ConversationRefused(
                 f"{conversation.place}: the model's chat template does not put message {i + 1}, the assistant's, after the messages "
                 "before it, so it can't be scored; leave this conversation out"
             )
@@ -150,68 +223,88 @@ class ChatTemplate:
         return max(before, whole[:shared], key=len), whole
 
     def _render(self, conversation: Conversation, n_messages: int, prompt: bool) -> str:
-        from jinja2 import TemplateError
-
-        messages = [dict(message) for message in conversation.messages[:n_messages]]
+        messages = conversation.messages[:n_messages]
         try:
-            text = self._template.render(messages=messages, add_generation_prompt=prompt, **self._given)
-            text.encode()
-        except (
-            TemplateError,
-            ArithmeticError,
-            AttributeError,
-            LookupError,
-            RecursionError,
-            TypeError,
-            ValueError,
-        ) as error:
-            raise TextError(f"{conversation.place}: the model's chat template refuses it ({error})") from error
-        return text
+            return self._shown(messages, self._form(messages, prompt), prompt)
+        except TemplateRefusal as error:
+            raise ConversationRefused(
+                f"{conversation.place}: the model's chat template refuses it ({error})"
+            ) from error
+
+    def _form(self, messages: Sequence[Message], prompt: bool) -> frozenset[str] | None:
+        """The form of content in which the template shows every message, by a probe: the same roles with words of our own.
+
+        Raises `TemplateRefusal` where there is none, so that nothing is scored, or asked, without what was said.
+        """
+        shape = (*((m["role"], *sorted(m), bool(m["content"])) for m in messages), prompt)
+        if shape not in self._forms:
+            probes = {i: f"qz{i}probe" for i, m in enumerate(messages) if m["content"] and not m.get("tool_calls")}
+            probed = [{**m, "content": probes.get(i, m["content"])} for i, m in enumerate(messages)]
+            self._forms[shape] = self._showing(probed, probes, prompt)
+        return self._forms[shape]
+
+    def _showing(self, probed: Sequence[Message], probes: Mapping[int, str], prompt: bool) -> frozenset[str] | None:
+        reasons = []
+        for form in _FORMS:
+            try:
+                text = self._shown(probed, form, prompt).lower()
+            except TemplateRefusal as error:
+                reasons.append(str(error))
+                continue
+            missing = [i for i, word in probes.items() if word not in text]
+            listed = any(
+                sign in text for sign in ("'type': 'text'", '"type": "text"')
+            )  # the list itself is shown, as Python writes it
+            if not missing and not listed:
+                return form
+            i = missing[0] if missing else 0
+            reasons.append(f"it leaves out message {i + 1}, of the role {probed[i]['role']!r}")
+        raise TemplateRefusal(reasons[0])
+
+    def _shown(self, messages: Sequence[Message], form: frozenset[str] | None, prompt: bool) -> str:
+        """The rendering. Content that is None stays so unless the template writes the word."""
+        given = [_typed(m) if form is None or m["role"] in form else dict(m) for m in messages]
+        if all(m["content"] is not None for m in given):
+            return self._rendered({"messages": given, "add_generation_prompt": prompt, **self._given})
+        blank = [{**m, "content": "" if m["content"] is None else m["content"]} for m in given]
+        empty = self._rendered({"messages": blank, "add_generation_prompt": prompt, **self._given})
+        try:
+            text = self._rendered({"messages": given, "add_generation_prompt": prompt, **self._given})
+        except TemplateRefusal:
+            return empty
+        return empty if text.count("None") > empty.count("None") else text
+
+    def _rendered(self, values: Mapping[str, Any] | None) -> str:
+        try:
+            return RENDERER.render(self._source, values)
+        except TemplateBroken as error:
+            raise TextError(
+                f"the chat template of {self._path} {error}; convert the model again, or leave out --chat"
+            ) from error
 
 
-def _compiled(source: str, path: Path) -> Template:
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """``{% generation %}`` marks the assistant's words for training: passed through."""
-
-        tags = {"generation"}  # noqa: RUF012 jinja2's own way
-
-        def parse(self, parser: Parser) -> list[nodes.Node]:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise TextError(f"the chat template of {path} can't be read ({error}); convert the model again") from error
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON without jinja2's escapes for HTML, as Hugging Face writes it."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+def _typed(message: Message) -> dict[str, Any]:
+    content = message["content"]
+    return {**message, "content": [{"type": "text", "text": content}] if isinstance(content, str) else content}
 
 
 # -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+def all_tokenized(
+    template: ChatTemplate, conversations: Conversations, tokenize: Callable[[str], Tokens], bos: int | None
+) -> tuple[list[tuple[Tokens, Mask]], tuple[str, ...]]:
+    """Every conversation that the template takes, as `tokenized` gives it, and why the others are left out."""
+    parts, refused = [], list(conversations.left_out)
+    for conversation in conversations.items:
+        try:
+            parts.append(tokenized(template.segments(conversation), tokenize, bos))
+        except ConversationRefused as error:
+            refused.append(str(error))
+    if not parts:
+        raise TextError(f"{conversations.name}: no conversation can be used. {refused[0]}")
+    return parts, tuple(refused)
+
 
 _NOTHING: Tokens = np.zeros(0, np.int32)
 

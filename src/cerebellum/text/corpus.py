@@ -10,18 +10,25 @@ import numpy as np
 from cerebellum.domain import Corpus, Mask, Tokens, Turns
 from cerebellum.errors import TextError
 from cerebellum.keys import sha256_bytes
+from cerebellum.text.untrusted import read_regular
 
 
 def read_text(path: Path) -> str:
     """A text file as llama.cpp's ``-f`` reads it: one final line end is dropped. Raises `TextError`."""
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise TextError(f"can't read the text {path}: {error.strerror or error}") from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise TextError(f"{path} is not UTF-8 text (byte {error.start}); give a plain text file") from error
+        wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+        said = (
+            "is UTF-16 text; save it as UTF-8"
+            if wide
+            else f"is not UTF-8 text (byte {error.start}); give a plain text file"
+        )
+        raise TextError(f"{path} {said}") from error
     text = text.removesuffix("\n")
     if not text.strip():
         raise TextError(f"the text {path} is empty; give a text of at least two chunks")
@@ -42,10 +49,17 @@ def cut(name: str, text: str, tokens: Tokens, n_ctx: int, bos: int | None) -> Co
     return Corpus(name, sha256_bytes(text.encode()), sha256_bytes(tokens.tobytes()), n_ctx, tokens, bos)
 
 
-def cut_conversations(name: str, text_sha256: str, conversations: Sequence[tuple[Tokens, Mask]], n_ctx: int) -> Corpus:
+def cut_conversations(
+    name: str,
+    text_sha256: str,
+    conversations: Sequence[tuple[Tokens, Mask]],
+    n_ctx: int,
+    refused: Sequence[str] = (),
+) -> Corpus:
     """A `Corpus` of conversations, each (tokens int32 [n], which of them are scored bool [n]) and beginning with its own BOS.
 
-    Tokens past ``n_ctx`` and those after the last scored one are left out. Raises `TextError` where nothing scored is left.
+    Tokens past ``n_ctx`` and those after the last scored one are left out. ``refused``: why others were left out before.
+    Raises `TextError` where nothing scored is left.
     """
     kept: list[tuple[Tokens, Mask]] = []
     n_cut = 0
@@ -61,6 +75,6 @@ def cut_conversations(name: str, text_sha256: str, conversations: Sequence[tuple
         raise TextError(f"{name} has no assistant's word within {n_ctx} tokens of a conversation; give a larger --ctx")
     tokens, scored = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     bounds = np.cumsum([0, *(len(part) for part, _ in kept)], dtype=np.int64)
-    turns = Turns(bounds, scored, n_cut, len(conversations) - len(kept))
+    turns = Turns(bounds, scored, n_cut, len(conversations) - len(kept), tuple(refused))
     sha256 = sha256_bytes("".join(sha256_bytes(part.tobytes()) for part in (tokens, bounds, scored)).encode())
     return Corpus(name, text_sha256, sha256, n_ctx, tokens, None, turns)

@@ -15,8 +15,9 @@ from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import sha256_file
+from cerebellum.progress import Progress
 from cerebellum.verbs.options import SessionOptions
-from cerebellum.verbs.text import Text, read
+from cerebellum.verbs.text import Text, odd_marks, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,13 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """``reference_path`` is the file that KL divergence is taken to: the source itself unless another was given."""
+    """``reference_path`` is the file that KL divergence is taken to: the source itself unless another was given. ``doubts``: warnings."""
 
     source: Model
     reference_path: Path
     imatrix: Path | None
     texts: Texts
+    doubts: tuple[str, ...] = ()
 
     @property
     def is_own_reference(self) -> bool:
@@ -63,11 +65,10 @@ def read_inputs(options: SessionOptions) -> Inputs:
         options.chat,
         options.n_chunks,
     )
-    if options.imatrix is not None:
-        check_imatrix(options.imatrix, source, texts)
+    doubts = () if options.imatrix is None else check_imatrix(options.imatrix, source, texts)
     if options.reference:
         check_predicts(model_file.read_model(options.reference))
-    return Inputs(source, options.reference or options.model, options.imatrix, texts)
+    return Inputs(source, options.reference or options.model, options.imatrix, texts, tuple(doubts))
 
 
 def check_ftype_known(options: SessionOptions, source: Model) -> None:
@@ -86,22 +87,40 @@ def check_ftype_known(options: SessionOptions, source: Model) -> None:
         )
 
 
-def check_imatrix(path: Path, source: Model, measured_on: Texts) -> None:
-    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`."""
+def check_imatrix(path: Path, source: Model, measured_on: Texts) -> list[str]:
+    """The importance matrix is of this model, and was not made on a text that measures. Raises `ModelFileError` or `TextError`.
+
+    Returns a warning where a text only shares the name of one that made the matrix, and that one isn't here to be compared.
+    """
+    doubts = []
     imatrix = imatrix_file.load_imatrix(path)
     check_imatrix_fits(imatrix, path, source)
     texts = {text: sha256_file(text) for text in (measured_on.search_path, measured_on.report_path) if text is not None}
     for name in imatrix.datasets:
-        made_from = Path(name)
+        made_from = Path(name.replace("\\", "/"))
         found = next(
             (candidate for candidate in (made_from, path.parent / made_from.name) if candidate.is_file()), None
         )
         sha256 = sha256_file(found) if found else None
         for text, text_sha256 in texts.items():
-            if text.name == made_from.name or text_sha256 == sha256:
+            if text_sha256 == sha256:
                 raise TextError(
                     f"{text.name} made the importance matrix, so it can't measure what comes of it; give another text"
                 )
+            if text.name == made_from.name and found is None:
+                doubts.append(
+                    f"{text.name} has the name of the text that made the importance matrix ({name}), which is not here to be compared. "
+                    "If it is the same text, the figures flatter what the matrix has shaped: give another text."
+                )
+    return doubts
+
+
+def odd_marks_of(texts: Texts, progress: Progress) -> list[str]:
+    """Warnings about line ends and marks in the texts, told."""
+    warnings = odd_marks(texts.search_path.name, texts.search, progress)
+    if texts.report_path is not None and texts.report is not None:
+        warnings += odd_marks(texts.report_path.name, texts.report, progress)
+    return warnings
 
 
 def check_imatrix_fits(imatrix: Imatrix, path: Path, source: Model) -> None:

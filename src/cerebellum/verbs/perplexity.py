@@ -14,7 +14,7 @@ from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.stats import intervals
-from cerebellum.verbs.text import corpus_of, read, too_long
+from cerebellum.verbs.text import corpus_of, odd_marks, read, too_long
 from cerebellum.verbs.warned import tell
 
 
@@ -57,6 +57,7 @@ def measure_perplexity(
     source = model_file.read_model(model)
     check_predicts(source)
     content = read(text, chat)
+    odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
     engine, warnings = backend.open(model, settings), list[str]()
     try:

@@ -17,6 +17,7 @@ from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.quoting import printable
+from cerebellum.text.untrusted import read_regular
 from cerebellum.verbs.inputs import check_imatrix_fits
 
 
@@ -110,11 +111,17 @@ def quantize_model(
 def read_overrides(path: Path) -> Overrides:
     """The lines of an override file. Raises `OverrideError`."""
     try:
-        return parse_overrides(path.read_text(encoding="utf-8"))
+        text = read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise OverrideError(
             f"can't read the overrides {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
         ) from error
+    if text.startswith("\ufeff"):
+        raise OverrideError(
+            f"the overrides {path} begin with a byte-order mark (BOM), which llama-quantize would take for a part of the first pattern; "
+            "save the file as UTF-8 without BOM"
+        )
+    return parse_overrides(text)
 
 
 def fallbacks_of(source: Model, ftype: str, hits: tuple[Hit, ...], written: Model) -> dict[str, str]:

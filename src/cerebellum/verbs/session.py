@@ -20,7 +20,7 @@ from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, prepare_base
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
-from cerebellum.verbs.inputs import Inputs, read_inputs, subject_of
+from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
 from cerebellum.verbs.tokenization import check_token_lists
@@ -132,7 +132,8 @@ def open_session(
         if options.retry_failed and (n := study.retry_failures()):
             progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")
         warnings = too_long(source, options.settings.n_ctx, progress)
-        tell(rules, progress, warnings)
+        tell((*rules, *inputs.doubts), progress, warnings)
+        warnings += odd_marks_of(inputs.texts, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
         base = own_base(inputs, options.base) or prepare_base(workspace, inputs, options.base)
         engines = open_engines(workspace, base, inputs, options.workers, stack)

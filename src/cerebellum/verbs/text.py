@@ -27,12 +27,38 @@ def corpus_of(engine: Engine, name: str, text: Text, n_ctx: int, progress: Progr
     if isinstance(text, str):
         return engine.corpus(name, text, n_ctx)
     corpus = engine.chat_corpus(text, n_ctx)
+    if corpus.turns and corpus.turns.refused:
+        progress.note(
+            f"warning: {name}: {len(corpus.turns.refused)} conversations are left out. The first: {corpus.turns.refused[0]}"
+        )
     if corpus.turns and (corpus.turns.n_cut or corpus.turns.n_dropped):
         progress.note(
             f"{name}: of {len(text.items)} conversations {corpus.turns.n_cut} are cut at {n_ctx} tokens, "
             f"{corpus.turns.n_dropped} left out, for no word of the assistant is before that"
         )
     return corpus
+
+
+def odd_marks(name: str, text: Text, progress: Progress) -> list[str]:
+    """That a text has Windows' line ends or a byte-order mark, where it does: they are measured as text."""
+    if isinstance(text, str):
+        n_ends, marked, where = text.count("\r\n"), text.startswith("\ufeff"), name
+    else:
+        said = [m["content"] for talk in text.items for m in talk.messages if isinstance(m["content"], str)]
+        n_ends, marked, where = sum(each.count("\r\n") for each in said), False, f"the messages of {name}"
+    warnings = []
+    if n_ends:
+        warnings.append(
+            f"{n_ends:,} lines of {where} end as Windows' do (CRLF). Models expect LF alone, and perplexity can be several times higher "
+            "for it: convert the text (dos2unix) and measure again."
+        )
+    if marked:
+        warnings.append(
+            f"{name} begins with a byte-order mark (BOM), which is measured as text: save it as UTF-8 without BOM."
+        )
+    for warning in warnings:
+        progress.note(f"warning: {warning}")
+    return warnings
 
 
 def too_long(model: Model, n_ctx: int, progress: Progress) -> list[str]:
@@ -55,5 +81,5 @@ def split_facts(split: Split, path: Path) -> dict[str, Any]:
         "ctx": split.corpus.n_ctx,
         "chunks": [split.chunks[0], split.chunks[-1]],
         "n_chunks": len(split.chunks),
-        "conversations": turns and {"cut": turns.n_cut, "dropped": turns.n_dropped},
+        "conversations": turns and {"cut": turns.n_cut, "dropped": turns.n_dropped + len(turns.refused)},
     }

@@ -24,7 +24,7 @@ from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.session import Session
-from cerebellum.verbs.text import corpus_of, read, split_facts, too_long
+from cerebellum.verbs.text import corpus_of, odd_marks, read, split_facts, too_long
 from cerebellum.verbs.warned import tell
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
@@ -108,6 +108,7 @@ def _own_ladder(
             "several files with --reference"
         )
     content = read(text, chat)
+    odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)

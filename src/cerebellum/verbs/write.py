@@ -10,7 +10,7 @@ from cerebellum.errors import ProofError
 from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import Overrides, format_overrides, pairs, pin, prove
-from cerebellum.keys import sha256_file
+from cerebellum.keys import sha256_file, stem_of
 from cerebellum.results import Combination, Written
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Scores, TrialRunner
@@ -30,7 +30,7 @@ def make_overrides(session: Session, recipe: Trial) -> Overrides:
 
 def recipe_path(session: Session) -> Path:
     """Where the recipe's GGUF goes."""
-    return session.options.out / f"{session.source.path.stem}-{session.base.ftype}-cerebellum.gguf"
+    return session.options.out / f"{stem_of(session.source.path)}-{session.base.ftype}-cerebellum.gguf"
 
 
 def write_recipe(session: Session, combination: Combination) -> Written:
@@ -38,7 +38,7 @@ def write_recipe(session: Session, combination: Combination) -> Written:
     recipe = combination.recipe
     overrides = make_overrides(session, recipe)
     path = recipe_path(session)
-    unproven = path.with_name(f".{path.stem}.unproven.gguf")
+    unproven = path.with_name(f".{stem_of(path)}.unproven.gguf")
     session.progress.note(f"writing {path.name}")
     try:
         session.backend.quantize(

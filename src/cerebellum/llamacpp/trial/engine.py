@@ -31,7 +31,7 @@ from cerebellum.llamacpp.warned import telling
 from cerebellum.parallel import Threads
 from cerebellum.scoring.metrics import ReferenceRows, coded_rows, draw_offsets, reference_rows, score_rows
 from cerebellum.scoring.reference import EXACT_BITS, ReferenceStore
-from cerebellum.text.chat import Conversations, tokenized
+from cerebellum.text.chat import Conversations, all_tokenized
 from cerebellum.text.corpus import check_length, cut, cut_conversations
 
 #: Quantized data of swapped tensors kept for the next trial that wants it: in another part of the text, another round of a race, a control.
@@ -108,11 +108,8 @@ class LlamaEngine:
 
     def chat_corpus(self, conversations: Conversations, n_ctx: int) -> Corpus:
         template = self.vocabulary.chat_template(self.model_file)
-        parts = [
-            tokenized(template.segments(conversation), self._parsed, self.vocabulary.bos)
-            for conversation in conversations.items
-        ]
-        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx)
+        parts, refused = all_tokenized(template, conversations, self._parsed, self.vocabulary.bos)
+        return cut_conversations(conversations.name, conversations.text_sha256, parts, n_ctx, refused)
 
     def _parsed(self, text: str) -> Tokens:
         return self.vocabulary.tokenize(text, special=False, parse=True)
