@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions
-(`cerebellum.api`).
+`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the commands as
+functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cerebellum.api import bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
+    from cerebellum.api import bench, demo, imatrix, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "__version__",
     "bench",
     "demo",
+    "imatrix",
     "inspect",
     "measure",
     "perplexity",

@@ -81,7 +81,12 @@ def test_a_file_that_is_no_whole_model(
         (("--text", "text.txt", "--role", "ffn_gaet"), 2, ("ffn_gaet", "ffn_gate")),
         (("--text", "text.txt", "--role", "attn_norm"), 2, ("attn_norm", "never quantizes")),
         (("--text", "text.txt", "--to", "Q9_K"), 2, ("Q9_K",)),
-        (("--text", "text.txt", "--to", "IQ1_S"), 2, ("IQ1_S", "--imatrix")),
+        (("--text", "text.txt", "--to", "IQ1_S", "--imatrix", "none"), 2, ("IQ1_S", "--imatrix")),
+        (
+            ("--text", "text.txt", "--imatrix", "auto", "--calibration-text", "text.txt"),
+            2,
+            ("text.txt", "--calibration-text"),
+        ),
         (("--text", "text.txt", "--base", "Q9_K_M"), 2, ("Q9_K_M",)),
         (("--text", "text.txt", "--blocks", "7"), 2, ("block 7",)),
         (("--text", "text.txt", "--policy", "lucky"), 2, ("lucky", "greedy")),

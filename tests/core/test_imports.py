@@ -19,10 +19,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiled", "keys", "lanes", "quants", "sharing"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides",
-     "patterns", "plan", "racing", "select", "sequential", "stats", "summary", "verdict"),
+    ("classify", "code_answers", "coverage", "effects", "elementary", "fdr", "flips", "importance",
+     "kernels", "ladder", "llama_rules", "metrics", "overrides",
+     "patterns", "plan", "racing", "select", "sequential", "squares", "stats", "summary", "verdict"),
     # ports and adapters
-    ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file",
+    ("answers", "backend", "bundled", "chat", "corpus", "corpus_overlap", "fake_answers", "fanout", "gguf_file", "gguf_header",
+     "imatrix_file", "imatrix_write",
      "measurer", "reference", "store", "llamacpp", "sandbox", "testing"),
     # question sets, how they are asked and judged
     ("tasks",),

@@ -22,6 +22,8 @@ from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
+from cerebellum.text.corpus import read_text
+from cerebellum.text.corpus_overlap import N_WORDS, words_shared
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
@@ -35,6 +37,7 @@ class SessionOptions:
 
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
+    ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
     ``command`` is noted in the study and the report.
     """
 
@@ -46,6 +49,8 @@ class SessionOptions:
     base: str | None = None
     reference: Path | None = None
     imatrix: Path | None = None
+    calibration: Path | None = None
+    make_imatrix: bool | None = None
     settings: Settings = field(default_factory=Settings)
     n_chunks: int | None = None
     workers: int = 1
@@ -240,6 +245,19 @@ def check_imatrix(options: SessionOptions, source: Model) -> None:
                 raise TextError(
                     f"{path.name} made the importance matrix, so it can't measure what comes of it; give another text"
                 )
+        if found and (shared := _in_common(found, list(texts))):
+            raise TextError(
+                f"{made_from.name}, which made the importance matrix, and {shared} share passages of {N_WORDS} words and more, so {shared} "
+                "can't measure what comes of it; give another text"
+            )
+
+
+def _in_common(calibration: Path, texts: Sequence[Path]) -> str | None:
+    """The name of a text that shares a passage with ``calibration``. A calibration file that isn't text shares none."""
+    with contextlib.suppress(TextError):
+        own = read_text(calibration)
+        return next((path.name for path in texts if words_shared(own, [read_text(path)])), None)
+    return None
 
 
 def check_imatrix_fits(imatrix: model_file.Imatrix, path: Path, source: Model) -> None:
