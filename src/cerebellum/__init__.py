@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `perplexity`, `inspect` and `demo` are the commands as functions
-(`cerebellum.api`).
+`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the commands as
+functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ TYPE_CHECKING = False  # `typing` is not imported before the current folder is o
 if TYPE_CHECKING:
     from typing import Any
 
-    from cerebellum.api import bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
+    from cerebellum.api import bench, demo, imatrix, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
 
 if sys.argv[:1] == [
@@ -29,6 +29,7 @@ __all__ = [
     "__version__",
     "bench",
     "demo",
+    "imatrix",
     "inspect",
     "measure",
     "perplexity",

@@ -20,11 +20,13 @@ from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.importance import CHUNK_TOKENS
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
+from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
@@ -59,6 +61,35 @@ def quantize(
     return quantize_model(
         backend or _llama(), Path(model), ftype, Path(out), _path(overrides), _path(imatrix), force, progress
     )
+
+
+def imatrix(
+    model: PathLike,
+    text: PathLike | None = None,
+    *,
+    out: PathLike,
+    add: PathLike | Sequence[PathLike] = (),
+    ctx: int = CHUNK_TOKENS,
+    chunks: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    chat: bool = False,
+    process_output: bool = False,
+    force: bool = False,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> MadeImatrix:
+    """Make the importance matrix of ``model`` on ``text``, as llama-imatrix makes it: GGUF, or its older form where ``out`` ends in .dat.
+
+    ``add``: importance matrices to go on from; without a text they are joined. Goes on where an earlier call with the same options was
+    stopped. Raises a `CerebellumError`.
+    """
+    settings = settings_of(ctx=ctx, threads=threads, gpu_layers=gpu_layers)
+    parts = (add,) if isinstance(add, str | Path) else add
+    options = ImatrixOptions(
+        Path(model), Path(out), _path(text), tuple(map(Path, parts)), settings, chunks, chat, process_output, force
+    )
+    return make_imatrix(options, backend or _llama(), progress)
 
 
 def perplexity(
@@ -205,7 +236,9 @@ def run(
 
     * text, report_text: what chooses, what reports; ctx (2048), chunks (of each text; all by default)
     * chat (True: the texts are conversations, JSON lines; only the assistant's turns are scored)
-    * base ("Q3_K_M"), reference (the model), imatrix
+    * base ("Q3_K_M"), reference (the model)
+    * imatrix (a file, "auto" or "none"), calibration_text (what "auto" makes it on; a bundled text by default). Without them one is made
+      where the model is unquantized and the base or a type to try needs it
     * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
@@ -283,7 +316,17 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
         return {field: options.pop(name) for name, field in names.items() if name in options}
 
     settings = settings_of(**take({name: name for name in _SETTINGS}))
+    makes: dict[str, Any] = {}
+    if str(options.get("imatrix")) in (AUTO, NONE):
+        makes["make_imatrix"] = str(options.pop("imatrix")) == AUTO
     paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
+    if "calibration_text" in paths:
+        makes["calibration"] = paths.pop("calibration_text")
+        if "imatrix" in paths or makes.get("make_imatrix") is False:
+            raise InputError(
+                "calibration_text (--calibration-text) makes an importance matrix, and imatrix (--imatrix) says that none is to be made: "
+                "give one of them"
+            )
     if options.get("chat") and "text" not in paths:
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
@@ -310,7 +353,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
     return (
-        SessionOptions(model, out, settings=settings, **paths, **session),
+        SessionOptions(model, out, settings=settings, **paths, **makes, **session),
         SweepOptions(**trials),
         ChoiceOptions(**choice),
     )
@@ -352,7 +395,9 @@ _SETTINGS = {
     "replay_bytes": "replay_bytes",
     "exact_reference": "exact_reference",
 }
-_PATHS = ("text", "report_text", "reference", "imatrix")
+_PATHS = ("text", "report_text", "reference", "imatrix", "calibration_text")
+#: Words for --imatrix that aren't files.
+AUTO, NONE = "auto", "none"
 _CHOICE = {
     "policy": "policy",
     "objective": "objective",
@@ -380,4 +425,16 @@ def _llama() -> Backend:
     return LlamaBackend()
 
 
-__all__ = ["Objective", "bench", "demo", "inspect", "measure", "perplexity", "quantize", "run", "sweep", "validity"]
+__all__ = [
+    "Objective",
+    "bench",
+    "demo",
+    "imatrix",
+    "inspect",
+    "measure",
+    "perplexity",
+    "quantize",
+    "run",
+    "sweep",
+    "validity",
+]

@@ -9,3 +9,5 @@ MODEL = FOLDER / "world-gemma4-F16.gguf"
 SEARCH_TEXT = FOLDER / "search.txt"
 REPORT_TEXT = FOLDER / "report.txt"
 QUESTIONS = FOLDER / "questions"
+#: What an importance matrix is made on where no other text is given.
+CALIBRATION_TEXT = FOLDER / "calibration" / "general.txt"

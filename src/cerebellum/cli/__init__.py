@@ -8,6 +8,7 @@ from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
+from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.run import demo, run, sweep
 
@@ -21,5 +22,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, perplexity, measure, bench, validity, lm_eval):
+for command in (run, sweep, demo, inspect, quantize, imatrix, perplexity, measure, bench, validity, lm_eval):
     main.add_command(command)

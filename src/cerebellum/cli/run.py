@@ -60,7 +60,17 @@ SWEEP_OPTIONS = (
     chat_option,
     click.option("--reference", type=FilePath, help="GGUF that KL divergence is taken to. [default: MODEL]"),
     exact_option,
-    click.option("--imatrix", type=FilePath, help="Importance matrix (GGUF or .dat)."),
+    click.option(
+        "--imatrix",
+        metavar="FILE|auto|none",
+        help="Importance matrix (GGUF or .dat); auto: made here. [default: auto where a type needs it or --calibration-text is given, "
+        "and MODEL is unquantized]",
+    ),
+    click.option(
+        "--calibration-text",
+        type=FilePath,
+        help="Text that the importance matrix is made on, apart from those that measure. [default: a bundled one]",
+    ),
     click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
     click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),
     click.option(

@@ -23,6 +23,8 @@ from cerebellum.errors import EngineError
 
 MAX_DIMS, MAX_SRC = 4, 10
 OP_NONE = 0
+#: More than there are operations before the two that are looked for by name.
+_MOST_OPS = 64
 USAGE_WEIGHTS = 1
 #: `GGML_BACKEND_DEVICE_TYPE_CPU`.
 _PROCESSOR = 0
@@ -194,6 +196,15 @@ def empty_ops() -> frozenset[int]:
             found.add(number)
         number += 1
     return frozenset(found)
+
+
+@functools.cache
+def op_number(name: str) -> int:
+    """The number of the operation that ggml calls ``name``. Raises `EngineError` where there is none."""
+    for number in range(_MOST_OPS):
+        if ggml().ggml_op_name(number) == name.encode():
+            return number
+    raise EngineError(f"this llama.cpp has no operation {name}; install the pinned llama-cpp-python")
 
 
 def tensor_at(pointer: int) -> GgmlTensor:

@@ -19,10 +19,11 @@ from typing import IO, Any, cast
 
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
+from cerebellum.gguf.importance import Importance
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
 from cerebellum.llamacpp.one_stream import Turns, closing
-from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.safe_path import importable
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
@@ -348,6 +349,12 @@ class EngineProcess:
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
         return self._child.stream("keeping the reference", "call", "capture", chunks, store)
+
+    def importance(
+        self, chunks: Sequence[Chunk], *, begin: Importance | None = None, with_output: bool = False
+    ) -> Iterator[Collected]:
+        label = "collecting activations"
+        return self._child.stream(label, "call", "importance", chunks, begin=begin, with_output=with_output)
 
     def logits(self, tensor_types: TensorTypes, chunk: Chunk) -> Any:
         """Scored rows float32 [n, vocabulary] of one chunk; for proofs."""

@@ -25,6 +25,7 @@ from cerebellum.cores import n_cores
 
 if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help` needs no numpy
     from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
+    from cerebellum.gguf.importance import Importance
     from cerebellum.llamacpp.generate.protocol import Responder
     from cerebellum.scoring.reference import ReferenceStore
     from cerebellum.text.chat import Conversations
@@ -126,6 +127,14 @@ class Note:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The first ``n_chunks`` chunks are in the sums; ``importance`` are the sums, now and then and at the end."""
+
+    n_chunks: int
+    importance: Importance | None = None
+
+
 SweepEvent = TrialStarted | ChunkScored | Note
 
 
@@ -190,6 +199,17 @@ class Engine(Protocol):
 
     def reopen(self) -> None:
         """Open the same model anew where the engine has died; do nothing where it lives. Raises `EngineError` on a closed engine."""
+        ...
+
+    def importance(
+        self, chunks: Sequence[Chunk], *, begin: Importance | None = None, with_output: bool = False
+    ) -> Iterator[Collected]:
+        """Sum the squares of what enters each matrix product of the blocks, and of the output matrix where ``with_output``.
+
+        The sums are llama-imatrix's, bit for bit where the device computes as its own does: its batches, its order. ``begin``: sums to go
+        on from. Chunks are of one length, or conversations, which are decoded one by one. Raises `EngineError` where an input isn't
+        finite.
+        """
         ...
 
     def close(self) -> None: ...

@@ -86,6 +86,8 @@ def on_what(result: RunResult, *, public: bool = False) -> list[str]:
         "importance matrix: "
         + (f"{facts['imatrix']['file']}, sha256 {facts['imatrix']['sha256']}" if facts["imatrix"] else "none"),
     ]
+    if facts["imatrix"] and (effect := facts["imatrix"].get("effect")):
+        lines.append(f"* with it and without: {effect['sentence']}")
     for name, split in facts["splits"].items():
         lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)

@@ -23,13 +23,14 @@ import numpy.typing as npt
 
 from cerebellum.domain import Chunk, ChunkScore, Corpus, Model, Tensor, TensorType, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError, TensorChoiceError, TypeChoiceError
+from cerebellum.gguf.importance import Importance, Sums, added
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
 from cerebellum.gguf.types import FTYPES, STORED, fallback_type, ftype_name, quant_type
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.one_stream import Turns
-from cerebellum.llamacpp.protocol import ChunkScored, Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.llamacpp.protocol import ChunkScored, Collected, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.testing.fake_responder import AnswerFault, FakeResponder, Knowledge
@@ -233,6 +234,24 @@ class FakeEngine:
         if self._closed:
             raise EngineError(f"opening {self._model.path.name}: the engine is closed")
         self._gone = ""
+
+    def importance(
+        self, chunks: Sequence[Chunk], *, begin: Importance | None = None, with_output: bool = False
+    ) -> Iterator[Collected]:
+        """Each chunk adds its tokens' mean to every column of every matrix of a block: enough to see what is added, and that it is once."""
+        self._check_open("collecting activations")
+        entries = dict(begin.entries) if begin else {}
+        for done, chunk in enumerate(chunks, 1):
+            self._check_fault((), chunk, "collecting activations")
+            for tensor in quantizable_tensors(self._model):
+                if tensor.name.startswith("blk.") or (with_output and tensor.name == "output.weight"):
+                    n = tensor.row_length
+                    new = Sums(np.full(n, chunk.tokens.mean(), np.float32), np.array([len(chunk.tokens)]))
+                    entries[tensor.name] = (
+                        added(tensor.name, entries[tensor.name], new) if tensor.name in entries else new
+                    )
+            self.n_scored += 1
+            yield Collected(done, Importance(dict(entries), (), len(chunk.tokens)))
 
     def close(self) -> None:
         self._closed = True

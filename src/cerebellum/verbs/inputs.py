@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from cerebellum.gguf.next_token import check_predicts
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.progress import Progress
+from cerebellum.text.corpus import read_text
+from cerebellum.text.corpus_overlap import N_WORDS, words_shared
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import Text, odd_marks, read
 
@@ -112,7 +116,20 @@ def check_imatrix(path: Path, source: Model, measured_on: Texts) -> list[str]:
                     f"{text.name} has the name of the text that made the importance matrix ({name}), which is not here to be compared. "
                     "If it is the same text, the figures flatter what the matrix has shaped: give another text."
                 )
+        if found and (shared := _in_common(found, list(texts))):
+            raise TextError(
+                f"{made_from.name}, which made the importance matrix, and {shared} share passages of {N_WORDS} words and more, so {shared} "
+                "can't measure what comes of it; give another text"
+            )
     return doubts
+
+
+def _in_common(calibration: Path, texts: Sequence[Path]) -> str | None:
+    """The name of a text that shares a passage with ``calibration``. A calibration file that isn't text shares none."""
+    with contextlib.suppress(TextError):
+        calibration_text = read_text(calibration)
+        return next((path.name for path in texts if words_shared(calibration_text, [read_text(path)])), None)
+    return None
 
 
 def odd_marks_of(texts: Texts, progress: Progress) -> list[str]:

@@ -16,6 +16,7 @@ class SessionOptions:
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
     ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
+    ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
     """
 
     model: Path
@@ -31,3 +32,5 @@ class SessionOptions:
     workers: int = 1
     command: tuple[str, ...] = ()
     retry_failed: bool = False
+    calibration: Path | None = None
+    make_imatrix: bool | None = None

@@ -24,6 +24,7 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.verbs.base import base_ftype
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
+from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import combine
 from cerebellum.verbs.noise_floor import measure_noise
 from cerebellum.verbs.options import SessionOptions
@@ -80,9 +81,11 @@ def run_session(
     check_sweep(options, sweep_options)
     check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
+    options = calibrated(options, sweep_options, backend, progress or Silent())
     with open_session(options, backend, progress or Silent()) as session:
         validity = gate(session, choice_options)
         noise = take_noise(session)
+        effect = take_effect(session)
         sweep = measure_sweep(
             session, sweep_options, None if choice_options.by_perplexity else choice_options.allowed_damage
         )
@@ -96,6 +99,8 @@ def run_session(
             combination = combine(session, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
             written = write_recipe(session, combination)
         facts = {**facts_of(session), "choice": as_json(choice_options)}
+        if effect is not None:
+            facts["imatrix"] |= {"effect": effect.as_json()}
         if written is None and questions is not None:
             facts["not_asked"] = list(questions.names)
         if written is None and (left := left_from_before(session)):
@@ -133,6 +138,7 @@ def sweep_session(
     ``allowed_damage``: a race lets go what a choice within it can't take, as `run_session`'s does.
     """
     check_sweep(options, sweep_options)
+    options = calibrated(options, sweep_options, backend, progress or Silent())
     with open_session(options, backend, progress or Silent(), reports=False) as session:
         noise = take_noise(session)
         sweep = measure_sweep(session, sweep_options, allowed_damage)
@@ -191,7 +197,25 @@ def check_sweep(options: SessionOptions, sweep_options: SweepOptions) -> None:
     source = model_file.read_model(options.model)
     if options.base is not None:
         ftype_name(options.base)
-    check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, options.imatrix is not None)
+    has_imatrix = options.imatrix is not None or wants_imatrix(options, sweep_options.types)
+    check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, has_imatrix)
+
+
+def calibrated(
+    options: SessionOptions, sweep_options: SweepOptions, backend: Backend, progress: Progress
+) -> SessionOptions:
+    """``options`` with the importance matrix that the job is to have, and that it covers what the sweep tries of it."""
+    options = with_imatrix(options, sweep_options.types, backend, progress)
+    check_covered(options, sweep_options.roles, sweep_options.types, sweep_options.blocks, progress)
+    return options
+
+
+def take_effect(session: Session) -> ImatrixEffect | None:
+    """Whether the importance matrix helps here, told where there is one."""
+    effect = imatrix_effect(session)
+    if effect is not None:
+        session.progress.note(effect.sentence)
+    return effect
 
 
 def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None:

@@ -325,12 +325,21 @@ def n_layers(model: Any) -> int:
 
 
 def new_context(
-    model: Any, settings: Settings, *, n_ctx: int, n_batch: int, n_threads: int, n_seq: int = 1, callback: Any = None
+    model: Any,
+    settings: Settings,
+    *,
+    n_ctx: int,
+    n_batch: int,
+    n_threads: int,
+    n_seq: int = 1,
+    n_graph: int | None = None,
+    callback: Any = None,
 ) -> Any:
-    """A context for ``n_seq`` sequences of ``n_ctx`` tokens each, batches of ``n_batch`` tokens of each. Raises `EngineError`."""
+    """A context for ``n_seq`` sequences of ``n_ctx`` tokens each, batches of ``n_batch`` tokens of each, or of ``n_graph`` tokens of all
+    of them together. Raises `EngineError`."""
     params = lc.llama_context_default_params()
     params.n_ctx, params.n_seq_max, params.kv_unified = n_ctx * n_seq, n_seq, False
-    params.n_batch = params.n_ubatch = n_batch * n_seq  # a decode is one graph
+    params.n_batch = params.n_ubatch = n_graph or n_batch * n_seq  # a decode is one graph
     params.n_threads = params.n_threads_batch = n_threads
     params.no_perf = True
     params.op_offload = settings.n_gpu_layers != 0  # else batches would go to a GPU that wasn't asked for

@@ -18,10 +18,11 @@ import numpy as np
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.prediction import PROBE, check_logits
-from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent
+from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent
 from cerebellum.llamacpp.trial.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.trial.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.trial.sums import Reader, add_scores, join_reference, slice_reference
@@ -236,6 +237,13 @@ class LlamaEngine:
                 store.write(chunk.id, join_reference(own))
                 yield chunk.id
         yield from {chunk.id for chunk in chunks} - {chunk.id for chunk in lacking}
+
+    def importance(
+        self, chunks: Sequence[Chunk], *, begin: Importance | None = None, with_output: bool = False
+    ) -> Iterator[Collected]:
+        from cerebellum.llamacpp.trial.activations import collect
+
+        return collect(self._model, self.settings, chunks, begin, with_output=with_output)
 
     def logits(self, tensor_types: TensorTypes, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""

@@ -24,7 +24,7 @@ from numba.core import codegen, config
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Files whose text is part of the compiled code.
-_SOURCES = ("compiled.py", "simd.py", "fastmath.py", "kernels.py")
+_SOURCES = ("compiled.py", "simd.py", "fastmath.py", "kernels.py", "squares.py")
 
 
 @functools.cache
