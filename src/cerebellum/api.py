@@ -20,8 +20,7 @@ from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
-from cerebellum.gguf.importance import CHUNK_TOKENS
-from cerebellum.llamacpp.protocol import Backend, Settings
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.verbs.bench import BenchOptions, bench_files

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cerebellum.quoting import name, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
     from cerebellum.report.grids import Grid
-from cerebellum.quoting import name, printable
-from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
 PLAIN_EVERY = 10.0

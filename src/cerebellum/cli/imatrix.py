@@ -17,7 +17,7 @@ from cerebellum.cli.common import (
     threads_option,
 )
 from cerebellum.cli.console import ConsoleProgress
-from cerebellum.gguf.importance import CHUNK_TOKENS
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 
 FilePath = click.Path(path_type=Path)
 

@@ -17,8 +17,6 @@ Counts = npt.NDArray[np.int64]
 
 #: Tokens that llama-imatrix decodes together, in sequences of one chunk each, and the tokens of one graph.
 BATCH_TOKENS, GRAPH_TOKENS = 2048, 512
-#: Tokens of a chunk, as llama-imatrix has it.
-CHUNK_TOKENS = 512
 
 
 def n_side_by_side(n_ctx: int) -> int:

@@ -37,6 +37,9 @@ LOGITS_BYTES = 256 << 20
 #: the model has experts or few tokens are scored.
 DECODING_VERSION = 2
 
+#: Tokens in a chunk of an importance matrix's text: llama-imatrix's default.
+CHUNK_TOKENS = 512
+
 #: What a sweep keeps of the base's pass, at most.
 REPLAY_BYTES = 1 << 30
 

@@ -1,6 +1,7 @@
 """The child process that renders chat templates: a line of JSON in, a line of JSON out. A template is a stranger's program.
 
-Run as ``python -m cerebellum.text.rendering_child``. Jinja2's sandbox keeps a template from files and from Python; it bounds neither time nor
+Run as ``python -m cerebellum.text.rendering_child``. Jinja2's sandbox keeps a template from files and from Python; it bounds neither time
+nor
 memory. Here the kernel does: memory of this process, and processor time of each request. `cerebellum.text.rendering` starts it and waits.
 """
 

@@ -15,9 +15,8 @@ from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import coverage_of
 from cerebellum.gguf.imatrix_write import read_importance
-from cerebellum.gguf.importance import CHUNK_TOKENS
 from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, ftype_name, quant_type
-from cerebellum.llamacpp.protocol import Backend, Engine
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Engine
 from cerebellum.progress import Progress
 from cerebellum.scoring.summary import Contrast, as_json, contrast
 from cerebellum.study.runner import TrialRunner, series_facts

@@ -13,10 +13,10 @@ from cerebellum.errors import InputError, ModelFileError, OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import Coverage, coverage_of
 from cerebellum.gguf.imatrix_write import LEGACY, read_importance, write_importance
-from cerebellum.gguf.importance import CHUNK_TOKENS, Importance, merged, n_side_by_side
+from cerebellum.gguf.importance import Importance, merged, n_side_by_side
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.keys import content_key, partial_of, sha256_file
-from cerebellum.llamacpp.protocol import Backend, Engine, Settings
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Engine, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
 
