@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from cerebellum.api import bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
+    from cerebellum.api import allocate, bench, demo, inspect, measure, perplexity, quantize, run, sweep, validity
     from cerebellum.errors import CerebellumError
 
 __all__ = [
     "CerebellumError",
     "__version__",
+    "allocate",
     "bench",
     "demo",
     "inspect",

@@ -19,7 +19,7 @@ from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Tr
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
-from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.llamacpp.protocol import Settings, Sources, SweepEvent, TrialStarted, WeightErrors, n_cores
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
 
@@ -289,6 +289,16 @@ class LlamaBackend:
             with contextlib.suppress(OSError):
                 partial_of(out).unlink(missing_ok=True)
             raise
+
+    def weight_errors(
+        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+    ) -> Iterator[WeightErrors]:
+        label = f"errors of the weights of {source.name}"
+        child = Child(label)
+        try:
+            yield from child.stream(label, "weight_errors", source, imatrix, tuple(wanted), sampled, n_cores())
+        finally:
+            child.close()
 
     def _once(self, label: str, method: str, *args: Any) -> Any:
         child = Child(label)
