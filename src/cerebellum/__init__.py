@@ -14,7 +14,19 @@ TYPE_CHECKING = False  # `typing` is not imported before the current folder is o
 if TYPE_CHECKING:
     from typing import Any
 
-    from cerebellum.api import bench, demo, imatrix, inspect, measure, perplexity, quantize, run, sweep, validity
+    from cerebellum.api import (
+        allocate,
+        bench,
+        demo,
+        imatrix,
+        inspect,
+        measure,
+        perplexity,
+        quantize,
+        run,
+        sweep,
+        validity,
+    )
     from cerebellum.errors import CerebellumError
 
 if sys.argv[:1] == [
@@ -27,6 +39,7 @@ if sys.argv[:1] == [
 __all__ = [
     "CerebellumError",
     "__version__",
+    "allocate",
     "bench",
     "demo",
     "imatrix",

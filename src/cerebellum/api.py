@@ -15,14 +15,20 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled
+from cerebellum.allocate.candidates import TypeRules
 from cerebellum.allocate.effects import Objective
+from cerebellum.allocate.sizes import parse_target
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.types import quant_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
+from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
+from cerebellum.verbs.allocation.result import Allocation
+from cerebellum.verbs.allocation.run import allocate_job
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
@@ -229,7 +235,8 @@ def sweep(
 def run(
     model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
 ) -> RunResult:
-    """The whole job into the folder ``out``; resumes what was begun there.
+    """A sweep of some roles at some types, a choice, its proof, in the folder ``out``; resumes what was begun there. For the best file of a
+    size see `allocate`.
 
     Options, all by name:
 
@@ -261,13 +268,60 @@ def run(
     )  # fmt: skip
 
 
+def allocate(
+    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+) -> Allocation:
+    """The best file of a size, with its proof, into the folder ``out``: types are allocated to all tensors. Resumes what was begun there.
+
+    Options, all by name:
+
+    * size ("3.0GB" or bytes), bpw (bits a weight) or like ("Q4_K_M": that stock file's bytes; the default)
+    * types (names or patterns that tensors may take), never, only (roles or names that may change), keep ("token_embd=Q8_0")
+    * n_shuffled (20 controls), seed
+    * those of `run` that aren't about a sweep: text, report_text, ctx, chunks, chat, base, reference, imatrix, threads, bench, …
+
+    Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
+    benchmarks = bench_options(options)
+    allocation = allocation_options(options)
+    session, *_ = split_options(Path(model), Path(out), options)
+    return allocate_job(session, allocation, backend=backend or _llama(), progress=progress, bench_options=benchmarks)
+
+
+#: Options that only an allocation has.
+_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+
+
+def allocation_options(options: dict[str, Any]) -> AllocationOptions:
+    """The options of an allocation, taken out of ``options``. Raises `InputError`."""
+    given = {name: options.pop(name, None) for name in _ALLOCATION}
+    check_numbers({"n_shuffled": given["n_shuffled"]})
+    rules = {name: names(given[name]) for name in ("types", "never", "only") if given[name]}
+    keep = tuple(_pair(word) for word in names(given["keep"] or ()))
+    told: dict[str, Any] = {n: given[n] for n in ("n_shuffled",) if given[n] is not None}
+    if options.get("seed") is not None:
+        told["seed"] = options.pop("seed")
+    target = parse_target(given["size"], given["bpw"], given["like"], DEFAULT_LIKE)
+    return AllocationOptions(target, TypeRules(**rules, keep=keep), **told)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    pattern, equals, kind = word.partition("=")
+    if not (pattern and equals and kind):
+        raise InputError(f"{word!r} (--keep) is no tensor with its type; write token_embd=Q8_0 for example")
+    return pattern, quant_type(kind).name
+
+
 def demo(
     *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
-) -> RunResult:
-    """`run` on the bundled model, its own texts and some of its own questions, small enough for two minutes on two cores."""
-    small = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 24}
+) -> Allocation:
+    """`allocate` on the bundled model, its own texts and some of its own questions, at the bytes of Q3_K_M:
+    small enough for three minutes on two cores."""
+    small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
+    small |= {"like": "Q3_K_M"} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
-    return run(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **options})
+    given = {name: value for name, value in options.items() if value is not None}
+    return allocate(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **given})
 
 
 def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
@@ -361,7 +415,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
 #: The least that each number may be.
 _LEAST = {
     "ctx": 8, "ubatch_size": 1, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0,
-    "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "replay_bytes": 0,
+    "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "n_shuffled": 0, "replay_bytes": 0,
 }  # fmt: skip
 
 
@@ -426,6 +480,7 @@ def _llama() -> Backend:
 
 __all__ = [
     "Objective",
+    "allocate",
     "bench",
     "demo",
     "imatrix",

@@ -28,6 +28,7 @@ from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
+    from cerebellum.verbs.allocation.result import Allocation
 
 FilePath = click.Path(path_type=Path)
 
@@ -52,8 +53,8 @@ SWEEP_OPTIONS = (
     click.option(
         "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
     ),
-    click.option("--role", default="ffn_gate", show_default=True, help="Roles to try, with commas between, or 'all'."),
-    click.option("--to", default="Q2_K", show_default=True, help="Types to try, with commas between; larger ones too."),
+    click.option("--role", help="Roles to sweep, with commas between, or 'all'. [default: ffn_gate]"),
+    click.option("--to", help="Types to sweep, with commas between; larger ones too. [default: Q2_K]"),
     click.option("--blocks", callback=parse_blocks, help="Blocks to try, as in 0-3,7. [default: all]"),
     click.option("-f", "--text", type=FilePath, help="UTF-8 text that chooses. [default: the bundled small world]"),
     click.option("--report-text", type=FilePath, help="Text that reports. [default: the second half of --text]"),
@@ -117,20 +118,31 @@ BENCH_OPTIONS = (
     unsafe_option,
 )
 
+ALLOCATION_OPTIONS = (
+    click.option("--size", metavar="SIZE", help="Bytes of the finished file at most: 3.0GB, 900MB, a number."),
+    click.option("--bpw", metavar="BITS", type=float, help="Bits a weight of the finished file at most."),
+    click.option("--like", metavar="TYPE", help="As many bytes as the stock file of this type. [default: Q4_K_M]"),
+    click.option("--types", metavar="TYPES", help="Types that tensors may take, names or patterns with commas between. [default: all]"),
+    click.option("--never", metavar="TYPES", help="Types that no tensor may take, 'IQ*' for example."),
+    click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
+    click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
+    click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
+)  # fmt: skip
+
 CHOICE_OPTIONS = (
-    click.option("--policy", default="greedy", show_default=True, help="How to choose: greedy or published."),
+    click.option("--policy", help="How to choose: allocate, or after a sweep of --role and --to greedy or published. [default: allocate]"),
     click.option(
-        "--objective", type=click.Choice(["kld", "nll"]), default="kld", show_default=True,
-        help="What greedy minimizes: KL divergence, or the NLL that perplexity is made of.",
+        "--objective", type=click.Choice(["kld", "nll"]),
+        help="What greedy minimizes: KL divergence, or the NLL that perplexity is made of. [default: kld]",
     ),
     click.option(
-        "--allow", type=click.FloatRange(min=0), default=0.05, show_default=True,
-        help="Share of the base's own KL divergence that smaller types together may add.",
+        "--allow", type=click.FloatRange(min=0),
+        help="Sweep: share of the base's own KL divergence that smaller types together may add. [default: 0.05]",
     ),
-    click.option("--max-growth", type=click.IntRange(min=0), default=0, show_default=True, help="Bytes the file may grow by."),
-    click.option("--random", "n_random", type=click.IntRange(min=0), default=3, show_default=True, help="Random sets as controls."),
+    click.option("--max-growth", type=click.IntRange(min=0), help="Sweep: bytes the file may grow by. [default: 0]"),
+    click.option("--random", "n_random", type=click.IntRange(min=0), help="Sweep: random sets as controls. [default: 3]"),
     click.option("--trust-perplexity", is_flag=True, help="Let perplexity choose even where its ladder says that it can't."),
-    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the random sets."),
+    click.option("--seed", type=click.IntRange(min=0), help="Seed of the random sets. [default: 0]"),
 )  # fmt: skip
 
 out_option = click.option(
@@ -151,22 +163,27 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @model_argument
-@with_options(out_option, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@with_options(out_option, *ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
 @json_option
 @quiet_option
 @guarded
 def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
-    """Find, prove and write MODEL's mixed-precision quantization.
+    """Find, prove and write the best file of a given size that MODEL can have.
 
-    Quantizes MODEL to the base type, measures each tensor of the chosen roles alone at another type, chooses, measures the
-    combination beside its controls, writes the GGUF and its override file, and proves that the file is what was measured.
-    Stop it with Ctrl-C; the same command goes on.
+    Measures what other types do to each tensor, gives every tensor the type that serves the whole best within the bytes of --size, --bpw
+    or --like, measures the result beside its controls, writes the GGUF and its override file, and proves that the file is what was
+    measured. With --role and --to: the sweep of some roles at some types, and a choice among them. Stop it with Ctrl-C; the same command
+    goes on.
 
-    Example: cerebellum run model-F16.gguf --role ffn_gate,ffn_up --to Q2_K,Q4_K --text wiki.train.raw --chunks 64 --out study
+    Example: cerebellum run model-F16.gguf --like Q3_K_M --text wiki.train.raw --chunks 64 --out study
     """
     from cerebellum import api
 
-    show_run(api.run(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+    progress, given = ConsoleProgress(quiet=quiet), told(options)
+    if is_allocation(given):
+        show_allocation(api.allocate(model, out=out, progress=progress, **of_allocation(given)), out, as_json)
+    else:
+        show_run(api.run(model, out=out, progress=progress, **of_sweep(given)), out, as_json)
 
 
 @click.command()
@@ -199,18 +216,62 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
 
 @click.command()
 @click.option("-o", "--out", type=FilePath, default=Path("demo-out"), show_default=True, help="Folder for the results.")
-@with_options(threads_option, *CHOICE_OPTIONS)
+@with_options(threads_option, *ALLOCATION_OPTIONS)
 @json_option
 @quiet_option
 @guarded
 def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
-    """The whole job on the bundled small model: what `run` does, in about two minutes.
+    """The whole job on the bundled small model: what `run --like Q3_K_M` does, in about three minutes.
 
     Example: cerebellum demo --out demo-out
     """
     from cerebellum import api
 
-    show_run(api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+    show_allocation(api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+
+
+#: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+OF_SWEEP = (
+    "role",
+    "to",
+    "blocks",
+    "race",
+    "budget_tokens",
+    "budget_minutes",
+    "objective",
+    "allow",
+    "max_growth",
+    "n_random",
+    "trust_perplexity",
+)
+ALLOCATE = "allocate"
+
+
+def is_allocation(options: dict[str, Any]) -> bool:
+    """Whether `run` allocates: where its policy says so, or none is named and no option of a sweep given. Raises `InputError`."""
+    from cerebellum.errors import InputError
+
+    own, other = ([n for n in group if options.get(n) not in (None, False)] for group in (OF_ALLOCATION, OF_SWEEP))
+    policy = options.get("policy") or ("greedy" if other and not own else ALLOCATE)
+    if wrong := other if policy == ALLOCATE else own:
+        owner = (
+            "a sweep (--policy greedy or published)" if policy == ALLOCATE else f"an allocation (--policy {ALLOCATE})"
+        )
+        raise InputError(
+            f"--{wrong[0].replace('_', '-')} belongs to {owner} and does nothing under --policy {policy}: leave one out"
+        )
+    return policy == ALLOCATE
+
+
+def of_allocation(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those of a sweep."""
+    return {name: value for name, value in options.items() if name not in (*OF_SWEEP, "policy")}
+
+
+def of_sweep(options: dict[str, Any]) -> dict[str, Any]:
+    """The options without those of an allocation."""
+    return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
 
 
 def told(options: dict[str, Any]) -> dict[str, Any]:
@@ -230,6 +291,28 @@ def show_sweep(result: SweepResult) -> None:
     from cerebellum.report.grids import sweep_grid
 
     print_grid(sweep_grid(result.sweep, result.facts, result.noise))
+
+
+def show_allocation(result: Allocation, out: Path, as_json: bool) -> None:
+    """Tables first, the verdict last."""
+    from cerebellum.report import allocation as report
+    from cerebellum.report.bench import bench_grid
+    from cerebellum.report.grids import comparison_grid
+
+    if as_json:
+        print_json(report.allocation_json(result))
+        return
+    comparison = comparison_grid(result.controls.comparison, result.facts)
+    for grid in (report.types_grid(result), report.tried_grid(result), comparison, report.ladder_grid(result)):
+        print_grid(grid)
+    if result.bench is not None:
+        print_grid(bench_grid(result.bench))
+    say = stdout_console()
+    say.print("[bold]File[/bold]")
+    print_lines(say, report.file_lines(result))
+    say.print("\n[bold]Verdict[/bold]")
+    print_lines(say, report.verdict_lines(result))
+    say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)
 
 
 def show_run(result: RunResult, out: Path, as_json: bool) -> None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from cerebellum.cores import n_cores
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.gguf.importance import Importance
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
 from cerebellum.llamacpp.one_stream import Turns, closing
-from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted, WeightErrors
 from cerebellum.safe_path import importable
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
@@ -466,3 +467,13 @@ class LlamaBackend:
             with contextlib.suppress(OSError):
                 partial_of(out).unlink(missing_ok=True)
             raise
+
+    def weight_errors(
+        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+    ) -> Iterator[WeightErrors]:
+        label = f"errors of the weights of {source.name}"
+        child = IDLE.take(label)
+        try:
+            yield from child.stream(label, "weight_errors", source, imatrix, tuple(wanted), sampled, n_cores())
+        finally:
+            IDLE.give(child)

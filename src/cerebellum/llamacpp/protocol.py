@@ -99,6 +99,16 @@ class Sources:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightErrors:
+    """What other types do to a tensor's weights: ``errors`` by type, the sum of importance · (stored - source)² over all its weights
+    (estimated from a sample of rows where it is large); ``power`` is the sum of importance · source²."""
+
+    tensor: str
+    errors: Mapping[str, float]
+    power: float
+
+
+@dataclass(frozen=True, slots=True)
 class TrialStarted:
     """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it. ``base``: of the base's own pass, which
     is kept for this trial and those after it. ``ahead``: the label of a trial whose tensors are quantized meanwhile: or dies of that."""
@@ -252,4 +262,13 @@ class Backend(Protocol):
         imatrix: Path | None = None,
     ) -> None:
         """Write ``out`` with llama.cpp's own quantizer. Raises `EngineError` or `OutputError`; leaves nothing half-written."""
+        ...
+
+    def weight_errors(
+        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+    ) -> Iterator[WeightErrors]:
+        """The weight errors of each (tensor, types), in this order; about ``sampled`` weights of a tensor are looked at.
+
+        Raises a `CerebellumError`.
+        """
         ...

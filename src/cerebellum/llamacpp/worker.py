@@ -41,6 +41,11 @@ class Host:
 
         write_file(*args)
 
+    def weight_errors(self, *args: Any) -> Any:
+        from cerebellum.llamacpp.trial.weight_errors import weight_errors
+
+        return weight_errors(*args)
+
     def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.trial.engine import LlamaEngine
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cerebellum import __version__
 from cerebellum.quoting import code_block, code_span, markdown, markdown_cell, printable, shell_line
@@ -72,7 +72,14 @@ def header(result: RunResult) -> list[str]:
     ]
 
 
-def on_what(result: RunResult, *, public: bool = False) -> list[str]:
+class Found(Protocol):
+    """Any result that says on what its figures were measured."""
+
+    @property
+    def facts(self) -> dict[str, Any]: ...
+
+
+def on_what(result: Found, *, public: bool = False) -> list[str]:
     """Hashes, versions, settings and the command; ``public`` leaves out the folders on this machine."""
     facts = result.facts
     lines = [

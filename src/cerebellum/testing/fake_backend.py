@@ -27,10 +27,18 @@ from cerebellum.gguf.importance import Importance, Sums, added
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
-from cerebellum.gguf.types import FTYPES, STORED, fallback_type, ftype_name, quant_type
+from cerebellum.gguf.types import FTYPES, STORED, TYPES, fallback_type, ftype_name, quant_type
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.one_stream import Turns
-from cerebellum.llamacpp.protocol import ChunkScored, Collected, Settings, Sources, SweepEvent, TrialStarted
+from cerebellum.llamacpp.protocol import (
+    ChunkScored,
+    Collected,
+    Settings,
+    Sources,
+    SweepEvent,
+    TrialStarted,
+    WeightErrors,
+)
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.testing.fake_responder import AnswerFault, FakeResponder, Knowledge
@@ -119,6 +127,20 @@ class FakeBackend:
             t.name: fallback_type(asked.get(t.name, default), t.row_length).name for t in quantizable_tensors(model)
         }
         return {**model.types, **changed}
+
+    def weight_errors(
+        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+    ) -> Iterator[WeightErrors]:
+        """As if an error fell four times with each bit: 4^(−bits) a weight, none at the type that a tensor has."""
+        model = read_model(source)
+        for name, types in wanted:
+            tensor = model.tensor(name)
+            assert tensor is not None
+            errors = {
+                kind: 0.0 if kind == tensor.type else tensor.n_elements * 4.0 ** -TYPES[kind].bits_per_weight
+                for kind in types
+            }
+            yield WeightErrors(name, errors, float(tensor.n_elements))
 
     def quantize(
         self,

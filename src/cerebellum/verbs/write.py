@@ -34,8 +34,12 @@ def recipe_path(session: Session) -> Path:
 
 
 def write_recipe(session: Session, combination: Combination) -> Written:
+    """The GGUF of a combination and its override file in the output folder; see `write_trial`."""
+    return write_trial(session, combination.recipe)
+
+
+def write_trial(session: Session, recipe: Trial) -> Written:
     """The GGUF and its override file in the output folder. Raises `ProofError` and leaves no file where the proof fails."""
-    recipe = combination.recipe
     overrides = make_overrides(session, recipe)
     path = recipe_path(session)
     unproven = path.with_name(f".{stem_of(path)}.unproven.gguf")

@@ -27,7 +27,7 @@ _LEAST_WEIGHTS = 1 << 14
 _MOST_WEIGHTS = 1 << 18
 
 
-def _to_floats(kind: QuantType, raw: Bytes, n_per_row: int) -> Floats:
+def to_floats(kind: QuantType, raw: Bytes, n_per_row: int) -> Floats:
     """``raw`` uint8 [rows, row bytes] → float32 [rows, n_per_row], by ggml's own conversion."""
     raw = np.ascontiguousarray(raw)
     if kind.name == "F32":
@@ -93,7 +93,7 @@ def quantize_rows(tensor: Tensor, raw: Bytes, target: str, importance: Floats | 
     native.ggml().ggml_quantize_init(kind.id)
 
     def store_part(first: int, last: int) -> None:
-        floats = _to_floats(source, raw[first:last], width)
+        floats = to_floats(source, raw[first:last], width)
         row = None if importance is None else importance[first // per_expert].ctypes.data
         written = native.ggml().ggml_quantize_chunk(
             kind.id, floats.ctypes.data, out[first:last].ctypes.data, 0, last - first, width, row

@@ -1,0 +1,110 @@
+"""The whole allocation: base, weight errors, anchors, candidate recipes, controls, file, proof, report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cerebellum.allocate.sizes import Target, target_bytes
+from cerebellum.allocate.table import Table
+from cerebellum.domain import Model
+from cerebellum.errors import InputError, ProofError
+from cerebellum.gguf import model_file
+from cerebellum.llamacpp.protocol import Backend
+from cerebellum.progress import Progress, Silent
+from cerebellum.verbs.allocation.anchors import measure_anchors
+from cerebellum.verbs.allocation.choose import try_candidates
+from cerebellum.verbs.allocation.controls import run_controls
+from cerebellum.verbs.allocation.measuring import recipe_trial
+from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.result import Allocation
+from cerebellum.verbs.allocation.stock import nearest_mix
+from cerebellum.verbs.allocation.weights import make_table
+from cerebellum.verbs.bench import BenchOptions, prepared
+from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
+from cerebellum.verbs.session import Session, open_session
+from cerebellum.verbs.write import write_trial
+
+
+def allocate_job(
+    options: SessionOptions,
+    allocation: AllocationOptions,
+    *,
+    backend: Backend,
+    progress: Progress | None = None,
+    bench_options: BenchOptions | None = None,
+) -> Allocation:
+    """The best file of the size asked for, with its proof and its report, in ``options.out``. Resumes what was begun there.
+
+    Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
+    from cerebellum.report.allocation import allocation_json, write_allocation
+
+    questions = None if bench_options is None else prepared({}, bench_options)
+    source = model_file.read_model(options.model)
+    base = options.base or stock_base(backend, source, options, allocation.target)
+    with open_session(replace(options, base=base), backend, progress or Silent()) as session:
+        result = allocate(session, allocation)
+        if questions is not None:
+            write_allocation(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
+            result = replace(result, bench=bench_session(session, result.written, questions))
+        write_allocation(result, options.out)
+        session.study.set_fact("result", allocation_json(result))
+        return result
+
+
+def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
+    """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
+    if target.like is not None:
+        return target.like
+    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source))
+
+
+def allocate(session: Session, options: AllocationOptions) -> Allocation:
+    """Everything of a job that is open."""
+    noise = take_noise(session)
+    table = make_table(session, options.rules)
+    limit = target_bytes(options.target, session.base.model)
+    budget = checked_budget(table, limit)
+    anchors = measure_anchors(session, table, options.seed)
+    tried = try_candidates(session, table, anchors.model, budget, session.search)
+    kept = next(t for t in tried if t.kept)
+    session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
+    recipe = recipe_trial(session, "recipe", kept.candidate.types)
+    controls = run_controls(session, table, recipe, budget, options)
+    written = write_trial(session, recipe)
+    check_size(written.file_bytes, table.file_bytes(kept.candidate.types), limit)
+    facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
+    return Allocation(
+        session.options.model.name,
+        session.base,
+        options.target,
+        limit,
+        table,
+        anchors,
+        tried,
+        recipe,
+        controls,
+        written,
+        noise,
+        facts=facts,
+    )
+
+
+def checked_budget(table: Table, limit: int) -> int:
+    """Bytes left for the table's tensors. Raises `InputError` where even the smallest types are too large."""
+    smallest = {name: types[0] for name, types in table.types.items()}
+    if (least := table.file_bytes(smallest)) > limit:
+        raise InputError(
+            f"the smallest file that the allowed types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size, "
+            "or allow smaller types (those under 3 bits need an importance matrix: --imatrix)"
+        )
+    return limit - table.fixed_bytes()
+
+
+def check_size(written: int, planned: int, limit: int) -> None:
+    """The file has the planned bytes and is within the limit. Raises `ProofError`."""
+    if not written == planned <= limit:
+        raise ProofError(
+            f"the file has {written:,} bytes, {planned:,} were planned and {limit:,} allowed; please report this"
+        )

@@ -1,0 +1,69 @@
+"""The table of a job: which types the tensors may take, and what these do to their weights, kept with the study."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cerebellum.allocate.candidates import TypeRules, candidate_types
+from cerebellum.allocate.table import Table, table_of
+from cerebellum.domain import Model, Tensor
+from cerebellum.gguf import model_file
+from cerebellum.keys import content_key
+from cerebellum.verbs.session import Session
+
+#: Weights of a tensor that its errors are computed on, about.
+SAMPLED_WEIGHTS = 1 << 15
+
+
+def make_table(session: Session, rules: TypeRules) -> Table:
+    """The table of the job's model; errors that the study holds are not computed again. Raises a `CerebellumError`."""
+    base = session.base.model
+    importance = important(session.options.imatrix, session.source)
+    types = candidate_types(session.source, base.types, rules, importance, session.engines[0].unused)
+    wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
+    errors, power = weight_errors(session, wanted)
+    return table_of(base, types, errors, power)
+
+
+def important(imatrix: Path | None, source: Model) -> frozenset[str]:
+    """Tensors that have an entry of their size in the importance matrix."""
+    if imatrix is None:
+        return frozenset()
+    entries = model_file.load_imatrix(imatrix).entries
+    return frozenset(
+        t.name for t in source.tensors if t.name in entries and entries[t.name].size == _importance_size(t)
+    )
+
+
+def _importance_size(tensor: Tensor) -> int:
+    return tensor.row_length * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
+
+
+def weight_errors(
+    session: Session, wanted: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """(errors by tensor and type, power by tensor): from the study, the rest computed and kept there."""
+    known: dict[str, dict[str, Any]] = {name: session.study.fact(_fact(session, name)) or {} for name in wanted}
+    lacking = []
+    for name, types in wanted.items():
+        if missing := [kind for kind in types if kind not in known[name].get("errors", {})]:
+            lacking.append((name, missing))
+    session.progress.begin("weight errors", len(wanted), len(wanted) - len(lacking))
+    try:
+        for found in session.backend.weight_errors(
+            session.options.model, session.options.imatrix, lacking, SAMPLED_WEIGHTS
+        ):
+            errors = {**known[found.tensor].get("errors", {}), **found.errors}
+            known[found.tensor] = {"errors": errors, "power": found.power}
+            session.study.set_fact(_fact(session, found.tensor), known[found.tensor])
+            session.progress.step(found.tensor)
+    finally:
+        session.progress.end()
+    return {n: dict(k["errors"]) for n, k in known.items()}, {n: float(k["power"]) for n, k in known.items()}
+
+
+def _fact(session: Session, name: str) -> str:
+    """The fact that holds a tensor's errors: another source, matrix, build or sample is another fact."""
+    return f"weight errors of {name}, {content_key('of', [session.subject, session.build, SAMPLED_WEIGHTS])}"

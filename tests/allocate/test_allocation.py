@@ -1,0 +1,114 @@
+"""The whole allocation on the fake backend, whose damage is planted: a slope of its own for each tensor times the error of its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cerebellum import api
+from cerebellum.allocate.solver import solve
+from cerebellum.domain import TensorType
+from cerebellum.errors import EngineError, InputError, TensorChoiceError
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.model_file import read_model
+from cerebellum.gguf.types import TYPES
+from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from cerebellum.verbs.allocation.result import Allocation
+
+BLOCKS = 4
+KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 60)))
+    return write_fake_model(tmp_path / "model.gguf", BLOCKS)
+
+
+def error(path: Path, name: str, kind: str) -> float:
+    tensor = read_model(path).tensor(name)
+    assert tensor is not None
+    return float(tensor.n_elements * 4.0 ** -TYPES[kind].bits_per_weight)
+
+
+def slopes(path: Path) -> dict[str, float]:
+    """Planted: from one tensor to the next they differ up to a hundredfold."""
+    names = [t.name for t in quantizable_tensors(read_model(path))]
+    return dict(zip(names, 1e-3 * np.random.default_rng(3).lognormal(sigma=1.2, size=len(names)), strict=True))
+
+
+def planted(path: Path, **more: Any) -> FakeBackend:
+    effects = {TensorType(n, k): Effect(kld=s * error(path, n, k)) for n, s in slopes(path).items() for k in KINDS}
+    return FakeBackend(effects, **more)
+
+
+def allocate(path: Path, backend: FakeBackend | None = None, **more: Any) -> Allocation:
+    options = {"text": path.parent / "text.txt", "ctx": 64, "out": path.parent / "out", "like": "Q3_K_M", **more}
+    return api.allocate(path, backend=backend or planted(path), **options)
+
+
+def test_it_finds_what_the_planted_slopes_would_choose_and_proves_the_file(model: Path) -> None:
+    result = allocate(model)
+    written = result.written
+    assert written.file_bytes == written.path.stat().st_size <= result.limit == result.base.model.file_bytes
+    truth = slopes(model)
+    best = solve(result.table.offers(lambda name, e: truth[name] * e), result.limit - result.table.fixed_bytes())
+    ours = sum(truth[n] * error(model, n, k) for n, k in result.kept.candidate.types.items())
+    stock = sum(truth[n] * error(model, n, "Q3_K") for n in truth)
+    assert ours <= 1.1 * best.cost < 0.8 * stock
+    assert result.controls.ratio.high < 1.0
+    types = read_model(written.path).types
+    assert {n: types[n] for n in result.table.names} == dict(result.kept.candidate.types)
+    assert written.equal_chunks == len(range(30))
+
+
+def test_the_verdict_names_sizes_ratio_and_controls(model: Path) -> None:
+    result = allocate(model)
+    report = json.loads((model.parent / "out" / "report.json").read_text())
+    assert "as good as a stock file of" in report["verdict"][0]
+    assert f"At {result.written.file_bytes:,} bytes" in report["verdict"][1]
+    assert report["controls"]["ratio"]["estimate"] == pytest.approx(result.controls.ratio.estimate)
+    assert len(report["controls"]["shuffled"]["others"]) == 20
+    assert result.controls.shuffled.n_worse >= 19
+    assert "Damage model" in (model.parent / "out" / "report.md").read_text()
+
+
+def test_more_bytes_never_predict_worse(model: Path) -> None:
+    smaller, larger = (allocate(model, like=None, bpw=b, out=model.parent / str(b)) for b in (3.2, 4.0))
+    assert larger.kept.predicted < smaller.kept.predicted
+    assert smaller.written.file_bytes < larger.written.file_bytes <= larger.limit
+
+
+def test_rules_hold_in_the_written_file(model: Path) -> None:
+    result = allocate(model, keep="token_embd=Q8_0", never="IQ*,Q4_?", only="ffn_*,token_embd")
+    types, base = read_model(result.written.path).types, result.base.model.types
+    assert types["token_embd.weight"] == "Q8_0"
+    assert not any(k.startswith("IQ") or k in ("Q4_0", "Q4_1") for n, k in types.items() if "ffn" in n)
+    assert all(types[n] == base[n] for n in types if "attn" in n)
+
+
+def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
+    with pytest.raises(InputError, match="smallest file that the allowed types give has"):
+        allocate(model, like=None, size=10_000)
+    with pytest.raises(TensorChoiceError, match="ffn_gate_exps"):
+        allocate(model, only="ffn_gate_exps")
+    with pytest.raises(InputError, match="one of --size"):
+        allocate(model, size="1MB")
+
+
+def test_a_broken_run_resumes_and_equals_the_unbroken_one(model: Path) -> None:
+    whole = allocate(model)
+    fault = Fault(TensorType("blk.2.ffn_up.weight", "Q2_K"))
+    with pytest.raises(EngineError, match=r"blk\.2\.ffn_up"):
+        allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
+    again = allocate(model, out=model.parent / "again")
+    assert again.recipe == whole.recipe and again.anchors == whole.anchors and again.tried == whole.tried
+    assert again.written.sha256 == whole.written.sha256
+
+
+def test_workers_change_nothing(model: Path) -> None:
+    assert allocate(model, workers=3, out=model.parent / "3").recipe == allocate(model).recipe
