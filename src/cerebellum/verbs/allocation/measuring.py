@@ -46,7 +46,8 @@ def effect_values(trial: Scores, base: Scores) -> np.ndarray:
     """Change of KL divergence by chunk, nats a token, over the chunks that both have."""
     ours, theirs = kld_sums(trial), kld_sums(base)
     assert ours is not None and theirs is not None  # a job has a reference
-    return paired_values(ours, theirs, missing="intersect")
+    common = ours.keys() & theirs.keys()
+    return paired_values({c: ours[c] for c in common}, {c: theirs[c] for c in common})
 
 
 def steadied(anchors: Sequence[Anchor], n_chunks: int) -> list[Anchor]:
