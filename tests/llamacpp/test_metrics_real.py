@@ -21,8 +21,9 @@ from cerebellum.llamacpp.protocol import Settings
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.corpus import read_text
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.engine
 
+SLOW = pytest.mark.slow
 BACKEND = LlamaBackend()
 SETTINGS = Settings(n_ctx=256, n_threads=2)
 FTYPES = ("Q8_0", "Q4_K_M", "Q2_K")
@@ -81,17 +82,25 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return Files(models, chunks, references)
 
 
+class SlowScores(dict[str, list[Fields]]):
+    """File type → the same by the slow computation, over the logits as they come out of llama.cpp; computed when asked for."""
+
+    def __init__(self, files: Files) -> None:
+        super().__init__()
+        self._files = files
+
+    def __missing__(self, name: str) -> list[Fields]:
+        logits = []
+        for path in (self._files.models["F16"], self._files.models[name]):
+            with opened(path) as engine:
+                logits.append([engine.logits((), chunk) for chunk in self._files.chunks])
+        self[name] = [slow_score(*rows) for rows in zip(*logits, self._files.chunks, strict=True)]
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def slow(files: Files) -> dict[str, list[Fields]]:
-    """The same by the slow computation, over the logits as they come out of llama.cpp."""
-    logits = {}
-    for name, path in files.models.items():
-        with opened(path) as engine:
-            logits[name] = [engine.logits((), chunk) for chunk in files.chunks]
-    return {
-        name: [slow_score(*rows) for rows in zip(logits["F16"], logits[name], files.chunks, strict=True)]
-        for name in FTYPES
-    }
+def slow(files: Files) -> SlowScores:
+    return SlowScores(files)
 
 
 def slow_score(reference: Logits, trial: Logits, chunk: Chunk) -> Fields:
@@ -136,8 +145,8 @@ def tokens_of(score: ChunkScore) -> npt.NDArray[np.float32]:
 # -- against the slow computation ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ftype", FTYPES)
-def test_every_field(ftype: str, files: Files, slow: Mapping[str, list[Fields]]) -> None:
+@pytest.mark.parametrize("ftype", [pytest.param("Q8_0", marks=SLOW), pytest.param("Q4_K_M", marks=SLOW), "Q2_K"])
+def test_every_field(ftype: str, files: Files, slow: SlowScores) -> None:
     """Each sum of each chunk to a millionth; agreement and counts exactly."""
     for score, truth in zip(files.scores(ftype), slow[ftype], strict=True):
         assert (score.n_tokens, score.same_top, score.kld_var) == (127, truth["same_top"], 0.0)
@@ -147,14 +156,16 @@ def test_every_field(ftype: str, files: Files, slow: Mapping[str, list[Fields]])
         assert tokens_of(score).tolist() == pytest.approx(truth["kld_tokens"], rel=1e-6, abs=1e-14)
 
 
-def test_the_types_are_in_order(slow: Mapping[str, list[Fields]]) -> None:
+@SLOW
+def test_the_types_are_in_order(slow: SlowScores) -> None:
     """Fewer bits lie further from the source, so what is compared above isn't noise."""
     kld = [math.fsum(truth["kld"] for truth in slow[ftype]) for ftype in FTYPES]
     assert 0 < kld[0] < kld[1] / 3 < kld[2] / 9
 
 
+@SLOW
 @pytest.mark.parametrize("ftype", FTYPES)
-def test_compact_rows_are_near_the_truth(ftype: str, files: Files, slow: Mapping[str, list[Fields]]) -> None:
+def test_compact_rows_are_near_the_truth(ftype: str, files: Files, slow: SlowScores) -> None:
     """Of every chunk within four standard errors of its own, which fall as more words are kept."""
     errors = []
     for k in KEPT:
@@ -179,6 +190,7 @@ def test_the_source_against_itself(k: int | None, files: Files) -> None:
         assert not tokens_of(score).any()
 
 
+@SLOW
 @pytest.mark.parametrize("ftype", FTYPES)
 @pytest.mark.parametrize("k", [None, *KEPT])
 def test_divergence_is_never_negative(ftype: str, k: int | None, files: Files) -> None:
@@ -191,12 +203,14 @@ def test_divergence_is_never_negative(ftype: str, k: int | None, files: Files) -
 # -- what the settings change --------------------------------------------------------------------------------------------
 
 
+@SLOW
 @pytest.mark.parametrize("name", ["F16", "Q4_K_M", "Q2_K"])
 def test_threads_change_no_bit(name: str, files: Files) -> None:
     """One thread gives what two give."""
     assert files.otherwise(name, Settings(n_ctx=256, n_threads=1)) == files.scores(name)
 
 
+@SLOW
 @pytest.mark.parametrize("name", ["F16", "Q4_K_M"])
 def test_batches_of_one_shape_of_work_differ_in_rounding_alone(name: str, files: Files) -> None:
     """llama.cpp computes 64 tokens at a time in both; ours adds up four parts of a chunk, or one."""
@@ -213,6 +227,7 @@ def test_batches_of_one_shape_of_work_differ_in_rounding_alone(name: str, files:
 BY_SHAPE = {"F16": (1e-4, 1e-7), "Q8_0": (1.5e-3, 1e-5), "Q4_K_M": (5e-3, 8e-5), "Q2_K": (5e-3, 1e-3)}
 
 
+@SLOW
 @pytest.mark.parametrize("n_ubatch", [32, 64])
 @pytest.mark.parametrize("name", BY_SHAPE)
 def test_shape_of_work(name: str, n_ubatch: int, files: Files) -> None:

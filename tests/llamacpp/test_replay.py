@@ -288,9 +288,10 @@ def test_the_reference_leaves_out_what_is_dead_and_is_the_same(
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_sweep_gives_the_sums_of_trials_computed_whole(name: str, files: Callable[[str], tuple[Path, Path]]) -> None:
-    """Sums of every trial on every chunk; the engine found its replays exact."""
+    """Sums of every trial on every chunk; the engine found its replays exact. Of the large model every third tensor."""
     engine = opened(files(name))
-    trials = [BASE, *singles(files(name)[1], (None, 0, 1, read_model(files(name)[1]).n_blocks - 1))]
+    step = 3 if name == "bundled" else 1
+    trials = [BASE, *singles(files(name)[1], (None, 0, 1, read_model(files(name)[1]).n_blocks - 1))[::step]]
     chunks = chunks_of(engine)
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
     assert engine.decoder.replays is True
@@ -484,8 +485,19 @@ def test_conversations_of_different_lengths(kept: int, tmp_path: Path, monkeypat
     engine.close()
 
 
+@pytest.fixture(scope="module")
+def five_whole(files: Callable[[str], tuple[Path, Path]]) -> dict[tuple[int, int], ChunkScore]:
+    """The oracle of the next test, which depends on no memory."""
+    engine = opened(files("gemma4"))
+    found = whole(engine, [BASE, *singles(files("gemma4")[1], (1, 2))], chunks_of(engine, range(5)))
+    engine.close()
+    return found
+
+
 @pytest.mark.parametrize("n_bytes", [0, 1, 40_000, 100_000, 1 << 20])
-def test_any_allowed_memory_gives_the_same_sums(n_bytes: int, files: Callable[[str], tuple[Path, Path]]) -> None:
+def test_any_allowed_memory_gives_the_same_sums(
+    n_bytes: int, files: Callable[[str], tuple[Path, Path]], five_whole: dict[tuple[int, int], ChunkScore]
+) -> None:
     """Little memory means parts, fewer boundaries, or none: more work, the same numbers, and never more bytes than allowed."""
     engine = opened(files("gemma4"), replace(SETTINGS, replay_bytes=n_bytes))
     chunks = chunks_of(engine, range(5))
@@ -495,7 +507,7 @@ def test_any_allowed_memory_gives_the_same_sums(n_bytes: int, files: Callable[[s
         for part in in_parts(engine.decoder, [(chunk,) for chunk in chunks], starts):
             kept = [sorted({s for s in start if s >= 0}) for start in part.starts]
             assert sum(engine.decoder.state_bytes(b)(k) for b, k in zip(part.bundles, kept, strict=True)) <= n_bytes
-    assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
+    assert swept(engine, trials, chunks) == five_whole
     engine.close()
 
 
@@ -588,7 +600,7 @@ def test_short_chunks_side_by_side(name: str, files: Callable[[str], tuple[Path,
     settings = Settings(n_ctx=32, n_batch=128, n_ubatch=128, n_threads=2)
     engine, alone = opened(files(name), settings), opened(files(name), replace(settings, n_batch=32))
     chunks = chunks_of(engine, range(10))
-    trials = [BASE, *singles(files(name)[1], (None, 1, 2))]
+    trials = [BASE, *singles(files(name)[1], (None, 1, 2))[:: 4 if name == "bundled" else 1]]
     assert swept(engine, trials, chunks) == whole(alone, trials, chunks)
     assert engine.decoder.replays is True and alone.decoder.packs is False
     if name != "experts":
