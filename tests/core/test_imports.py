@@ -19,7 +19,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("compiled", "files", "keys", "lanes", "quants", "sharing"),
     ("domain", "progress"),
     # pure: numbers in, numbers out
-    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics", "overrides", "pattern_cost",
+    ("classify", "code_answers", "effects", "elementary", "fdr", "flips", "kernels", "ladder", "llama_rules", "metrics",
+     "overrides", "pattern_cost",
      "patterns", "plan", "racing", "reasoning", "select", "sequential", "stats", "summary", "verdict"),
     # ports and adapters
     ("answers", "backend", "bundled", "chat", "corpus", "fake_answers", "fanout", "gguf_file", "gguf_header", "imatrix_file",

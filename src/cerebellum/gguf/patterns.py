@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 
 from cerebellum.errors import OverrideError
-from cerebellum.pattern_cost import TooMuchWork, check_cost
+from cerebellum.gguf.pattern_cost import TooMuchWork, check_cost
 
 #: What follows a backslash and means the same in both: classes, borders, line ends, back references, any punctuation.
 _SAME_ESCAPES = frozenset("dswbnrtfv123456789")
