@@ -67,7 +67,8 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["([a-z0-9_.]+)+!", "([a-z.0-9_]|[a-z_.])*!", "(.*)*x!", ".*.*.*.*.*.*.*!", "(?:(?:[a-z]+\\.?)+_?)+!", "(.?){30}(.?){30}[a-z]+!",
+    ["([a-z0-9_.]+)+!", "([a-z.0-9_]|[a-z_.])*!", "(.*)*x!", ".*.*.*.*.*.*.*!", "(?:(?:[a-z]+\\.?)+_?)+!",
+     "(.?){30}(.?){30}[a-z]+!",
      "(?:(.+)+!|x)", "(.|[a-z]|\\w){1,60}!"],
 )  # fmt: skip
 def test_a_pattern_without_end_is_refused_in_time(pattern: str, tmp_path: Path) -> None:
