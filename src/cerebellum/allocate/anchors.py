@@ -37,7 +37,7 @@ def smallest(table: Table, name: str) -> str | None:
     """The smallest type with an error, of those above `LEAST_BITS` if there is one."""
     found = [k for k in _by_error(table, name) if table.errors[name][k] > 0.0]
     usual = [k for k in found if TYPES[k].bits_per_weight >= LEAST_BITS]
-    return (usual or found[-1:] or [None])[0]
+    return next(iter(usual or found[-1:]), None)
 
 
 def neighbours(table: Table, types: Mapping[str, str], name: str) -> tuple[str | None, str | None]:

@@ -68,7 +68,7 @@ def candidate_types(
     kept = kept_types(tensors, rules)
     named = _chosen(tensors, rules.only)
     types, forbidden, known = allowed_types(rules), _named(rules.never), frozenset(importance)
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
         if tensor.name in kept:
             found[tensor.name] = (kept[tensor.name],)

@@ -108,7 +108,7 @@ def _milp(offers: Offers, budget: int, constraints: Sequence[Constraint]) -> dic
     least = min((o.cost for _, o in cells), default=0.0)
     costs = np.array([offer.cost - least for _, offer in cells])
     limits = [
-        LinearConstraint(one, 1.0, 1.0),  # type: ignore[arg-type]
+        LinearConstraint(one, 1.0, 1.0),
         LinearConstraint(sizes[None, :], -np.inf, float(budget // unit)),
     ]
     for constraint in constraints:
