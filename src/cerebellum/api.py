@@ -26,9 +26,9 @@ from cerebellum.gguf.types import quant_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
+from cerebellum.results.allocation import Allocation
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
-from cerebellum.verbs.allocation.result import Allocation
-from cerebellum.verbs.allocation.run import allocate_job
+from cerebellum.verbs.allocation.run import allocate_session
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
@@ -282,10 +282,15 @@ def allocate(
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
+    from cerebellum.report.allocation import write_allocation
+
     benchmarks = bench_options(options)
     allocation = allocation_options(options)
     session, *_ = split_options(Path(model), Path(out), options)
-    return allocate_job(session, allocation, backend=backend or _llama(), progress=progress, bench_options=benchmarks)
+    return allocate_session(
+        session, allocation,
+        backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
+    )  # fmt: skip
 
 
 #: Options that only an allocation has.

@@ -16,8 +16,8 @@ from cerebellum.errors import EngineError, InputError, TensorChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
+from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
-from cerebellum.verbs.allocation.result import Allocation
 
 BLOCKS = 4
 KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS")
@@ -25,7 +25,7 @@ KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0",
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 60)))
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 60)))
     return write_fake_model(tmp_path / "model.gguf", BLOCKS)
 
 

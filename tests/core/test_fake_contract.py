@@ -19,7 +19,7 @@ EFFECTS = {
     TensorType("blk.1.ffn_gate.weight", "Q2_K"): Effect(nll=-0.02, kld=0.01),
     TensorType("blk.2.ffn_down.weight", "Q2_K"): Effect(nll=0.05, kld=0.04),
 }
-TEXT = " ".join(f"word{i * i % 97}" for i in range(400))
+TEXT = " ".join(f"word{i * i % 9973}" for i in range(400))
 
 
 class TestFakeEngine(EngineContract):

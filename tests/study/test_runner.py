@@ -30,7 +30,7 @@ BASE, ONE, TWO = (
     Trial("one", TrialKind.SINGLE, (GOOD,)),
     Trial("two", TrialKind.RECIPE, (GOOD, BAD)),
 )
-TEXT = " ".join(f"word{i * i % 97}" for i in range(40 * N_CTX))
+TEXT = " ".join(f"word{i * i % 9973}" for i in range(40 * N_CTX))
 
 
 class Room:

@@ -42,7 +42,7 @@ LYING = rungs({kind: -0.5 * kld for kind, kld in STEPS.items()})
 
 @pytest.fixture
 def ground(tmp_path: Path) -> Path:
-    words = [f"word{i * i % 97}" for i in range(64 * 60)]
+    words = [f"word{i * i % 9973}" for i in range(64 * 60)]
     (tmp_path / "text.txt").write_text(" ".join(words))
     (tmp_path / "other.txt").write_text(" ".join(f"other{i * i % 89}" for i in range(64 * 60)))
     write_fake_model(tmp_path / "model.gguf")

@@ -157,7 +157,7 @@ def test_killed_at_any_event_it_goes_on_and_ends_the_same(tmp_path: Path) -> Non
     """A run in a process of its own that ends at its first, second, … last event, with no chance to tidy up; the same command again
     gives the files of the run that was never killed."""
     model = write_fake_model(tmp_path / "model.gguf", 2)
-    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 97}" for i in range(64 * 8)))
+    (tmp_path / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 8)))
     small = dict[str, Any](chunks=2, n_random=1, allow=0.06)
 
     def report(out: Path) -> dict[str, Any]:

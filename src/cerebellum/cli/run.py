@@ -28,7 +28,7 @@ from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
-    from cerebellum.verbs.allocation.result import Allocation
+    from cerebellum.results.allocation import Allocation
 
 FilePath = click.Path(path_type=Path)
 

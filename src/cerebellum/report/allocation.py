@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.bench.plain import bench_json
 from cerebellum.files import write_text
+from cerebellum.quoting import strict_json
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.grids import Grid, comparison_grid, measured_on, perplexity_cell, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -18,13 +18,15 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.verbs.allocation.result import Allocation
+    from cerebellum.results.allocation import Allocation
 
 
-def write_allocation(result: Allocation, out: Path) -> None:
-    """``report.md`` and ``report.json`` into ``out``. Raises `OutputError`."""
+def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
+    """``report.md`` and ``report.json`` into ``out``. Returns what ``report.json`` holds. Raises `OutputError`."""
+    summary = allocation_json(result)
     write_text(out / "report.md", allocation_report(result))
-    write_text(out / "report.json", json.dumps(allocation_json(result), indent=2, ensure_ascii=False) + "\n")
+    write_text(out / "report.json", strict_json(summary) + "\n")
+    return summary
 
 
 # -- sentences ---------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from cerebellum.allocate.anchors import anchor_types
 from cerebellum.allocate.damage import Anchor, DamageModel, fit
@@ -18,6 +17,7 @@ from cerebellum.allocate.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import InputError
 from cerebellum.llamacpp.protocol import Sources
+from cerebellum.results.allocation import Anchors
 from cerebellum.study.runner import Scores, TrialRunner
 from cerebellum.verbs.allocation.measuring import anchor_of, shuffled_chunks, steadied
 from cerebellum.verbs.session import Session, shared_out
@@ -28,16 +28,6 @@ SOURCE_TRIAL = Trial("source", TrialKind.BASE)
 FIRST_CHUNKS = 4
 #: Share of the tensors that get as many chunks again: those whose slope's interval is widest for what they weigh.
 SECOND_SHARE = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Anchors:
-    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial."""
-
-    anchors: tuple[Anchor, ...]
-    model: DamageModel
-    n_trials: int
-    n_chunks: int
 
 
 def measure_anchors(session: Session, table: Table, seed: int) -> Anchors:

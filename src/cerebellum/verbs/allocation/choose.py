@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cerebellum.allocate.damage import DamageModel
 from cerebellum.allocate.recipes import Candidate, candidates
 from cerebellum.allocate.table import Table
+from cerebellum.results.allocation import Tried
 from cerebellum.scoring.summary import mean_kld
-from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import Scores, Split
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on the search text, nats a token; ``ratio`` is
-    the measured one as a share of the base's."""
-
-    candidate: Candidate
-    predicted: float
-    measured: float
-    ratio: Interval
-    file_bytes: int
-    kept: bool
 
 
 def try_candidates(session: Session, table: Table, model: DamageModel, budget: int, split: Split) -> tuple[Tried, ...]:

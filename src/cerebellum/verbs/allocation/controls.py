@@ -3,59 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cerebellum.allocate.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
 from cerebellum.allocate.table import Table
 from cerebellum.domain import Trial, TrialKind
-from cerebellum.results import Comparison
+from cerebellum.results.allocation import Controls, Equivalent, Rung, Shuffled
 from cerebellum.scoring.summary import mean_kld
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.measuring import first_chunks, kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.stock import Rung, climb, equivalent_bytes
+from cerebellum.verbs.allocation.stock import climb, equivalent_bytes
 from cerebellum.verbs.compose import compare
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
 
 #: Chunks of the report text that shuffled recipes are measured on, at most: there are many of them, and they are far away.
 SHUFFLE_CHUNKS = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Shuffled:
-    """KL divergence of the recipe and of its shuffled compositions as shares of the base's, on ``n_chunks`` chunks of the report text."""
-
-    recipe: float
-    others: tuple[float, ...]
-    n_chunks: int
-
-    @property
-    def n_worse(self) -> int:
-        return sum(ratio > self.recipe for ratio in self.others)
-
-
-@dataclass(frozen=True, slots=True)
-class Equivalent:
-    """The stock file as good as the recipe: its bytes, with the limits that the recipe's interval gives; None beyond the ladder."""
-
-    n_bytes: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """``comparison``: base, recipe, weight error alone, uniform types, on the report text. ``ratio``: KL divergence of the recipe as a
-    share of the base's; ``from_weight_error`` as a share of weight error alone's, 1 where they are the same recipe."""
-
-    comparison: Comparison
-    ratio: Interval
-    from_weight_error: Interval
-    shuffled: Shuffled
-    ladder: tuple[Rung, ...]
-    equivalent: Equivalent
 
 
 def run_controls(session: Session, table: Table, recipe: Trial, budget: int, options: AllocationOptions) -> Controls:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from cerebellum.allocate.sizes import Target, target_bytes
 from cerebellum.allocate.table import Table
@@ -11,12 +14,12 @@ from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
+from cerebellum.results.allocation import Allocation
 from cerebellum.verbs.allocation.anchors import measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.result import Allocation
 from cerebellum.verbs.allocation.stock import nearest_mix
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
@@ -25,31 +28,32 @@ from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.write import write_trial
 
+#: Writes the report of an allocation into a folder, and gives what its ``report.json`` holds.
+Publish = Callable[[Allocation, Path], dict[str, Any]]
 
-def allocate_job(
+
+def allocate_session(
     options: SessionOptions,
     allocation: AllocationOptions,
     *,
     backend: Backend,
+    publish: Publish,
     progress: Progress | None = None,
     bench_options: BenchOptions | None = None,
 ) -> Allocation:
     """The best file of the size asked for, with its proof and its report, in ``options.out``. Resumes what was begun there.
 
-    Raises a `CerebellumError`; whatever was measured by then is kept.
+    ``publish`` writes the report of what is known, into a folder. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
-    from cerebellum.report.allocation import allocation_json, write_allocation
-
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress or Silent()) as session:
         result = allocate(session, allocation)
         if questions is not None:
-            write_allocation(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
+            publish(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
             result = replace(result, bench=bench_session(session, result.written, questions))
-        write_allocation(result, options.out)
-        session.study.set_fact("result", allocation_json(result))
+        session.study.set_fact("result", publish(result, options.out))
         return result
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cerebellum.allocate.sizes import file_bytes
@@ -13,6 +12,7 @@ from cerebellum.allocate.table import Table
 from cerebellum.domain import Model, TrialKind
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
+from cerebellum.results.allocation import Rung
 from cerebellum.scoring.summary import mean_kld
 from cerebellum.study.runner import Scores, Split
 from cerebellum.verbs.allocation.measuring import recipe_trial
@@ -20,15 +20,6 @@ from cerebellum.verbs.session import Session
 
 #: The stock mixes that a size is looked up among and that a recipe is compared with, smallest first.
 STOCK = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token."""
-
-    ftype: str
-    file_bytes: int
-    kld: float
 
 
 def stock_types(session: Session, ftype: str) -> Mapping[str, str]:

@@ -1,0 +1,107 @@
+"""What an allocation found: all that the report, the terminal and a program are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cerebellum.allocate.damage import Anchor, DamageModel
+from cerebellum.allocate.recipes import Candidate
+from cerebellum.allocate.sizes import Target
+from cerebellum.allocate.table import Table
+from cerebellum.bench.score import BenchResult
+from cerebellum.domain import Trial
+from cerebellum.results import Base, Comparison, Noise, Written
+from cerebellum.stats.intervals import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Shuffled:
+    """KL divergence of the recipe and of its shuffled compositions as shares of the base's, on ``n_chunks`` chunks of the report text."""
+
+    recipe: float
+    others: tuple[float, ...]
+    n_chunks: int
+
+    @property
+    def n_worse(self) -> int:
+        return sum(ratio > self.recipe for ratio in self.others)
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalent:
+    """The stock file as good as the recipe: its bytes, with the limits that the recipe's interval gives; None beyond the ladder."""
+
+    n_bytes: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token."""
+
+    ftype: str
+    file_bytes: int
+    kld: float
+
+
+@dataclass(frozen=True, slots=True)
+class Anchors:
+    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial."""
+
+    anchors: tuple[Anchor, ...]
+    model: DamageModel
+    n_trials: int
+    n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on the search text, nats a token; ``ratio`` is
+    the measured one as a share of the base's."""
+
+    candidate: Candidate
+    predicted: float
+    measured: float
+    ratio: Interval
+    file_bytes: int
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """``comparison``: base, recipe, weight error alone, uniform types, on the report text. ``ratio``: KL divergence of the recipe as a
+    share of the base's; ``from_weight_error`` as a share of weight error alone's, 1 where they are the same recipe."""
+
+    comparison: Comparison
+    ratio: Interval
+    from_weight_error: Interval
+    shuffled: Shuffled
+    ladder: tuple[Rung, ...]
+    equivalent: Equivalent
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
+    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text."""
+
+    model: str
+    base: Base
+    target: Target
+    limit: int
+    table: Table
+    anchors: Anchors
+    tried: tuple[Tried, ...]
+    recipe: Trial
+    controls: Controls
+    written: Written
+    noise: Noise
+    bench: BenchResult | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> Tried:
+        """The candidate that was kept."""
+        return next(tried for tried in self.tried if tried.kept)
