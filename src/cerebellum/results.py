@@ -21,15 +21,19 @@ from cerebellum.stats.classes import Class
 from cerebellum.stats.intervals import Interval
 from cerebellum.stats.ladder import Rung, ValidityReport
 from cerebellum.study.runner import Scores
+from cerebellum.verbs.base_mix import (
+    Mix,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The file that a recipe starts from. ``twice``: its source was quantized already."""
+    """The file that a recipe starts from. ``twice``: its source was quantized already. ``mix``: what it is made of beside its file type."""
 
     model: Model
     ftype: str
     twice: bool
+    mix: Mix = field(default_factory=Mix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Toy:
     n_vocab: int = 70_000
 
     eos = EOS
+    warnings: tuple[str, ...] = ()
 
     @property
     def chat_template(self) -> str:

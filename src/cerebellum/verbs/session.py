@@ -15,6 +15,7 @@ from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.next_token import check_predicts
+from cerebellum.gguf.overrides import pairs
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import content_key, sha256_file
 from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources, n_cores
@@ -23,6 +24,7 @@ from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
+from cerebellum.verbs.base_mix import EXCLUDED, Mix, MixOptions, excluded, from_plain, mix_of, plain, told, write_mix
 from cerebellum.verbs.capture import capture_rows, reference_facts, store_for
 from cerebellum.verbs.noise import NoiseContext, measure_reference
 from cerebellum.verbs.text import Text, corpus_of, read, too_long
@@ -49,6 +51,7 @@ class SessionOptions:
     base: str | None = None
     reference: Path | None = None
     imatrix: Path | None = None
+    mix: MixOptions = field(default_factory=MixOptions)
     settings: Settings = field(default_factory=Settings)
     n_chunks: int | None = None
     workers: int = 1
@@ -169,6 +172,7 @@ def open_session(
         tell(rules, progress, warnings)
         captured = capture_reference(options, backend, build, study, subject, (text, report_text), progress, reports)
         base = own or prepare_base(options, source, backend, study, progress)
+        tell(told(base.mix, source), progress, warnings)
         sources = Sources(options.model, options.imatrix)
         settings = shared_out(options.settings, options.workers)
         engines: list[Engine] = []
@@ -210,7 +214,7 @@ def capture_reference(
             opened.callback(engine.close)
             tell(engine.warnings, progress, warnings)
             check_vocabulary(options.reference, engine.n_vocab, n_vocab)
-            for own, text in zip(cuts, filter(None, texts), strict=True):
+            for own, text in zip(cuts, [text for text in texts if text is not None], strict=True):
                 check_cut_alike(own, options.model, cut_plainly(engine, text), options.reference)
         facts = reference_facts(cached_sha256(study, path), engine.n_vocab)
         splits = (search, report) if reports else (search,)
@@ -228,6 +232,7 @@ def own_base(options: SessionOptions, source: Model) -> Base | None:
     or one that takes no overrides."""
     if not source.is_quantized:
         return None
+    own_mix = Mix(left_out={tensor.name: EXCLUDED for tensor in excluded(options.mix.exclude, source)})
     if options.base is None:
         if source.ftype is None:
             raise InputError(
@@ -238,8 +243,14 @@ def own_base(options: SessionOptions, source: Model) -> Base | None:
                 f"{source.path.name} says that its file type is {source.ftype}, and its weights are quantized: under that type llama.cpp "
                 "takes no overrides. Name the file type that a recipe is to start from with --base"
             )
-        return Base(source, source.ftype, True)
-    return Base(source, source.ftype, True) if ftype_name(options.base) == source.ftype else None
+        if options.mix.overrides or options.mix.pure:
+            raise InputError(
+                f"{source.path.name} is quantized, so it is its own base; --base-overrides and --pure are of one that is made: name "
+                "its file type with --base"
+            )
+        return Base(source, source.ftype, True, own_mix)
+    asked, is_made = ftype_name(options.base), options.mix.overrides or options.mix.pure
+    return Base(source, asked, True, own_mix) if asked == source.ftype and not is_made else None
 
 
 def check_imatrix(options: SessionOptions, source: Model) -> None:
@@ -301,16 +312,16 @@ def cached_sha256(study: Study, path: Path) -> str:
 def prepare_base(options: SessionOptions, source: Model, backend: Backend, study: Study, progress: Progress) -> Base:
     """The base file, quantized from the source into the output folder once."""
     ftype = ftype_name(options.base or DEFAULT_BASE)
-    path = options.out / f"base-{ftype}.gguf"
-    name, wanted = (
-        f"base {ftype}",
-        content_key("base", [subject_of(cached_sha256(study, source.path), options.imatrix), ftype, backend.id]),
-    )
-    if not path.exists() or study.fact(name) != {"key": wanted, "sha256": cached_sha256(study, path)}:
+    path, name, mix = options.out / f"base-{ftype}.gguf", f"base {ftype}", mix_of(options.mix, source, ftype)
+    subject = subject_of(cached_sha256(study, source.path), options.imatrix)
+    wanted = content_key("base", [subject, ftype, backend.id, pairs(mix.lines)])
+    known = study.fact(name) or {}
+    if not path.exists() or (known.get("key"), known.get("sha256")) != (wanted, cached_sha256(study, path)):
         progress.note(f"quantizing {source.path.name} to {ftype}")
-        backend.quantize(source.path, path, ftype, (), options.imatrix)
-        study.set_fact(name, {"key": wanted, "sha256": cached_sha256(study, path)})
-    return Base(model_file.read_model(path), ftype, source.is_quantized)
+        made = write_mix(backend, source, path, ftype, mix, options.imatrix)
+        known = {"key": wanted, "sha256": cached_sha256(study, path), "mix": plain(made)}
+        study.set_fact(name, known)
+    return Base(model_file.read_model(path), ftype, source.is_quantized, from_plain(known["mix"]))
 
 
 def make_splits(
