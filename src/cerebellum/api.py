@@ -22,6 +22,7 @@ from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
@@ -58,14 +59,16 @@ def quantize(
     out: PathLike,
     overrides: PathLike | None = None,
     imatrix: PathLike | None = None,
+    exclude: str | Sequence[str] = (),
+    pure: bool = False,
     force: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> Quantized:
-    """Write ``model`` as ``ftype`` ("Q3_K_M"), some tensors as the override file says. Raises a `CerebellumError`."""
-    return quantize_model(
-        backend or _llama(), Path(model), ftype, Path(out), _path(overrides), _path(imatrix), force, progress
-    )
+    """Write ``model`` as ``ftype`` ("Q3_K_M"), some tensors as the override file says. ``exclude``: patterns of tensors that stay as they
+    are; ``pure``: no mix. Raises a `CerebellumError`."""
+    mix, paths = MixOptions(_patterns(exclude), None, pure), (_path(overrides), _path(imatrix))
+    return quantize_model(backend or _llama(), Path(model), ftype, Path(out), *paths, force, progress, mix)
 
 
 def imatrix(
@@ -245,6 +248,8 @@ def run(
     * base ("Q3_K_M"), reference (the model)
     * imatrix (a file, "auto" or "none"), calibration_text (what "auto" makes it on; a bundled text by default). Without them one is made
       where the model is unquantized and the base or a type to try needs it
+    * base_overrides (a file of pattern=type lines for the base), pure (True: the base without llama.cpp's mix), exclude (patterns of
+      tensors that stay as the model has them)
     * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
     * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
     * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
@@ -389,6 +394,11 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
         paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
+    mix = take({"base_overrides": "overrides", "pure": "pure", "exclude": "exclude"})
+    if "overrides" in mix:
+        mix["overrides"] = Path(mix["overrides"])
+    if "exclude" in mix:
+        mix["exclude"] = _patterns(mix["exclude"])
     session = take(
         {
             "base": "base",
@@ -411,7 +421,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
     return (
-        SessionOptions(model, out, settings=settings, **paths, **makes, **session),
+        SessionOptions(model, out, settings=settings, mix=MixOptions(**mix), **paths, **makes, **session),
         SweepOptions(**trials),
         ChoiceOptions(**choice),
     )
@@ -471,6 +481,11 @@ def names(value: Names) -> tuple[str, ...]:
     """One name, several with commas between, or a list of them, as a tuple without repeats."""
     parts = [value] if isinstance(value, str) else list(value)
     return tuple(dict.fromkeys(word.strip() for part in parts for word in part.split(",") if word.strip()))
+
+
+def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
+    """One pattern, which may have commas in it, or several."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _path(value: PathLike | None) -> Path | None:

@@ -9,6 +9,7 @@
     │   └── OverrideError                    an override line that is malformed, hits nothing or hits too much
     ├── OutputError                 exit 3   a folder that can't be written, a full disk
     ├── EngineError                 exit 4   llama.cpp refused or failed; names the trial
+    │   ├── TensorStoreError                 a tensor whose values a type can't hold
     │   └── EngineDied                       the native process is gone (abort, kill); names the trial
     ├── StudyError                  exit 5   a foreign, newer or damaged study database
     ├── ProofError                  exit 6   the written file is not what was measured
@@ -63,6 +64,17 @@ class EngineError(CerebellumError):
     """llama.cpp refused or failed; the message names the trial."""
 
     exit_code = 4
+
+
+class TensorStoreError(EngineError):
+    """A tensor whose values a type can't hold: ``tensor`` and ``kind`` say which."""
+
+    def __init__(self, message: str, tensor: str = "", kind: str = "") -> None:
+        super().__init__(message)
+        self.tensor, self.kind = tensor, kind
+
+    def __reduce__(self) -> tuple[type[TensorStoreError], tuple[str, str, str]]:
+        return type(self), (str(self), self.tensor, self.kind)
 
 
 class EngineDied(EngineError):

@@ -33,7 +33,8 @@ def test_decoders_pass(architecture: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_others_are_refused(architecture: str, word: str, tmp_path: Path) -> None:
     """Whether or not their metadata say that attention isn't causal."""
-    for metadata in ({}, {f"{architecture}.attention.causal": True}):
+    ways: list[dict[str, Any]] = [{}, {f"{architecture}.attention.causal": True}]
+    for metadata in ways:
         with pytest.raises(ModelFileError, match=rf"model\.gguf .*{word}"):
             checked(tmp_path, architecture, **metadata)
 
@@ -55,4 +56,5 @@ def test_metadata_that_say_so(metadata: dict[str, Any], word: str, tmp_path: Pat
 
 def test_another_architecture_s_key_says_nothing(tmp_path: Path) -> None:
     """llama.cpp reads the key of the model's own architecture alone."""
-    checked(tmp_path, **{"bert.attention.causal": False})
+    metadata: dict[str, Any] = {"bert.attention.causal": False}
+    checked(tmp_path, **metadata)

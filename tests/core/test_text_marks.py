@@ -13,6 +13,7 @@ from cerebellum.errors import InputError, ModelFileError, OverrideError, TextErr
 from cerebellum.files import companions
 from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.model_file import read_model
+from cerebellum.gguf.override_file import read_overrides
 from cerebellum.gguf.overrides import parse_overrides, resolve
 from cerebellum.gguf.patterns import names_with
 from cerebellum.keys import sha256_file, stem_of
@@ -20,7 +21,6 @@ from cerebellum.progress import Silent
 from cerebellum.testing import write_fake_model
 from cerebellum.text.chat import Conversation, Conversations
 from cerebellum.text.corpus import read_text
-from cerebellum.verbs.quantize import read_overrides
 from cerebellum.verbs.text import odd_marks
 
 NAMES = [f"blk.{i}.{role}.weight" for i in range(40) for role in ("attn_q", "ffn_gate_exps", "ffn_down")] + [

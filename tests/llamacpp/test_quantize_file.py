@@ -150,3 +150,42 @@ def test_a_tensor_without_a_weight(tmp_path: Path) -> None:
     source = with_tensor(tmp_path / "source.gguf", np.zeros((0, 32), np.float32), "blk.0.empty.weight")
     with pytest.raises(ModelFileError, match=r"blk\.0\.empty\.weight of shape \(32, 0\)"):
         BACKEND.quantize(source, tmp_path / "out.gguf", "Q4_0")
+
+
+def test_a_value_too_large_for_a_type(tmp_path: Path) -> None:
+    """llama.cpp gives the file up at that tensor; it is named, left as it was, and all else is stored."""
+    from cerebellum import api
+    from cerebellum.errors import TensorStoreError
+
+    source = tiny.llama(tmp_path / "source.gguf")
+    name = "blk.1.ffn_gate.weight"
+    path = with_values(source, tmp_path / "large.gguf", name, 3e6)
+    with pytest.raises(TensorStoreError, match=rf"{name} can't be stored as Q4_0: its values are too large") as caught:
+        BACKEND.quantize(path, tmp_path / "out.gguf", "Q4_0")
+    assert (caught.value.tensor, caught.value.kind) == (name, "Q4_0")
+    assert not (tmp_path / "out.gguf").exists()
+    found = api.quantize(path, "Q4_0", out=tmp_path / "out.gguf")
+    assert found.left_out == {name: "its values are too large or not finite for Q4_0"}
+    assert found.model.types[name] == "F32" and found.model.types["blk.0.ffn_gate.weight"] == "Q4_0"
+
+
+def with_values(source: Path, path: Path, name: str, first: float) -> Path:
+    """The model with one tensor as F32, its first weight another."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(path, "llama")
+    for tensor in reader.tensors:
+        values = np.array(tensor.data)
+        if tensor.name == name:
+            values = values.astype(np.float32)
+            values.flat[0] = first
+        writer.add_tensor(tensor.name, values)
+    for field in reader.fields.values():
+        if field.name.startswith(("llama.", "tokenizer.")):
+            kind = field.types[0]
+            inner = field.types[1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(field.name, field.contents(), kind, inner)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -95,7 +95,10 @@ def bert(path: Path, seed: int = 0, causal: bool | None = False) -> Path:
         for name in ("attn_output_norm", "layer_output_norm"):
             yield from ((f"{name}.weight", (WIDTH,)), (f"{name}.bias", (WIDTH,)))
 
-    outside = [("token_embd.weight", (VOCAB, WIDTH)), ("position_embd.weight", (512, WIDTH))]
+    outside: list[tuple[str, tuple[int, ...]]] = [
+        ("token_embd.weight", (VOCAB, WIDTH)),
+        ("position_embd.weight", (512, WIDTH)),
+    ]
     outside += [
         ("token_types.weight", (2, WIDTH)),
         ("token_embd_norm.weight", (WIDTH,)),

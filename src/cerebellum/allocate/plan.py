@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,10 +73,12 @@ def plan_sweep(
     *,
     has_imatrix: bool = False,
     unused: frozenset[str] = frozenset(),
+    barred: Callable[[TensorType], str] = lambda _swap: "",
 ) -> SweepPlan:
     """Each tensor of ``roles`` (or "all") in ``blocks`` (None: all) alone at each of ``types``, demotions and promotions alike.
 
-    ``base_types``: every tensor's type in the base; ``unused``: tensors that no forward pass reads. Raises `TensorChoiceError`
+    ``base_types``: every tensor's type in the base; ``unused``: tensors that no forward pass reads; ``barred``: why else a
+    swap isn't to be measured, "" where it is. Raises `TensorChoiceError`
     for an unknown role or block or where nothing is left to measure, `TypeChoiceError` for an unknown type, one that no chosen
     tensor can hold, or one that needs an importance matrix where there is none.
     """
@@ -86,7 +88,7 @@ def plan_sweep(
     for tensor in _replay_order(tensors):
         for kind in wanted:
             swap = TensorType(tensor.name, fallback_type(kind, tensor.row_length).name)
-            if reason := _why_not(swap, base_types, unused, planned):
+            if reason := _why_not(swap, base_types, unused, planned) or barred(swap):
                 skipped.append(Skipped(tensor.name, kind, reason))
             if not reason or swap in planned:
                 askers = planned[swap].asked if swap in planned else ()

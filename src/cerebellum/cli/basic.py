@@ -46,6 +46,10 @@ def inspect(model: Path, as_json: bool) -> None:
 @click.argument("type", metavar="TYPE")
 @click.option("--overrides", type=click.Path(path_type=Path), help="File of pattern=type lines, as for llama-quantize.")
 @click.option("--imatrix", type=click.Path(path_type=Path), help="Importance matrix (GGUF or .dat).")
+@click.option(
+    "--exclude", metavar="PATTERN", multiple=True, help="Leave tensors with this in their names as MODEL has them."
+)
+@click.option("--pure", is_flag=True, help="Every tensor at TYPE's own type, without llama.cpp's mix.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @json_option
@@ -56,6 +60,8 @@ def quantize(
     type: str,
     overrides: Path | None,
     imatrix: Path | None,
+    exclude: tuple[str, ...],
+    pure: bool,
     out: Path,
     force: bool,
     as_json: bool,
@@ -63,14 +69,17 @@ def quantize(
 ) -> None:
     """Write MODEL as the file type TYPE (Q3_K_M, …), some tensors as the overrides say.
 
-    The file appears under its name only when it is whole. Fallbacks of rows that a type can't hold are listed.
+    The file appears under its name only when it is whole. Fallbacks of rows that a type can't hold are listed. A tensor whose values the
+    type can't hold, or that has no entry in the importance matrix where one is needed, stays as it is and is named.
 
     Example: cerebellum quantize model-F16.gguf Q3_K_M --overrides overrides.txt --out model-Q3_K_M.gguf
     """
+    from cerebellum.gguf.mix import MixOptions
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.verbs.quantize import quantize_model
 
-    result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, ConsoleProgress(quiet=quiet))
+    progress, mix = ConsoleProgress(quiet=quiet), MixOptions(exclude, None, pure)
+    result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, progress, mix)
     if as_json:
         print_json(result.as_json())
         return

@@ -53,6 +53,16 @@ SWEEP_OPTIONS = (
     click.option(
         "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
     ),
+    click.option(
+        "--base-overrides", type=FilePath, help="File of pattern=type lines for the base, as for llama-quantize."
+    ),
+    click.option("--pure", is_flag=True, help="The base without llama.cpp's mix: every tensor at the type of --base."),
+    click.option(
+        "--exclude",
+        metavar="PATTERN",
+        multiple=True,
+        help="Leave tensors with this in their names as MODEL has them, in the base and in the sweep.",
+    ),
     click.option("--role", help="Roles to sweep, with commas between, or 'all'. [default: ffn_gate]"),
     click.option("--to", help="Types to sweep, with commas between; larger ones too. [default: Q2_K]"),
     click.option("--blocks", callback=parse_blocks, help="Blocks to try, as in 0-3,7. [default: all]"),

@@ -81,6 +81,19 @@ TYPES_BY_ID: dict[int, QuantType] = {t.id: t for t in STORED.values()}
 #: llama.cpp refuses these without an importance matrix (``tensor_requires_imatrix`` in llama-quant.cpp).
 NEEDS_IMATRIX = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS"})
 
+#: Tensors that go without an importance matrix, but for the types that ggml itself refuses without one.
+EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
+_ALWAYS_IMATRIX = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
+
+
+def needs_imatrix(kind: str, tensor: str, ftype: str = "") -> bool:
+    """Whether ``tensor`` can be stored as ``kind`` only with an entry in an importance matrix; under Q2_K_S llama.cpp wants one for Q2_K
+    too."""
+    if kind == "Q2_K" and ftype == "Q2_K_S":
+        return tensor not in EMBEDDINGS
+    return kind in NEEDS_IMATRIX and (kind in _ALWAYS_IMATRIX or tensor not in EMBEDDINGS)
+
+
 #: What llama.cpp stores instead where a row isn't a whole number of blocks (``tensor_type_fallback`` in llama-quant.cpp).
 _FALLBACK = {
     **dict.fromkeys(

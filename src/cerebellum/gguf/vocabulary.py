@@ -31,11 +31,6 @@ class TokenList:
     types: tuple[int, ...]
     rules: dict[str, str]
 
-    @property
-    def key(self) -> str:
-        """Content key of it all: equal for files with one tokenization."""
-        return content_key("tokens", [self.texts, self.types, self.rules])
-
 
 def token_list(model: Model) -> TokenList:
     """Of the file that ``model`` was read from. Raises `ModelFileError` where it can't be read."""

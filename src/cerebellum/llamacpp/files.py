@@ -7,13 +7,13 @@ import ctypes as C
 import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import llama_cpp.llama_cpp as lc
 
-from cerebellum.errors import EngineError, ModelFileError, OutputError, TypeChoiceError
+from cerebellum.errors import EngineError, ModelFileError, OutputError, TensorStoreError, TypeChoiceError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import FTYPES, STORED, ftype_name, quant_type
 from cerebellum.keys import partial_of
@@ -32,6 +32,9 @@ _LINE = re.compile(
     r"\[\s*\d+/\s*\d+\]\s+(?P<name>\S+)\s+- \[[^\]]*\], type =\s*(?P<old>\w+),\s+"
     r"size =\s+[\d.]+ MiB(?: ->\s+[\d.]+ MiB \((?P<new>\w+)\))?"
 )
+
+_BEGUN = re.compile(r"\[\s*\d+/\s*\d+\]\s+(?P<name>\S+)\s+- \[")
+_CONVERTING = re.compile(r"converting to (?P<new>\w+)")
 
 
 def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path | None) -> dict[str, str]:
@@ -108,6 +111,7 @@ def _write_error(partial: Path) -> OSError:
 
 def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path | None, *, dry_run: bool) -> None:
     log = native.native_log()
+    log.lines.clear()
     params = lc.llama_model_quantize_default_params()
     params.ftype = FTYPES[ftype_name(ftype)][0]
     params.allow_requantize = True
@@ -124,11 +128,33 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
         message = log.errors().rpartition("failed to quantize: ")[2]
         if "iostream error" in message:
             raise _write_error(Path(out))
+        if (stopped_at := _stopped_at(log.lines)) and (
+            "validation failed" in message or "Missing importance" in message
+        ):
+            name, kind = stopped_at
+            why = (
+                "its values are too large or not finite"
+                if "validation" in message
+                else "the importance matrix has no entry for it"
+            )
+            raise TensorStoreError(f"{name} can't be stored as {kind}: {why}", name, kind)
         if "importance matrix" in message.lower() or "imatrix" in message.lower():
             raise TypeChoiceError(f"{ftype} needs an importance matrix: give one with --imatrix ({message})")
         if "unknown model architecture" in message:
             raise ModelFileError(f"{source} has an architecture that this build of llama.cpp doesn't know ({message})")
         raise EngineError(f"llama.cpp could not quantize {source}: {message}")
+
+
+def _stopped_at(lines: Iterable[str]) -> tuple[str, str] | None:
+    """(tensor, type it was to become) where llama.cpp's log of a file that it gave up ends; None where that can't be told."""
+    found = None
+    for line in lines:
+        if begun := _BEGUN.search(line):
+            found = begun
+    if found is None:
+        return None
+    kind = _CONVERTING.search(found.string)
+    return found["name"], kind["new"].upper() if kind else "that type"
 
 
 def _set_overrides(params: Any, overrides: Overrides) -> Any:

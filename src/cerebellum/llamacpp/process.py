@@ -169,7 +169,7 @@ class Child:
     def _named(self, error: Exception, label: str) -> Exception:
         label = label or self.doing
         if isinstance(error, EngineError) and label not in str(error):
-            return type(error)(f"{label}: {error}")
+            error.args = (f"{label}: {error}",)
         return error
 
     def _death(self, label: str) -> EngineDied:

@@ -11,6 +11,7 @@ from cerebellum.allocate.plan import SweepPlan
 from cerebellum.allocate.policies import Choice
 from cerebellum.bench.score import BenchResult
 from cerebellum.domain import Model, Trial, TrialKind
+from cerebellum.gguf.mix import Mix
 from cerebellum.gguf.overrides import Hit, Overrides
 from cerebellum.quoting import shell_file, shell_word
 from cerebellum.scoring.summary import (
@@ -25,11 +26,12 @@ from cerebellum.study.runner import FailedTrial, Scores
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The file that a recipe starts from. ``twice``: its source was quantized already."""
+    """The file that a recipe starts from. ``twice``: its source was quantized already. ``mix``: what it is made of beside its file type."""
 
     model: Model
     ftype: str
     twice: bool
+    mix: Mix = field(default_factory=Mix)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from cerebellum.domain import Model
+from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.mix import Mix, MixOptions
+from cerebellum.gguf.overrides import pairs
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import content_key
 from cerebellum.results import Base
+from cerebellum.verbs.base_mix import EXCLUDED, excluded, from_plain, mix_of, plain, write_mix
 from cerebellum.verbs.inputs import Inputs, subject_of
 from cerebellum.verbs.workspace import Workspace
 
@@ -20,23 +24,36 @@ def base_ftype(source: Model, asked: str | None) -> str:
     return source.ftype if source.is_quantized and source.ftype is not None else DEFAULT_BASE
 
 
-def own_base(inputs: Inputs, asked: str | None) -> Base | None:
-    """The source itself where it is quantized already to the file type of the base."""
+def own_base(inputs: Inputs, asked: str | None, mix: MixOptions) -> Base | None:
+    """The source itself where it is quantized already to the file type of the base, and no mix makes that another file.
+
+    Raises `InputError` for a mix of a base that isn't made.
+    """
     source = inputs.source
     if not source.is_quantized or source.ftype is None or base_ftype(source, asked) != source.ftype:
         return None
-    return Base(source, source.ftype, True)
+    if mix.overrides or mix.pure:
+        if asked is not None:
+            return None
+        raise InputError(
+            f"{source.path.name} is quantized, so it is its own base; --base-overrides and --pure are of one that is made: name its file "
+            "type with --base"
+        )
+    left_out = {tensor.name: EXCLUDED for tensor in excluded(mix.exclude, source)}
+    return Base(source, source.ftype, True, Mix(left_out=left_out))
 
 
-def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None) -> Base:
+def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None, options: MixOptions) -> Base:
     """The base file, quantized from the source into the output folder once."""
     source, imatrix = inputs.source, inputs.imatrix
     ftype = base_ftype(source, asked)
-    path, fact = workspace.out / f"base-{ftype}.gguf", f"base {ftype}"
+    path, fact, mix = workspace.out / f"base-{ftype}.gguf", f"base {ftype}", mix_of(options, source, ftype)
     subject = subject_of(workspace.sha256(source.path), imatrix)
-    key = content_key("base", [subject, ftype, workspace.backend.id])
-    if not path.exists() or workspace.study.fact(fact) != {"key": key, "sha256": workspace.sha256(path)}:
+    key = content_key("base", [subject, ftype, workspace.backend.id, pairs(mix.lines)])
+    known = workspace.study.fact(fact) or {}
+    if not path.exists() or (known.get("key"), known.get("sha256")) != (key, workspace.sha256(path)):
         workspace.progress.note(f"quantizing {source.path.name} to {ftype}")
-        workspace.backend.quantize(source.path, path, ftype, (), imatrix)
-        workspace.study.set_fact(fact, {"key": key, "sha256": workspace.sha256(path)})
-    return Base(model_file.read_model(path), ftype, source.is_quantized)
+        made = write_mix(workspace.backend, source, path, ftype, mix, imatrix)
+        known = {"key": key, "sha256": workspace.sha256(path), "mix": plain(made)}
+        workspace.study.set_fact(fact, known)
+    return Base(model_file.read_model(path), ftype, source.is_quantized, from_plain(known["mix"]))

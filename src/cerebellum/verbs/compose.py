@@ -9,6 +9,7 @@ from cerebellum.allocate.plan import blanket_trial, random_trials
 from cerebellum.allocate.policies import Choice
 from cerebellum.domain import Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError
+from cerebellum.gguf.overrides import pairs
 from cerebellum.results import Combination, Comparison, Row, Sweep
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Split
@@ -42,7 +43,9 @@ def controls(session: Session, sweep: Sweep, choice: Choice, n_random: int, seed
 
 def requantized(session: Session) -> Trial:
     """What llama.cpp makes of the base when told its own file type again: the fair baseline where that changes types."""
-    types = session.backend.types(session.base.model.path, session.base.ftype, (), session.options.imatrix)
+    types = session.backend.types(
+        session.base.model.path, session.base.ftype, pairs(session.base.mix.lines), session.options.imatrix
+    )
     changed = {name: kind for name, kind in types.items() if kind != session.base.model.types[name]}
     return Trial("base requantized", TrialKind.REQUANTIZED, tensor_types_of(changed))
 

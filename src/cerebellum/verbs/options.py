@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cerebellum import bundled
+from cerebellum.gguf.mix import MixOptions
 from cerebellum.llamacpp.protocol import Settings
 
 
@@ -34,3 +35,4 @@ class SessionOptions:
     retry_failed: bool = False
     calibration: Path | None = None
     make_imatrix: bool | None = None
+    mix: MixOptions = field(default_factory=MixOptions)

@@ -14,6 +14,7 @@ from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import tensor_types_of
 from cerebellum.files import companions
 from cerebellum.gguf import model_file
+from cerebellum.gguf.next_token import check_predicts
 from cerebellum.gguf.overrides import check_acts, overrides_for
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import sha256_file
@@ -193,8 +194,10 @@ def warn(session: Session, sweep: Sweep) -> None:
 
 
 def check_sweep(options: SessionOptions, sweep_options: SweepOptions) -> None:
-    """What can be known of a sweep from the model's header alone. Raises `TensorChoiceError` or `TypeChoiceError`."""
+    """What can be known of a sweep from the model's header alone. Raises `ModelFileError`, `TensorChoiceError` or
+    `TypeChoiceError`."""
     source = model_file.read_model(options.model)
+    check_predicts(source)
     if options.base is not None:
         ftype_name(options.base)
     has_imatrix = options.imatrix is not None or wants_imatrix(options, sweep_options.types)

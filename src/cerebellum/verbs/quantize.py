@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model
-from cerebellum.errors import OutputError, OverrideError
+from cerebellum.errors import OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.overrides import Hit, Overrides, check_acts, check_realized, pairs, parse_overrides, resolve
+from cerebellum.gguf.mix import MixOptions
+from cerebellum.gguf.override_file import read_overrides
+from cerebellum.gguf.overrides import Hit, check_acts, check_realized, pairs, resolve
 from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.quoting import printable
-from cerebellum.text.untrusted import read_regular
+from cerebellum.verbs.base_mix import EVERY, mix_of, write_mix
 from cerebellum.verbs.inputs import check_imatrix_fits
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """What was written. ``fallbacks``: tensors whose rows can't hold what the file type or an override asks for, with what was stored."""
+    """What was written. ``fallbacks``: tensors whose rows can't hold what the file type or an override asks for, with what was stored.
+    ``left_out``: tensors that stay as the source has them, with the reason."""
 
     model: Model
     source: Model
@@ -31,6 +35,7 @@ class Quantized:
     sha256: str
     hits: tuple[Hit, ...]
     fallbacks: dict[str, str]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -45,6 +50,7 @@ class Quantized:
             "types": dict(Counter(t.type for t in self.model.tensors).most_common()),
             "overrides": {str(hit.override): list(hit.tensors) for hit in self.hits},
             "fallbacks": self.fallbacks,
+            "left_out": self.left_out,
         }
 
     def summary(self) -> str:
@@ -66,6 +72,8 @@ class Quantized:
                 f"fallback: {n} of {len(self.model.tensors)} tensors can't hold what {self.ftype} or an override asks for and are "
                 f"{kind} ({first}{', …' if n > 1 else ''})"
             )
+        stored = self.model.types
+        lines += [f"left out: {name} stays {stored[name]}: {why}" for name, why in self.left_out.items()]
         if self.source.is_quantized:
             lines.append(f"note: {self.source.path.name} was quantized before, so its weights are quantized twice")
         return "\n".join(map(printable, lines))
@@ -80,8 +88,10 @@ def quantize_model(
     imatrix: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    mix: MixOptions | None = None,
 ) -> Quantized:
-    """Write ``model`` as ``ftype``. Every override line must hit a tensor.
+    """Write ``model`` as ``ftype``. Every override line must hit a tensor. A tensor that can't be stored as the file type has it stays as
+    it is, which the result says.
 
     Raises `OverrideError`, `TypeChoiceError`, `OutputError` (``out`` exists and not ``force``) or `EngineError`.
     """
@@ -94,40 +104,30 @@ def quantize_model(
         raise OutputError(
             f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
         )
-    lines = read_overrides(overrides) if overrides else ()
-    hits = resolve(lines, source) if lines else ()
+    asked = read_overrides(overrides) if overrides else ()
+    made = mix_of(replace(mix or MixOptions(), overrides=overrides), source, name)
+    lines = made.lines
+    hits = resolve([line for line in lines if line.pattern != EVERY], source)
     if hits:
         check_acts(name)
     if imatrix:
         check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
     if hits:
         check_realized(hits, backend.types(model, name, pairs(lines), imatrix), source)
+    told_hits = tuple(hit for hit in hits if hit.override in asked)
     progress.note(f"quantizing {model.name} to {name}")
-    backend.quantize(model, out, name, pairs(lines), imatrix)
+    made = write_mix(backend, source, out, name, made, imatrix, asked)
     written = model_file.read_model(out)
-    return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(source, name, hits, written))
+    fallbacks = fallbacks_of(source, name, hits, written, made.left_out)
+    return Quantized(written, source, name, sha256_file(out), told_hits, fallbacks, dict(made.left_out))
 
 
-def read_overrides(path: Path) -> Overrides:
-    """The lines of an override file. Raises `OverrideError`."""
-    try:
-        text = read_regular(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OverrideError(
-            f"can't read the overrides {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
-        ) from error
-    if text.startswith("\ufeff"):
-        raise OverrideError(
-            f"the overrides {path} begin with a byte-order mark (BOM), which llama-quantize would take for a part of the first pattern; "
-            "save the file as UTF-8 without BOM"
-        )
-    return parse_overrides(text)
-
-
-def fallbacks_of(source: Model, ftype: str, hits: tuple[Hit, ...], written: Model) -> dict[str, str]:
+def fallbacks_of(
+    source: Model, ftype: str, hits: tuple[Hit, ...], written: Model, left_out: Mapping[str, str]
+) -> dict[str, str]:
     """Tensors whose rows can't hold the type that the file type or an override asks for → the type they have."""
     types, default = written.types, FTYPES[ftype][1]
     asked = {t.name: default for t in quantizable_tensors(source) if not quant_type(default).fits(t.row_length)}
     asked |= {tensor: hit.override.type for hit in hits for tensor in hit.tensors}
     lengths = {t.name: t.row_length for t in written.tensors}
-    return {n: types[n] for n, kind in asked.items() if not quant_type(kind).fits(lengths[n])}
+    return {n: types[n] for n, kind in asked.items() if n not in left_out and not quant_type(kind).fits(lengths[n])}

@@ -18,6 +18,7 @@ from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, prepare_base
+from cerebellum.verbs.base_mix import told
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
@@ -135,7 +136,8 @@ def open_session(
         tell((*rules, *inputs.doubts), progress, warnings)
         warnings += odd_marks_of(inputs.texts, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
-        base = own_base(inputs, options.base) or prepare_base(workspace, inputs, options.base)
+        base = own_base(inputs, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
+        tell(told(base.mix, source), progress, warnings)
         engines = open_engines(workspace, base, inputs, options.workers, stack)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")

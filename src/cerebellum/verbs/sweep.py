@@ -9,6 +9,7 @@ from cerebellum.allocate.effects import SingleEffect
 from cerebellum.allocate.plan import SweepPlan, plan_sweep
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import EngineError
+from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.types import quant_type
 from cerebellum.results import Sweep, SweepRow
 from cerebellum.scoring.summary import Contrast, contrast, kld_sums, nll_sums, summarize
@@ -17,6 +18,7 @@ from cerebellum.stats.fdr import adjusted_p
 from cerebellum.stats.intervals import paired_values
 from cerebellum.stats.sequential import Schedule, sequential_p
 from cerebellum.study.runner import FailedTrial, Scores, TrialRunner
+from cerebellum.verbs.base_mix import barrier
 from cerebellum.verbs.session import Session
 
 #: Share of false discoveries that is tolerated among the effects of a sweep that are called real.
@@ -56,14 +58,26 @@ def make_plan(session: Session, options: SweepOptions) -> SweepPlan:
         options.blocks,
         has_imatrix=session.options.imatrix is not None,
         unused=session.engines[0].unused,
+        barred=barrier(
+            session.base.mix, base, load_imatrix(session.options.imatrix) if session.options.imatrix else None
+        ),
     )
-    for note in plan.notes:
+    for note in (*plan.notes, *_left_out(plan)):
         session.progress.note(note)
     return plan
 
 
+def _left_out(plan: SweepPlan) -> list[str]:
+    """What is said of tensors that aren't measured because they can't be stored or were excluded."""
+    told = [skip for skip in plan.skipped if skip.reason.startswith(("is excluded", "can't be", "has no entry"))]
+    return [f"{skip.tensor} {skip.reason}, so it is not measured at {skip.type}" for skip in told[:8]] + (
+        [f"and {len(told) - 8} more that are not measured"] if len(told) > 8 else []
+    )
+
+
 def run_sweep(session: Session, plan: SweepPlan, options: SweepOptions) -> Sweep:
     """Measure the planned trials on the whole search split; what was measured before is not measured again.
+
 
     A trial that fails is left out. Raises `EngineError` where all of them do.
     """

@@ -26,7 +26,10 @@ def check_token_lists(models: Iterable[Path]) -> list[str]:
 
     Raises `InputError` naming the first token that has another text.
     """
-    first, *others = (token_list(model_file.read_model(path)) for path in dict.fromkeys(models))
+    paths = list(dict.fromkeys(models))
+    if len(paths) < 2:
+        return []
+    first, *others = (token_list(model_file.read_model(path)) for path in paths)
     for other in others:
         check_same_tokens(first, other)
     return [said for other in others if (said := other_rules(first, other))]

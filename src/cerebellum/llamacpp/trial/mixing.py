@@ -48,7 +48,7 @@ def mixes(node: native.GgmlTensor) -> bool:
     """Whether a node's result for one token may depend on the batch's other sequences."""
     name = _name(node.op)
     if name == _PRODUCT:
-        return native.tensor_at(node.src[1]).ne[1] < FEW
+        return int(native.tensor_at(node.src[1]).ne[1]) < FEW
     return name not in _BY_ROW
 
 

@@ -74,7 +74,7 @@ def check_fits(tensor: Tensor, kind: QuantType, has_imatrix: bool) -> None:
     needs = kind.name in ("IQ1_S", "IQ2_XXS", "IQ2_XS") or (kind.name in NEEDS_IMATRIX and not embeds)
     if needs and not has_imatrix:
         raise TypeChoiceError(
-            f"{tensor.name} can't be {kind.name} without an importance matrix: give one with --imatrix"
+            f"{tensor.name} can't be {kind.name} without an importance matrix's entry for it: give a matrix that has one with --imatrix"
         )
 
 
