@@ -16,8 +16,9 @@ from typing import Any, cast
 import cerebellum
 from benchmarks.running import positive
 from cerebellum import bundled
+from cerebellum.cores import n_cores
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
-from cerebellum.llamacpp.protocol import Backend, Settings, Sources, n_cores
+from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.results import SweepResult
 
 BASE = "base"

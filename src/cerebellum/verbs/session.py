@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from cerebellum import bundled
 from cerebellum.cores import n_cores
 from cerebellum.domain import Corpus, Model
-from cerebellum.errors import InputError, ModelFileError, TextError
+from cerebellum.errors import InputError, ModelFileError, OutputError, TextError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
@@ -297,11 +298,34 @@ def prepare_base(options: SessionOptions, source: Model, backend: Backend, study
         f"base {ftype}",
         content_key("base", [subject_of(cached_sha256(study, source.path), options.imatrix), ftype, backend.id]),
     )
-    if not path.exists() or study.fact(name) != {"key": wanted, "sha256": cached_sha256(study, path)}:
+    known = study.fact(name)
+    if not path.exists() or known != {"key": wanted, "sha256": cached_sha256(study, path)}:
+        set_aside(study, path, known, progress)
+        study.set_fact(
+            name, {"key": wanted, "sha256": None}
+        )  # being written: whoever is killed now finds a file of his own
         progress.note(f"quantizing {source.path.name} to {ftype}")
         backend.quantize(source.path, path, ftype, (), options.imatrix)
         study.set_fact(name, {"key": wanted, "sha256": cached_sha256(study, path)})
     return Base(model_file.read_model(path), ftype, source.is_quantized)
+
+
+def set_aside(study: Study, path: Path, known: Mapping[str, Any] | None, progress: Progress) -> None:
+    """Rename what lies at ``path`` unless this study wrote it (``known`` is what it noted of it): nobody's file is overwritten.
+
+    Raises `OutputError` where it can't be renamed.
+    """
+    if not path.exists() or (known is not None and known["sha256"] in (None, cached_sha256(study, path))):
+        return
+    names = (path.with_name(f"{path.stem}.kept-{n}{path.suffix}") for n in itertools.count(1))
+    captured = next(name for name in names if not name.exists())
+    try:
+        path.rename(captured)
+    except OSError as error:
+        raise OutputError(
+            f"{path} is not what this study wrote, and can't be moved out of the way: {error.strerror}; move it, or give another --out"
+        ) from error
+    progress.note(f"warning: {path.name} is not what this study wrote: it is kept as {captured.name}")
 
 
 def make_splits(
