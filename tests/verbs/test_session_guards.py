@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from cerebellum import api
 from cerebellum.domain import ChunkScore, TensorType
 from cerebellum.errors import CerebellumError, InputError, ModelFileError, ProofError, TextError
 from cerebellum.llamacpp.protocol import Settings
+from cerebellum.progress import Silent
 from cerebellum.report.grids import controls_lines
 from cerebellum.results import RunResult
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
@@ -69,6 +71,59 @@ def test_a_damaged_base_is_made_again(ground: Path) -> None:
     whole = base.read_bytes()
     base.write_bytes(whole[:-1] + b"x")
     assert run(ground) == first and base.read_bytes() == whole
+
+
+class Told(Silent):
+    """Notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_file_of_the_users_where_the_base_goes_is_kept(ground: Path) -> None:
+    """Before the first run, and one that replaced ours: renamed, with a word, never overwritten; and the run is the same."""
+    first, base = run(ground), ground / "out" / "base-Q3_K_M.gguf"
+    whole = base.read_bytes()
+    other = ground / "second" / "base-Q3_K_M.gguf"
+    other.parent.mkdir()
+    for n in (1, 2):
+        other.write_bytes(b"mine" * n)
+        told = Told()
+        assert run(ground, out=other.parent, progress=told) == replace_out(first, ground)
+        assert other.read_bytes() == whole and (other.parent / f"base-Q3_K_M.kept-{n}.gguf").read_bytes() == b"mine" * n
+        assert [note for note in told.notes if f"kept as base-Q3_K_M.kept-{n}.gguf" in note]
+    told = Told()
+    run(ground, out=other.parent, progress=told)
+    assert not [note for note in told.notes if "kept" in note]
+
+
+def replace_out(result: RunResult, ground: Path) -> RunResult:
+    """The same result in the second folder."""
+    out, second = ground / "out", ground / "second"
+    base = replace(result.base, model=replace(result.base.model, path=second / result.base.model.path.name))
+    written = result.written and replace(
+        result.written,
+        path=second / result.written.path.relative_to(out),
+        overrides_path=second / result.written.overrides_path.relative_to(out),
+    )
+    return replace(result, base=base, written=written)
+
+
+def test_a_run_killed_while_its_base_was_written_goes_on(ground: Path) -> None:
+    """The file got its name and the note of it was never made: ours, so it is made again and nothing is kept aside."""
+
+    class Killed(FakeBackend):
+        def quantize(self, *arguments: Any, **more: Any) -> None:
+            super().quantize(*arguments, **more)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(ground, Killed(EFFECTS))
+    assert run(ground).base.model.path.exists()
+    assert not list((ground / "out").glob("*kept*"))
 
 
 def test_another_reference_has_rows_of_its_own(ground: Path) -> None:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 from cerebellum.domain import Model
-from cerebellum.errors import InputError
+from cerebellum.errors import InputError, OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import Mix, MixOptions
 from cerebellum.gguf.overrides import pairs
@@ -50,10 +55,33 @@ def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None, option
     path, fact, mix = workspace.out / f"base-{ftype}.gguf", f"base {ftype}", mix_of(options, source, ftype)
     subject = subject_of(workspace.sha256(source.path), imatrix)
     key = content_key("base", [subject, ftype, workspace.backend.id, pairs(mix.lines)])
-    known = workspace.study.fact(fact) or {}
+    known = workspace.study.fact(fact)
+    set_aside(workspace, path, known)
+    known = known or {}
     if not path.exists() or (known.get("key"), known.get("sha256")) != (key, workspace.sha256(path)):
+        workspace.study.set_fact(
+            fact, {"key": key, "sha256": None}
+        )  # being written: a file found after a kill is this study's
         workspace.progress.note(f"quantizing {source.path.name} to {ftype}")
         made = write_mix(workspace.backend, source, path, ftype, mix, imatrix)
         known = {"key": key, "sha256": workspace.sha256(path), "mix": plain(made)}
         workspace.study.set_fact(fact, known)
     return Base(model_file.read_model(path), ftype, source.is_quantized, from_plain(known["mix"]))
+
+
+def set_aside(workspace: Workspace, path: Path, known: Mapping[str, Any] | None) -> None:
+    """Rename what lies at ``path`` unless this study wrote it (``known`` is what it noted of it): nobody's file is overwritten.
+
+    Raises `OutputError` where it can't be renamed.
+    """
+    if not path.exists() or (known is not None and known["sha256"] in (None, workspace.sha256(path))):
+        return
+    names = (path.with_name(f"{path.stem}.kept-{n}{path.suffix}") for n in itertools.count(1))
+    kept = next(name for name in names if not name.exists())
+    try:
+        path.rename(kept)
+    except OSError as error:
+        raise OutputError(
+            f"{path} is not what this study wrote, and can't be moved out of the way: {error.strerror}; move it, or give another --out"
+        ) from error
+    workspace.progress.note(f"warning: {path.name} is not what this study wrote: it is kept as {kept.name}")
