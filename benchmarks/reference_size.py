@@ -1,10 +1,11 @@
-"""What a reference costs with a vocabulary of 262,144 words: disk, memory, and what its KL divergence may lack.
+"""What a reference costs with a vocabulary of 262,144 words: disk, memory, and what KL divergence comes out.
 
-python -m benchmarks.reference_size [--ctx 512] [--chunks 2] [--vocab 262144] [--keep 64 256 1024] [--exact] [--scratch FOLDER]
+python -m benchmarks.reference_size [--ctx 512] [--chunks 2] [--vocab 262144] [--keep 64 248 1024] [--exact] [--scratch FOLDER]
 
 The vocabulary is synthetic: a llama of one narrow block with random weights and one token a character, its output scaled so that the
 next token's entropy is about 3 nats. Bytes and memory depend on shapes alone and are what a real model's would be; KL divergence
-and slack are an illustration, for the tails of a trained model's distributions look otherwise. Linux only.
+is an illustration, for the tails of a trained model's distributions look otherwise (`kld_estimate` compares it with that over all words).
+Linux only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.stock import find_stock, why_not_built
 from cerebellum.domain import Chunk
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend
 from cerebellum.llamacpp.protocol import Settings
-from cerebellum.scoring.reference import ReferenceStore, default_k
+from cerebellum.scoring.reference import DEFAULT_K, ReferenceStore, default_k
 
 WIDTH, FEED_FORWARD = 64, 128
 #: Standard deviation of the logits: of a quarter of a million random ones it leaves about 3 nats of entropy.
@@ -45,7 +46,7 @@ BACKEND = LlamaBackend()
 
 @dataclass(frozen=True)
 class Cost:
-    """One way to keep the reference. Peaks are resident bytes beyond the model's file, KL divergence and slack nats a token."""
+    """One way to keep the reference. Peaks are resident bytes beyond the model's file; KL divergence and the draw's error nats a token."""
 
     kept: int | None
     n_tokens: int
@@ -55,7 +56,7 @@ class Cost:
     capture_s: float
     score_s: float
     kld: float
-    slack: float
+    error: float
 
 
 # -- the synthetic model -------------------------------------------------------------------------------------------------
@@ -154,8 +155,9 @@ def cost(models: tuple[Path, Path], text: str, options: argparse.Namespace, kept
     finally:
         engine.close()
     n = sum(score.n_tokens for score in scores)
-    kld, slack = (sum(values) / n for values in zip(*((s.kld or 0.0, s.kld_slack or 0.0) for s in scores), strict=True))
-    return Cost(kept, n, store.n_bytes, capture_peak, score_peak, capture_s, score_s, kld, slack)
+    kld = sum(s.kld or 0.0 for s in scores) / n
+    error = sum(s.kld_var or 0.0 for s in scores) ** 0.5 / n
+    return Cost(kept, n, store.n_bytes, capture_peak, score_peak, capture_s, score_s, kld, error)
 
 
 # -- the stock program's way ---------------------------------------------------------------------------------------------
@@ -183,7 +185,7 @@ def stock_cost(model: Path, text: Path, options: argparse.Namespace, folder: Pat
 def show_costs(costs: list[Cost], stock: tuple[int, int] | None, options: argparse.Namespace) -> None:
     rows: list[tuple[str, ...]] = [
         (
-            "all (exact)" if c.kept is None else f"{c.kept} largest" + " *" * (c.kept == default_k(options.vocab)),
+            "all (exact)" if c.kept is None else f"{c.kept} words" + " *" * (c.kept == default_k(options.vocab)),
             f"{c.n_bytes:,}",
             f"{c.n_bytes / c.n_tokens:,.0f}",
             f"{c.capture_peak / 1e6:,.0f}",
@@ -191,7 +193,7 @@ def show_costs(costs: list[Cost], stock: tuple[int, int] | None, options: argpar
             f"{1000 * c.capture_s / c.n_tokens:.1f}",
             f"{1000 * c.score_s / c.n_tokens:.1f}",
             f"{c.kld:.6f}",
-            f"{c.slack:.6f}",
+            f"{c.error:.6f}",
         )
         for c in costs
     ]
@@ -201,7 +203,17 @@ def show_costs(costs: list[Cost], stock: tuple[int, int] | None, options: argpar
     rows.append(("llama-perplexity", f"{n_bytes:,}", f"{n_bytes / n_tokens:,.0f}", memory, *[""] * 5))
     show(
         f"{n_tokens:,} scored tokens ({options.chunks} chunks of {options.ctx}); memory beyond the model's file, time a token",
-        ("rows kept", "bytes", "a token", "capture, MB", "score, MB", "capture, ms", "score, ms", "KLD, nats", "slack"),
+        (
+            "rows kept",
+            "bytes",
+            "a token",
+            "capture, MB",
+            "score, MB",
+            "capture, ms",
+            "score, ms",
+            "KLD, nats",
+            "± by the draw",
+        ),
         rows,
     )
     print(
@@ -228,7 +240,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--ctx", type=int, default=512, help="tokens in a chunk (default 512)")
     parser.add_argument("--chunks", type=int, default=2, help="chunks kept and scored (default 2)")
     parser.add_argument("--vocab", type=int, default=262_144, help="words (default 262144)")
-    parser.add_argument("--keep", type=int, nargs="+", default=[64, 256, 1024], help="logits kept of a row")
+    parser.add_argument("--keep", type=int, nargs="+", default=[64, DEFAULT_K, 1024], help="words kept of a row")
     parser.add_argument(
         "--exact", action="store_true", help="also keep complete rows: 4 bytes a token and word of disk"
     )
@@ -255,7 +267,7 @@ def main(argv: list[str] | None = None) -> int:
         sizes = " and ".join(f"{path.stat().st_size / 1e6:,.1f} MB" for path in models)
     print(
         f"Synthetic vocabulary of {options.vocab:,} words: random weights, {nats:.2f} nats of entropy; F16 and Q4_0, {sizes}.\n"
-        "Bytes and memory follow from shapes; KL divergence and slack are an illustration, not a trained model's."
+        "Bytes and memory follow from shapes; KL divergence is an illustration, not a trained model's."
     )
     show_costs(costs, stock, options)
     default = next((c for c in costs if c.kept == default_k(options.vocab)), costs[0])

@@ -104,7 +104,7 @@ def beside_numpy(vocabulary: int, k: int | None, repeats: int, threads: Threads)
     old_s, one_s, all_s = zip(*times[1:], strict=True)
     per_row = [spread([1e6 * t / len(logits) for t in each], ".0f") for each in (old_s, one_s, all_s)]
     ratios = [spread([a / b for a, b in zip(old_s, each, strict=True)], ".1f") for each in (one_s, all_s)]
-    return [f"{vocabulary:,}", "complete" if k is None else f"{k} largest", *per_row, *ratios]
+    return [f"{vocabulary:,}", "complete" if k is None else f"{k} words", *per_row, *ratios]
 
 
 def beside_forward(name: str, path: Path, repeats: int, threads: Threads, gpu_layers: int) -> list[str]:
@@ -129,7 +129,7 @@ def beside_forward(name: str, path: Path, repeats: int, threads: Threads, gpu_la
     engine.close()
     shares = [100 * s / f for s, f in zip(scoring[1:], forward[1:], strict=True)]
     both = [spread([1e3 * t for t in each[1:]], ".1f") for each in (forward, scoring)]
-    return [name, "complete" if k is None else f"{k} largest", *both, spread(shares, ".1f")]
+    return [name, "complete" if k is None else f"{k} words", *both, spread(shares, ".1f")]
 
 
 def main() -> None:

@@ -29,8 +29,9 @@ class NoRoomError(OSError):
     """The folder's disk has too little room for the model; the message says how much is needed and how much there is."""
 
 
-def write_model(path: Path, shape: Shape, seed: int = 0) -> Path:
+def write_model(path: Path, shape: Shape, seed: int = 0, sharpness: float = SHARPNESS) -> Path:
     """``path``, written whole or not at all; weights are Gaussian, their deviation 1 / √(row length). The same seed gives the same bytes.
+    ``sharpness``: the deviation of the logits, see `SHARPNESS`.
 
     Raises NoRoomError.
     """
@@ -38,7 +39,7 @@ def write_model(path: Path, shape: Shape, seed: int = 0) -> Path:
     check_room(path.parent, n_bytes(shape))
     partial = path.with_name(path.name + ".partial")
     try:
-        _write(partial, shape, np.random.default_rng(seed))
+        _write(partial, shape, np.random.default_rng(seed), sharpness)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -63,7 +64,7 @@ def _size(size: TensorShape) -> int:
     return int(np.prod(size)) * (4 if len(size) == 1 else 2)
 
 
-def _write(path: Path, shape: Shape, rng: np.random.Generator) -> None:
+def _write(path: Path, shape: Shape, rng: np.random.Generator, sharpness: float) -> None:
     writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_type("model")
     writer.add_name(f"random weights, {shape.architecture} of {shape.blocks} blocks")
@@ -83,17 +84,17 @@ def _write(path: Path, shape: Shape, rng: np.random.Generator) -> None:
     for name, size in shape.tensors():
         writer.write_padding(file, file.tell())
         if len(size) == 1:
-            file.write(_factors(name, size, shape).tobytes())
+            file.write(_factors(name, size, shape, sharpness).tobytes())
         else:
             _write_matrix(file, size, shape.stored_as, pool, int(rng.integers(POOL)))
     writer.write_padding(file, file.tell())
     writer.close()
 
 
-def _factors(name: str, size: TensorShape, shape: Shape) -> npt.NDArray[np.float32]:
+def _factors(name: str, size: TensorShape, shape: Shape, sharpness: float) -> npt.NDArray[np.float32]:
     if name == ROPE_FREQS and isinstance(shape, Gemma4):
         return rope_factors(shape)
-    return np.full(size, SHARPNESS if name == OUTPUT_NORM else 1.0, np.float32)
+    return np.full(size, sharpness if name == OUTPUT_NORM else 1.0, np.float32)
 
 
 def _write_matrix(file: BinaryIO, size: TensorShape, stored_as: str, pool: npt.NDArray[np.float32], start: int) -> None:

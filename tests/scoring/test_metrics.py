@@ -242,7 +242,7 @@ def test_compact_rows_keep_the_largest_first() -> None:
 def test_words_are_drawn_as_a_slow_walk_draws_them(v: int) -> None:
     """Laid end to end, each word as long as it is likely; marks at equal steps from the offset on. Ties among the largest included."""
     rng = np.random.default_rng(v)
-    logits = rng.integers(-8, 9, (30, v)).astype(np.float32) / 2
+    logits = (rng.integers(-8, 9, (30, v)) / 2).astype(np.float32)
     offsets, targets, k = rng.random(30), np.zeros(30, np.int64), 14
     kept = reference_rows(logits, targets, k, offsets=offsets)
     assert kept.ids is not None

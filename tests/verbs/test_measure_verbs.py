@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy as np
 import pytest
 
 from cerebellum import api
-from cerebellum.domain import Chunk, TensorType
-from cerebellum.errors import EngineError, InputError, RefusedError, StudyError, TextError
+from cerebellum.domain import Chunk, Corpus, TensorType
+from cerebellum.errors import EngineError, InputError, OutputError, RefusedError, StudyError, TextError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
+from cerebellum.progress import Silent
 from cerebellum.report.divergence import measurement_grid
 from cerebellum.report.ladder import ladder_grid
 from cerebellum.report.noise import noise_line
 from cerebellum.results import Noise
+from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.stats.intervals import quantile_interval
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
+from cerebellum.verbs.capture import check_room, exact_bytes, reference_facts
 from cerebellum.verbs.divergence import flat
 from cerebellum.verbs.noise import changes_of
 from cerebellum.verbs.validity import LADDER
@@ -246,7 +250,6 @@ class ShakyEngine(FakeEngine):
             self._settings = own
 
     def _score(self, types: Any, chunk: Chunk, reference: Any) -> Any:
-        from dataclasses import replace
 
         score = super()._score(types, chunk, reference)
         if score.kld is None or self._settings.n_ubatch == Settings().n_ubatch:
@@ -353,3 +356,71 @@ def test_a_limit_that_few_chunks_cant_know_is_infinite() -> None:
     assert (same.low, same.estimate, same.high) == (0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="no values"):
         quantile_interval([], 50.0)
+
+
+# -- the reference's rows ----------------------------------------------------------------------------------------------
+
+
+class Notes(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_what_an_older_metric_measured_is_named_and_measured_anew(
+    ground: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name, once: after it is measured with the new one, nothing is said."""
+    options: dict[str, Any] = {"out": ground / "study", "chunks": 4}
+    for module in ("measurer", "verbs.keep"):
+        monkeypatch.setattr(f"cerebellum.{module}.METRIC_VERSION", METRIC_VERSION - 1)
+    measure(ground, "Q4_K_M.gguf", "Q2_K.gguf", **options)
+    monkeypatch.undo()
+    said = []
+    for names in (("Q4_K_M.gguf",), ("Q4_K_M.gguf", "Q2_K.gguf"), ("Q2_K.gguf",)):
+        notes = Notes()
+        measure(ground, *names, **options, progress=notes)
+        said.append([note for note in notes.said if "metric" in note])
+    assert [len(notes) for notes in said] == [1, 1, 0]
+    assert (
+        f"version {METRIC_VERSION - 1} of the metric (now it is {METRIC_VERSION}): Q4_K_M.gguf, Q2_K.gguf. "
+        in said[0][0]
+    )
+    assert f"{METRIC_VERSION}): Q2_K.gguf. " in said[1][0]
+
+
+@pytest.mark.parametrize(("n_vocab", "exact", "facts"), [
+    (4096, False, {"k": None}), (4096, True, {"k": None}), (262_144, False, {"k": 248}), (262_144, True, {"k": None, "bits": 16}),
+])  # fmt: skip
+def test_the_facts_of_a_reference_say_how_much_is_kept(n_vocab: int, exact: bool, facts: dict[str, Any]) -> None:
+    """They are part of every key; of small vocabularies all words are kept as they are anyhow."""
+    assert reference_facts("x", n_vocab, exact) == {"sha256": "x", **facts}
+
+
+def test_an_exact_reference_says_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 bytes a word and scored token; refused before anything is computed where the disk has less."""
+    tokens = np.zeros(64 * 3, np.int32)
+    corpus = Corpus("text", "", "", 64, tokens, None)
+    assert exact_bytes(corpus, [0, 1], 262_144) == 2 * 31 * 262_144 * 2
+    notes = Notes()
+    check_room(tmp_path / "not" / "there", 5_000_000, notes)
+    assert notes.said == ["--exact-reference: all words of the reference's rows take 0.01 GB of disk"]
+    with pytest.raises(OutputError, match=r"takes 1,000,000,000,000\.00 GB and .* GB left: fewer --chunks"):
+        check_room(tmp_path, 10**21, notes)
+
+
+def test_the_draw_is_told_once_and_only_where_there_is_one(ground: Path) -> None:
+    """In the notes under the table, in thousandths of a nat."""
+    found = measure(ground, "Q4_K_M.gguf", "Q2_K.gguf")
+    assert not [note for note in measurement_grid(found).notes if "draw" in note]
+    drawn = [replace(f, summary=replace(f.summary, divergence=replace(f.summary.divergence, draw_error=error)))
+             for f, error in zip(found.files, (1e-6, 2e-6), strict=True)]  # fmt: skip
+    facts = {**found.facts, "reference": {**found.facts["reference"], "k": 248}}
+    notes = measurement_grid(replace(found, files=tuple(drawn), facts=facts)).notes
+    (note,) = (note for note in notes if "by a draw" in note)
+    assert "at most 0.002 thousandths of a nat" in note
+    assert any("its 124 most likely words a row, and 124 drawn from the others" in note for note in notes)

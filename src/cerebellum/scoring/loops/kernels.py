@@ -405,7 +405,7 @@ def _block(space: Any, start: int) -> float:
     total = splat(0.0)
     for i in range(start, start + _BLOCK, 8):
         total = total + load(space, i)
-    return _total(total)
+    return float(_total(total))
 
 
 @inlined
