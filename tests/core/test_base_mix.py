@@ -160,6 +160,7 @@ def test_a_base_that_is_not_made_takes_no_lines(ground: Path) -> None:
     FakeBackend().quantize(ground / "model.gguf", ground / "q.gguf", "Q4_0")
     given: dict[str, Any] = {
         "text": ground / "text.txt",
+        "report_text": ground / "other.txt",
         "ctx": 64,
         "out": ground / "o",
         "backend": FakeBackend(),

@@ -142,9 +142,7 @@ def test_a_text_that_holds_what_made_the_importance_matrix_measures_nothing(grou
     own = words(0 if measures == "search" else 1, 64 * 20)
     made_from = write(ground, "calibration.txt", [*words(7, 33), *own[5:], *words(8, 500)])
     given = imatrix(ground / "imatrix.dat", "elsewhere/calibration.txt")
-    with pytest.raises(
-        TextError, match=rf"of {measures}\.txt .*is also in calibration\.txt, which made the importance matrix"
-    ):
+    with pytest.raises(TextError, match=rf"calibration.txt, which made the importance matrix.* {measures}\.txt"):
         sweep(ground, imatrix=given)
     made_from.unlink()
     sweep(ground, imatrix=given)

@@ -198,7 +198,7 @@ def test_a_changed_bit_wants_a_new_version() -> None:
 GUARDED = """
 import ctypes, mmap, sys
 import numpy as np
-from cerebellum import metrics
+from cerebellum.scoring import metrics
 page, v, k = mmap.PAGESIZE, int(sys.argv[1]), int(sys.argv[2]) or None
 
 def guarded(array):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model
-from cerebellum.errors import InputError, OutputError
+from cerebellum.errors import OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import Mix, MixOptions
 from cerebellum.gguf.overrides import pairs
@@ -30,20 +30,12 @@ def base_ftype(source: Model, asked: str | None) -> str:
 
 
 def own_base(inputs: Inputs, asked: str | None, mix: MixOptions) -> Base | None:
-    """The source itself where it is quantized already to the file type of the base, and no mix makes that another file.
-
-    Raises `InputError` for a mix of a base that isn't made.
-    """
+    """The source itself where it is quantized already to the file type of the base, and no mix makes that another file."""
     source = inputs.source
     if not source.is_quantized or source.ftype is None or base_ftype(source, asked) != source.ftype:
         return None
     if mix.overrides or mix.pure:
-        if asked is not None:
-            return None
-        raise InputError(
-            f"{source.path.name} is quantized, so it is its own base; --base-overrides and --pure are of one that is made: name its file "
-            "type with --base"
-        )
+        return None
     left_out = {tensor.name: EXCLUDED for tensor in excluded(mix.exclude, source)}
     return Base(source, source.ftype, True, Mix(left_out=left_out))
 

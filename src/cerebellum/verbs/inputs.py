@@ -60,7 +60,7 @@ def read_inputs(options: SessionOptions) -> Inputs:
     """All that can be checked from the files alone. Raises `ModelFileError`, `InputError` or `TextError`."""
     source = model_file.read_model(options.model)
     check_predicts(source)
-    check_ftype_known(options, source)
+    check_base(options, source)
     texts = Texts(
         options.text,
         read(options.text, options.chat),
@@ -75,8 +75,8 @@ def read_inputs(options: SessionOptions) -> Inputs:
     return Inputs(source, options.reference or options.model, options.imatrix, texts, tuple(doubts))
 
 
-def check_ftype_known(options: SessionOptions, source: Model) -> None:
-    """The base asked for is a file type; a quantized source that is to be its own base says which it has.
+def check_base(options: SessionOptions, source: Model) -> None:
+    """The base asked for is a file type; a quantized source that is to be its own base says which it has, and is not shaped.
 
     Raises `TypeChoiceError` or `InputError`.
     """
@@ -88,6 +88,11 @@ def check_ftype_known(options: SessionOptions, source: Model) -> None:
         raise InputError(
             f"{source.path.name} says that its file type is {source.ftype}, and its weights are quantized: under that type llama.cpp "
             "takes no overrides. Name the file type that a recipe is to start from with --base"
+        )
+    if source.is_quantized and options.base is None and (options.mix.overrides or options.mix.pure):
+        raise InputError(
+            f"{source.path.name} is quantized, so it is its own base; --base-overrides and --pure are of one that is made: name its file "
+            "type with --base"
         )
 
 

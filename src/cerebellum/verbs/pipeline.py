@@ -27,6 +27,7 @@ from cerebellum.verbs.base import base_ftype
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import combine
+from cerebellum.verbs.inputs import check_base
 from cerebellum.verbs.noise_floor import measure_noise
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.race import run_race
@@ -224,6 +225,7 @@ def take_effect(session: Session) -> ImatrixEffect | None:
 def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None:
     """A recipe of these trials can be written: the base takes overrides, and each tensor can be named alone. Raises `OverrideError`."""
     source = model_file.read_model(options.model)
+    check_base(options, source)
     check_acts(base_ftype(source, options.base))
     chosen = select_tensors(source, sweep_options.roles, sweep_options.blocks)
     overrides_for(tensor_types_of((tensor.name, tensor.type) for tensor in chosen), source)
