@@ -10,6 +10,7 @@ from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.run import demo, run, sweep
+from cerebellum.cli.transfer import transfer_check
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -21,5 +22,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, perplexity, measure, bench, validity, lm_eval):
+for command in (run, sweep, demo, inspect, quantize, perplexity, measure, bench, validity, transfer_check, lm_eval):
     main.add_command(command)
