@@ -9,6 +9,7 @@ from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.measure import measure, validity
+from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.transfer import transfer_check
 
@@ -22,5 +23,18 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, perplexity, measure, bench, validity, transfer_check, lm_eval):
+for command in (
+    run,
+    sweep,
+    demo,
+    inspect,
+    quantize,
+    perplexity,
+    measure,
+    bench,
+    validity,
+    recipe,
+    transfer_check,
+    lm_eval,
+):
     main.add_command(command)

@@ -27,7 +27,7 @@ MAX_PROBES = 8
 #: Draws that odds are read from; odds between which a verdict is *partly*; the least odds that half is kept for *holds*.
 _DRAWS = 400
 _DOUBT = (0.5, 0.65)
-_HALF, _SAFE = 0.5, 0.95
+_HALF, _SAFE = 0.5, 0.97
 
 
 class Verdict(enum.StrEnum):

@@ -86,20 +86,34 @@ def quantize_model(
     progress = progress or Silent()
     source = model_file.read_model(model)
     name = ftype_name(ftype)
+    refuse_output(out, model, force)
+    lines = read_overrides(overrides) if overrides else ()
+    if lines:
+        resolve(lines, source)
+    if imatrix:
+        check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
+    progress.note(f"quantizing {model.name} to {name}")
+    return quantize_lines(backend, source, name, out, lines, imatrix)
+
+
+def refuse_output(out: Path, model: Path, force: bool) -> None:
+    """Raises `OutputError` where ``out`` can't be the file to write: a folder, the model itself, a file that exists and not ``force``."""
     if out.is_dir():
         raise OutputError(f"{out} is a folder; name the file to write")
     if out.exists() and (not force or out.samefile(model)):
         raise OutputError(
             f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
         )
-    lines = read_overrides(overrides) if overrides else ()
+
+
+def quantize_lines(
+    backend: Backend, source: Model, ftype: str, out: Path, lines: Overrides, imatrix: Path | None
+) -> Quantized:
+    """Write ``source`` as ``ftype`` with the overrides ``lines``. Raises `OverrideError`, `OutputError` or `EngineError`."""
     hits = resolve(lines, source) if lines else ()
-    if imatrix:
-        check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
-    progress.note(f"quantizing {model.name} to {name}")
-    backend.quantize(model, out, name, pairs(lines), imatrix)
+    backend.quantize(source.path, out, ftype, pairs(lines), imatrix)
     written = model_file.read_model(out)
-    return Quantized(written, source, name, sha256_file(out), hits, fallbacks_of(source, name, hits, written))
+    return Quantized(written, source, ftype, sha256_file(out), hits, fallbacks_of(source, ftype, hits, written))
 
 
 def read_overrides(path: Path) -> Overrides:
