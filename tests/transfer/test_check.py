@@ -101,7 +101,9 @@ def test_a_small_role_is_measured_whole() -> None:
 def test_the_scale_of_either_table_does_not_matter() -> None:
     old, new = planted(0.8, 3)
     larger = {b: 1000.0 * v for b, v in new.items()}
-    assert kept(old, new) == (kept(old, larger)[0], pytest.approx(kept(old, larger)[1]))
+    (verdict, share), (other, same) = kept(old, new), kept(old, larger)
+    assert verdict is other
+    assert share == pytest.approx(same)
 
 
 @pytest.mark.parametrize("value", [0.0, -1e-4])

@@ -12,6 +12,7 @@ from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.transfer import transfer_check
+from cerebellum.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -35,6 +36,7 @@ for command in (
     validity,
     recipe,
     transfer_check,
+    verify,
     lm_eval,
 ):
     main.add_command(command)

@@ -87,16 +87,26 @@ def stdout_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE, file=sys.stdout)
 
 
+def printable(text: str) -> str:
+    """``text`` with a replacement character for every control character but line ends: names in files are untrusted."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def print_grid(grid: Grid) -> None:
     """A table of the report on standard output, its notes beneath. Where the terminal is narrower, cells are folded, never cut."""
     console = stdout_console()
     table = Table(
-        title=Text(grid.title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+        title=Text(printable(grid.title)),
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
     )
     for column in grid.columns:
-        table.add_column(Text(column), overflow="fold", no_wrap=not console.is_terminal)
+        table.add_column(Text(printable(column)), overflow="fold", no_wrap=not console.is_terminal)
     for row in grid.rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console.print(table)
     for note in grid.notes:
         print_lines(console, [note], style="dim")
@@ -107,6 +117,6 @@ def print_lines(console: Console, lines: Iterable[str], style: str | None = None
     """Lines of prose, indented; wrapped to the terminal, or to `PROSE` where there is none."""
     width = console.width if console.is_terminal else PROSE
     for line in lines:
-        wrapped = textwrap.fill(line, max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
+        wrapped = textwrap.fill(printable(line), max(width, 40), initial_indent="  ", subsequent_indent="    ", break_long_words=False,
                                 break_on_hyphens=False)  # fmt: skip
         console.print(wrapped, highlight=False, markup=False, style=style, soft_wrap=True)

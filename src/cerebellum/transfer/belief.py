@@ -41,7 +41,7 @@ class Belief:
 
     @property
     def n(self) -> int:
-        return self.means.shape[1]
+        return int(self.means.shape[1])
 
 
 def prior(log_profile: Floats, depths: Floats) -> Belief:
@@ -106,7 +106,7 @@ def _conditional(
     """(mean [f], root of the covariance [f, f]) of the ``free`` entries of a normal, given those at ``places``."""
     within, across = covariance[np.ix_(free, free)], covariance[np.ix_(places, free)]
     if not len(places):
-        return mean[free], np.linalg.cholesky(within)
+        return mean[free], np.asarray(np.linalg.cholesky(within), dtype=np.float64)
     gain = np.linalg.solve(covariance[np.ix_(places, places)], across)
-    root = np.linalg.cholesky(within - across.T @ gain)
+    root = np.asarray(np.linalg.cholesky(within - across.T @ gain), dtype=np.float64)
     return mean[free] + (values - mean[places]) @ gain, root

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cerebellum import __version__
@@ -21,6 +22,7 @@ from cerebellum.llamacpp.protocol import Backend
 from cerebellum.recipes.lint import Finding, Ground, Level, Line, lint_lines, lint_shifts, read_lines
 from cerebellum.recipes.recipe import Recipe, model_id
 from cerebellum.recipes.toml_form import is_recipe, line_of, parse_recipe
+from cerebellum.verbs.provenance import stamp_file
 from cerebellum.verbs.quantize import Quantized, quantize_lines, refuse_output
 
 #: Bytes of a recipe or an override file that are read, at most.
@@ -228,15 +230,18 @@ def apply_recipe(
     refuse_output(out, linted.model.path, force)
     differing, overrides = pinned_overrides(backend, linted, imatrix)
     wanted = {**backend.types(linted.model.path, linted.base, (), imatrix), **{t.tensor: t.type for t in differing}}
-    result = quantize_lines(backend, linted.model, linted.base, out, overrides, imatrix)
-    if wrong := [n for n, k in result.model.types.items() if wanted[n] != k]:
-        out.unlink(missing_ok=True)
-        raise ProofError(
-            f"the written file stores {wrong[0]} as {result.model.types[wrong[0]]}, the recipe says {wanted[wrong[0]]}"
-        )
-    return result
-
-
-def imatrix_facts(imatrix: Path | None) -> dict[str, str]:
-    """What a recipe says of an importance matrix."""
-    return {} if imatrix is None else {"imatrix": sha256_file(imatrix)}
+    recipe = Recipe(linted.base, {t.tensor: t.type for t in differing})
+    unproven = out.with_name(f".{out.stem}.unproven.gguf")
+    try:
+        result = quantize_lines(backend, linted.model, linted.base, unproven, overrides, imatrix)
+        types = result.model.types
+        if wrong := [n for n, k in types.items() if wanted[n] != k]:
+            raise ProofError(
+                f"the written file stores {wrong[0]} as {types[wrong[0]]}, the recipe says {wanted[wrong[0]]}"
+            )
+        stamp_file(unproven, linted.model.path, linted.base, recipe.key, backend.id, imatrix)
+        unproven.replace(out)
+    finally:
+        with contextlib.suppress(OSError):
+            unproven.unlink(missing_ok=True)
+    return replace(result, model=model_file.read_model(out), sha256=sha256_file(out))
