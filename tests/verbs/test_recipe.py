@@ -8,14 +8,14 @@ import pytest
 
 from cerebellum.errors import InputError, OutputError, OverrideError, RefusedError
 from cerebellum.gguf.model_file import read_model
-from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.recipes.toml_form import format_recipe
 from cerebellum.verbs.recipe import apply_recipe, export_overrides, import_recipe, lint_file, read_recipe
 from tests.llamacpp import tiny
+from tests.verbs.cached import CachedBackend
 
 pytestmark = pytest.mark.engine
 
-BACKEND = LlamaBackend()
+BACKEND = CachedBackend()
 #: The first keeps its type under the base too; the counters of attn_v shift.
 LINES = "blk.1.attn_v.weight=Q5_K\nblk.0.ffn_down.weight=Q2_K\n"
 DIFFERING = {"blk.0.ffn_down.weight": "Q2_K"}

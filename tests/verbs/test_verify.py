@@ -13,15 +13,15 @@ from cerebellum.errors import InputError, ModelFileError
 from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.gguf.stamp import PREFIX, joined, stamp, tensor_digests, tensors_key
 from cerebellum.keys import sha256_file
-from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.verbs.provenance import BUILD, DIGESTS, TENSORS
 from cerebellum.verbs.recipe import apply_recipe, lint_file
 from cerebellum.verbs.verify import State, Verified, verify_file
 from tests.llamacpp import tiny
+from tests.verbs.cached import CachedBackend
 
 pytestmark = pytest.mark.engine
 
-BACKEND = LlamaBackend()
+BACKEND = CachedBackend()
 
 
 @pytest.fixture(scope="module")
