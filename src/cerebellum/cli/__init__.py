@@ -10,7 +10,10 @@ from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
+from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
+from cerebellum.cli.transfer import transfer_check
+from cerebellum.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -22,5 +25,20 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, imatrix, perplexity, measure, bench, validity, lm_eval):
+for command in (
+    run,
+    sweep,
+    demo,
+    inspect,
+    quantize,
+    imatrix,
+    perplexity,
+    measure,
+    bench,
+    validity,
+    recipe,
+    transfer_check,
+    verify,
+    lm_eval,
+):
     main.add_command(command)

@@ -255,3 +255,33 @@ def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
 
 def _known() -> list[str]:
     return [f"{number} ({kind.name})" for number, kind in sorted(TYPES_BY_ID.items())]
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """Where a GGUF's sections lie, in bytes from its start. ``pairs``: metadata key → (first byte, one past its last)."""
+
+    version: int
+    n_tensors: int
+    pairs: Mapping[str, tuple[int, int]]
+    table: tuple[int, int]
+    data: int
+    alignment: int
+
+
+def read_sections(buffer: Buffer, size: int, label: str) -> Sections:
+    """The sections of a GGUF that `read_header` reads. Raises `ModelFileError`."""
+    header = read_header(buffer, size, label)
+    cursor = _Cursor(buffer, size, label)
+    n_tensors, n_pairs = _start(cursor, buffer, size, label)
+    pairs: dict[str, tuple[int, int]] = {}
+    for _ in range(n_pairs):
+        start = cursor.position
+        (key,) = _metadata(cursor, 1)
+        pairs[key] = (start, cursor.position)
+    table = cursor.position
+    _tensor_table(cursor, n_tensors)
+    alignment = header.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    data = _padded(cursor.position, alignment)
+    version = _U32.unpack_from(buffer, len(MAGIC))[0]
+    return Sections(version, n_tensors, pairs, (table, cursor.position), data, alignment)

@@ -11,10 +11,11 @@ from typing import Any
 from cerebellum.domain import Model
 from cerebellum.errors import OutputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.override_file import read_overrides
-from cerebellum.gguf.overrides import Hit, check_acts, check_realized, pairs, resolve
+from cerebellum.gguf.overrides import Hit, Overrides, check_acts, check_realized, pairs, resolve
 from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
@@ -98,12 +99,7 @@ def quantize_model(
     progress = progress or Silent()
     source = model_file.read_model(model)
     name = ftype_name(ftype)
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; name the file to write")
-    if out.exists() and (not force or out.samefile(model)):
-        raise OutputError(
-            f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
-        )
+    refuse_output(out, model, force)
     asked = read_overrides(overrides) if overrides else ()
     made = mix_of(replace(mix or MixOptions(), overrides=overrides), source, name)
     lines = made.lines
@@ -111,7 +107,7 @@ def quantize_model(
     if hits:
         check_acts(name)
     if imatrix:
-        check_imatrix_fits(model_file.load_imatrix(imatrix), imatrix, source)
+        check_imatrix_fits(load_imatrix(imatrix), imatrix, source)
     if hits:
         check_realized(hits, backend.types(model, name, pairs(lines), imatrix), source)
     told_hits = tuple(hit for hit in hits if hit.override in asked)
@@ -120,6 +116,26 @@ def quantize_model(
     written = model_file.read_model(out)
     fallbacks = fallbacks_of(source, name, hits, written, made.left_out)
     return Quantized(written, source, name, sha256_file(out), told_hits, fallbacks, dict(made.left_out))
+
+
+def refuse_output(out: Path, model: Path, force: bool) -> None:
+    """Raises `OutputError` where ``out`` can't be the file to write: a folder, the model itself, a file that exists and not ``force``."""
+    if out.is_dir():
+        raise OutputError(f"{out} is a folder; name the file to write")
+    if out.exists() and (not force or out.samefile(model)):
+        raise OutputError(
+            f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
+        )
+
+
+def quantize_lines(
+    backend: Backend, source: Model, ftype: str, out: Path, lines: Overrides, imatrix: Path | None
+) -> Quantized:
+    """Write ``source`` as ``ftype`` with the overrides ``lines``. Raises `OverrideError`, `OutputError` or `EngineError`."""
+    hits = resolve(lines, source) if lines else ()
+    backend.quantize(source.path, out, ftype, pairs(lines), imatrix)
+    written = model_file.read_model(out)
+    return Quantized(written, source, ftype, sha256_file(out), hits, fallbacks_of(source, ftype, hits, written, {}))
 
 
 def fallbacks_of(

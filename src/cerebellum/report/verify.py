@@ -1,0 +1,39 @@
+"""A verification as a table and as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.report.grids import Grid
+
+if TYPE_CHECKING:
+    from cerebellum.verbs.verify import Verified
+
+#: Keys too long to show.
+_LONG = "cerebellum.tensor_digests"
+
+
+def verify_grid(found: Verified) -> Grid:
+    """A row a check; what the file says of itself beneath."""
+    model = found.model
+    rows = tuple((c.what, str(c.state), c.message) for c in found.checks)
+    file_type = model.ftype or "unknown file type"
+    notes = [
+        f"{model.path.name}: {model.architecture}, {file_type}, {model.file_bytes:,} bytes, sha256 {found.sha256}.",
+        f"Tensors: {found.tensors}. Hashes are no signature: who changes tensors can change the hashes too. A rebuild from the "
+        "source shows it.",
+        *(f"{key}: {value}" for key, value in sorted(found.carried.items()) if key != _LONG),
+    ]
+    return Grid("Verification", ("", "", "what"), rows, tuple(notes))
+
+
+def verify_json(found: Verified) -> dict[str, Any]:
+    """The verification as plain data."""
+    return {
+        "file": str(found.model.path),
+        "sha256": found.sha256,
+        "tensors": found.tensors,
+        "verified": not found.failed,
+        "carried": {key: value for key, value in found.carried.items() if key != _LONG},
+        "checks": [{"what": c.what, "state": str(c.state), "message": c.message} for c in found.checks],
+    }

@@ -1,0 +1,125 @@
+"""Does a role's profile carry over to another model? Asked with a few probes, answered with odds.
+
+The transferred choice is the quarter of the role's tensors that the old profile, carried over by relative depth, says to hurt least. What
+it keeps of the best choice's gain (`probes.kept_share`) is not known before all is measured; a handful of probes leave a distribution of
+it, and the verdict is read from that.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from cerebellum.transfer.belief import Belief, draw, prior
+from cerebellum.transfer.depth import carried, relative_depth
+from cerebellum.transfer.probes import ENOUGH, kept_share, n_chosen, next_probe
+from cerebellum.transfer.profile import RoleProfile
+
+Floats = npt.NDArray[np.float64]
+
+#: Probes a role, at most.
+MAX_PROBES = 8
+#: Draws that odds are read from; odds between which a verdict is *partly*; the least odds that half is kept for *holds*.
+_DRAWS = 400
+_DOUBT = (0.5, 0.65)
+_HALF, _SAFE = 0.5, 0.97
+
+
+class Verdict(enum.StrEnum):
+    """*holds*: the transferred choice keeps at least 80 %. *partly*: the probes leave that open. *does not hold*: it keeps less."""
+
+    HOLDS = "holds"
+    PARTLY = "partly"
+    FAILS = "does not hold"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleCheck:
+    """What few probes say of a role, by block of the new model.
+
+    ``agreement``: rank correlation of the carried profile with the new one, the mean and 90 % interval of what the probes leave possible.
+    ``odds``: probability that the transferred choice keeps at least 80 %; ``expected``: median of what it keeps.
+    ``probed``: blocks in the order they were measured; ``transferred``: the old profile's choice; ``adapted``: the choice after the probes.
+    """
+
+    verdict: Verdict
+    agreement: float
+    low: float
+    high: float
+    odds: float
+    expected: float
+    n_tensors: int
+    probed: tuple[int, ...]
+    transferred: tuple[int, ...]
+    adapted: tuple[int, ...]
+
+
+def check_role(
+    old: RoleProfile,
+    n_from: int,
+    blocks: Sequence[int],
+    n_to: int,
+    measure: Callable[[int], float],
+    max_probes: int = MAX_PROBES,
+    seed: int = 0,
+) -> RoleCheck:
+    """Probe the new model's role (its ``blocks``, in order) with ``measure`` (block → damage), at most ``max_probes`` times, and judge."""
+    carried_over = carried(logs(old), n_from, blocks, n_to)
+    chosen = np.argsort(carried_over, kind="stable")[: n_chosen(len(blocks))]
+    belief = prior(carried_over, np.array([relative_depth(b, n_to) for b in blocks]))
+    probed: dict[int, float] = {}
+    draws, kept = _look(belief, probed, chosen, seed)
+    while len(probed) < min(max_probes, len(blocks)):
+        place = next_probe(draws, kept, probed)
+        probed[place] = measure(blocks[place])
+        draws, kept = _look(belief, logs(probed), chosen, seed)
+    order = np.argsort(np.median(draws, axis=0), kind="stable")
+    agreement, low, high = _agreement(carried_over, draws)
+    return RoleCheck(
+        judge(kept), agreement, low, high, float((kept >= ENOUGH).mean()), float(np.median(kept)), len(blocks),
+        tuple(blocks[p] for p in probed),
+        tuple(sorted(blocks[int(p)] for p in chosen)),
+        tuple(sorted(blocks[int(p)] for p in order[: len(chosen)])),
+    )  # fmt: skip
+
+
+def judge(kept: Floats) -> Verdict:
+    """The verdict that draws of what is kept [m] allow."""
+    odds, safe = float((kept >= ENOUGH).mean()), float((kept >= _HALF).mean())
+    if odds > _DOUBT[1] and safe >= _SAFE:
+        return Verdict.HOLDS
+    return Verdict.FAILS if odds < _DOUBT[0] else Verdict.PARTLY
+
+
+def kept_of(blocks: Sequence[int], damages: Sequence[float], chosen: Sequence[int]) -> float:
+    """What a choice of blocks keeps where all ``damages`` are known."""
+    places = np.array([blocks.index(b) for b in chosen], dtype=np.int64)
+    return float(kept_share(np.array(damages, dtype=np.float64), places))
+
+
+def logs(profile: RoleProfile) -> dict[int, float]:
+    """Log damages. What is not positive (noise around nothing) counts as half the least that is."""
+    least = min((v for v in profile.values() if v > 0.0), default=2e-9) / 2.0
+    return {block: float(np.log(max(value, least))) for block, value in profile.items()}
+
+
+def _look(belief: Belief, probed: dict[int, float], chosen: npt.NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
+    """(draws of log damages [m, n], what the transferred choice keeps in each [m])."""
+    draws = draw(belief, probed, _DRAWS, seed)
+    damages = np.exp(draws - draws.max(axis=1, keepdims=True))
+    return draws, kept_share(damages, chosen)
+
+
+def _agreement(carried_over: Floats, draws: Floats) -> tuple[float, float, float]:
+    """Spearman's rank correlation with each draw: mean and 90 % interval; 0 where the old profile is flat."""
+    ours, theirs = rankdata(carried_over), rankdata(draws, axis=1)
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean(axis=1, keepdims=True)
+    size = np.sqrt((ours**2).sum() * (theirs**2).sum(axis=1))
+    each = np.where(size > 0.0, theirs @ ours / np.where(size > 0.0, size, 1.0), 0.0)
+    low, high = np.quantile(each, (0.05, 0.95))
+    return float(each.mean()), float(low), float(high)

@@ -1,0 +1,99 @@
+"""Profiles: how much each tensor of a role hurts, by block, as the published tables of single tensors say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cerebellum.domain import block_of, role_of
+from cerebellum.errors import InputError, TypeChoiceError
+from cerebellum.gguf.header import MAX_NAME_BYTES
+
+#: Damage by block: mean KL divergence, nats a token, with that one tensor at the table's type.
+RoleProfile = Mapping[int, float]
+
+_FORM = '{"model": "…", "by_type": {"q2_k": {"blk.0.ffn_gate.weight": 0.0123, …}, …}}'
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivityTable:
+    """A model's table: type → role → `RoleProfile`. ``n_blocks`` counts the blocks of the whole model, not of a role.
+
+    ``single``: roles outside the blocks (an embedding), of which there is nothing to choose.
+    """
+
+    model: str
+    n_blocks: int
+    by_type: Mapping[str, Mapping[str, RoleProfile]]
+    single: tuple[str, ...] = ()
+
+
+def parse_table(data: Any, label: str) -> SensitivityTable:
+    """A table in the form of ``*.kld.json``. Raises `InputError` that names ``label``, the tensor and what is wrong."""
+    tables = data.get("by_type") if isinstance(data, Mapping) else None
+    if not isinstance(tables, Mapping) or not tables:
+        raise InputError(f"{label} is not a table of sensitivities: it must look like {_FORM}")
+    by_type: dict[str, dict[str, dict[int, float]]] = {}
+    single: set[str] = set()
+    for kind, table in tables.items():
+        if not isinstance(table, Mapping) or not table:
+            raise InputError(f"{label}: by_type has no table of tensors for {kind!r}; it must look like {_FORM}")
+        roles: dict[str, dict[int, float]] = {}
+        for name, value in table.items():
+            _check(name, value, kind, label)
+            block = block_of(name)
+            if block is None:
+                single.add(role_of(name))
+            else:
+                roles.setdefault(role_of(name), {})[block] = float(value)
+        by_type[str(kind)] = roles
+    blocks = [b for roles in by_type.values() for profile in roles.values() for b in profile]
+    if not blocks:
+        raise InputError(
+            f"{label}: no tensor is in a block (blk.0.ffn_gate.weight, …), so there is no depth to compare"
+        )
+    return SensitivityTable(str(data.get("model") or label), max(blocks) + 1, by_type, tuple(sorted(single)))
+
+
+def _check(name: str, value: Any, kind: str, label: str) -> None:
+    if len(name) > MAX_NAME_BYTES:
+        raise InputError(f"{label}, {kind}: {name[:40]!r}… is too long for the name of a tensor")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{label}, {kind}: {name!r} has the damage {value!r}; it must be a finite number")
+
+
+def common_types(old: SensitivityTable, new: SensitivityTable, wanted: str | None = None) -> tuple[str, str]:
+    """The types whose tables are compared: ``wanted``; else the first that both tables have; else the two nearest in bits.
+
+    Raises `TypeChoiceError` where neither table has ``wanted``.
+    """
+    if wanted is not None:
+        return _named(old, wanted, new), _named(new, wanted, old)
+    names = {kind.lower(): kind for kind in new.by_type}
+    for kind in old.by_type:
+        if kind.lower() in names:
+            return kind, names[kind.lower()]
+    pairs = [(a, b) for a in old.by_type for b in new.by_type]
+    return min(pairs, key=lambda pair: abs(_bits(pair[0]) - _bits(pair[1])))
+
+
+def _named(table: SensitivityTable, wanted: str, other: SensitivityTable) -> str:
+    """The table's own spelling of a type; its nearest one where only the other table has the type."""
+    names = {kind.lower(): kind for kind in table.by_type}
+    if wanted.lower() in names:
+        return names[wanted.lower()]
+    if wanted.lower() not in {kind.lower() for kind in other.by_type}:
+        raise TypeChoiceError(
+            f"neither table has the type {wanted!r}: {table.model} has {', '.join(table.by_type)}; "
+            f"{other.model} has {', '.join(other.by_type)}"
+        )
+    return min(table.by_type, key=lambda kind: abs(_bits(kind) - _bits(wanted)))
+
+
+def _bits(kind: str) -> float:
+    """Bits that a type's name says (``iq2_xxs`` → 2), 16 where it says none."""
+    found = re.search(r"[0-9]{1,2}", kind)
+    return float(found[0]) if found else 16.0

@@ -1,0 +1,106 @@
+"""Replay a transfer between two published tables: the second answers the probes, and then says how good the choice really was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerebellum.errors import InputError, TensorChoiceError
+from cerebellum.transfer.check import RoleCheck, Verdict, check_role, kept_of
+from cerebellum.transfer.probes import ENOUGH
+from cerebellum.transfer.profile import SensitivityTable, common_types, parse_table
+
+#: Bytes of a table that are read, at most.
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class RoleResult:
+    """A role's check beside the truth: ``kept`` by the transferred choice and by the choice after the probes."""
+
+    role: str
+    check: RoleCheck
+    kept: float
+    kept_adapted: float
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict says what the whole table says; *partly* doesn't."""
+        said = {Verdict.HOLDS: True, Verdict.FAILS: False}.get(self.check.verdict)
+        return said is not None and said == (self.kept >= ENOUGH)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCheck:
+    """``types``: whose tables were compared, the old model's and the new one's. ``skipped``: role → why nothing is said of it."""
+
+    old: SensitivityTable
+    new: SensitivityTable
+    types: tuple[str, str]
+    roles: tuple[RoleResult, ...]
+    skipped: Mapping[str, str]
+
+    @property
+    def n_probes(self) -> int:
+        return sum(len(r.check.probed) for r in self.roles)
+
+    @property
+    def n_tensors(self) -> int:
+        return sum(r.check.n_tensors for r in self.roles)
+
+
+def read_table(path: Path) -> SensitivityTable:
+    """A ``*.kld.json``. Raises `InputError`."""
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(MAX_BYTES + 1)
+        if len(text) > MAX_BYTES:
+            raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB: that is no table of sensitivities")
+        data = json.loads(text.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"can't read the table {path}: {getattr(error, 'strerror', None) or error}") from error
+    return parse_table(data, path.name)
+
+
+def check_transfer(
+    old_path: Path, new_path: Path, roles: Sequence[str] = (), wanted_type: str | None = None
+) -> TransferCheck:
+    """Every role that both models have (or ``roles``). Raises `InputError`."""
+    old, new = read_table(old_path), read_table(new_path)
+    types = common_types(old, new, wanted_type)
+    ours, theirs = old.by_type[types[0]], new.by_type[types[1]]
+    skipped = _skipped(old, new, ours, theirs)
+    if unknown := [role for role in roles if role.removesuffix(".weight") not in {*ours, *theirs, *skipped}]:
+        raise TensorChoiceError(f"neither table has the role {unknown[0]!r}; both have {_listed(ours, theirs)}")
+    wanted = {role.removesuffix(".weight") for role in roles} or {*ours, *theirs, *skipped}
+    shared = [role for role in sorted({*ours} & {*theirs}) if role in wanted and role not in skipped]
+    if not shared:
+        why = next((f": {role}: {skipped[role]}" for role in sorted(wanted) if role in skipped), "")
+        raise TensorChoiceError(f"{old_path.name} and {new_path.name} have no role to compare{why}")
+    found = tuple(_role(role, old.n_blocks, new.n_blocks, ours[role], theirs[role]) for role in shared)
+    return TransferCheck(old, new, types, found, {r: why for r, why in skipped.items() if r in wanted})
+
+
+def _listed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    return ", ".join(sorted({*ours} & {*theirs})) or "none in common"
+
+
+def _skipped(
+    old: SensitivityTable, new: SensitivityTable, ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> dict[str, str]:
+    reasons = dict.fromkeys({*old.single, *new.single}, "not in the blocks: no depth to go by")
+    reasons |= dict.fromkeys({*ours} - {*theirs}, f"{new.model} doesn't have it")
+    reasons |= dict.fromkeys({*theirs} - {*ours}, f"{old.model} doesn't have it")
+    reasons |= {role: "one tensor: nothing to choose" for role in {*ours} & {*theirs} if len(theirs[role]) < 2}
+    return dict(sorted(reasons.items()))
+
+
+def _role(role: str, n_from: int, n_to: int, ours: Mapping[int, float], theirs: Mapping[int, float]) -> RoleResult:
+    blocks = sorted(theirs)
+    check = check_role(ours, n_from, blocks, n_to, theirs.__getitem__)
+    damages = [theirs[b] for b in blocks]
+    kept, adapted = (kept_of(blocks, damages, choice) for choice in (check.transferred, check.adapted))
+    return RoleResult(role, check, kept, adapted)

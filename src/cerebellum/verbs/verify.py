@@ -1,0 +1,178 @@
+"""What a file says of itself, whether that is so, and whether its source gives it again."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cerebellum.domain import Model, tensor_types_of
+from cerebellum.errors import InputError, OverrideError, TypeChoiceError
+from cerebellum.gguf import model_file
+from cerebellum.gguf.compare import TensorDifference, tensor_differences
+from cerebellum.gguf.overrides import pairs, pin
+from cerebellum.gguf.stamp import PREFIX, changed_tensors, tensor_digests, tensors_key
+from cerebellum.gguf.types import FTYPES, TYPES
+from cerebellum.keys import sha256_file
+from cerebellum.llamacpp.protocol import Backend
+from cerebellum.verbs.provenance import BASE, BUILD, DIGESTS, IMATRIX, SOURCE, TENSORS
+
+#: What another build's rounding does at most: bytes that differ in a tensor, as a share, and change of its weights, as a share. About 0.2 %
+#: of bytes were reported between two compilers on two processors.
+ROUNDED_BYTES, ROUNDED_WEIGHTS = 0.02, 0.02
+
+
+class State(enum.StrEnum):
+    """*failed* ends with an error; *open* means that it could not be told."""
+
+    OK = "ok"
+    FAILED = "failed"
+    OPEN = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question about a file and its answer."""
+
+    what: str
+    state: State
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """``carried``: the file's keys of ours. ``tensors``: the hash over its tensors as they are now."""
+
+    model: Model
+    sha256: str
+    tensors: str
+    carried: Mapping[str, Any]
+    checks: tuple[Check, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(c for c in self.checks if c.state is State.FAILED)
+
+
+def verify_file(
+    backend: Backend,
+    path: Path,
+    source: Path | None = None,
+    study: Path | None = None,
+    imatrix: Path | None = None,
+    base: str | None = None,
+) -> Verified:
+    """Check what can be checked: the tensors against the hashes carried along, the study's record, a rebuild from ``source``.
+
+    ``base``: the mix to rebuild on, where the file doesn't say. Raises `ModelFileError` (a truncated file, say) or `InputError`.
+    """
+    model = model_file.read_model(path)
+    carried = {key: value for key, value in model.metadata.items() if key.startswith(PREFIX)}
+    digests = tensor_digests(path)
+    sha256 = sha256_file(path)
+    checks = [_tensors(digests, carried)]
+    if study is not None:
+        checks.append(_study(path, sha256, checks[0], study))
+    if source is not None:
+        checks += _source(backend, model, source, carried, imatrix, base)
+    return Verified(model, sha256, tensors_key(digests), carried, tuple(checks))
+
+
+def _tensors(digests: Mapping[str, str], carried: Mapping[str, Any]) -> Check:
+    what = "tensors"
+    if not carried:
+        return Check(what, State.OPEN, "the file carries no keys of cerebellum, so nothing says what its tensors were")
+    known, parts = carried.get(TENSORS), carried.get(DIGESTS)
+    if not isinstance(known, str) or not isinstance(parts, str):
+        return Check(what, State.OPEN, "the file carries no hash of its tensors")
+    if tensors_key(digests) == known:
+        return Check(what, State.OK, "every tensor's name, shape, type and bytes are as they were written")
+    changed = changed_tensors(digests, parts)
+    listed = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    return Check(what, State.FAILED, f"changed since the file was written: {listed or 'the hash itself'}")
+
+
+def _study(path: Path, sha256: str, tensors: Check, folder: Path) -> Check:
+    """The study's record of what it wrote."""
+    report = folder / "report.json"
+    try:
+        data = json.loads(report.read_text(encoding="utf-8"))
+        written = data["written"]["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or "it has no written file"
+        raise InputError(f"can't read the study's {report}: {why}") from error
+    if written == sha256:
+        return Check("study", State.OK, f"this is the very file that {folder} wrote and measured")
+    if tensors.state is State.OK:
+        return Check(
+            "study",
+            State.OPEN,
+            f"not the file of {folder} byte for byte, though its tensors are as written: metadata was edited, or it is of another study",
+        )
+    return Check(
+        "study", State.FAILED, f"{path.name} is not the file that {folder} wrote (sha256 {str(written)[:16]}…)"
+    )
+
+
+def _source(
+    backend: Backend, model: Model, source: Path, carried: Mapping[str, Any], imatrix: Path | None, base: str | None
+) -> list[Check]:
+    known = carried.get(SOURCE)
+    if isinstance(known, str) and tensors_key(tensor_digests(source)) != known:
+        return [Check("source", State.FAILED, f"{source.name} is not the source: the file was made from other weights")]
+    checks = [] if known is None else [Check("source", State.OK, f"made from the weights of {source.name}, it says")]
+    needed = carried.get(IMATRIX)
+    if isinstance(needed, str) and (imatrix is None or sha256_file(imatrix) != needed):
+        why = "give it with --imatrix" if imatrix is None else f"{imatrix.name} is another one"
+        return [*checks, Check("rebuild", State.OPEN, f"the file was made with an importance matrix: {why}")]
+    base = base or str(carried.get(BASE) or model.ftype or "")
+    if base not in FTYPES or not TYPES[FTYPES[base][1]].quantized:
+        return [*checks, Check("rebuild", State.OPEN, "the file doesn't say its base mix: give it with --base")]
+    return [*checks, _rebuilt(backend, model, source, base, imatrix, carried.get(BUILD))]
+
+
+def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: Path | None, build: Any) -> Check:
+    """Make the file again and compare tensor by tensor."""
+    room = model.path.parent if os.access(model.path.parent, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix=".verify-", dir=room) as folder:
+        again = Path(folder) / "rebuilt.gguf"
+        try:
+            stock = dict(backend.types(source, base, (), imatrix))
+            if set(stock) != set(model.types):
+                return Check("rebuild", State.FAILED, f"{source.name} has other tensors than {model.path.name}")
+            differing = tensor_types_of({n: k for n, k in model.types.items() if stock[n] != k})
+            lines = pin(differing, stock, lambda o: backend.types(source, base, o, imatrix), model)
+            backend.quantize(source, again, base, pairs(lines), imatrix)
+        except (OverrideError, TypeChoiceError) as error:
+            return Check("rebuild", State.FAILED, f"llama.cpp can't make it from {source.name}: {error}")
+        return judge_rebuild(list(tensor_differences(model.path, again)), model, build, backend.id)
+
+
+def judge_rebuild(found: list[TensorDifference], model: Model, build: Any, ours: str) -> Check:
+    """Equal, another build's rounding, or neither. ``build``: what the file claims; ``ours``: what made it again."""
+    what = "rebuild"
+    if not found:
+        return Check(
+            what, State.OK, f"made again from the source, all {len(model.tensors)} tensors byte for byte, by {ours}"
+        )
+    worst = max(found, key=lambda d: (d.change, d.n_differing / d.n_bytes))
+    n, where = sum(d.n_differing for d in found), f"{len(found)} tensor{'s' if len(found) > 1 else ''}"
+    size = f"{n:,} of {model.tensor_bytes:,} bytes in {where} differ from a rebuild"
+    if build == ours:
+        return Check(what, State.FAILED, f"{size} by the same build, {worst.tensor} the most: these are other tensors")
+    small = all(d.n_differing <= ROUNDED_BYTES * d.n_bytes and d.change <= ROUNDED_WEIGHTS for d in found)
+    if small:
+        claimed = f"the file claims {build}" if build else "the file names no build"
+        return Check(
+            what, State.OPEN,
+            f"{size}, weights by at most {worst.change:.2%}: as much as another build's rounding makes ({claimed}, here is {ours}). "
+            "A change as small as that can't be told from rounding without the build",
+        )  # fmt: skip
+    return Check(
+        what, State.FAILED, f"{size}, more than another build's rounding: {worst.tensor} by {worst.n_differing:,} bytes"
+    )
