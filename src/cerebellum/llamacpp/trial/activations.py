@@ -26,8 +26,8 @@ from cerebellum.scoring.loops.squares import add_squares
 
 #: Fewer rows than these are no batch of text for llama-imatrix.
 LEAST_ROWS = 16
-#: Seconds after which what was collected is handed out, to be kept.
-HAND_OUT = 20.0
+#: What was collected is handed out, to be kept, after so many seconds, and after so many times what the last handing out took.
+HAND_OUT, SHARE = 2.0, 30.0
 OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 _OP = native.GgmlTensor.op.offset
 _F32 = 0
@@ -174,13 +174,15 @@ def collect(
     )
     batch = Batch(GRAPH_TOKENS)
     try:
-        handed_out = time.monotonic()
+        due = time.monotonic() + HAND_OUT
         for first in range(0, len(chunks), together):
             _decode_together(context, batch, chunks[first : first + together], collector)
-            done = min(first + together, len(chunks))
-            is_due = done == len(chunks) or time.monotonic() - handed_out > HAND_OUT
-            yield Collected(done, _handed(collector, n_ctx) if is_due else None)
-            handed_out = time.monotonic() if is_due else handed_out
+            done, now = min(first + together, len(chunks)), time.monotonic()
+            if done < len(chunks) and now < due:
+                yield Collected(done)
+                continue
+            yield Collected(done, _handed(collector, n_ctx))
+            due = time.monotonic() + max(HAND_OUT, SHARE * (time.monotonic() - now))
     finally:
         lc.llama_free(context)
 

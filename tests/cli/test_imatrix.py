@@ -1,0 +1,56 @@
+"""`cerebellum imatrix` as a user runs it: one message for bad input, JSON on request."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command import cerebellum, refused
+from tests.llamacpp import tiny
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("imatrix")
+    tiny.llama(made / "model.gguf")
+    (made / "text.txt").write_text(tiny.text(400))
+    (made / "empty.txt").write_text("\n")
+    (made / "short.txt").write_text("once upon")
+    return made
+
+
+def test_it_is_made_read_back_and_said_in_json(folder: Path) -> None:
+    done = cerebellum(
+        folder, "imatrix", "model.gguf", "-f", "text.txt", "-c", "64", "--chunks", "2", "-o", "m.gguf", "--json"
+    )
+    found = json.loads(done.stdout)
+    assert (found["entries"], found["chunks"], found["chunk_size"]) == (21, 2, 64)
+    assert found["cannot_have"]["token_embd.weight"] == ["IQ1_S", "IQ2_XS", "IQ2_XXS"]
+    refused(
+        cerebellum(folder, "imatrix", "m.gguf", "-f", "text.txt", "-o", "o.gguf"), 2, "importance matrix", "not a model"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("-o", "o.gguf"), 2, ("--text", "--add")),
+        (("-f", "empty.txt", "-o", "o.gguf"), 2, ("empty.txt", "empty")),
+        (("-f", "absent.txt", "-o", "o.gguf"), 2, ("absent.txt",)),
+        (("-f", "short.txt", "-o", "o.gguf"), 2, ("short.txt", "tokens", "--ctx")),
+        (("-f", "text.txt", "-o", "o.bin"), 2, ("o.bin", ".gguf", ".dat")),
+        (("-f", "text.txt", "-o", "model.gguf"), 3, ("model.gguf", "model itself")),
+        (("-f", "text.txt", "-o", "text.txt"), 2, ("text.txt", ".gguf")),
+        (("--add", "text.txt", "-o", "o.gguf"), 2, ("text.txt",)),
+        (("--add", "model.gguf", "-o", "o.gguf"), 2, ("model.gguf", "imatrix.datasets")),
+    ],
+)
+def test_bad_input_is_one_clear_message(
+    folder: Path, options: tuple[str, ...], code: int, words: tuple[str, ...]
+) -> None:
+    refused(cerebellum(folder, "imatrix", "model.gguf", "-q", *options), code, *words)
+    assert not (folder / "o.gguf").exists()
