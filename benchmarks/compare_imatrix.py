@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.peak_memory import peaks_of
 from benchmarks.running import OURS, CommandFailedError, positive, shortened, show
 from benchmarks.stock import StockBuildError, stock_programs
+from cerebellum.cores import n_cores
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.gguf.importance import CHUNK_TOKENS, Importance
-from cerebellum.llamacpp.protocol import n_cores
 
 #: The largest relative difference of a sum that passes.
 TOLERANCE = 1e-5
