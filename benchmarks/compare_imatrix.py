@@ -22,7 +22,8 @@ from benchmarks.running import OURS, CommandFailedError, positive, shortened, sh
 from benchmarks.stock import StockBuildError, stock_programs
 from cerebellum.cores import n_cores
 from cerebellum.gguf.imatrix_write import read_importance
-from cerebellum.gguf.importance import CHUNK_TOKENS, Importance
+from cerebellum.gguf.importance import Importance
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 
 #: The largest relative difference of a sum that passes.
 TOLERANCE = 1e-5
