@@ -70,7 +70,7 @@ def children(pid: int) -> list[int]:
 def state_bytes(base: Path, given: argparse.Namespace) -> int:
     """What a sweep with these options keeps of the base's pass, at most at once."""
     from cerebellum.llamacpp.trial.engine import LlamaEngine
-    from cerebellum.llamacpp.trial.sweep import Sweep, captured_of, in_parts
+    from cerebellum.llamacpp.trial.sweep import TrialSweep, captured_of, in_parts
 
     engine = LlamaEngine(base, Settings(n_ctx=int(given.ctx)))
     decoder, tensors = engine.decoder, select_tensors(engine.model_file, given.role.split(","))
@@ -78,7 +78,7 @@ def state_bytes(base: Path, given: argparse.Namespace) -> int:
     trials = [single_trial(TensorType(t.name, fallback_type(given.to, t.row_length).name)) for t in used]
     corpus = engine.corpus(given.text.name, given.text.read_text(encoding="utf-8"), int(given.ctx))
     bundles = decoder.bundles(corpus.chunks(range(int(given.chunks))), len(trials))
-    sweep = Sweep(engine, decoder, trials)
+    sweep = TrialSweep(engine, decoder, trials)
     parts = in_parts(decoder, bundles, [sweep.starts_on(bundle) for bundle in bundles])
     kept = max(
         sum(decoder.state_bytes(b)(captured_of(s)) for b, s in zip(part.bundles, part.starts, strict=True))

@@ -14,13 +14,13 @@ import numpy as np
 from cerebellum.bench.items import Item, Likely
 from cerebellum.domain import Tokens
 from cerebellum.errors import EngineDied
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, WrittenText
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.testing import FakeBackend
 
 BOS, EOS, MERGE = 1, 2, 3
 FIRST = 4
-#: Written as one token where merging is on: a tokenizer whose tokens reach over the end of a prompt.
+#: WrittenText as one token where merging is on: a tokenizer whose tokens reach over the end of a prompt.
 MERGED = ": "
 
 
@@ -84,14 +84,14 @@ class Toy:
             total = self.nats(self.text(request.context[cut:]), self.text(request.continuation))
             yield number, Likelihood(total, total > -1.0, cut)
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         for number, request in enumerate(requests):
             self._count(request)
             text, ended = self.reply(self.text(request.tokens)), "eos"
             ends = [text.index(stop) for stop in request.stop if stop in text]
             if ends:
                 text, ended = text[: min(ends)], "stop"
-            yield number, Written(text, len(text), ended)
+            yield number, WrittenText(text, len(text), ended)
 
     def _count(self, request: Continuation | Prompt) -> None:
         if self.dies_after is not None and self.n_answered >= self.dies_after:

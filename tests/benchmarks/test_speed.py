@@ -25,7 +25,7 @@ from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_opt
 from benchmarks.stock_loop import override_of
 from benchmarks.sweep_report import phase_seconds
 from cerebellum import bundled
-from cerebellum.gguf.patterns import compiled
+from cerebellum.gguf.patterns import compiled_pattern
 
 
 @pytest.mark.parametrize("n", [6, 20, 101, 400])
@@ -108,7 +108,7 @@ def test_an_override_hits_one_tensor_alone() -> None:
     """Names that contain it, and names that a bare dot would match, are spared; our reader of overrides agrees."""
     pattern, _, kind = override_of("output.weight", "Q2_K").partition("=")
     names = ["output.weight", "attn_output.weight", "output_weight", "output.weight2"]
-    assert [name for name in names if compiled(pattern).search(name)] == ["output.weight"]
+    assert [name for name in names if compiled_pattern(pattern).search(name)] == ["output.weight"]
     assert kind == "q2_k"
 
 

@@ -27,7 +27,7 @@ from cerebellum.gguf.overrides import (
     requested_types,
     resolve,
 )
-from cerebellum.gguf.patterns import compiled
+from cerebellum.gguf.patterns import compiled_pattern
 
 ROLES = ("attn_q", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 OUTSIDE = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight", "output_norm.weight")
@@ -302,7 +302,7 @@ def test_patterns_mean_what_llama_cpp_means(
 ) -> None:
     """A pattern that we accept hits, in llama.cpp's own dry run, exactly the tensors that we say."""
     try:
-        compiled(pattern)
+        compiled_pattern(pattern)
     except OverrideError:
         return
     base = dry_run("Q4_0")(())

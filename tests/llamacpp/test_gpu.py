@@ -24,7 +24,7 @@ from cerebellum.llamacpp.native import native_log, tensor_at
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.llamacpp.trial.engine import LlamaEngine
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
-from cerebellum.llamacpp.trial.sweep import Sweep, captured_of
+from cerebellum.llamacpp.trial.sweep import TrialSweep, captured_of
 from tests.llamacpp.test_replay import BASE, MADE, chunks_of, files, noted, singles, swept, whole
 
 __all__ = ["files"]
@@ -113,7 +113,7 @@ def test_a_replayed_trial_is_the_trial_computed_whole(name: str, files: Callable
     source, base = files(name)
     with opened(base, source) as engine:
         trials, (chunk,) = [BASE, *singles(base, (0, 1, 2))], chunks_of(engine, [1])
-        starts = Sweep(engine, engine.decoder, trials).starts_on((chunk,))
+        starts = TrialSweep(engine, engine.decoder, trials).starts_on((chunk,))
         kept = captured_of(starts)
         assert {0, 1} <= set(kept)
         engine.decoder.lean, states = True, ReplayCache()

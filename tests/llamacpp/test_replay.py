@@ -28,7 +28,7 @@ from cerebellum.llamacpp.trial.engine import CACHE_BYTES, LlamaEngine
 from cerebellum.llamacpp.trial.eval_callback import EvalCallback, program
 from cerebellum.llamacpp.trial.graph import Graph
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
-from cerebellum.llamacpp.trial.sweep import Sweep, affordable, in_parts
+from cerebellum.llamacpp.trial.sweep import TrialSweep, affordable, in_parts
 from cerebellum.llamacpp.trial.weights import Stored
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversation, Conversations
@@ -144,7 +144,7 @@ def test_every_role_of_first_middle_and_last_block(name: str, files: Callable[[s
     last = read_model(files(name)[1]).n_blocks - 1
     trials = [BASE, *singles(files(name)[1], (None, 0, last // 2, last))]
     (chunk,) = chunks_of(engine, [1])
-    starts = Sweep(engine, engine.decoder, trials).starts_on((chunk,))
+    starts = TrialSweep(engine, engine.decoder, trials).starts_on((chunk,))
     roles = {swap.tensor.split(".")[-2] for trial in trials for swap in trial.tensor_types}
     assert len(roles) >= 7 and {start for start in starts if start >= 0} >= {last // 2 - 1, last - 1} - {-1}
     engine.decoder.lean = True
@@ -398,7 +398,7 @@ def test_what_several_trials_swap_is_made_once(
 def test_a_part_of_what_does_not_all_fit_is_kept(
     files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sweep after sweep over twice as much as there is room for; what a later sweep has no use for makes room."""
+    """TrialSweep after sweep over twice as much as there is room for; what a later sweep has no use for makes room."""
     trials = singles(files("llama")[1], (1, 2))
     monkeypatch.setattr("cerebellum.llamacpp.trial.engine.CACHE_BYTES", 1 << 30)
     engine = opened(files("llama"))
@@ -453,7 +453,7 @@ def test_several_swaps_begin_at_the_first_of_them(files: Callable[[str], tuple[P
         if t.tensor_types[0].tensor not in engine.unused
     )
     trials = [BASE, Trial("late", TrialKind.RECIPE, late), Trial("all", TrialKind.BLANKET, everything)]
-    assert Sweep(engine, engine.decoder, trials).starts_on((chunks[0],)) == [-1, 0, -1]
+    assert TrialSweep(engine, engine.decoder, trials).starts_on((chunks[0],)) == [-1, 0, -1]
     assert swept(engine, trials, chunks) == whole(engine, trials, chunks)
     engine.close()
 
@@ -503,7 +503,7 @@ def test_any_allowed_memory_gives_the_same_sums(
     chunks = chunks_of(engine, range(5))
     trials = [BASE, *singles(files("gemma4")[1], (1, 2))]
     if n_bytes > 1:
-        starts = [Sweep(engine, engine.decoder, trials).starts_on((chunk,)) for chunk in chunks]
+        starts = [TrialSweep(engine, engine.decoder, trials).starts_on((chunk,)) for chunk in chunks]
         for part in in_parts(engine.decoder, [(chunk,) for chunk in chunks], starts):
             kept = [sorted({s for s in start if s >= 0}) for start in part.starts]
             assert sum(engine.decoder.state_bytes(b)(k) for b, k in zip(part.bundles, kept, strict=True)) <= n_bytes

@@ -16,7 +16,7 @@ import pytest
 
 from cerebellum import bundled
 from cerebellum.errors import EngineDied, EngineError, TextError
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, WrittenText
 from cerebellum.llamacpp.generate.responder import LlamaResponder
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.protocol import Settings
@@ -192,11 +192,11 @@ def prompts(responder: Responder, temperature: float, n: int = 9, max_tokens: in
     return [Prompt(t, max_tokens=max_tokens + i, temperature=temperature, seed=i) for i, t in enumerate(tokens)]
 
 
-def written(responder: Responder, asked: Sequence[Prompt]) -> list[Written]:
+def written(responder: Responder, asked: Sequence[Prompt]) -> list[WrittenText]:
     return [answer for _, answer in sorted(responder.write(asked), key=lambda item: item[0])]
 
 
-def written_alone(responder: Responder, asked: Sequence[Prompt]) -> list[Written]:
+def written_alone(responder: Responder, asked: Sequence[Prompt]) -> list[WrittenText]:
     return [answer for prompt in asked for _, answer in responder.write([prompt])]
 
 

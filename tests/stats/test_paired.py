@@ -19,7 +19,7 @@ from cerebellum.stats.paired import (
     paired_share_interval,
     pass_at_k,
     share_interval,
-    smallest_detectable,
+    smallest_detectable_change,
 )
 
 
@@ -122,7 +122,7 @@ def power(n: int, share: float, difference: float) -> float:
 @pytest.mark.parametrize(("n", "discordant"), [(60, 6), (60, 0), (80, 8)])
 def test_the_smallest_detectable_difference_is_found_four_times_in_five(n: int, discordant: int) -> None:
     """Its power by brute force is 80 %; without a flip it is not zero."""
-    least = smallest_detectable(n, discordant)
+    least = smallest_detectable_change(n, discordant)
     share = max(discordant / n, least)
     assert 0 < least <= 1
     assert power(n, share, least) == pytest.approx(0.8, abs=0.02)
@@ -140,9 +140,9 @@ def test_power_of_many_items_leaves_nothing_out() -> None:
 
 def test_more_items_can_show_less() -> None:
     """And too few can show nothing."""
-    values = [smallest_detectable(n, n // 10) for n in (50, 100, 300, 1000)]
+    values = [smallest_detectable_change(n, n // 10) for n in (50, 100, 300, 1000)]
     assert values == sorted(values, reverse=True)
-    assert smallest_detectable(3, 0) == math.inf
+    assert smallest_detectable_change(3, 0) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_no_flip_is_not_called_no_loss() -> None:
     """What so many items could have shown is said instead, with an interval that is no point."""
     gate = judge_gate(compare(*answers(20, 0, 0, 5)), 0.02)
     assert "none of 25 items flipped" in gate.reason and "0 lost" not in gate.reason
-    assert f"{100 * smallest_detectable(25, 0):.2g} points or more" in gate.reason
+    assert f"{100 * smallest_detectable_change(25, 0):.2g} points or more" in gate.reason
 
 
 def test_items_that_could_show_nothing_pass_no_gate() -> None:
@@ -180,7 +180,7 @@ def test_items_that_could_show_nothing_pass_no_gate() -> None:
 @pytest.mark.parametrize("n", [300, 20_000])
 def test_many_items_are_summed_where_their_flips_fall(n: int) -> None:
     """The power at the answer by scipy's binomials over all counts of flips."""
-    least = smallest_detectable(n, n // 10)
+    least = smallest_detectable_change(n, n // 10)
     m = np.arange(n + 1)
     most = binom.ppf(0.025, m, 0.5)
     most -= binom.cdf(most, m, 0.5) > 0.025

@@ -18,7 +18,7 @@ import numpy as np
 from cerebellum.bench.items import MERGED, SPACE, TRUNCATED, Reply, Request, Rolling, Write
 from cerebellum.domain import Tokens
 from cerebellum.errors import EngineError
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, WrittenText
 from cerebellum.progress import Progress, Silent
 
 #: Requests handed to the engine at once. Enough to fill it many times over, few enough that a break costs little.
@@ -50,7 +50,7 @@ class Forgetful:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TextPart:
     """What a responder is asked for a request; ``flags`` is what is odd about its prompt. A rolling text has several parts."""
 
     asked: Continuation | Prompt
@@ -114,7 +114,7 @@ class Asker:
             self._progress.end()
         return [_reply(ps, [found[k] for k in ks]) for ks, ps in zip(keys, parts, strict=True)]
 
-    def _answers(self, batch: Mapping[str, Part]) -> Iterator[tuple[str, str]]:
+    def _answers(self, batch: Mapping[str, TextPart]) -> Iterator[tuple[str, str]]:
         names, asked = list(batch), [part.asked for part in batch.values()]
         if isinstance(asked[0], Continuation):
             likely = self._responder.likelihoods([a for a in asked if isinstance(a, Continuation)])
@@ -125,7 +125,7 @@ class Asker:
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 
-    def parts(self, requests: Sequence[Request]) -> list[list[Part]]:
+    def parts(self, requests: Sequence[Request]) -> list[list[TextPart]]:
         """What the responder is asked for each request."""
         texts: dict[tuple[str, bool], Tokens] = {}
         for chat in (False, True):
@@ -147,10 +147,10 @@ class Asker:
         bos = self._responder.bos
         return np.array([self._responder.eos if bos is None else bos], np.int32)
 
-    def _parts(self, request: Request, texts: Mapping[tuple[str, bool], Tokens]) -> list[Part]:
+    def _parts(self, request: Request, texts: Mapping[tuple[str, bool], Tokens]) -> list[TextPart]:
         if isinstance(request, Rolling):
             return [
-                Part(c) for c in rolling(self._bare(texts[request.text, False]), self.prefix, self._responder.n_ctx)
+                TextPart(c) for c in rolling(self._bare(texts[request.text, False]), self.prefix, self._responder.n_ctx)
             ]
         if isinstance(request, Write):
             tokens = texts[request.prompt, request.chat]
@@ -158,21 +158,21 @@ class Asker:
             asked = Prompt(
                 tokens if len(tokens) else self.prefix, request.stop, most, request.temperature, request.sample
             )
-            return [Part(asked, _spaced(request.prompt))]
+            return [TextPart(asked, _spaced(request.prompt))]
         context, continuation = split_spaces(request.context, request.continuation)
         whole, before = texts[context + continuation, request.chat], texts[context, request.chat]
         if not len(before):
-            return [Part(Continuation(self.prefix, whole))]
+            return [TextPart(Continuation(self.prefix, whole))]
         merged = len(whole) <= len(before) or not np.array_equal(whole[: len(before)], before)
         n = min(len(before), len(whole) - 1)
         flags = (*_spaced(request.context), *((MERGED,) if merged else ()))
-        return [Part(Continuation(before if n == len(before) else whole[:n], whole[n:]), flags)]
+        return [TextPart(Continuation(before if n == len(before) else whole[:n], whole[n:]), flags)]
 
     def _bare(self, tokens: Tokens) -> Tokens:
         return tokens if self._responder.bos is None else tokens[1:]
 
 
-def batches(wanted: Mapping[str, Part]) -> Iterator[dict[str, Part]]:
+def batches(wanted: Mapping[str, TextPart]) -> Iterator[dict[str, TextPart]]:
     """Parts to be asked together, always the same of the same: what beginnings they share stays together.
 
     What stands beside a request in llama.cpp's batch moves the last digits of its answer, so a batch that was broken off is asked
@@ -227,13 +227,13 @@ def no_number(answer: str) -> str:
     return str(first) if isinstance(first, float) and not math.isfinite(first) else ""
 
 
-def _packed(answer: Likelihood | Written) -> str:
+def _packed(answer: Likelihood | WrittenText) -> str:
     if isinstance(answer, Likelihood):
         return json.dumps([answer.total, answer.greedy, answer.n_cut])
     return json.dumps([answer.text, answer.n_tokens, answer.ended, answer.n_cut])
 
 
-def _reply(parts: Sequence[Part], kept: Sequence[str]) -> Reply:
+def _reply(parts: Sequence[TextPart], kept: Sequence[str]) -> Reply:
     """One reply from the answers to its parts."""
     if not parts:
         return Reply()  # nothing to predict

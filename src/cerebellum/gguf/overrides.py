@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from cerebellum.domain import Model, TensorTypes, block_of, role_of, tensor_types_of
 from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.patterns import compiled, lowered, names_with
+from cerebellum.gguf.patterns import compiled_pattern, lowered, names_with
 from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, quant_type
 
 _SPACE = re.compile(r"[ \t\n\v\f\r]+")  # what C++ streams skip between words
@@ -69,7 +69,7 @@ def _parse_word(word: str, line: int) -> Override:
         raise OverrideError(f"line {line}: {word!r} is not an override; {hint}")
     try:
         override = Override(lowered(pattern), quant_type(kind).name)
-        compiled(override.pattern)
+        compiled_pattern(override.pattern)
     except (TypeChoiceError, OverrideError) as error:
         raise OverrideError(f"line {line}: {word!r}: {error}") from error
     return override

@@ -25,7 +25,7 @@ def lowered(pattern: str) -> str:
     return pattern.translate(_UPPER)
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
+def compiled_pattern(pattern: str) -> re.Pattern[str]:
     """``pattern`` ready for ``search``. Raises `OverrideError` where it is invalid or not surely read alike by llama.cpp."""
     if problem := _different(pattern):
         raise OverrideError(
@@ -41,7 +41,7 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 def names_with(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
     """The ``names`` that ``pattern`` is found in. Raises `OverrideError` where it is invalid, or would be searched for without end."""
-    found = compiled(pattern)
+    found = compiled_pattern(pattern)
     try:
         check_cost(_unmerged(pattern), re.ASCII, names)
     except (TooMuchWork, RecursionError) as error:

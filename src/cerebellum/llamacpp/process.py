@@ -22,7 +22,7 @@ from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Tr
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.gguf.importance import Importance
 from cerebellum.keys import partial_of
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
 from cerebellum.llamacpp.one_stream import Turns, closing
 from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted, WeightErrors
 from cerebellum.safe_path import importable
@@ -421,7 +421,7 @@ class ResponderProcess:
     def likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         return self._child.stream(f"log-likelihoods by {self._name}", "call", "likelihoods", requests)
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         return self._child.stream(f"writing by {self._name}", "call", "write", requests)
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from cerebellum.domain import Model, Tensor
 from cerebellum.errors import OverrideError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.overrides import Hit, Override, parse_overrides, resolve
-from cerebellum.gguf.patterns import compiled
+from cerebellum.gguf.patterns import compiled_pattern
 from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, TYPES, fallback_type
 
 #: Tensors outside the blocks whose names are found in others' names too.
@@ -93,7 +93,7 @@ def _pattern(line: Line, hit: Hit, earlier: Sequence[Line], model: Model) -> lis
     if not hit.matched:
         return [Finding(Level.ERROR, "hits-nothing", f"{line.told} hits no tensor of {model.path.name}", number, name)]
     if not hit.tensors:
-        taken = next((e for e in earlier if compiled(e.override.pattern).search(hit.matched[0])), None)
+        taken = next((e for e in earlier if compiled_pattern(e.override.pattern).search(hit.matched[0])), None)
         why = f"line {taken.number} ({taken.told}) takes it first" if taken else "llama.cpp never quantizes it"
         return [Finding(Level.ERROR, "changes-nothing", f"{line.told} changes nothing: {why}", number, hit.matched[0])]
     if len(hit.matched) == 1:
@@ -120,7 +120,7 @@ def _too_many(line: Line, hit: Hit) -> list[Finding]:
 
 def _goes_on(pattern: str, name: str) -> bool:
     """Whether the first match ends in the middle of a number."""
-    found = compiled(pattern).search(name)
+    found = compiled_pattern(pattern).search(name)
     return found is not None and name[found.end() : found.end() + 1].isdigit()
 
 

@@ -29,7 +29,7 @@ class Flips:
     """Counts of ``n`` items: right in both, in neither, ``gained`` (only the new file is right), ``lost`` (only the old one is).
 
     ``difference``: share right, new - old, in 0 … 1, with Tango's limits. ``p_value``: McNemar's exact test. ``smallest_detectable``: see
-    `smallest_detectable`; inf where this many items could show no difference at all.
+    `smallest_detectable_change`; inf where this many items could show no difference at all.
     """
 
     n: int
@@ -70,7 +70,7 @@ def compare(new: Mapping[str, bool], old: Mapping[str, bool], *, level: float = 
         lost=lost,
         difference=paired_share_interval(gained, lost, n, level),
         p_value=mcnemar(gained, lost),
-        smallest_detectable=smallest_detectable(n, gained + lost),
+        smallest_detectable=smallest_detectable_change(n, gained + lost),
     )
 
 
@@ -115,7 +115,7 @@ def tango_score(gained: int, lost: int, n: int, delta: float) -> float:
     return excess / math.sqrt(variance) if variance > 0.0 else math.copysign(math.inf, excess)
 
 
-def smallest_detectable(n: int, discordant: int) -> float:
+def smallest_detectable_change(n: int, discordant: int) -> float:
     """The difference (share) that McNemar's exact test at 5 %, two-sided, finds in 80 % of samples of ``n`` items.
 
     The power is exact and unconditional: the number of discordant items is binomial with the observed share, and of these the losses are

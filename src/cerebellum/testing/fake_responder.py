@@ -15,7 +15,7 @@ import numpy as np
 
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineDied, EngineError
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, WrittenText
 from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.text.chat import TEMPLATE, ChatTemplate
 
@@ -93,7 +93,7 @@ class FakeResponder:
         with self._turns.stream("log-likelihoods"):
             yield from self._likelihoods(requests)
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         self._check_open()
         with self._turns.stream("writing"):
             yield from self._writings(requests)
@@ -115,7 +115,7 @@ class FakeResponder:
             odd = next((f.nats for f in self._faults if f.nats is not None and f.text in asked), None)
             yield place, Likelihood(-each * len(continuation) if odd is None else odd, believed, n_cut)
 
-    def _writings(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def _writings(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         for place in reversed(range(len(requests))):
             request = requests[place]
             n_cut = max(0, len(request.tokens) + request.max_tokens - self.n_ctx)
@@ -154,12 +154,12 @@ class FakeResponder:
         self.n_answered += 1
 
 
-def _written(reply: str, request: Prompt, n_cut: int) -> Written:
+def _written(reply: str, request: Prompt, n_cut: int) -> WrittenText:
     data = reply.encode()
     text = data[: request.max_tokens].decode(errors="replace")
     places = [text.find(stop) for stop in request.stop if stop and stop in text]
     ended = "stop" if places else "length" if len(data) > request.max_tokens else "eos"
-    return Written(text[: min(places)] if places else text, min(len(data), request.max_tokens), ended, n_cut)
+    return WrittenText(text[: min(places)] if places else text, min(len(data), request.max_tokens), ended, n_cut)
 
 
 def number(what: str) -> float:

@@ -17,7 +17,7 @@ from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import Mix, MixOptions
 from cerebellum.gguf.override_file import read_overrides
 from cerebellum.gguf.overrides import Override, Overrides, check_acts, overrides_for, pairs, requested_types, resolve
-from cerebellum.gguf.patterns import compiled, lowered
+from cerebellum.gguf.patterns import compiled_pattern, lowered
 from cerebellum.gguf.types import FTYPES, needs_imatrix
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.verbs.imatrix_entries import entry_fits
@@ -33,7 +33,7 @@ def excluded(patterns: Sequence[str], source: Model) -> tuple[Tensor, ...]:
     """The tensors that ``patterns`` are found in, in the order of the file. Raises `OverrideError` for one that is found in none."""
     found: set[str] = set()
     for pattern in patterns:
-        search = compiled(lowered(pattern)).search
+        search = compiled_pattern(lowered(pattern)).search
         hits = {tensor.name for tensor in quantizable_tensors(source) if search(tensor.name)}
         if not hits:
             raise OverrideError(f"--exclude {pattern} is found in no tensor of {source.path.name} that is quantized")

@@ -52,7 +52,7 @@ class Prompt(ByValue):
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenText:
     """What was written, without the stop text; ``ended`` is "stop", "eos" or "length". ``n_cut`` tokens of the prompt's beginning were
     left out."""
 
@@ -119,7 +119,7 @@ class Responder(Protocol):
         """(number of the request, answer), as they are known, in an order of the responder's own. Raises `EngineError`."""
         ...
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         """(number of the request, answer), as they are known. Raises `EngineError`, also where ``max_tokens`` leaves a prompt no room."""
         ...
 

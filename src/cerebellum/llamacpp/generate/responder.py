@@ -12,7 +12,7 @@ from cerebellum.domain import Tokens
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.generate.likelihood import likelihoods
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Written
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
 from cerebellum.llamacpp.generate.sequences import Sequences
 from cerebellum.llamacpp.generate.writing import write
 from cerebellum.llamacpp.prediction import PROBE, check_logits
@@ -83,7 +83,7 @@ class LlamaResponder:
         assert self._predicts
         return likelihoods(self._sequences, requests, self.n_ctx)
 
-    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, Written]]:
+    def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         assert self._predicts
         return write(self._sequences, self._vocabulary, requests, self.n_ctx)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp.generate.prefix_tree import Path, Room, fitting, order, shared, wave
-from cerebellum.llamacpp.generate.protocol import Prompt, Written
+from cerebellum.llamacpp.generate.protocol import Prompt, WrittenText
 from cerebellum.llamacpp.generate.sampler import Sampler
 from cerebellum.llamacpp.generate.sequences import Sequences
 from cerebellum.llamacpp.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ class _Running:
 
 def write(
     sequences: Sequences, vocabulary: Vocabulary, requests: Sequence[Prompt], n_ctx: int
-) -> Iterator[tuple[int, Written]]:
+) -> Iterator[tuple[int, WrittenText]]:
     """(number, answer), as each ends. Prompts lose their beginning where they and ``max_tokens`` are more than ``n_ctx``."""
     entries = sorted((_entry(*item, n_ctx) for item in enumerate(requests)), key=lambda e: order(e.path.tokens))
     return _Desk(sequences, vocabulary, entries).work()
@@ -71,7 +71,7 @@ class _Desk:
         self._waiting = list(waiting)[::-1]
         self._running: dict[int, _Running] = {}
 
-    def work(self) -> Iterator[tuple[int, Written]]:
+    def work(self) -> Iterator[tuple[int, WrittenText]]:
         self._sequences.clear()
         while self._waiting or self._running:
             yield from self._admit()
@@ -79,7 +79,7 @@ class _Desk:
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> Iterator[tuple[int, Written]]:
+    def _admit(self) -> Iterator[tuple[int, WrittenText]]:
         """Take in as many of the next prompts as fit, as one wave; their first tokens."""
         free = [side for side in range(self._sequences.n_side) if side not in self._running]
         entries = self._next(len(free))
@@ -119,7 +119,7 @@ class _Desk:
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
-    def _step(self) -> Iterator[tuple[int, Written]]:
+    def _step(self) -> Iterator[tuple[int, WrittenText]]:
         """One more token of everybody."""
         if not self._running:
             return
@@ -132,14 +132,14 @@ class _Desk:
             run.pen.choose(row)
         yield from self._finish(sides)
 
-    def _finish(self, sides: Sequence[int]) -> Iterator[tuple[int, Written]]:
+    def _finish(self, sides: Sequence[int]) -> Iterator[tuple[int, WrittenText]]:
         """Answers of those of ``sides`` that have ended, whose sequences are then free."""
         ended = [side for side in sides if self._running[side].pen.ended]
         for side in ended:
             self._sequences.release(side)
         for run in [self._running.pop(side) for side in ended]:
             pen = run.pen
-            yield run.entry.number, Written(pen.text, pen.n_tokens, pen.ended, run.entry.n_cut)
+            yield run.entry.number, WrittenText(pen.text, pen.n_tokens, pen.ended, run.entry.n_cut)
 
 
 def _numbers(values: Sequence[int]) -> npt.NDArray[np.int32]:

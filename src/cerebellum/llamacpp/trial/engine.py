@@ -26,7 +26,7 @@ from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEven
 from cerebellum.llamacpp.trial.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context
 from cerebellum.llamacpp.trial.quantizer import Bytes, imatrix_rows, quantize_rows
 from cerebellum.llamacpp.trial.sums import Reader, add_scores, join_reference, slice_reference
-from cerebellum.llamacpp.trial.weights import Finder, Weights
+from cerebellum.llamacpp.trial.weights import WeightFinder, Weights
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
 from cerebellum.llamacpp.warned import telling
 from cerebellum.parallel import Threads
@@ -75,7 +75,7 @@ class LlamaEngine:
 
     def _find(self) -> dict[str, list[int]]:
         """Run one token with an eval callback to learn where the weights are; that context is then closed."""
-        finder = Finder()
+        finder = WeightFinder()
         callback = lc.ggml_backend_sched_eval_callback(finder)
         n_ctx = min(32, self.settings.n_ctx)
         context = new_context(
@@ -195,7 +195,7 @@ class LlamaEngine:
         reference: ReferenceStore | None = None,
         settings: Settings | None = None,
     ) -> Iterator[SweepEvent]:
-        from cerebellum.llamacpp.trial.sweep import Sweep
+        from cerebellum.llamacpp.trial.sweep import TrialSweep
 
         for trial in trials:
             self.check(trial.tensor_types)
@@ -205,7 +205,7 @@ class LlamaEngine:
         if any(trial.tensor_types for trial in trials):
             self._weights.expect(trial.tensor_types for trial in trials)
         with self._decoding(settings) as decoder:
-            yield from Sweep(self, decoder, trials).events(chunks, reference)
+            yield from TrialSweep(self, decoder, trials).events(chunks, reference)
 
     def score_bundle(
         self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs

@@ -41,7 +41,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class TrialSweep:
     """``trials`` on an engine, through its own context or one of other settings."""
 
     engine: LlamaEngine

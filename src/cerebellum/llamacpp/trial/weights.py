@@ -26,7 +26,7 @@ from cerebellum.llamacpp.trial.quantizer import Bytes
 _FIELDS = ("type", "buffer", "data", "extra")
 
 
-class Finder:
+class WeightFinder:
     """An eval callback that notes every tensor a graph's nodes read, by name."""
 
     def __init__(self) -> None:
