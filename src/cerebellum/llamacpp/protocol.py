@@ -110,8 +110,11 @@ class WeightErrors:
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A trial (its number) is about to be measured on a chunk (its id): who dies now, dies of it. ``base``: of the base's own pass, which
-    is kept for this trial and those after it. ``ahead``: the label of a trial whose tensors are quantized meanwhile: or dies of that."""
+    """Measuring a trial on a chunk begins. An engine that dies before its next event died of this work.
+
+    ``trial``: the trial's number; ``chunk``: the chunk's id. ``base``: the work is the base's own pass, captured for this trial and the next
+    ones. ``ahead``: label of another trial whose tensors are quantized meanwhile, "" for none; its quantization may be the cause as well.
+    """
 
     trial: int
     chunk: int
@@ -119,7 +122,7 @@ class TrialStarted:
     ahead: str = ""
 
     def told(self, label: str) -> str:
-        """What is under way, where the trial goes by ``label``."""
+        """The work in words, for an error message; ``label`` is the trial's."""
         before = "the base, before " if self.base else ""
         beside = f" (while trial {self.ahead!r} was being quantized)" if self.ahead else ""
         return f"{before}trial {label!r}, chunk {self.chunk}{beside}"
@@ -142,7 +145,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The first ``n_chunks`` chunks are in the sums; ``importance`` are the sums, now and then and at the end."""
+    """Sums of the first ``n_chunks`` chunks are done. ``importance``: the sums so far, given every few seconds and at the end, else None."""
 
     n_chunks: int
     importance: Importance | None = None

@@ -1,13 +1,13 @@
 """Racing: which trials get which next chunks, so that tokens go where a decision is still open. Policy only, no engine.
 
-A race runs in rounds; round r brings every open trial up to look r of the schedule. A trial leaves when it is settled:
-its verdict is clear (goal VERDICT), or it surely can't be chosen (goal CHOICE). The state is a replay over the
-measurements present, round by round, each trial cut to the chunks its round had: it can't depend on worker count, on
-order of arrival, or on surplus chunks, and resuming is calling `race_state` again.
+A race runs in rounds. Round r measures every open trial up to look r of the schedule. A trial leaves when it is settled: its verdict is
+clear (goal VERDICT), or no cost within its interval lets it be chosen (goal CHOICE).
 
-Honest under both kinds of looking: intervals and p-values are valid at any stopping time (`cerebellum.stats.sequential`), and
-since sequential p-values never rise, a trial that Benjamini-Hochberg has once rejected stays rejected while others go
-on.
+The state is computed from the measurements, round by round, with each trial cut to the chunks of its round. So it doesn't depend on worker
+count, order of arrival or surplus chunks, and resuming is another call of `race_state`.
+
+Intervals and p-values are valid at any stopping time (`cerebellum.stats.sequential`). Sequential p-values never rise, so a trial that
+Benjamini-Hochberg has rejected stays rejected while others go on.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ from cerebellum.stats.sequential import (
 from cerebellum.stats.verdicts import Judgement, Verdict, judge
 
 EXIT_SHARE = 0.2
-"""Share of alpha at which CHOICE lets a trial go: only trials that are surely too costly leave early, so what reaches the full text is
-judged there as if never looked at before (a non-binding stop for futility costs the last look nothing), and the interval of either kind
-misses with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
+"""Share of alpha at which CHOICE lets a trial go.
+
+Only trials that cost too much leave early (a non-binding stop for futility), so a trial on the full text is judged there at the whole alpha.
+An interval of either kind misses the truth with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
 """
 
 
@@ -54,10 +55,11 @@ class RaceRules:
     trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
     as in `cerebellum.stats.verdicts.judge`.
 
-    For CHOICE, which follows `cerebellum.allocate.policies.choose_greedy`: ``limits`` are per-trial largest differences with which it
-    could still be chosen (infinite where absent): a trial that is surely beyond is out, one that surely improves is in, the
-    others go on to the full text, since what they cost is then spent. ``savings``: bytes that a trial saves, which orders those that
-    share one budget; ``groups``: of a group (the types of one tensor) only one can be taken.
+    For CHOICE, which ends in `cerebellum.allocate.policies.choose_greedy`:
+
+    * ``limits``: trial → the largest difference, nats a token, with which it could be chosen (infinite where absent). A trial whose interval lies
+      above its limit is out. A trial that improves is in. All others go on to the full text.
+    * ``savings``: trial → bytes that it saves. ``groups``: trial → its tensor; only one trial of a group can be chosen.
     """
 
     order: tuple[int, ...]
@@ -276,13 +278,19 @@ class _Replay:
         self.open = [t for t in self.open if not self.settled[t]]
 
     def _too_costly(self, limits: Mapping[str, float]) -> list[str]:
-        """Open trials that `select.choose_greedy` can't choose: their least cost, with the least cost of the groups (tensors) that it
-        surely gives a type before, is beyond their limit.
+        """Open trials that `allocate.policies.choose_greedy` can't choose, whatever the costs in their intervals are.
 
-        Before trial i's group G a type is given to the group H of trial j, if j costs less than i (j.high ≤ i.low) and saves more per unit
-        of cost than every trial of G (j.high · g.saved < g.low · j.saved). Proof: greedy takes the best move that fits. When it first gives
-        G a type, H has one, or j doesn't fit; but then i, which costs more, never fits either. What H then has costs no less
-        than its cheapest trial, and what is spent never shrinks.
+        Let trial i cost c_i in [low_i, high_i] and save b_i bytes; G(i) is its group (its tensor), limit_i its largest cost. Let
+
+            before(j, i)  =  high_j ≤ low_i  and  high_j · b_g < low_g · b_j for all g in G(i)
+            least(H)      =  max(0, min over t in H of low_t)
+            B(i)          =  {H ≠ G(i) : before(j, i) for some j in H}
+
+        Trial i is out if low_i + Σ over H in B(i) of least(H) > limit_i.
+
+        Proof. Greedy takes, of the moves that fit, the one that saves most per unit of cost. Let before(j, i) with j in H. When greedy first
+        gives G(i) a type, H has a type already, or j doesn't fit. In the second case c_i ≥ c_j, so i doesn't fit now or later. In the first
+        case H has cost at least least(H), and costs that are spent never shrink.
         """
         seen = {t: running_interval(taken) for t, taken in self.exits.items() if taken and self.settled[t] != "out"}
         saved, group = self.rules.savings, self.rules.groups
@@ -304,7 +312,7 @@ class _Replay:
         return out
 
     def _is_before(self, seen: Mapping[str, Interval], other: str, trial: str, rivals: Sequence[str]) -> bool:
-        """Whether ``other`` surely costs less than ``trial``, and saves more per unit of cost than each of ``rivals``."""
+        """before(other, trial) of `_too_costly`; ``rivals`` are the trials of the trial's group."""
         saved, x = self.rules.savings, seen[other]
         if other not in saved or x.high > seen[trial].low:
             return False

@@ -1,16 +1,16 @@
 """What a forward pass computes, in order, and what of it can be left out. Pure: a recorded graph in, positions and sets out.
 
-llama.cpp builds the same graph for every batch of one shape. A **boundary** is the output of a block. To compute only what comes after
-it, three things must be as the whole pass would have left them: the boundary's own output, whatever else was computed before and is
-read after (Gemma's per-layer inputs), and memory written before and read after (keys and values that later blocks share). These are
-the boundary's **cut**. It is found from the graph itself, by who writes and who reads which memory; no architecture is named here.
+llama.cpp builds the same graph for every batch of one shape.
 
-Between devices the scheduler hands copies, made before the nodes that read them begin: what leads to a copy can't be put in place in
-between, so it is computed anew each time (token embeddings looked up, with all layers on a GPU).
-
-A batch of which no token is scored leaves nothing but keys and values, so what leads to none of them is **dead**.
-
-The last nodes that lie in one memory make the logits (a product, and of Gemma what bounds it): the graph's **outputs**.
+* A **boundary** is the output of a block. A replay computes only the nodes after a boundary.
+* A boundary's **cut** is the memory that nodes before it write and nodes after it read: the block's output, Gemma's per-layer inputs, keys
+  and values that later blocks share. A replay needs the cut as the whole pass leaves it. The cut is found from the reads and writes of the
+  nodes, so no architecture is named here.
+* The scheduler copies a tensor from one device to another before the reading nodes begin. Nothing can be put in place in between. So every
+  node that leads to such a copy is computed in each replay (token embeddings, with all layers on a GPU).
+* A batch without a scored token is computed for its keys and values alone. A node that leads to none of them is **dead**.
+* The graph's **outputs** are its last nodes that share the memory of the logits: the product with the output matrix and, in Gemma, the
+  soft cap, which works in place.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ _LOGITS = "result_output"
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operation. ``address`` is its struct's, ``root`` the struct's whose memory it writes (its own, or what it is a view of),
-    ``n_bytes`` the size of that memory, ``reads`` the roots of its sources; ``empty``: it computes nothing (a view, a reshape).
-    ``mixes``: what it computes of one token may depend on which others are in the batch, and on how many (`mixing.mixes`).
-    ``data`` is where its result lay in this machine's memory when it was recorded, 0 for one on a device; ``copied`` are the names of the
-    tensors that it reads copies of."""
+    """One operation of a graph.
+
+    * ``address``: address of the node's struct. ``root``: address of the struct whose memory the node writes, its own or its view's source.
+    * ``n_bytes``: size of that memory. ``reads``: roots of the node's sources. ``empty``: the node computes nothing (a view, a reshape).
+    * ``data``: address of the result in this machine's memory when the graph was recorded, 0 for a result on another device.
+    * ``copied``: names of the tensors of which the node reads copies.
+    * ``mixes``: the result for one token may depend on the other tokens of the batch (`mixing.mixes`).
+    """
 
     name: str
     address: int
@@ -48,8 +51,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Memory in a cut: that of node number ``place``, or of the tensor at ``leaf`` outside the graph. ``version`` counts the writes it
-    has seen by then: equal memory of equal version has equal contents."""
+    """Memory in a cut: of the node at position ``place``, or of the tensor at address ``leaf`` outside the graph. ``version``: number of
+    writes up to the cut. Equal memory of equal version has equal contents."""
 
     place: int | None
     leaf: int | None
@@ -92,8 +95,11 @@ class Graph:
 
     @cached_property
     def outputs(self) -> range:
-        """Positions of the nodes at the end that lie where the logits lie; none where no token is scored, where they are on a device, where
-        llama.cpp computes others than it copies out, or where what writes that memory first is not among them."""
+        """Positions of the last nodes that share the memory of the logits.
+
+        The range is empty where no token is scored, where the logits are on another device, where the last node isn't llama.cpp's result
+        node, or where an earlier node writes the same memory first.
+        """
         last = self.nodes[-1]
         if last.name != _LOGITS or last.n_bytes != self.logit_bytes or not last.data:
             return range(0)
@@ -110,13 +116,13 @@ class Graph:
         return {root: i for i in range(len(self.nodes) - 1, -1, -1) for root in self.nodes[i].reads}
 
     def boundary_before(self, addresses: Iterable[int]) -> int:
-        """Number of the last boundary before anything reads one of these tensors; −1 where there is none."""
+        """Number of the last boundary before the first node that reads one of these tensors; −1: no boundary is before it."""
         first = min((self._first_read.get(address, len(self.nodes)) for address in addresses), default=len(self.nodes))
         return bisect.bisect_left(self.boundaries, first) - 1
 
     @cached_property
     def live(self) -> tuple[bool, ...]:
-        """Whether each node's result is of use: all of them where a token is scored, else those that lead to a write outside the graph."""
+        """For each node whether it is needed: every node where a token is scored, else the nodes that lead to a write outside the graph."""
         if self.logit_bytes:
             return (True,) * len(self.nodes)
         live, wanted = [False] * len(self.nodes), set[int]()
@@ -128,7 +134,8 @@ class Graph:
         return tuple(live)
 
     def left_out(self, computed: range) -> bytes:
-        """A byte a node: 1 for one that is dead, or is outside ``computed`` and leads to no copy, and would compute something."""
+        """A byte for each node, 1: left out. A node is left out if it computes something and is dead, or lies outside ``computed`` and leads to
+        no copy between devices."""
         if computed not in self._left_out:
             self._left_out[computed] = bytes(
                 not (live and (i in computed or i in self._recomputed)) and not node.empty
@@ -138,7 +145,7 @@ class Graph:
 
     @cached_property
     def _recomputed(self) -> frozenset[int]:
-        """Positions of the nodes that lead to what another device reads a copy of."""
+        """Positions of the nodes that lead to a copy between devices."""
         wanted, found = set(self._handed), set[int]()
         for i in range(len(self.nodes) - 1, -1, -1) if wanted else ():
             if self.nodes[i].root in wanted:
@@ -161,7 +168,7 @@ class Graph:
         return {root: i for i, node in enumerate(self.nodes) if self.live[i] and not node.empty for root in node.reads}
 
     def cut(self, position: int) -> tuple[Held, ...]:
-        """What must be in place to go on after ``position``; empty where nothing of use comes after it."""
+        """The cut at ``position``: the memory that must be in place before the next node runs; empty where no needed node follows."""
         if position not in self._cuts:
             self._cuts[position] = tuple(self._held(position))
         return self._cuts[position]
@@ -178,7 +185,7 @@ class Graph:
                 yield Held(place, root if place is None else None, version, self.nodes[writes[0]].n_bytes)
 
     def cut_bytes(self, boundaries: Iterable[int]) -> int:
-        """Bytes of the cuts of these boundaries together, what is in several of them counted once."""
+        """Bytes of the cuts of these boundaries together; memory in several cuts counts once."""
         return sum(held.n_bytes for held in {held for b in boundaries for held in self.cut(self.boundaries[b])})
 
     def share_until(self, boundary: int) -> float:

@@ -1,9 +1,12 @@
 """The weights of an opened model: found once, and stored in other types and put back while the model stays open.
 
-A swapped tensor's data lives in a buffer of the same kind as the one it replaces (``ggml_backend_buffer_get_type``), allocated and
-filled through ggml's backend calls, so the same code serves CPU and GPU. Nothing is copied when swapping: the tensor's type, strides,
-buffer and data pointer are exchanged. A tied embedding may stand in the model as several structs of one name, with layers on a GPU on
-both sides; all are exchanged.
+New data for a tensor lives in a buffer of the old buffer's type (``ggml_backend_buffer_get_type``). It is allocated and filled through ggml's
+backend calls, so the same code serves CPU and GPU. An exchange copies no data: it writes the type, strides, buffer and data pointer of
+the public struct. A tied embedding can be several structs of one name, on the CPU and on a GPU; all of them are exchanged.
+
+Data in other types stays in a cache of bounded size. Trials run over the same list of tensors again and again. When the cache is full, a
+least-recently-used rule would evict each entry just before its next use. So of the entries that are still expected, the most recently used
+one is evicted first, and a part of the list stays in the cache for every round.
 """
 
 from __future__ import annotations
@@ -115,11 +118,11 @@ class Weights:
         self._coming: dict[tuple[str, str], Future[Bytes]] = {}
 
     def expect(self, trials: Iterable[TensorTypes]) -> None:
-        """What is swapped from now on, all of it in turn and perhaps again and again."""
+        """Say which tensors the coming trials will need in which types. `trim` evicts other entries first."""
         self._expected = frozenset((swap.tensor, swap.type) for tensor_types in trials for swap in tensor_types)
 
     def ahead(self, tensor_types: TensorTypes) -> None:
-        """Begin to make what the next ``tensor_types`` will want, while the engine computes: as much of it as may be kept."""
+        """Begin to quantize the tensors of the next trial in the background, as many as the cache may hold."""
         wanted = [(swap.tensor, swap.type) for swap in tensor_types if swap.tensor in self.found]
         for key in self._coming.keys() - wanted:
             self._coming.pop(key).cancel()
@@ -138,7 +141,7 @@ class Weights:
 
     @property
     def makes_ahead(self) -> bool:
-        """Whether any of that is still to be done."""
+        """Whether a tensor is still being quantized in the background."""
         return any(not coming.done() for coming in self._coming.values())
 
     @contextmanager
@@ -164,7 +167,7 @@ class Weights:
             self.trim(self._limit)
 
     def _stored(self, tensor: str, kind: str, likes: Sequence[native.GgmlTensor]) -> dict[int, Stored]:
-        """What takes the place of a tensor's structs, by the type of their buffers: made once, stored once for each."""
+        """The tensor's data in type ``kind``, by type of buffer: quantized once, stored once in each type of buffer."""
         key = (tensor, kind)
         if key not in self._cache:
             coming = self._coming.pop(key, None)
@@ -174,8 +177,8 @@ class Weights:
         return self._cache[key]
 
     def trim(self, limit: int) -> None:
-        """Free until at most ``limit`` bytes are kept: of what isn't expected what was used longest ago, then of what is what was used
-        last. So who goes in turn over more than there is room for finds a part of it each time, where the opposite order finds nothing."""
+        """Evict entries until at most ``limit`` bytes are cached: first those not expected, least recently used first; then expected ones,
+        most recently used first (the module says why)."""
         size = sum(stored.n_bytes for own in self._cache.values() for stored in own.values())
         others = [key for key in self._cache if key not in self._expected]
         expected = [key for key in reversed(self._cache) if key in self._expected]
