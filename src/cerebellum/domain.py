@@ -1,4 +1,4 @@
-"""The nouns. Frozen, comparable, without behaviour that touches files or llama.cpp."""
+"""The nouns of the package: frozen, comparable dataclasses that touch neither files nor llama.cpp."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Canonical JSON and tagged content hashes: two things share a key only if nothing that can change a number differs."""
+"""Canonical JSON and tagged content hashes. Two measurements share a key only if they agree in everything that can change a number."""
 
 from __future__ import annotations
 

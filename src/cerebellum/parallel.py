@@ -1,4 +1,4 @@
-"""Rows shared among threads, by work that lets go of the interpreter: native code, compiled kernels."""
+"""Rows shared among threads, for work that releases the interpreter's lock: native code, compiled loops."""
 
 from __future__ import annotations
 

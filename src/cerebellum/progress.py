@@ -1,4 +1,4 @@
-"""What long work says of itself while it runs. The library is silent; the command line passes one that draws on standard error."""
+"""Progress of long work. The library is silent by default; the command line passes a progress that draws on standard error."""
 
 from __future__ import annotations
 

@@ -2,9 +2,13 @@
 
 For a small perturbation the KL divergence is quadratic in it, so mean damage is proportional to the squared error of the weights
 (HIGGS, arXiv 2411.17525). The slope is measured on *anchors*: the tensor alone at another type. Anchors are noisy and proportionality
-is not exact, so slopes are estimated together (empirical Bayes): log s_t is normal within a role, with the role's mean and spread, and
-roles' means are normal around a common one; a measured effect is normal around s_t · (change of error) with the variance of its own
-noise and of a relative misfit. Everything is integrated over a grid of log s, so that a slope is positive however its anchors fell.
+is not exact, so slopes are estimated together (empirical Bayes):
+
+    effect of an anchor  ~  Normal(s_t · Δe,  std_error² + (misfit · s_t · Δe)²),   Δe the change of error
+    log s_t              ~  Normal(centre of its role, spread of its role)
+    centre of a role     ~  Normal(centre of all tensors, max(common spread, 0.5))
+
+A slope is integrated over a grid of log s, so it is positive, whatever its anchors are.
 """
 
 from __future__ import annotations

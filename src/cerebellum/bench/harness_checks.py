@@ -1,4 +1,4 @@
-"""What the harness itself did to a score: prompts that were cut, answers that merged into their prompt, replies that nobody could read.
+"""Faults of the harness that can spoil a score: cut prompts, answers that merge with their prompt, replies that can't be read.
 
 A wrong answer counts against the model. These don't: they are counted apart, and where they are many the score is unusable.
 """

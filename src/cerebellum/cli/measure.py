@@ -1,4 +1,4 @@
-"""`measure` and `validity`: what a file is away from its reference, and whether perplexity can tell."""
+"""`measure` and `validity`: how far a file is from its reference, and whether perplexity can rank files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`verify`: what a file is, and whether that is so."""
+"""`verify`: what a file says of itself, checked."""
 
 from __future__ import annotations
 

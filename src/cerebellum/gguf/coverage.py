@@ -1,8 +1,11 @@
-"""What an importance matrix says of a model's tensors, and what it doesn't: told before anything is quantized with it.
+"""Which tensors of a model an importance matrix covers, and what its gaps mean. Checked before anything is quantized with it.
 
-What follows from a gap is llama.cpp's rule. A tensor without an entry is quantized without importance, and can't have the types of
-`NEEDS_IMATRIX`. An expert that saw no token counts each column the same (1). A column whose inputs were always zero counts nothing: its
-weights may be stored as zeros; ggml's IQ1_S and IQ1_M end the process where 32 columns side by side count nothing.
+llama.cpp's rules for gaps:
+
+* A tensor without an entry is quantized without importance. It can't have the types of `NEEDS_IMATRIX`.
+* An expert that saw no token has the importance 1 for every column.
+* A column whose inputs were always zero has the importance 0, and its weights may be stored as zeros. Where 32 such columns lie side by
+  side, ggml's IQ1_S and IQ1_M abort the process.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Importance matrices with their sums and counts: read to be continued or joined, written in both of llama.cpp's forms.
 
-`imatrix_file` reads what quantizing needs, the means; this reads and writes what they are made of (``save_imatrix``,
+`gguf.imatrix` reads the means, which quantizing needs. This module reads and writes the sums and counts behind them (``save_imatrix``,
 ``save_imatrix_legacy`` and ``load_imatrix`` in tools/imatrix/imatrix.cpp).
 """
 

@@ -1,7 +1,7 @@
-"""How much work a regular expression is for an engine that goes back over what it has tried, as `re` and ``std::regex`` both do.
+"""How many steps a backtracking engine of regular expressions takes for a pattern. `re` and ``std::regex`` are such engines.
 
-``([a-z0-9_.]+)+!`` tries every way to cut a name of 22 letters into words: millions. llama.cpp would not end either. The steps of such an
-engine are counted here, on the pattern's syntax tree, up to a bound, before the pattern is searched for.
+``([a-z0-9_.]+)+!`` tries every way to cut a name of 22 letters into words: millions. llama.cpp would not end either. So the steps are
+counted on the pattern's syntax tree, up to a bound, before anything searches with the pattern.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The ggml types and the file types (ftypes) of llama.cpp: sizes, shapes they fit, what they need.
 
-The table is checked against the library that is actually loaded (``tests/engine/test_native.py``), so a new llama.cpp can't
+The table is checked against the library that is actually loaded (``tests/llamacpp/test_native.py``), so a new llama.cpp can't
 drift from it unseen. Type names are llama.cpp's, upper case (``Q3_K``); ftype names are those of ``llama-quantize`` (``Q3_K_M``).
 """
 

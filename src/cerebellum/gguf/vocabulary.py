@@ -1,4 +1,4 @@
-"""What tokens a GGUF's vocabulary has: two files can be compared token by token only where every number means the same text.
+"""The tokens of a GGUF's vocabulary. Two files can be compared token by token only if every token id has the same text in both.
 
 Files of one vocabulary size can have other tokens: two tokenizers of a family, added tokens in another order, a vocabulary cut and padded.
 Then a KL divergence compares the probabilities of different words.

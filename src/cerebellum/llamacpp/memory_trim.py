@@ -1,4 +1,4 @@
-"""Pages of mapped files that this process won't want again, taken out of its memory. Linux; elsewhere nothing happens."""
+"""Drop pages of mapped files that this process no longer needs from its memory. Linux; elsewhere nothing happens."""
 
 from __future__ import annotations
 

@@ -112,8 +112,9 @@ class WeightErrors:
 class TrialStarted:
     """Measuring a trial on a chunk begins. An engine that dies before its next event died of this work.
 
-    ``trial``: the trial's number; ``chunk``: the chunk's id. ``base``: the work is the base's own pass, captured for this trial and the next
-    ones. ``ahead``: label of another trial whose tensors are quantized meanwhile, "" for none; its quantization may be the cause as well.
+    ``trial``: the trial's number; ``chunk``: the chunk's id. ``base``: the work is the base's own pass, captured for this trial and the
+    next ones. ``ahead``: label of another trial whose tensors are quantized meanwhile, "" for none; its quantization may be the cause as
+    well.
     """
 
     trial: int
@@ -145,7 +146,7 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """Sums of the first ``n_chunks`` chunks are done. ``importance``: the sums so far, given every few seconds and at the end, else None."""
+    """The first ``n_chunks`` chunks are summed. ``importance``: the sums so far, given every few seconds and at the end, else None."""
 
     n_chunks: int
     importance: Importance | None = None

@@ -1,4 +1,4 @@
-"""llama.cpp's warnings about a file: those that can change a figure are told, once each and in few words."""
+"""llama.cpp's warnings about a file. Each warning that can change a figure is passed on once, in few words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found, for people and for programs, from a finished result only: nothing here measures."""
+"""Reports for people and for programs, made from a finished result. Nothing here measures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an allocation found: all that the report, the terminal and a program are told."""
+"""The result of an allocation: everything that the report, the terminal and a program show."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Logits to per-chunk sums: NLL, KL divergence to a reference, agreement, tempered NLL. Pure; in float64.
 
-Everything is a sum over scored tokens, in nats; nothing is divided here. Compiled loops (`cerebellum.scoring.loops.kernels`) read
-the logits where they lie and give figures of each row;
-rows may be shared among the threads of a pool. The sums over rows are exact but for one
-rounding (`math.fsum`), so neither threads nor the order of rows change a bit.
+Everything is a sum over scored tokens, in nats; nothing is divided here. Compiled loops (`cerebellum.scoring.loops.kernels`) read the
+logits in place and give figures of each row, shared among threads. The sums over rows have one rounding (`math.fsum`), so neither threads
+nor the order of rows change a bit.
 
 KL divergence is KL(reference ‖ trial) of the next-token distributions, D = Σ p log(p/q). A reference row is either complete (all logits:
 exact) or k words: the larger half of them are its most likely words, the others are drawn from the rest in proportion to p (systematic
@@ -12,8 +11,8 @@ for sure and the two normalizers, the rest's share of D is estimated without bia
 
     log(p/q) + c (q/p · P/Q − 1),   whose second term has the mean 0 whatever c (a control variate).
 
-c is taken from the words kept for sure, so it does not depend on the draw. What it does: where the two distributions are close, log(p/q)
-is all noise of the first order, and the control takes it away. The draw's variance is estimated as that of m independent draws.
+c is computed from the words that are always kept, so it does not depend on the draw. Where the two distributions are close, nearly all of
+log(p/q) is noise of the first order, and the control variate removes it. The draw's variance is estimated as that of m independent draws.
 """
 
 from __future__ import annotations

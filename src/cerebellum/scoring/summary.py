@@ -1,4 +1,4 @@
-"""From per-chunk sums to what is said of a trial: its figures on a split, and its difference from the base. Pure."""
+"""From per-chunk sums to a trial's figures on a split and its difference from the base. Pure."""
 
 from __future__ import annotations
 

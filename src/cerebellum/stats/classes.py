@@ -1,9 +1,8 @@
 """The published words for one tensor's effect on perplexity: regularization, mild benefit, neutral, damage.
 
-Size and interval decide together. An effect whose interval holds zero is neutral, however large it looks: if the whole interval
-is small it is *shown* to be neutral, else it is undecided. An effect without an interval (a published figure) is judged by its
-size alone, and says so. The words are about perplexity on one text, so "regularization" is a name, not praise: whether the
-model is better only KL divergence and tasks can tell.
+Size and interval decide together. An effect whose interval holds zero is neutral: *shown* where the whole interval is small, else
+undecided. An effect without an interval (a published figure) is judged by its size alone, and the result says so. The words are about
+perplexity on one text. "Regularization" doesn't mean that the model is better: only KL divergence and tasks can show that.
 """
 
 from __future__ import annotations

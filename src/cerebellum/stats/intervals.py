@@ -1,7 +1,8 @@
 """Differences between two measurements of one text, paired by chunk, with intervals that hold for few chunks.
 
-Why chunks: tokens of one chunk share a context, so they aren't independent samples; chunks nearly are. Why paired: the
-same chunk is hard for both files, and the difference sheds that. Sums and counts come in; one division happens, last.
+Tokens of one chunk share a context, so they aren't independent samples. Chunks nearly are, so the chunk is the unit. A chunk that is hard
+for one file is hard for the other one too. The difference of the pair is free of that. The input is sums and counts; the one division
+comes last.
 
 The interval is Student's t widened by Hall's skewness transformation (P. Hall 1992, "On the removal of skewness by
 transformation", J. R. Statist. Soc. B 54, 221-228), which removes the order-1/sqrt(n) error that skewed chunks cause.

@@ -1,9 +1,9 @@
-"""Two files' answers to the same questions, paired by item: which flipped, and what that can and can't show.
+"""Two files' answers to the same questions, paired by item: items lost and gained, the difference of scores, its test.
 
-A difference of two scores rests on the items that only one of the files got right; the rest says nothing of it.
+Only items that one of the two files got right change the difference of two scores; all other items cancel.
 
-The interval is Tango's score interval (T. Tango 1998, Statistics in Medicine 17, 891-908): it needs no discordant item and few items,
-and depends on nothing but the two counts of flips and n. The test is McNemar's exact one (two-sided binomial, one half).
+The interval is Tango's score interval (T. Tango 1998, Statistics in Medicine 17, 891-908). It holds for few items, and for none lost or
+gained. It depends on n and the two counts alone. The test is McNemar's exact one (two-sided binomial, one half).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from cerebellum.stats.verdicts import Judgement, Verdict, judge
 EXIT_SHARE = 0.2
 """Share of alpha at which CHOICE lets a trial go.
 
-Only trials that cost too much leave early (a non-binding stop for futility), so a trial on the full text is judged there at the whole alpha.
+Only trials that cost too much leave early (a non-binding stop for futility). So a trial on the full text is judged at the whole alpha.
 An interval of either kind misses the truth with probability alpha + `EXIT_SHARE` · alpha / 2 at most.
 """
 
@@ -57,8 +57,8 @@ class RaceRules:
 
     For CHOICE, which ends in `cerebellum.allocate.policies.choose_greedy`:
 
-    * ``limits``: trial → the largest difference, nats a token, with which it could be chosen (infinite where absent). A trial whose interval lies
-      above its limit is out. A trial that improves is in. All others go on to the full text.
+    * ``limits``: trial → the largest difference, nats a token, with which it could be chosen (infinite where absent). A trial whose
+      interval lies above its limit is out. A trial that improves is in. All others go on to the full text.
     * ``savings``: trial → bytes that it saves. ``groups``: trial → its tensor; only one trial of a group can be chosen.
     """
 
@@ -288,9 +288,9 @@ class _Replay:
 
         Trial i is out if low_i + Σ over H in B(i) of least(H) > limit_i.
 
-        Proof. Greedy takes, of the moves that fit, the one that saves most per unit of cost. Let before(j, i) with j in H. When greedy first
-        gives G(i) a type, H has a type already, or j doesn't fit. In the second case c_i ≥ c_j, so i doesn't fit now or later. In the first
-        case H has cost at least least(H), and costs that are spent never shrink.
+        Proof. Greedy takes, of the moves that fit, the one that saves most per unit of cost. Let before(j, i) with j in H. When greedy
+        first gives G(i) a type, H has a type already, or j doesn't fit. In the second case c_i ≥ c_j, so i doesn't fit now or later. In
+        the first case H has cost at least least(H), and costs that are spent never shrink.
         """
         seen = {t: running_interval(taken) for t, taken in self.exits.items() if taken and self.settled[t] != "out"}
         saved, group = self.rules.savings, self.rules.groups

@@ -1,14 +1,15 @@
-"""Intervals that stay honest however often one looks: group-sequential repeated confidence intervals.
+"""Intervals that hold however often one looks: group-sequential repeated confidence intervals.
 
-Looks are planned as information fractions t_1 < … < t_K = 1 (chunks so far / chunks of the full text). A spending
-function says how much of the error level alpha may be used up by each fraction (K. K. G. Lan & D. L. DeMets 1983,
-Biometrika 70, 659-663); the boundaries follow by numerical recursion over the density of the sum that hasn't crossed
-yet (P. Armitage, C. K. McPherson & B. C. Rowe 1969, J. R. Statist. Soc. A 132, 235-244). The interval at look k is the
-mean ± boundary · standard error, and all K intervals hold the truth together with probability 1 - alpha, whatever made
-one stop (C. Jennison & B. W. Turnbull 1989, J. R. Statist. Soc. B 51, 305-361). Stopping is thus never bound to the
-boundary: a budget, a race or a person may stop it. For few chunks the boundary's two-sided tail probability is kept and
-turned into a Student quantile (the significance-level approach for unknown variance: Jennison & Turnbull 2000, Group
-Sequential Methods, section 4.4), widened for skewness as in `cerebellum.stats`.
+* Looks are planned as information fractions t_1 < … < t_K = 1 (chunks so far / chunks of the full text).
+* A spending function gives the part of the error level alpha that may be used up by each fraction (K. K. G. Lan & D. L. DeMets 1983,
+  Biometrika 70, 659-663).
+* The boundaries follow by numerical recursion over the density of the sums that have not crossed a boundary yet (P. Armitage,
+  C. K. McPherson & B. C. Rowe 1969, J. R. Statist. Soc. A 132, 235-244).
+* The interval at look k is the mean ± boundary · standard error. All K intervals hold the truth together with probability 1 - alpha,
+  whatever the reason to stop is: the boundary, a budget, a race or a person (C. Jennison & B. W. Turnbull 1989, J. R. Statist. Soc. B 51,
+  305-361).
+* For few chunks the boundary's two-sided tail probability is turned into a Student quantile (the significance-level approach for unknown
+  variance: Jennison & Turnbull 2000, Group Sequential Methods, section 4.4), and widened for skewness as in `stats.intervals`.
 
 Chunks come in a seeded random order, so the first n are a random sample of the text.
 """

@@ -1,8 +1,7 @@
 """The few words for a difference, and the sentence that says why.
 
 The interval of the KL divergence's difference (trial - base) decides. Perplexity never makes a verdict better: when it
-falls while KL divergence rises, the word is *drift* - better on this text, further from the reference, for tasks to
-judge.
+falls while KL divergence rises, the word is *drift*: better on this text, further from the reference. Tasks must judge.
 """
 
 from __future__ import annotations

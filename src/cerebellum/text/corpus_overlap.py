@@ -1,4 +1,4 @@
-"""Whether one text stands in another: word for word, whatever the spaces, the line ends and the letters' case are."""
+"""Whether a passage of one text is in another text: compared word by word, without regard to spaces, line ends and case."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What the base is made of where its file type alone doesn't say: tensors that are kept, overrides of its own, one type for all, and
-tensors that can't be stored as the mix has them.
+"""How the base differs from the stock file of its type: excluded tensors, its own overrides, one type for all tensors, and tensors that
+can't be stored at their type of the mix.
 
 All of these are override lines of the base, so the file, its dry runs and the recipe's pins agree about them.
 """

@@ -1,4 +1,4 @@
-"""A job's importance matrix: made from a text apart from those that measure, checked before a sweep, and asked whether it helps."""
+"""The importance matrix of a session: made from a text apart from those that measure, checked before a sweep, and tested for its use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference on a session's texts: all that it is opened for, so that it is opened once."""
+"""Everything that a session needs of the reference (rows, noise floor, tokens), so that it is opened once."""
 
 from __future__ import annotations
 

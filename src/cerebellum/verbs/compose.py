@@ -1,4 +1,4 @@
-"""The choice put together: the recipe beside what adding up predicted, and beside its controls, all in memory."""
+"""The chosen tensors measured together, in memory: the recipe, the sum of its single effects, and its controls."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The noise floor: what harmless changes of the computation do to the figures. A smaller effect is none.
 
-Harmless are the batch shape, the number of threads and, for the reference, its weights stored as F32. Two things are measured on
-the first chunks of the search text, and the larger is the floor: how far the reference gets from itself, and how much the base's KL
-divergence (from which every difference is taken) moves. Each is measured on the engine that is open anyway: the reference's before it is
-closed (`measure_reference`), the base's when the session's engines are open (`verbs.noise_floor.measure_noise`).
+Harmless changes are another batch shape, another number of threads and, for the reference, weights stored as F32. Two figures are measured
+on the first chunks of the search text, and the larger one is the floor: the KL divergence of the changed reference from itself, and the
+change of the base's KL divergence. The first is measured before the reference is closed (`measure_reference`), the second when the
+session's engines are open (`verbs.noise_floor.measure_noise`).
 """
 
 from __future__ import annotations

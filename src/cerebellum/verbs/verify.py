@@ -1,4 +1,4 @@
-"""What a file says of itself, whether that is so, and whether its source gives it again."""
+"""Check what a file says of itself: its hashes, and a rebuild from its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where and with what everything is measured: the backend, the study, the folder, the settings, the build."""
+"""What all measurements of a session share: the backend, the study, the folder, the settings, the build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-likelihoods of continuations, with what their contexts share computed once. See `forest` for how."""
+"""Log-likelihoods of continuations. Shared beginnings of their contexts are computed once (`prefix_tree`)."""
 
 from __future__ import annotations
 

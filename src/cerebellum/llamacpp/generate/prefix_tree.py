@@ -1,9 +1,9 @@
-"""Many token paths as one forest: what they share is decoded once, side by side with what they don't.
+"""Many token paths as a prefix tree: each shared beginning is decoded once.
 
-A **path** is the tokens that must go through the model for some requests; a row of logits is wanted at some of its places. Paths in
-lexicographic order have their longest common beginnings with their neighbours, so a **wave** of consecutive ones is a forest whose
-nodes are few: each is decoded once and belongs to every path that runs through it. What the next wave shares with this one's last path
-(the **trunk**) stays in the model's memory.
+* A **path** is a sequence of tokens that must go through the model. Some of its positions need a row of logits.
+* Paths are taken in lexicographic order, so neighbours share the longest beginnings. A **wave** is a run of consecutive paths, decoded
+  together as one tree. A node of the tree is decoded once and belongs to every path through it.
+* The **trunk** is the beginning that the next wave shares with this wave's last path. It stays in the model's memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One text as it is written: chooses each token, spells it, and sees where it ends. Knows nothing of its neighbours."""
+"""The sampler of one text: chooses each token, turns it into text, and ends at a stop text or an end-of-text token."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""A context of llama.cpp with many sequences side by side in one memory, that decodes the waves of `forest`.
+"""A context of llama.cpp with many sequences side by side in one memory, that decodes the waves of `prefix_tree`.
 
-Sequence 0 holds the trunk, sequence i + 1 the wave's path i. A node goes in once, under every sequence it belongs to. The trunk rides
-with the wave's last path, so each of its cells has two owners: in blocks with a sliding window llama.cpp gives away cells of one
-owner that fell out of the window, and the next wave may begin further back than that.
+Sequence 0 holds the trunk, sequence i + 1 the wave's path i. A node is decoded once, under every sequence that it belongs to. The trunk's
+cells belong to sequence 0 and to the wave's last path. The second owner is needed in blocks with a sliding window: there llama.cpp reuses a
+cell of one owner once it is outside the window, and the next wave may begin before that cell.
 
-Where a memory can't take part of a sequence back (recurrent and hybrid models), `n_side` is 1 and nothing is shared: each path
-goes alone through an empty memory.
+Some memories can't remove the end of a sequence (recurrent and hybrid models). Then `n_side` is 1 and nothing is shared: each path goes
+alone through an empty memory.
 """
 
 from __future__ import annotations

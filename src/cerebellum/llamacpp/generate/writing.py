@@ -1,6 +1,6 @@
 """Writing after prompts, many at a time: each has a sequence of its own, and one that has ended makes room for the next.
 
-Prompts are taken in lexicographic order, so that each shares its beginning with the one before (the trunk of `forest`). Between steps,
+Prompts are taken in lexicographic order, so that each shares its beginning with the one before (the trunk of `prefix_tree`). Between steps,
 in which every sequence gets one token, new prompts go in as a wave wherever sequences and cells are free.
 """
 

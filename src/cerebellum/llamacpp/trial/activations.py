@@ -1,8 +1,8 @@
 """What enters each matrix product, squared and summed: the eval callback of an importance matrix, and the decoding around it.
 
-Which products count, which rows, in which order, and how chunks are batched is llama-imatrix's (``collect_imatrix`` and
-``compute_imatrix`` in tools/imatrix/imatrix.cpp), so that sums are the same to the last bit. Two things are left out that change none:
-the product with the output matrix, unless it is asked for, and decoding more than one graph's tokens at a time, whose logits fill memory.
+Products, rows, their order and the batches of chunks are those of llama-imatrix (``collect_imatrix`` and ``compute_imatrix`` in
+tools/imatrix/imatrix.cpp). So the sums are the same to the last bit. Two differences change no sum: the product with the output matrix is
+left out unless it is asked for, and one graph's tokens are decoded at a time, which takes less memory for logits.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
 """Chunks through llama.cpp: decoded in batches, whole or in part, logits only where they are scored.
 
-The memory is cleared, a chunk goes through in batches of at most ``n_ubatch`` tokens, so that a batch is one graph. Short chunks of one
-length are decoded side by side, each a sequence of its own: a **bundle**, where no operation of the graph can let one change another
-(`mixing`). A chunk's figures are those of the chunk alone. llama.cpp computes logits in its graph's memory and copies them
-to where they can be read; they are computed there at once, so that this memory, the most of all where the vocabulary is large, is taken
-once. That, leaving out what is dead, beginning at a trial's block, and decoding side by side change no number; an engine tries each of
-them before it relies on it. Without memory for states (``replay_bytes`` 0) llama.cpp is left alone.
+The memory of keys and values is cleared for each chunk. A batch has at most ``n_ubatch`` tokens, so it is one graph.
+
+Four things save time or memory and change no number. An engine tries each of them before it relies on it. With ``replay_bytes`` 0 none of
+them but the first is done.
+
+* Short chunks of one length are decoded side by side, each as a sequence of its own: a **bundle**. This is done only where no operation of
+  the graph lets one sequence change another (`mixing`).
+* Dead nodes are left out.
+* A trial begins at the block that it changes.
+* Logits are computed in the memory to which llama.cpp would copy them. With a large vocabulary they take more memory than anything else,
+  and so they take it once.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The eval callback: llama.cpp asks it before every node of a graph, in order, and tells it when a node it asked for is computed.
 
-Three uses, one at a time: **record** a graph (nothing is computed), **run** with some nodes left out and stops in between, or nothing.
-A node is left out by making it no operation; in a run the logits can be computed where llama.cpp would copy them to, so that memory
-for them is touched once. The graph is built anew for the next batch (`native.native_log` sees to that), so nothing has to be put back. The
-callback runs some hundred times a batch, so it does one look-up and returns (compiled it would save 0.2 µs a node of some 0.3).
+Three uses, one at a time: **record** a graph without computing it, **run** a graph with some nodes left out and stops in between, or do
+nothing. A node is left out by making it no operation. In a run the logits can be computed in the memory to which llama.cpp would copy them.
+The next batch has a new graph (`native.native_log` sees to that), so nodes need not be restored.
+
+The callback is called for every node of every batch, so it does one look-up and returns.
 """
 
 from __future__ import annotations

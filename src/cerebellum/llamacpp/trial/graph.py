@@ -134,8 +134,8 @@ class Graph:
         return tuple(live)
 
     def left_out(self, computed: range) -> bytes:
-        """A byte for each node, 1: left out. A node is left out if it computes something and is dead, or lies outside ``computed`` and leads to
-        no copy between devices."""
+        """A byte for each node, 1: left out. A node is left out if it computes something and is dead, or lies outside ``computed`` and
+        leads to no copy between devices."""
         if computed not in self._left_out:
             self._left_out[computed] = bytes(
                 not (live and (i in computed or i in self._recomputed)) and not node.empty

@@ -1,7 +1,7 @@
-"""What the base's pass over a chunk left at the boundaries, kept in this machine's memory, and put back for a replay.
+"""The state of the base's pass at the boundaries, captured in this machine's memory and put back for a replay.
 
-One `ReplayCache` is one chunk: for each of its batches and each boundary asked for, the contents of the boundary's cut. Memory that is in
-several cuts with the same contents is kept once.
+One `ReplayCache` holds one chunk: for each of its batches and each wanted boundary the contents of the boundary's cut. Equal contents of
+several cuts are held once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Parts of a chunk, put together: rows of the reference, sums; and the rows kept for trial after trial."""
+"""A chunk that was decoded in several batches: its reference rows for each batch, its sums added up; and a cache of reference rows."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
 """Many trials on many chunks, each trial computed from the block that it changes on.
 
-The base's pass over a bundle of chunks is kept at the boundaries that trials begin at (`states`); a trial puts that back and computes
-the rest. Bundles are taken in parts: as many at a time as the allowed memory holds the states of. Within a part each trial goes over
-all of them, so a part costs each tensor's quantization once, and all of them together only once where everything fits. A bundle whose
-states alone are too large is kept at fewer boundaries, and a trial then computes some blocks that it doesn't change.
+The base's pass over a bundle of chunks is captured at the boundaries where trials begin (`replay_cache`). A trial puts that state back and
+computes the rest.
 
-Before the first replay the base and one trial are computed both ways, on all scored rows of a bundle; where they differ in a bit,
-nothing is left out and the user is told.
+* Bundles are taken in parts, as many at a time as fit the allowed memory. Each trial goes over all bundles of a part, so a tensor is
+  quantized once a part.
+* A bundle whose states alone are too large is captured at fewer boundaries. A trial then computes some blocks that it doesn't change.
+* Before the first replay the base and one trial are computed both ways, on all scored rows of a bundle. Where a bit differs, every trial is
+  computed whole and the user is told.
 """
 
 from __future__ import annotations

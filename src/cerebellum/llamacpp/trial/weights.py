@@ -1,8 +1,8 @@
 """The weights of an opened model: found once, and stored in other types and put back while the model stays open.
 
-New data for a tensor lives in a buffer of the old buffer's type (``ggml_backend_buffer_get_type``). It is allocated and filled through ggml's
-backend calls, so the same code serves CPU and GPU. An exchange copies no data: it writes the type, strides, buffer and data pointer of
-the public struct. A tied embedding can be several structs of one name, on the CPU and on a GPU; all of them are exchanged.
+New data for a tensor lives in a buffer of the old buffer's type (``ggml_backend_buffer_get_type``). It is allocated and filled through
+ggml's backend calls, so the same code serves CPU and GPU. An exchange copies no data: it writes the type, strides, buffer and data pointer
+of the public struct. A tied embedding can be several structs of one name, on the CPU and on a GPU; all of them are exchanged.
 
 Data in other types stays in a cache of bounded size. Trials run over the same list of tensors again and again. When the cache is full, a
 least-recently-used rule would evict each entry just before its next use. So of the entries that are still expected, the most recently used
