@@ -11,7 +11,7 @@ from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
-from cerebellum.cli.transfer import transfer_check
+from cerebellum.cli.transfer import profile, transfer_check
 from cerebellum.cli.verify import verify
 
 
@@ -35,6 +35,7 @@ for command in (
     bench,
     validity,
     recipe,
+    profile,
     transfer_check,
     verify,
     lm_eval,

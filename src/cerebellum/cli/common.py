@@ -64,6 +64,11 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """``text`` with a replacement character for every control character but line ends: names in files are untrusted."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors a user can meet into one line on standard error and the exit code of `cerebellum.errors`."""
 
@@ -96,5 +101,5 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _end(message: str, code: int) -> None:
-    print(f"cerebellum: {message}", file=sys.stderr)
+    print(f"cerebellum: {printable(message)}", file=sys.stderr)
     sys.exit(code)

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from cerebellum.cli.common import printable
 from cerebellum.report.grids import Grid
 
 #: Seconds between plain lines where there is no terminal.
@@ -85,11 +86,6 @@ def stdout_console() -> Console:
     """For results: tables on standard output, as wide as they need where it's not a terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDE, file=sys.stdout)
-
-
-def printable(text: str) -> str:
-    """``text`` with a replacement character for every control character but line ends: names in files are untrusted."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def print_grid(grid: Grid) -> None:

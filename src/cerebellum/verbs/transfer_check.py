@@ -11,7 +11,7 @@ from typing import Any
 from cerebellum.errors import InputError, TensorChoiceError
 from cerebellum.transfer.check import RoleCheck, Verdict, check_role, kept_of
 from cerebellum.transfer.probes import ENOUGH
-from cerebellum.transfer.profile import SensitivityTable, common_types, parse_table
+from cerebellum.transfer.profile import RoleProfile, SensitivityTable, common_types, parse_table
 
 #: Bytes of a table that are read, at most.
 MAX_BYTES = 64 << 20
@@ -82,6 +82,20 @@ def check_transfer(
         raise TensorChoiceError(f"{old_path.name} and {new_path.name} have no role to compare{why}")
     found = tuple(_role(role, old.n_blocks, new.n_blocks, ours[role], theirs[role]) for role in shared)
     return TransferCheck(old, new, types, found, {r: why for r, why in skipped.items() if r in wanted})
+
+
+def chosen_profiles(
+    table: SensitivityTable, roles: Sequence[str] = (), kind: str | None = None
+) -> tuple[str, Mapping[str, RoleProfile]]:
+    """(type, its profiles by role): of ``kind`` or the table's first type. Raises `TypeChoiceError` or `TensorChoiceError`."""
+    name = common_types(table, table, kind)[0]
+    profiles = table.by_type[name]
+    wanted = [role.removesuffix(".weight") for role in roles] or list(profiles)
+    if unknown := [role for role in wanted if role not in profiles]:
+        raise TensorChoiceError(
+            f"{table.model} has no role {unknown[0]!r} in its blocks; it has {', '.join(sorted(profiles))}"
+        )
+    return name, {role: profiles[role] for role in wanted}
 
 
 def _listed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
