@@ -15,6 +15,8 @@ from cerebellum.transfer.profile import RoleProfile, SensitivityTable, common_ty
 
 #: Bytes of a table that are read, at most.
 MAX_BYTES = 64 << 20
+#: Tensors of a role that are compared, at most: memory grows with their square.
+MAX_TENSORS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,9 @@ def _skipped(
     reasons |= dict.fromkeys({*ours} - {*theirs}, f"{new.model} doesn't have it")
     reasons |= dict.fromkeys({*theirs} - {*ours}, f"{old.model} doesn't have it")
     reasons |= {role: "one tensor: nothing to choose" for role in {*ours} & {*theirs} if len(theirs[role]) < 2}
+    reasons |= {
+        role: f"more than {MAX_TENSORS} tensors" for role in {*ours} & {*theirs} if len(theirs[role]) > MAX_TENSORS
+    }
     return dict(sorted(reasons.items()))
 
 
