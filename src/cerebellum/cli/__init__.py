@@ -12,7 +12,7 @@ from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
-from cerebellum.cli.transfer import transfer_check
+from cerebellum.cli.transfer import profile, transfer_check
 from cerebellum.cli.verify import verify
 
 
@@ -37,6 +37,7 @@ for command in (
     bench,
     validity,
     recipe,
+    profile,
     transfer_check,
     verify,
     lm_eval,
