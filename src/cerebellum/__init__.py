@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the commands as
-functions (`cerebellum.api`).
+`cerebellum.run`, `plan`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the
+commands as functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         inspect,
         measure,
         perplexity,
+        plan,
         quantize,
         run,
         sweep,
@@ -46,6 +47,7 @@ __all__ = [
     "inspect",
     "measure",
     "perplexity",
+    "plan",
     "quantize",
     "run",
     "sweep",

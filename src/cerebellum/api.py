@@ -28,8 +28,10 @@ from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.results.allocation import Allocation
+from cerebellum.results.plan import Planned
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
 from cerebellum.verbs.allocation.run import allocate_session
+from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
@@ -282,7 +284,7 @@ def allocate(
 
     * size ("3.0GB" or bytes), bpw (bits a weight) or like ("Q4_K_M": that stock file's bytes; the default)
     * types (names or patterns that tensors may take), never, only (roles or names that may change), keep ("token_embd=Q8_0")
-    * n_shuffled (20 controls), seed
+    * n_shuffled (20 controls), seed, map (a sensitivity.json to start from: no anchors are measured)
     * those of `run` that aren't about a sweep: text, report_text, ctx, chunks, chat, base, reference, imatrix, threads, bench, …
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
@@ -299,20 +301,47 @@ def allocate(
 
 
 #: Options that only an allocation has.
-_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "map")
 
 
 def allocation_options(options: dict[str, Any]) -> AllocationOptions:
     """The options of an allocation, taken out of ``options``. Raises `InputError`."""
     given = {name: options.pop(name, None) for name in _ALLOCATION}
     check_numbers({"n_shuffled": given["n_shuffled"]})
-    rules = {name: names(given[name]) for name in ("types", "never", "only") if given[name]}
-    keep = tuple(_pair(word) for word in names(given["keep"] or ()))
     told: dict[str, Any] = {n: given[n] for n in ("n_shuffled",) if given[n] is not None}
     if options.get("seed") is not None:
         told["seed"] = options.pop("seed")
+    if given["map"] is not None:
+        told["sensitivity"] = read_map(Path(given["map"]))
     target = parse_target(given["size"], given["bpw"], given["like"], DEFAULT_LIKE)
-    return AllocationOptions(target, TypeRules(**rules, keep=keep), **told)
+    return AllocationOptions(target, _rules(given), **told)
+
+
+def _rules(given: dict[str, Any]) -> TypeRules:
+    """The rules of types among the options. Raises `InputError`."""
+    rules = {name: names(given[name]) for name in ("types", "never", "only") if given.get(name)}
+    return TypeRules(**rules, keep=tuple(_pair(word) for word in names(given.get("keep") or ())))
+
+
+def plan(
+    map: PathLike,
+    *,
+    size: str | int | None = None,
+    bpw: float | None = None,
+    like: str | None = None,
+    types: Names = (),
+    never: Names = (),
+    only: Names = (),
+    keep: Names = (),
+    out: PathLike | None = None,
+    force: bool = False,
+) -> Planned:
+    """The recipe of another size from a sensitivity map (``sensitivity.json`` of an allocation), without the model, in about a second.
+
+    ``out``: the override file to write. Options are those of `allocate`. Raises a `CerebellumError`.
+    """
+    rules = _rules({"types": types, "never": never, "only": only, "keep": keep})
+    return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -507,6 +536,7 @@ __all__ = [
     "inspect",
     "measure",
     "perplexity",
+    "plan",
     "quantize",
     "run",
     "sweep",

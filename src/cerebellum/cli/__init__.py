@@ -10,6 +10,7 @@ from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
+from cerebellum.cli.plan import plan
 from cerebellum.cli.run import demo, run, sweep
 
 
@@ -22,5 +23,5 @@ def main() -> None:
     """
 
 
-for command in (run, sweep, demo, inspect, quantize, imatrix, perplexity, measure, bench, validity, lm_eval):
+for command in (run, plan, sweep, demo, inspect, quantize, imatrix, perplexity, measure, bench, validity, lm_eval):
     main.add_command(command)

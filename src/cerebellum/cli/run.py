@@ -136,6 +136,7 @@ ALLOCATION_OPTIONS = (
     click.option("--never", metavar="TYPES", help="Types that no tensor may take, 'IQ*' for example."),
     click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
     click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
+    click.option("--map", metavar="MAP", type=FilePath, help="Start from this sensitivity.json of an earlier run: measure no anchors."),
     click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
 )  # fmt: skip
 
@@ -241,7 +242,7 @@ def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "map", "n_shuffled")
 OF_SWEEP = (
     "role",
     "to",

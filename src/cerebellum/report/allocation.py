@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.allocate.sensitivity import map_json
 from cerebellum.bench.plain import bench_json
 from cerebellum.files import write_text
 from cerebellum.quoting import strict_json
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 
 
 def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
-    """``report.md`` and ``report.json`` into ``out``. Returns what ``report.json`` holds. Raises `OutputError`."""
+    """``report.md``, ``report.json`` and ``sensitivity.json`` into ``out``. Returns what ``report.json`` holds. Raises `OutputError`."""
     summary = allocation_json(result)
     write_text(out / "report.md", allocation_report(result))
     write_text(out / "report.json", strict_json(summary) + "\n")
+    write_text(out / "sensitivity.json", strict_json(map_json(result.sensitivity)) + "\n")
     return summary
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cerebellum.allocate.damage import Anchor, DamageModel
 from cerebellum.allocate.recipes import Candidate
+from cerebellum.allocate.sensitivity import Check, SensitivityMap
 from cerebellum.allocate.sizes import Target
 from cerebellum.allocate.table import Table
 from cerebellum.bench.score import BenchResult
@@ -85,7 +87,8 @@ class Controls:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
-    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text."""
+    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text. ``stock_bytes``: bytes of
+    each stock mix's file."""
 
     model: str
     base: Base
@@ -99,9 +102,17 @@ class Allocation:
     written: Written
     noise: Noise
     bench: BenchResult | None = None
+    stock_bytes: Mapping[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Tried:
         """The candidate that was kept."""
         return next(tried for tried in self.tried if tried.kept)
+
+    @property
+    def sensitivity(self) -> SensitivityMap:
+        """What was measured of the model, for other sizes."""
+        checks = tuple(Check(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
+        facts = {**self.facts, "text": self.facts["splits"]["search"]}
+        return SensitivityMap(self.table, self.anchors.model, self.anchors.anchors, facts, self.stock_bytes, checks)

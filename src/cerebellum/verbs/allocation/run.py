@@ -20,7 +20,8 @@ from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.stock import nearest_mix
+from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
+from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.options import SessionOptions
@@ -47,6 +48,8 @@ def allocate_session(
     """
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
+    if allocation.sensitivity is not None:
+        check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress or Silent()) as session:
         result = allocate(session, allocation)
@@ -70,7 +73,8 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     table = make_table(session, options.rules)
     limit = target_bytes(options.target, session.base.model)
     budget = checked_budget(table, limit)
-    anchors = measure_anchors(session, table, options.seed)
+    known = options.sensitivity
+    anchors = measure_anchors(session, table, options.seed) if known is None else anchors_of_map(session, table, known)
     tried = try_candidates(session, table, anchors.model, budget, session.search)
     kept = next(t for t in tried if t.kept)
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
@@ -91,6 +95,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         controls,
         written,
         noise,
+        stock_bytes=stock_sizes(session, table),
         facts=facts,
     )
 

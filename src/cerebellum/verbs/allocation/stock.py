@@ -32,6 +32,11 @@ def stock_types(session: Session, ftype: str) -> Mapping[str, str]:
     return {str(tensor): str(kind) for tensor, kind in known.items()}
 
 
+def stock_sizes(session: Session, table: Table) -> dict[str, int]:
+    """Bytes of each stock mix's file."""
+    return {ftype: file_bytes(table.base, stock_types(session, ftype)) for ftype in STOCK}
+
+
 def nearest_mix(backend: Backend, source: Model, imatrix: Path | None, n_bytes: int) -> str:
     """The stock mix whose file is nearest to so many bytes, by ratio."""
     sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in STOCK}
