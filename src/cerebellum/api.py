@@ -17,18 +17,22 @@ from typing import Any
 from cerebellum import bundled
 from cerebellum.allocate.candidates import TypeRules
 from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.sizes import parse_target
+from cerebellum.allocate.sizes import parse_ladder, parse_target
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
+from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
-from cerebellum.results.allocation import Allocation
+from cerebellum.results.allocation import Allocation, AllocationLadder
+from cerebellum.results.estimate import Estimate
 from cerebellum.results.plan import Planned
+from cerebellum.verbs.allocation.estimate import estimate_allocation
+from cerebellum.verbs.allocation.ladder import allocate_ladder
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
 from cerebellum.verbs.allocation.run import allocate_session
 from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
@@ -291,14 +295,84 @@ def allocate(
     """
     from cerebellum.report.allocation import write_allocation
 
-    benchmarks = bench_options(options)
-    allocation = allocation_options(options)
-    session, *_ = split_options(Path(model), Path(out), options)
+    benchmarks, session, allocation = _allocation_job(model, out, options)
     return allocate_session(
         session, allocation,
         backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
     )  # fmt: skip
 
+
+def ladder(
+    model: PathLike,
+    sizes: Names,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Any,
+) -> AllocationLadder:
+    """`allocate` for several ``sizes`` ("Q2_K,Q3_K_M", "3.0GB", "3.9bpw") from one study and one set of anchors: a file each, one table and
+    one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
+    from cerebellum.report.allocation import write_allocation
+    from cerebellum.report.allocation_ladder import write_allocation_ladder
+
+    if any(options.get(name) is not None for name in ("size", "bpw", "like")):
+        raise InputError("--ladder names the sizes: leave out --size, --bpw and --like")
+    targets = parse_ladder(names(sizes))
+    benchmarks, session, allocation = _allocation_job(model, out, options)
+    return allocate_ladder(
+        session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
+        publish_ladder=write_allocation_ladder, progress=progress, bench_options=benchmarks,
+    )  # fmt: skip
+
+
+def estimate(
+    model: PathLike,
+    *,
+    out: PathLike = ".",
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Any,
+) -> Estimate:
+    """What `allocate` with these options takes, and what it can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
+    _, session, allocation = _allocation_job(model, out, options)
+    return estimate_allocation(session, allocation, backend or _llama(), progress)
+
+
+def _allocation_job(
+    model: PathLike, out: PathLike, options: dict[str, Any]
+) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
+    """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
+    options = dict(options)
+    benchmarks, allocation = bench_options(options), allocation_options(options)
+    check_text_named(Path(model), options.get("text"))
+    if options.get("chunks") is None:
+        options["chunks"] = usual_chunks(options.get("ctx") or Settings().n_ctx)
+    session, *_ = split_options(Path(model), Path(out), options)
+    return benchmarks, session, allocation
+
+
+def usual_chunks(ctx: int) -> int:
+    """Chunks of each text where no number is named: as many as have 32,768 tokens, and at least 16."""
+    return max(16, -(-USUAL_TOKENS // ctx))
+
+
+def check_text_named(model: Path, text: PathLike | None) -> None:
+    """Another model than the bundled one is measured on a text of its own. Raises `InputError`."""
+    if text is None and model.exists() and not _is_bundled(model):
+        raise InputError(
+            f"no text: {model.name} isn't the bundled model, and the bundled texts of a small world say nothing of it. Give text (--text) "
+            "as the model will meet it: a few hundred kilobytes of UTF-8"
+        )
+
+
+def _is_bundled(model: Path) -> bool:
+    ours = bundled.MODEL
+    return model.stat().st_size == ours.stat().st_size and sha256_file(model) == sha256_file(ours)
+
+
+#: Tokens of each text that are measured where no number of chunks is named.
+USUAL_TOKENS = 32_768
 
 #: Options that only an allocation has.
 _ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "map")
@@ -532,8 +606,10 @@ __all__ = [
     "allocate",
     "bench",
     "demo",
+    "estimate",
     "imatrix",
     "inspect",
+    "ladder",
     "measure",
     "perplexity",
     "plan",

@@ -41,11 +41,12 @@ class Equivalent:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token."""
+    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token; ``mean`` has its interval."""
 
     ftype: str
     file_bytes: int
     kld: float
+    mean: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +117,17 @@ class Allocation:
         checks = tuple(Check(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
         facts = {**self.facts, "text": self.facts["splits"]["search"]}
         return SensitivityMap(self.table, self.anchors.model, self.anchors.anchors, facts, self.stock_bytes, checks)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationLadder:
+    """Allocations of several sizes from one study, smallest file first, each with its label."""
+
+    labels: tuple[str, ...]
+    results: tuple[Allocation, ...]
+
+    @property
+    def stock(self) -> tuple[Rung, ...]:
+        """The stock mixes that were measured for any of them, smallest first."""
+        found = {rung.ftype: rung for result in self.results for rung in result.controls.ladder}
+        return tuple(sorted(found.values(), key=lambda rung: rung.file_bytes))

@@ -12,6 +12,8 @@ from cerebellum.allocate.table import Table
 from cerebellum.domain import Model
 from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.labels import labelled
+from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation
@@ -80,7 +82,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
     recipe = recipe_trial(session, "recipe", kept.candidate.types)
     controls = run_controls(session, table, recipe, budget, options)
-    written = write_trial(session, recipe)
+    written = write_trial(session, recipe, file_name(session, options))
     check_size(written.file_bytes, table.file_bytes(kept.candidate.types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
@@ -98,6 +100,14 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         stock_bytes=stock_sizes(session, table),
         facts=facts,
     )
+
+
+def file_name(session: Session, options: AllocationOptions) -> str:
+    """The name of the recipe's GGUF: one quantization label, at its end, and the size asked for where no stock file's was."""
+    label, target = options.label or session.base.ftype, options.target
+    asked = "" if target.like else f"-{target.bits:g}bpw" if target.bits else f"-{(target.n_bytes or 0) / 1e6:.4g}MB"
+    stem = labelled(stem_of(session.source.path), label)
+    return f"{stem.removesuffix(f'-{label}')}{asked}-{label}.gguf"
 
 
 def checked_budget(table: Table, limit: int) -> int:
