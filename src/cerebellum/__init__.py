@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the commands as
-functions (`cerebellum.api`).
+`cerebellum.run`, `plan`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the
+commands as functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
         allocate,
         bench,
         demo,
+        estimate,
         imatrix,
         inspect,
+        ladder,
         measure,
         perplexity,
+        plan,
         quantize,
         run,
         sweep,
@@ -42,10 +45,13 @@ __all__ = [
     "allocate",
     "bench",
     "demo",
+    "estimate",
     "imatrix",
     "inspect",
+    "ladder",
     "measure",
     "perplexity",
+    "plan",
     "quantize",
     "run",
     "sweep",

@@ -17,19 +17,25 @@ from typing import Any
 from cerebellum import bundled
 from cerebellum.allocate.candidates import TypeRules
 from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.sizes import parse_target
+from cerebellum.allocate.sizes import parse_ladder, parse_target
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
+from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
-from cerebellum.results.allocation import Allocation
+from cerebellum.results.allocation import Allocation, AllocationLadder
+from cerebellum.results.estimate import Estimate
+from cerebellum.results.plan import Planned
+from cerebellum.verbs.allocation.estimate import estimate_allocation
+from cerebellum.verbs.allocation.ladder import allocate_ladder
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
 from cerebellum.verbs.allocation.run import allocate_session
+from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
@@ -282,37 +288,134 @@ def allocate(
 
     * size ("3.0GB" or bytes), bpw (bits a weight) or like ("Q4_K_M": that stock file's bytes; the default)
     * types (names or patterns that tensors may take), never, only (roles or names that may change), keep ("token_embd=Q8_0")
-    * n_shuffled (20 controls), seed
+    * n_shuffled (20 controls), seed, map (a sensitivity.json to start from: no anchors are measured)
     * those of `run` that aren't about a sweep: text, report_text, ctx, chunks, chat, base, reference, imatrix, threads, bench, …
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report.allocation import write_allocation
 
-    benchmarks = bench_options(options)
-    allocation = allocation_options(options)
-    session, *_ = split_options(Path(model), Path(out), options)
+    benchmarks, session, allocation = _allocation_job(model, out, options)
     return allocate_session(
         session, allocation,
         backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
     )  # fmt: skip
 
 
+def ladder(
+    model: PathLike,
+    sizes: Names,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Any,
+) -> AllocationLadder:
+    """`allocate` for several ``sizes`` ("Q2_K,Q3_K_M", "3.0GB", "3.9bpw") from one study and one set of anchors: a file each, one table and
+    one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
+    from cerebellum.report.allocation import write_allocation
+    from cerebellum.report.allocation_ladder import write_allocation_ladder
+
+    if any(options.get(name) is not None for name in ("size", "bpw", "like")):
+        raise InputError("--ladder names the sizes: leave out --size, --bpw and --like")
+    targets = parse_ladder(names(sizes))
+    benchmarks, session, allocation = _allocation_job(model, out, options)
+    return allocate_ladder(
+        session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
+        publish_ladder=write_allocation_ladder, progress=progress, bench_options=benchmarks,
+    )  # fmt: skip
+
+
+def estimate(
+    model: PathLike,
+    *,
+    out: PathLike = ".",
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Any,
+) -> Estimate:
+    """What `allocate` with these options takes, and what it can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
+    _, session, allocation = _allocation_job(model, out, options)
+    return estimate_allocation(session, allocation, backend or _llama(), progress)
+
+
+def _allocation_job(
+    model: PathLike, out: PathLike, options: dict[str, Any]
+) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
+    """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
+    options = dict(options)
+    benchmarks, allocation = bench_options(options), allocation_options(options)
+    check_text_named(Path(model), options.get("text"))
+    if options.get("chunks") is None:
+        options["chunks"] = usual_chunks(options.get("ctx") or Settings().n_ctx)
+    session, *_ = split_options(Path(model), Path(out), options)
+    return benchmarks, session, allocation
+
+
+def usual_chunks(ctx: int) -> int:
+    """Chunks of each text where no number is named: as many as have 32,768 tokens, and at least 16."""
+    return max(16, -(-USUAL_TOKENS // ctx))
+
+
+def check_text_named(model: Path, text: PathLike | None) -> None:
+    """Another model than the bundled one is measured on a text of its own. Raises `InputError`."""
+    if text is None and model.exists() and not _is_bundled(model):
+        raise InputError(
+            f"no text: {model.name} isn't the bundled model, and the bundled texts of a small world say nothing of it. Give text (--text) "
+            "as the model will meet it: a few hundred kilobytes of UTF-8"
+        )
+
+
+def _is_bundled(model: Path) -> bool:
+    ours = bundled.MODEL
+    return model.stat().st_size == ours.stat().st_size and sha256_file(model) == sha256_file(ours)
+
+
+#: Tokens of each text that are measured where no number of chunks is named.
+USUAL_TOKENS = 32_768
+
 #: Options that only an allocation has.
-_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "map")
 
 
 def allocation_options(options: dict[str, Any]) -> AllocationOptions:
     """The options of an allocation, taken out of ``options``. Raises `InputError`."""
     given = {name: options.pop(name, None) for name in _ALLOCATION}
     check_numbers({"n_shuffled": given["n_shuffled"]})
-    rules = {name: names(given[name]) for name in ("types", "never", "only") if given[name]}
-    keep = tuple(_pair(word) for word in names(given["keep"] or ()))
     told: dict[str, Any] = {n: given[n] for n in ("n_shuffled",) if given[n] is not None}
     if options.get("seed") is not None:
         told["seed"] = options.pop("seed")
+    if given["map"] is not None:
+        told["sensitivity"] = read_map(Path(given["map"]))
     target = parse_target(given["size"], given["bpw"], given["like"], DEFAULT_LIKE)
-    return AllocationOptions(target, TypeRules(**rules, keep=keep), **told)
+    return AllocationOptions(target, _rules(given), **told)
+
+
+def _rules(given: dict[str, Any]) -> TypeRules:
+    """The rules of types among the options. Raises `InputError`."""
+    rules = {name: names(given[name]) for name in ("types", "never", "only") if given.get(name)}
+    return TypeRules(**rules, keep=tuple(_pair(word) for word in names(given.get("keep") or ())))
+
+
+def plan(
+    map: PathLike,
+    *,
+    size: str | int | None = None,
+    bpw: float | None = None,
+    like: str | None = None,
+    types: Names = (),
+    never: Names = (),
+    only: Names = (),
+    keep: Names = (),
+    out: PathLike | None = None,
+    force: bool = False,
+) -> Planned:
+    """The recipe of another size from a sensitivity map (``sensitivity.json`` of an allocation), without the model, in about a second.
+
+    ``out``: the override file to write. Options are those of `allocate`. Raises a `CerebellumError`.
+    """
+    rules = _rules({"types": types, "never": never, "only": only, "keep": keep})
+    return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 
 def _pair(word: str) -> tuple[str, str]:
@@ -503,10 +606,13 @@ __all__ = [
     "allocate",
     "bench",
     "demo",
+    "estimate",
     "imatrix",
     "inspect",
+    "ladder",
     "measure",
     "perplexity",
+    "plan",
     "quantize",
     "run",
     "sweep",

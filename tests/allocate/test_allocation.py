@@ -69,8 +69,9 @@ def test_it_finds_what_the_planted_slopes_would_choose_and_proves_the_file(model
 def test_the_verdict_names_sizes_ratio_and_controls(model: Path) -> None:
     result = allocate(model)
     report = json.loads((model.parent / "out" / "report.json").read_text())
-    assert "as good as a stock file of" in report["verdict"][0]
-    assert f"At {result.written.file_bytes:,} bytes" in report["verdict"][1]
+    assert f"{result.written.file_bytes / 1e6:,.2f} MB of at most" in report["verdict"][0]
+    assert f"{100 * result.controls.ratio.estimate:.0f} % of the stock" in report["verdict"][1]
+    assert "a stock file of" in report["verdict"][2]
     assert report["controls"]["ratio"]["estimate"] == pytest.approx(result.controls.ratio.estimate)
     assert len(report["controls"]["shuffled"]["others"]) == 20
     assert result.controls.shuffled.n_worse >= 19

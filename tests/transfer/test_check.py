@@ -155,6 +155,18 @@ def test_tables_that_differ_in_blocks_roles_and_types(tmp_path: Path) -> None:
     assert set(found.skipped) == {"ssm_out", "attn_q", "token_embd"}
 
 
+def test_roles_of_one_tensor_or_too_many(tmp_path: Path) -> None:
+    """An old role of one block says nothing of others, but can be asked; a new one of one block has no choice; one of 300 is left out."""
+    one = written(tmp_path, "one.json", table("one", 1, {"q2_k": 1.0}, ("ffn_gate", "ffn_up")))
+    more = written(tmp_path, "more.json", table("more", 20, {"q2_k": 1.0}))
+    most = written(tmp_path, "most.json", table("most", 300, {"q2_k": 1.0}))
+    found = check_transfer(one, more).roles[0].check
+    assert (len(found.probed), found.agreement) == (8, 0.0)
+    for new, why in ((one, "one tensor"), (most, "more than 256")):
+        with pytest.raises(InputError, match=why):
+            check_transfer(more, new, ["ffn_gate"])
+
+
 def test_the_type_that_both_have_is_taken() -> None:
     old = parse_table(table("a", 4, {"iq1_s": 1.0, "Q3_K": 1.0, "q2_k": 1.0}), "a")
     new = parse_table(table("b", 4, {"q2_k": 1.0, "q3_k": 1.0}), "b")

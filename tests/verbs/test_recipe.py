@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from cerebellum.errors import InputError, OutputError, OverrideError, RefusedError
 from cerebellum.gguf.model_file import read_model
-from cerebellum.recipes.toml_form import format_recipe
+from cerebellum.recipes.recipe import Figure
+from cerebellum.recipes.toml_form import format_recipe, parse_recipe
 from cerebellum.verbs.recipe import apply_recipe, export_overrides, import_recipe, lint_file, read_recipe
+from cerebellum.verbs.recipe_study import import_study
 from tests.llamacpp import tiny
 from tests.verbs.cached import CachedBackend
 
@@ -56,6 +60,29 @@ def test_a_published_file_is_a_recipe(ground: Path) -> None:
     assert (ground / "again.gguf").read_bytes() == (ground / "written.gguf").read_bytes()
     with pytest.raises(InputError, match="not quantized"):
         import_recipe(BACKEND, ground / "model.gguf")
+
+
+def test_a_study_gives_its_recipe(ground: Path, tmp_path: Path) -> None:
+    """The written file's types, the figures and hashes of the report; a report without a file is refused."""
+    shutil.copy(ground / "written.gguf", tmp_path / "w.gguf")
+    mean = {"estimate": 0.25, "low": 0.2, "high": None}
+    written = {
+        "path": "/gone/w.gguf",
+        "ftype": "Q3_K_M",
+        "sha256": "00",
+        "equal_chunks": 24,
+        "summary": {"divergence": {"mean": mean}},
+    }
+    report = {"written": written, "facts": {"build": "b", "imatrix": None, "model": {"sha256": "s"}}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found = import_study(BACKEND, tmp_path, ground / "model.gguf")
+    assert (found.key, found.measured) == (read_recipe(ground / "r.toml").key, Figure(0.25, 0.2))
+    assert (found.made_with["source"], "imatrix" in found.made_with) == ("s", False)
+    assert "24 chunks" in found.verified
+    assert parse_recipe(format_recipe(found), "r") == found
+    (tmp_path / "report.json").write_text(json.dumps({"written": None}))
+    with pytest.raises(InputError, match="no written file"):
+        import_study(BACKEND, tmp_path)
 
 
 def test_shifts_are_seen_and_held(ground: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def candidate_types(
     """
     tensors = [t for t in quantizable_tensors(source) if t.name not in set(unused)]
     kept = kept_types(tensors, rules)
-    named = _chosen(tensors, rules.only)
+    named = chosen_tensors(tensors, rules.only)
     types, forbidden, known = allowed_types(rules), _named(rules.never), frozenset(importance)
     found: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
@@ -99,12 +99,12 @@ def kept_types(tensors: Sequence[Tensor], rules: TypeRules) -> dict[str, str]:
     found: dict[str, str] = {}
     for pattern, kind in rules.keep:
         wanted = quant_type(kind).name
-        names = _chosen(tensors, (pattern,))
+        names = chosen_tensors(tensors, (pattern,))
         found |= {t.name: fallback_type(wanted, t.row_length).name for t in tensors if t.name in names}
     return found
 
 
-def _chosen(tensors: Sequence[Tensor], patterns: Sequence[str]) -> set[str]:
+def chosen_tensors(tensors: Sequence[Tensor], patterns: Sequence[str]) -> set[str]:
     """Names of the tensors that some pattern names by role or name. Raises `TensorChoiceError`."""
     if not patterns:
         return {t.name for t in tensors}

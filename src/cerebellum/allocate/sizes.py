@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cerebellum.domain import Model, Tensor
@@ -41,6 +41,24 @@ def parse_target(size: str | int | None, bits: float | None, like: str | None, d
             raise InputError(f"{bits} bits a weight (--bpw) is no size of a model; give 3.9 for example")
         return Target(bits=float(bits))
     return Target(like=ftype_name(like or default))
+
+
+def parse_ladder(words: Sequence[str]) -> tuple[Target, ...]:
+    """The targets of ``--ladder``: stock file types, sizes (``3.0GB``) or bits a weight (``3.9bpw``). Raises `InputError`."""
+    if len(words) < 2:
+        raise InputError("--ladder takes several sizes: Q2_K,Q3_K_M,Q4_K_M for example")
+    return tuple(map(_parse_rung, words))
+
+
+def _parse_rung(word: str) -> Target:
+    if word.lower().endswith("bpw"):
+        try:
+            return parse_target(None, float(word[:-3]), None, "")
+        except ValueError as error:
+            raise InputError(f"{word!r} is no number of bits a weight (--ladder); write 3.9bpw") from error
+    if word[:1].isdigit() or word[:1] == ".":
+        return parse_target(word, None, None, "")
+    return parse_target(None, None, word, "")
 
 
 def parse_bytes(text: str | int) -> int:

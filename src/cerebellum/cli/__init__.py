@@ -11,8 +11,9 @@ from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.recipe import recipe
+from cerebellum.cli.plan import plan
 from cerebellum.cli.run import demo, run, sweep
-from cerebellum.cli.transfer import transfer_check
+from cerebellum.cli.transfer import profile, transfer_check
 from cerebellum.cli.verify import verify
 
 
@@ -27,6 +28,7 @@ def main() -> None:
 
 for command in (
     run,
+    plan,
     sweep,
     demo,
     inspect,
@@ -37,6 +39,7 @@ for command in (
     bench,
     validity,
     recipe,
+    profile,
     transfer_check,
     verify,
     lm_eval,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PLAIN_EVERY = 10.0
 #: Columns that any table finds room in, and columns of prose, where there is no terminal.
 WIDE, PROSE = 1000, 140
+#: Columns that every terminal has.
+NARROW = 80
 
 
 class ConsoleProgress:
@@ -117,6 +119,36 @@ def print_grid(grid: Grid) -> None:
     for note in grid.notes:
         print_lines(console, [note], style="dim")
     console.print()
+
+
+def print_narrow(grid: Grid, width: int = NARROW) -> None:
+    """A table within ``width`` columns, its notes beneath: cells wrap between words, and no line ends in blanks."""
+    import io
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in grid.columns:
+        table.add_column(Text(name(column)), overflow="fold")
+    for row in grid.rows:
+        table.add_row(*(Text(name(cell)) for cell in row))
+    drawn = io.StringIO()
+    Console(file=drawn, width=width).print(table)
+    print(printable(grid.title))
+    for line in drawn.getvalue().splitlines():
+        print(line.rstrip())
+    for note in grid.notes:
+        print_folded(f"  {note}", width, "    ")
+    print()
+
+
+def print_folded(text: str, width: int = NARROW, indent: str = "  ") -> None:
+    """A line of prose within ``width`` columns; a name that is longer stays whole."""
+    lead = text[: len(text) - len(text.lstrip())]
+    print(textwrap.fill(printable(text.strip()), width, initial_indent=lead, subsequent_indent=indent, break_long_words=False,
+                        break_on_hyphens=False))  # fmt: skip
 
 
 def print_lines(console: Console, lines: Iterable[str], style: str | None = None) -> None:

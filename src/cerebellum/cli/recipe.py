@@ -146,15 +146,21 @@ def export(recipe: Path, model: Path, base: str | None, imatrix: Path | None, ou
 @out_option
 @guarded
 def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | None, out: Path | None) -> None:
-    """A recipe from SOURCE: any quantized GGUF, or an override file (with --model and --base).
+    """A recipe from SOURCE: any quantized GGUF, a study's folder, or an override file (with --model and --base).
 
     Example: cerebellum recipe import some-UD-Q3_K_XL.gguf --out published.recipe.toml
     """
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.recipes.toml_form import format_recipe
     from cerebellum.verbs.recipe import import_recipe
+    from cerebellum.verbs.recipe_study import import_study
 
-    _write(format_recipe(import_recipe(LlamaBackend(), source, model, base, imatrix)), out)
+    backend = LlamaBackend()
+    if source.is_dir():
+        found = import_study(backend, source, model, imatrix)
+    else:
+        found = import_recipe(backend, source, model, base, imatrix)
+    _write(format_recipe(found), out)
 
 
 def _write(text: str, out: Path | None) -> None:

@@ -28,7 +28,6 @@ from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
-    from cerebellum.results.allocation import Allocation
 
 FilePath = click.Path(path_type=Path)
 
@@ -128,6 +127,13 @@ BENCH_OPTIONS = (
     unsafe_option,
 )
 
+LADDER_OPTION = click.option(
+    "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
+)
+wide_option = click.option(
+    "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
+)
+
 ALLOCATION_OPTIONS = (
     click.option("--size", metavar="SIZE", help="Bytes of the finished file at most: 3.0GB, 900MB, a number."),
     click.option("--bpw", metavar="BITS", type=float, help="Bits a weight of the finished file at most."),
@@ -136,6 +142,8 @@ ALLOCATION_OPTIONS = (
     click.option("--never", metavar="TYPES", help="Types that no tensor may take, 'IQ*' for example."),
     click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
     click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
+    LADDER_OPTION,
+    click.option("--map", metavar="MAP", type=FilePath, help="Start from this sensitivity.json of an earlier run: measure no anchors."),
     click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
 )  # fmt: skip
 
@@ -174,10 +182,14 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @model_argument
 @with_options(out_option, *ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@click.option(
+    "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."
+)
+@wide_option
 @json_option
 @quiet_option
 @guarded
-def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide: bool, **options: Any) -> None:
     """Find, prove and write the best file of a given size that MODEL can have.
 
     Measures what other types do to each tensor, gives every tensor the type that serves the whole best within the bytes of --size, --bpw
@@ -188,11 +200,14 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> N
     Example: cerebellum run model-F16.gguf --like Q3_K_M --text wiki.train.raw --chunks 64 --out study
     """
     from cerebellum import api
+    from cerebellum.cli.allocation import run_allocation
 
-    progress, given = ConsoleProgress(quiet=quiet), told(options)
-    if is_allocation(given):
-        show_allocation(api.allocate(model, out=out, progress=progress, **of_allocation(given)), out, as_json)
+    allocates = is_allocation(options)
+    progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=not allocates)
+    if allocates:
+        run_allocation(model, out, of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
     else:
+        refuse_dry_run(dry_run)
         show_run(api.run(model, out=out, progress=progress, **of_sweep(given)), out, as_json)
 
 
@@ -226,22 +241,25 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
 
 @click.command()
 @click.option("-o", "--out", type=FilePath, default=Path("demo-out"), show_default=True, help="Folder for the results.")
-@with_options(threads_option, *ALLOCATION_OPTIONS)
+@with_options(threads_option, *(option for option in ALLOCATION_OPTIONS if option is not LADDER_OPTION))
+@wide_option
 @json_option
 @quiet_option
 @guarded
-def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def demo(out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> None:
     """The whole job on the bundled small model: what `run --like Q3_K_M` does, in about three minutes.
 
     Example: cerebellum demo --out demo-out
     """
     from cerebellum import api
+    from cerebellum.cli.allocation import show_allocation
 
-    show_allocation(api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), out, as_json)
+    result = api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
+    show_allocation(result, out, as_json=as_json, wide=wide)
 
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled")
 OF_SWEEP = (
     "role",
     "to",
@@ -284,9 +302,17 @@ def of_sweep(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
 
 
-def told(options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the command line they came from; a default text is mentioned."""
-    if "text" in options and options["text"] is None and not options["chat"]:
+def refuse_dry_run(dry_run: bool) -> None:
+    """Raises `InputError` where a sweep is asked for an estimate."""
+    from cerebellum.errors import InputError
+
+    if dry_run:
+        raise InputError("--dry-run is of an allocation: leave out the options of a sweep")
+
+
+def told(options: dict[str, Any], *, bundled_text: bool = True) -> dict[str, Any]:
+    """The options with the command line they came from; a default text is mentioned, where the bundled one may be meant."""
+    if bundled_text and "text" in options and options["text"] is None and not options["chat"]:
         text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
         print(text, file=sys.stderr)
     for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_ubatch", "ubatch_size")):
@@ -301,28 +327,6 @@ def show_sweep(result: SweepResult) -> None:
     from cerebellum.report.grids import sweep_grid
 
     print_grid(sweep_grid(result.sweep, result.facts, result.noise))
-
-
-def show_allocation(result: Allocation, out: Path, as_json: bool) -> None:
-    """Tables first, the verdict last."""
-    from cerebellum.report import allocation as report
-    from cerebellum.report.bench import bench_grid
-    from cerebellum.report.grids import comparison_grid
-
-    if as_json:
-        print_json(report.allocation_json(result))
-        return
-    comparison = comparison_grid(result.controls.comparison, result.facts)
-    for grid in (report.types_grid(result), report.tried_grid(result), comparison, report.ladder_grid(result)):
-        print_grid(grid)
-    if result.bench is not None:
-        print_grid(bench_grid(result.bench))
-    say = stdout_console()
-    say.print("[bold]File[/bold]")
-    print_lines(say, report.file_lines(result))
-    say.print("\n[bold]Verdict[/bold]")
-    print_lines(say, report.verdict_lines(result))
-    say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)
 
 
 def show_run(result: RunResult, out: Path, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`transfer-check`: may one model's sensitivities be used for another's?"""
+"""`transfer-check`: may one model's sensitivities be used for another's? `profile show`: what they look like."""
 
 from __future__ import annotations
 
@@ -42,3 +42,30 @@ def transfer_check(old: Path, new: Path, roles: tuple[str, ...], kind: str | Non
         print_json(transfer_json(found))
     else:
         print_grid(transfer_grid(found))
+
+
+@click.group()
+def profile() -> None:
+    """Sensitivity by role over relative depth."""
+
+
+@profile.command()
+@click.argument("table", metavar="TABLE.kld.json", type=FilePath)
+@click.option("--role", "roles", multiple=True, help="Only this role (ffn_gate); may be given again. [default: all]")
+@click.option("--type", "kind", help="The table of this type. [default: the first]")
+@json_option
+@guarded
+def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
+    """Draw the profile of every role in the terminal.
+
+    Example: cerebellum profile show Qwen3.5-2B.kld.json --role ffn_gate
+    """
+    from cerebellum.report.profile import profile_grid, profile_json
+    from cerebellum.verbs.transfer_check import chosen_profiles, read_table
+
+    found = read_table(table)
+    name, chosen = chosen_profiles(found, roles, kind)
+    if as_json:
+        print_json(profile_json(found, name, chosen))
+    else:
+        print_grid(profile_grid(found, name, chosen))

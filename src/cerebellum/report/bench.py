@@ -36,6 +36,22 @@ def bench_grid(result: BenchResult) -> Grid:
     return Grid("Benchmarks", _COLUMNS[:width], tuple(row[:width] for row in rows), tuple(_notes(result)))
 
 
+def short_bench_grid(result: BenchResult) -> Grid:
+    """A row per task: each file's score, and the gate."""
+    roles = list(dict.fromkeys(score.role for task in result.tasks for score in task.scores))
+    rows = tuple(
+        (
+            task.name,
+            *(next((_score_cell(s) for s in task.scores if s.role == role), "") for role in roles),
+            task.word,
+        )
+        for task in result.tasks
+    )
+    return Grid(
+        "Benchmarks: score, %", ("task", *roles, "gate"), rows, ("Brackets: 95 % intervals. More in the report.",)
+    )
+
+
 def _compared(result: BenchResult) -> bool:
     return any(task.pairs for task in result.tasks)
 

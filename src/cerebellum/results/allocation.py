@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cerebellum.allocate.damage import Anchor, DamageModel
 from cerebellum.allocate.recipes import Candidate
+from cerebellum.allocate.sensitivity import Check, SensitivityMap
 from cerebellum.allocate.sizes import Target
 from cerebellum.allocate.table import Table
 from cerebellum.bench.score import BenchResult
@@ -39,11 +41,12 @@ class Equivalent:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token."""
+    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token; ``mean`` has its interval."""
 
     ftype: str
     file_bytes: int
     kld: float
+    mean: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,8 @@ class Controls:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
-    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text."""
+    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text. ``stock_bytes``: bytes of
+    each stock mix's file."""
 
     model: str
     base: Base
@@ -99,9 +103,31 @@ class Allocation:
     written: Written
     noise: Noise
     bench: BenchResult | None = None
+    stock_bytes: Mapping[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kept(self) -> Tried:
         """The candidate that was kept."""
         return next(tried for tried in self.tried if tried.kept)
+
+    @property
+    def sensitivity(self) -> SensitivityMap:
+        """What was measured of the model, for other sizes."""
+        checks = tuple(Check(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
+        facts = {**self.facts, "text": self.facts["splits"]["search"]}
+        return SensitivityMap(self.table, self.anchors.model, self.anchors.anchors, facts, self.stock_bytes, checks)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationLadder:
+    """Allocations of several sizes from one study, smallest file first, each with its label."""
+
+    labels: tuple[str, ...]
+    results: tuple[Allocation, ...]
+
+    @property
+    def stock(self) -> tuple[Rung, ...]:
+        """The stock mixes that were measured for any of them, smallest first."""
+        found = {rung.ftype: rung for result in self.results for rung in result.controls.ladder}
+        return tuple(sorted(found.values(), key=lambda rung: rung.file_bytes))

@@ -28,7 +28,7 @@ _LENGTHS = (0.07, 0.25)
 #: The least spread (log) that a profile is thought to have, and the standard deviation of the unknown level.
 _LEAST_SPREAD, _LEVEL = 0.1, 10.0
 #: Robust standard deviations from the median at which a value of the old profile is cut off.
-_FARTHEST = 6.0
+_FARTHEST = 4.0
 
 
 @dataclass(frozen=True, slots=True)

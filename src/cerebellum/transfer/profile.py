@@ -86,6 +86,10 @@ def _named(table: SensitivityTable, wanted: str, other: SensitivityTable) -> str
     if wanted.lower() in names:
         return names[wanted.lower()]
     if wanted.lower() not in {kind.lower() for kind in other.by_type}:
+        if table is other:
+            raise TypeChoiceError(
+                f"{table.model} has no table of the type {wanted!r}; it has {', '.join(table.by_type)}"
+            )
         raise TypeChoiceError(
             f"neither table has the type {wanted!r}: {table.model} has {', '.join(table.by_type)}; "
             f"{other.model} has {', '.join(other.by_type)}"

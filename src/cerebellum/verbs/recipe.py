@@ -109,11 +109,14 @@ def import_recipe(
     else:
         text = read_text(path)
         recipe = parse_recipe(text, path.name) if is_recipe(text) else _from_overrides(path, text, target, base)
-    if target is None:
-        return recipe
+    return recipe if target is None else reduced(backend, recipe, target, path.name, imatrix)
+
+
+def reduced(backend: Backend, recipe: Recipe, target: Model, label: str, imatrix: Path | None) -> Recipe:
+    """The recipe with only those tensors that the base would store otherwise, by a dry run on ``target``. Raises `InputError`."""
     stock = dict(backend.types(target.path, recipe.base, (), imatrix))
     if missing := sorted(set(recipe.types) - set(stock)):
-        raise InputError(f"{target.path.name} has no tensor {missing[0]}: {path.name} is of another model")
+        raise InputError(f"{target.path.name} has no tensor {missing[0]}: {label} is of another model")
     differing = {n: k for n, k in recipe.types.items() if stock[n] != k}
     return Recipe(recipe.base, differing, False, model_id(target), recipe.objective, recipe.expected, recipe.measured,
                   {**recipe.made_with, "build": backend.id}, recipe.verified)  # fmt: skip

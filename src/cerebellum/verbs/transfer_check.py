@@ -11,10 +11,12 @@ from typing import Any
 from cerebellum.errors import InputError, TensorChoiceError
 from cerebellum.transfer.check import RoleCheck, Verdict, check_role, kept_of
 from cerebellum.transfer.probes import ENOUGH
-from cerebellum.transfer.profile import SensitivityTable, common_types, parse_table
+from cerebellum.transfer.profile import RoleProfile, SensitivityTable, common_types, parse_table
 
 #: Bytes of a table that are read, at most.
 MAX_BYTES = 64 << 20
+#: Tensors of a role that are compared, at most: memory grows with their square.
+MAX_TENSORS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,20 @@ def check_transfer(
     return TransferCheck(old, new, types, found, {r: why for r, why in skipped.items() if r in wanted})
 
 
+def chosen_profiles(
+    table: SensitivityTable, roles: Sequence[str] = (), kind: str | None = None
+) -> tuple[str, Mapping[str, RoleProfile]]:
+    """(type, its profiles by role): of ``kind`` or the table's first type. Raises `TypeChoiceError` or `TensorChoiceError`."""
+    name = common_types(table, table, kind)[0]
+    profiles = table.by_type[name]
+    wanted = [role.removesuffix(".weight") for role in roles] or list(profiles)
+    if unknown := [role for role in wanted if role not in profiles]:
+        raise TensorChoiceError(
+            f"{table.model} has no role {unknown[0]!r} in its blocks; it has {', '.join(sorted(profiles))}"
+        )
+    return name, {role: profiles[role] for role in wanted}
+
+
 def _listed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return ", ".join(sorted({*ours} & {*theirs})) or "none in common"
 
@@ -95,6 +111,9 @@ def _skipped(
     reasons |= dict.fromkeys({*ours} - {*theirs}, f"{new.model} doesn't have it")
     reasons |= dict.fromkeys({*theirs} - {*ours}, f"{old.model} doesn't have it")
     reasons |= {role: "one tensor: nothing to choose" for role in {*ours} & {*theirs} if len(theirs[role]) < 2}
+    reasons |= {
+        role: f"more than {MAX_TENSORS} tensors" for role in {*ours} & {*theirs} if len(theirs[role]) > MAX_TENSORS
+    }
     return dict(sorted(reasons.items()))
 
 

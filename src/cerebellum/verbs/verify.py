@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model, tensor_types_of
-from cerebellum.errors import InputError, OverrideError, TypeChoiceError
+from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.compare import TensorDifference, tensor_differences
 from cerebellum.gguf.overrides import pairs, pin
@@ -21,6 +20,7 @@ from cerebellum.gguf.types import FTYPES, TYPES
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.verbs.provenance import BASE, BUILD, DIGESTS, IMATRIX, SOURCE, TENSORS
+from cerebellum.verbs.recipe_study import read_report
 
 #: What another build's rounding does at most: bytes that differ in a tensor, as a share, and change of its weights, as a share. About 0.2 %
 #: of bytes were reported between two compilers on two processors.
@@ -99,13 +99,7 @@ def _tensors(digests: Mapping[str, str], carried: Mapping[str, Any]) -> Check:
 
 def _study(path: Path, sha256: str, tensors: Check, folder: Path) -> Check:
     """The study's record of what it wrote."""
-    report = folder / "report.json"
-    try:
-        data = json.loads(report.read_text(encoding="utf-8"))
-        written = data["written"]["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or "it has no written file"
-        raise InputError(f"can't read the study's {report}: {why}") from error
+    written = read_report(folder)["written"]["sha256"]
     if written == sha256:
         return Check("study", State.OK, f"this is the very file that {folder} wrote and measured")
     if tensors.state is State.OK:

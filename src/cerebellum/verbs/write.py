@@ -38,10 +38,12 @@ def write_recipe(session: Session, combination: Combination) -> Written:
     return write_trial(session, combination.recipe)
 
 
-def write_trial(session: Session, recipe: Trial) -> Written:
-    """The GGUF and its override file in the output folder. Raises `ProofError` and leaves no file where the proof fails."""
+def write_trial(session: Session, recipe: Trial, name: str | None = None) -> Written:
+    """The GGUF, called ``name``, and its override file in the output folder.
+
+    Raises `ProofError` and leaves no file where the proof fails."""
     overrides = make_overrides(session, recipe)
-    path = recipe_path(session)
+    path = session.options.out / name if name else recipe_path(session)
     unproven = path.with_name(f".{stem_of(path)}.unproven.gguf")
     session.progress.note(f"writing {path.name}")
     try:

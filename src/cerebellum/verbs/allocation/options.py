@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cerebellum.allocate.candidates import TypeRules
+from cerebellum.allocate.sensitivity import SensitivityMap
 from cerebellum.allocate.sizes import Target
 
 #: The stock mix whose bytes are taken where no size is named.
@@ -14,9 +15,12 @@ DEFAULT_LIKE = "Q4_K_M"
 @dataclass(frozen=True, slots=True)
 class AllocationOptions:
     """``target``: the size; ``rules``: what types tensors may take; ``n_shuffled``: control recipes with the same types shuffled within
-    their roles. ``seed`` draws shuffles and the order of chunks."""
+    their roles. ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are
+    measured. ``label``: the quantization label in the file's name (None: that of the stock mix that it is compared with)."""
 
     target: Target = field(default_factory=lambda: Target(like=DEFAULT_LIKE))
     rules: TypeRules = field(default_factory=TypeRules)
     n_shuffled: int = 20
     seed: int = 0
+    sensitivity: SensitivityMap | None = None
+    label: str | None = None

@@ -12,6 +12,8 @@ from cerebellum.allocate.table import Table
 from cerebellum.domain import Model
 from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.labels import labelled
+from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation
@@ -20,7 +22,8 @@ from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.stock import nearest_mix
+from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
+from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.options import SessionOptions
@@ -47,6 +50,8 @@ def allocate_session(
     """
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
+    if allocation.sensitivity is not None:
+        check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress or Silent()) as session:
         result = allocate(session, allocation)
@@ -70,13 +75,14 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     table = make_table(session, options.rules)
     limit = target_bytes(options.target, session.base.model)
     budget = checked_budget(table, limit)
-    anchors = measure_anchors(session, table, options.seed)
+    known = options.sensitivity
+    anchors = measure_anchors(session, table, options.seed) if known is None else anchors_of_map(session, table, known)
     tried = try_candidates(session, table, anchors.model, budget, session.search)
     kept = next(t for t in tried if t.kept)
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
     recipe = recipe_trial(session, "recipe", kept.candidate.types)
     controls = run_controls(session, table, recipe, budget, options)
-    written = write_trial(session, recipe)
+    written = write_trial(session, recipe, file_name(session, options))
     check_size(written.file_bytes, table.file_bytes(kept.candidate.types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
@@ -91,8 +97,17 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         controls,
         written,
         noise,
+        stock_bytes=stock_sizes(session, table),
         facts=facts,
     )
+
+
+def file_name(session: Session, options: AllocationOptions) -> str:
+    """The name of the recipe's GGUF: one quantization label, at its end, and the size asked for where no stock file's was."""
+    label, target = options.label or session.base.ftype, options.target
+    asked = "" if target.like else f"-{target.bits:g}bpw" if target.bits else f"-{(target.n_bytes or 0) / 1e6:.4g}MB"
+    stem = labelled(stem_of(session.source.path), label)
+    return f"{stem.removesuffix(f'-{label}')}{asked}-{label}.gguf"
 
 
 def checked_budget(table: Table, limit: int) -> int:

@@ -13,7 +13,7 @@ from cerebellum.domain import Model, TrialKind
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.results.allocation import Rung
-from cerebellum.scoring.summary import mean_kld
+from cerebellum.scoring.summary import mean_kld, summarize
 from cerebellum.study.runner import Scores, Split
 from cerebellum.verbs.allocation.measuring import recipe_trial
 from cerebellum.verbs.session import Session
@@ -30,6 +30,11 @@ def stock_types(session: Session, ftype: str) -> Mapping[str, str]:
         known = dict(session.backend.types(session.options.model, ftype, (), session.options.imatrix))
         session.study.set_fact(name, known)
     return {str(tensor): str(kind) for tensor, kind in known.items()}
+
+
+def stock_sizes(session: Session, table: Table) -> dict[str, int]:
+    """Bytes of each stock mix's file."""
+    return {ftype: file_bytes(table.base, stock_types(session, ftype)) for ftype in STOCK}
 
 
 def nearest_mix(backend: Backend, source: Model, imatrix: Path | None, n_bytes: int) -> str:
@@ -58,7 +63,8 @@ def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung:
     types = stock_types(session, ftype)
     trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
     scores: Scores = session.runner(split).measure([trial], split.chunks, f"stock ladder: {ftype}")[trial.label]
-    return Rung(ftype, file_bytes(table.base, types), mean_kld(scores))
+    divergence = summarize(scores).divergence
+    return Rung(ftype, file_bytes(table.base, types), mean_kld(scores), divergence and divergence.mean)
 
 
 def equivalent_bytes(rungs: Sequence[Rung], kld: float) -> float | None:

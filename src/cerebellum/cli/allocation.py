@@ -1,0 +1,128 @@
+"""What `run` and `demo` do and print for an allocation: the estimate before, five lines and short tables after."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.cli.common import print_json
+from cerebellum.cli.console import print_folded, print_grid, print_narrow
+
+if TYPE_CHECKING:
+    from cerebellum.cli.console import ConsoleProgress
+    from cerebellum.report.grids import Grid
+    from cerebellum.results.allocation import Allocation, AllocationLadder
+    from cerebellum.results.estimate import Estimate
+
+
+def run_allocation(
+    model: Path,
+    out: Path,
+    options: dict[str, Any],
+    progress: ConsoleProgress,
+    *,
+    as_json: bool,
+    wide: bool,
+    dry_run: bool,
+) -> None:
+    """The estimate, and unless that was all, the allocation or the ladder. What a folder holds already needs no estimate."""
+    from cerebellum import api
+
+    sizes = options.pop("ladder", None)
+    if dry_run or not (out / "study.sqlite").exists():
+        estimate = api.estimate(model, out=out, progress=progress, **rung_of(options, sizes))
+        if dry_run:
+            show_estimate(estimate, sizes, as_json)
+            return
+        tell_estimate(estimate, sizes, progress)
+    if sizes:
+        show_ladder(api.ladder(model, sizes, out=out, progress=progress, **options), out, as_json=as_json, wide=wide)
+    else:
+        show_allocation(api.allocate(model, out=out, progress=progress, **options), out, as_json=as_json, wide=wide)
+
+
+def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:
+    """The options that an estimate is made for: of a ladder its largest stock size, anchors being the same for all."""
+    from cerebellum.allocate.sizes import parse_ladder
+    from cerebellum.api import names
+
+    if not sizes:
+        return options
+    target = parse_ladder(names(sizes))[-1]
+    size = {"like": target.like} if target.like else {"bpw": target.bits} if target.bits else {"size": target.n_bytes}
+    return {**options, **size}
+
+
+def show_estimate(estimate: Estimate, sizes: str | None, as_json: bool) -> None:
+    """On standard output."""
+    from cerebellum.report.estimate import estimate_json, estimate_lines
+
+    if as_json:
+        print_json(estimate_json(estimate))
+        return
+    for line in [*estimate_lines(estimate), *of_ladder(sizes)]:
+        print_folded(line)
+
+
+def tell_estimate(estimate: Estimate, sizes: str | None, progress: ConsoleProgress) -> None:
+    """On standard error, before the work."""
+    from cerebellum.report.estimate import estimate_lines
+
+    for line in [*estimate_lines(estimate), *of_ladder(sizes)]:
+        progress.note(line)
+
+
+def of_ladder(sizes: str | None) -> list[str]:
+    """What a ladder adds."""
+    return ["that is for the last size of the ladder; the others measure no anchors of their own"] if sizes else []
+
+
+def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wide: bool = False) -> None:
+    """Five lines, then tables; all of them with all columns where ``wide``."""
+    from cerebellum.report import allocation_lines as sentences
+    from cerebellum.report import allocation_tables as tables
+    from cerebellum.report.accuracy import accuracy_grid, left_out
+    from cerebellum.report.allocation import allocation_json
+    from cerebellum.report.bench import bench_grid, short_bench_grid
+    from cerebellum.report.grids import comparison_grid
+
+    if as_json:
+        print_json(allocation_json(result))
+        return
+    for line in sentences.five_lines(result):
+        print_folded(line)
+    print()
+    if wide:
+        comparison = comparison_grid(result.controls.comparison, result.facts)
+        grids = [tables.types_grid(result), tables.tried_grid(result), comparison, tables.ladder_grid(result)]
+        grids += [accuracy_grid(left_out(result)), *([bench_grid(result.bench)] if result.bench else [])]
+        show(grids, wide=True)
+    else:
+        grids = [tables.controls_grid(result), tables.ladder_grid(result), tables.short_types_grid(result)]
+        show([*grids, *([short_bench_grid(result.bench)] if result.bench else [])])
+    print("File")
+    for line in sentences.file_lines(result):
+        print_folded(f"  {line}", indent="    ")
+    print_folded(f"  report: {out / 'report.md'}", indent="    ")
+
+
+def show_ladder(ladder: AllocationLadder, out: Path, *, as_json: bool = False, wide: bool = False) -> None:
+    """The table of all sizes and the stock files beside them."""
+    from cerebellum.report import allocation_ladder as report
+
+    if as_json:
+        print_json(report.ladder_json(ladder))
+        return
+    show([report.recipes_grid(ladder), report.stock_grid(ladder)], wide=wide)
+    for result in ladder.results:
+        print_folded(result.written.path.name)
+    print_folded(f"picture: {out / 'ladder.svg'}")
+    print_folded(f"report: {out / 'report.md'}")
+
+
+def show(grids: list[Grid], *, wide: bool = False) -> None:
+    """Tables, one below the other."""
+    for grid in grids:
+        (print_grid if wide else print_narrow)(grid)
+    sys.stdout.flush()

@@ -1,0 +1,119 @@
+"""A ladder of allocations for people and programs: one table, one picture, JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.files import write_text
+from cerebellum.quoting import markdown, strict_json
+from cerebellum.report.allocation import FORMAT
+from cerebellum.report.allocation_pictures import ladder_picture
+from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
+from cerebellum.report.grids import Grid, measured_on, with_limits
+from cerebellum.report.markdown import grid_markdown, on_what
+from cerebellum.scoring.summary import as_json
+from cerebellum.stats.verdicts import MILLI
+
+if TYPE_CHECKING:
+    from cerebellum.results.allocation import Allocation, AllocationLadder
+
+
+def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
+    """``report.md``, ``report.json`` and ``ladder.svg`` of all sizes, into ``out``. Raises `OutputError`."""
+    write_text(out / "ladder.svg", ladder_picture(ladder))
+    write_text(out / "report.md", ladder_report(ladder))
+    write_text(out / "report.json", strict_json(ladder_json(ladder)) + "\n")
+
+
+def recipes_grid(ladder: AllocationLadder) -> Grid:
+    """A row for each size: how large, how far from the reference, against the stock file, as good as which."""
+    rows = tuple(
+        (
+            label,
+            megabytes(r.written.file_bytes),
+            mean_cell(r),
+            share(r.controls.ratio),
+            equal_cell(r),
+            ratio_word(r.controls.ratio),
+        )
+        for label, r in zip(ladder.labels, ladder.results, strict=True)
+    )
+    columns = ("label", "size", "KLD", "KLD ÷ stock", "as good as stock", "verdict")
+    notes = (
+        measured_on(ladder.results[0].facts, "report").partition("; ")[2],
+        "KLD: mean KL divergence to the reference, thousandths of a nat a token. Brackets: 95 % intervals.",
+    )
+    return Grid("Recipes", columns, rows, notes)
+
+
+def mean_cell(result: Allocation) -> str:
+    """The recipe's KL divergence on the report text."""
+    mean = own_mean(result)
+    return with_limits(mean, MILLI, 3, sign=False) if mean else "?"
+
+
+def equal_cell(result: Allocation) -> str:
+    """The bytes of a stock file as good."""
+    found = result.controls.equivalent.n_bytes
+    return "none" if found is None else f"{megabytes(found)} ({100 * (found / result.written.file_bytes - 1):+.0f} %)"
+
+
+def stock_grid(ladder: AllocationLadder) -> Grid:
+    """The stock files on the same text."""
+    rows = tuple(
+        (
+            r.ftype,
+            megabytes(r.file_bytes),
+            with_limits(r.mean, MILLI, 3, sign=False) if r.mean else f"{r.kld * MILLI:.3f}",
+        )
+        for r in ladder.stock
+    )
+    return Grid("Stock files", ("file", "size", "KLD"), rows, ("The same text, the same reference.",))
+
+
+def ladder_report(ladder: AllocationLadder) -> str:
+    """The page."""
+    first = ladder.results[0]
+    files = [
+        f"* {label}: `{r.written.path.name}`, report in `{label}/`"
+        for label, r in zip(ladder.labels, ladder.results, strict=True)
+    ]
+    parts = [
+        f"# {markdown(first.model)}: a ladder of {len(ladder.labels)} sizes",
+        "",
+        grid_markdown(recipes_grid(ladder)),
+        "![KL divergence against bytes](ladder.svg)",
+        "",
+        grid_markdown(stock_grid(ladder)),
+        "## Files",
+        "",
+        *files,
+        "",
+        "## On what",
+        "",
+        *on_what(first),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def ladder_json(ladder: AllocationLadder) -> dict[str, Any]:
+    """The ladder as plain data; each size's own report is in its folder."""
+    return {
+        "format": FORMAT,
+        "kind": "ladder",
+        "facts": ladder.results[0].facts,
+        "recipes": [
+            {
+                "label": label,
+                "file": r.written.path.name,
+                "file_bytes": r.written.file_bytes,
+                "limit_bytes": r.limit,
+                "kld": as_json(own_mean(r)),
+                "ratio": as_json(r.controls.ratio),
+                "equivalent": as_json(r.controls.equivalent),
+            }
+            for label, r in zip(ladder.labels, ladder.results, strict=True)
+        ],
+        "stock": [as_json(rung) for rung in ladder.stock],
+    }

@@ -1,0 +1,133 @@
+"""What is said of an allocation: five lines for everyone, the controls and the proven file in full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cerebellum.quoting import shell_file
+from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
+from cerebellum.report.grids import perplexity_cell
+
+if TYPE_CHECKING:
+    from cerebellum.results.allocation import Allocation
+
+
+def five_lines(result: Allocation) -> list[str]:
+    """Size, KL divergence against the stock file's, the stock file as good, the verdict, the next step."""
+    return [
+        size_line(result),
+        ratio_line(result),
+        equivalent_line(result),
+        verdict_line(result),
+        next_line(result),
+    ]
+
+
+def size_line(result: Allocation) -> str:
+    """How large the file is, beside the stock file and the limit."""
+    written, base = result.written, result.base
+    more = 100.0 * (written.file_bytes / base.model.file_bytes - 1.0)
+    beside = "the same size" if abs(more) < 0.05 else f"{more:+.1f} %"
+    return (
+        f"Size: {megabytes(written.file_bytes)} of at most {megabytes(result.limit)}; the stock {base.ftype} file has "
+        f"{megabytes(base.model.file_bytes)} ({beside})."
+    )
+
+
+def ratio_line(result: Allocation) -> str:
+    """KL divergence as a share of the stock file's, in percent."""
+    ratio = result.controls.ratio
+    low, high = (f"{100 * max(v, 0.0):.0f}" if v == v and abs(v) < 1e6 else "?" for v in (ratio.low, ratio.high))
+    return (
+        f"KL divergence: {100 * ratio.estimate:.0f} % of the stock {result.base.ftype} file's [{low}, {high}] on text that had no part in "
+        "the choice."
+    )
+
+
+def verdict_line(result: Allocation) -> str:
+    """What is shown, in one of the words for differences, with what the controls say."""
+    controls = result.controls
+    words = {"improves": "improves on", "damages": "damages, beside"}
+    word = words.get(ratio_word(controls.ratio), "undecided against")
+    shuffled = controls.shuffled
+    beside = f"; {shuffled.n_worse} of {len(shuffled.others)} shuffled recipes are worse" if shuffled.others else ""
+    return f"Verdict: {word} the stock {result.base.ftype} file (95 %){beside}."
+
+
+def next_line(result: Allocation) -> str:
+    """What to do now."""
+    mean = own_mean(result)
+    if mean is not None and mean.estimate <= result.noise.floor:
+        return "Next: its KL divergence is under the noise floor, so only tasks can judge it: the same command with --bench TASKS."
+    if ratio_word(result.controls.ratio) != "improves":
+        return "Next: more text (--chunks) may show a difference; another size (--size) may have one."
+    asked = "" if result.bench else "; tasks: the same command with --bench TASKS"
+    return f"Next: llama-cli -m {shell_file(result.written.path.name)}{asked}; other sizes: cerebellum plan sensitivity.json --size SIZE."
+
+
+def verdict_lines(result: Allocation) -> list[str]:
+    """The five lines, and what the controls say in full."""
+    return [*five_lines(result), weight_error_line(result), shuffled_line(result), *size_lines(result)]
+
+
+def equivalent_line(result: Allocation) -> str:
+    """The stock file that is as good."""
+    found, written = result.controls.equivalent, result.written
+    if found.n_bytes is None:
+        best = min(result.controls.ladder, key=lambda rung: rung.kld)
+        return (
+            f"As good as: no stock file of those tried is as near to the reference; the best, {best.ftype}, has "
+            f"{megabytes(best.file_bytes)}."
+        )
+    limits = [megabytes(x) if x is not None else "?" for x in (found.low, found.high)]
+    more = 100.0 * (found.n_bytes / written.file_bytes - 1.0)
+    return (
+        f"As good as: a stock file of {megabytes(found.n_bytes)} [{limits[0]}, {limits[1]}], {more:+.0f} % of its bytes (interpolated "
+        "between stock files)."
+    )
+
+
+def weight_error_line(result: Allocation) -> str:
+    """What measuring added to weight error alone."""
+    ratio = result.controls.from_weight_error
+    if result.kept.candidate.name == "weight error alone" or ratio.std_error == 0.0:
+        return "Weight error alone chooses the same: measuring added nothing here."
+    return f"KL divergence is {share(ratio)} of what the choice by weight error alone has at these bytes: {ratio_word(ratio)}."
+
+
+def shuffled_line(result: Allocation) -> str:
+    """What the shuffled compositions say."""
+    found = result.controls.shuffled
+    if not found.others:
+        return "No shuffled controls: no role has two tensors of different types."
+    low, high = min(found.others), max(found.others)
+    p = (1 + len(found.others) - found.n_worse) / (1 + len(found.others))
+    return (
+        f"The same types shuffled within their roles: {found.n_worse} of {len(found.others)} are worse than the recipe (p = {p:.2g}), at "
+        f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {found.recipe:.2f} ({found.n_chunks} chunks)."
+    )
+
+
+def size_lines(result: Allocation) -> list[str]:
+    """Why a file is clearly smaller than it might be."""
+    left = result.limit - result.written.file_bytes
+    if left <= 0.01 * result.limit:
+        return []
+    return [
+        f"{left:,} of {result.limit:,} bytes are left: no larger type that the tensors can take has less damage, or the next one is "
+        "too large."
+    ]
+
+
+def file_lines(result: Allocation) -> list[str]:
+    """The proven file."""
+    written, tasks = result.written, result.facts.get("unfinished")
+    return [
+        f"{written.path.name}: {written.file_bytes:,} bytes, sha256 {written.sha256}",
+        f"proof: opened again, {written.equal_chunks} of {written.equal_chunks} chunks of the report text give the very sums "
+        "that were measured in memory; every tensor has the planned type",
+        f"perplexity {perplexity_cell(written.summary)} on the report text, {written.from_base.judgement.reason}",
+        f"overrides: {written.overrides_path.name} (lines: {len(written.overrides)}, each hits one tensor)",
+        f"reproduce: {written.reproduce}",
+        *([f"benchmarks not finished: {', '.join(tasks)}; the same command goes on with them"] if tasks else []),
+    ]

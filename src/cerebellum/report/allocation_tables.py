@@ -1,0 +1,170 @@
+"""An allocation's tables: types by role, controls, candidate recipes, stock files beside the recipe, the damage model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cerebellum.report.grids import Grid, measured_on, with_limits
+from cerebellum.report.plan import counted
+from cerebellum.stats.verdicts import MILLI
+
+if TYPE_CHECKING:
+    from cerebellum.results.allocation import Allocation
+    from cerebellum.stats.intervals import Interval
+
+
+def megabytes(n: float) -> str:
+    """A size of a file."""
+    return f"{n / 1e6:,.2f} MB"
+
+
+def share(x: Any) -> str:
+    """A ratio with its interval."""
+    return with_limits(x, 1.0, 3, sign=False)
+
+
+def ratio_word(ratio: Any) -> str:
+    """What a share of the stock file's KL divergence is called."""
+    if ratio.high < 1.0:
+        return "improves"
+    return "damages" if ratio.low > 1.0 else "undecided"
+
+
+def types_grid(result: Allocation) -> Grid:
+    """Role by role: tensors, types of the base and of the recipe, slopes."""
+    table, recipe = result.table, result.recipe.types(result.base.model.types)
+    rows = []
+    for role in sorted(set(table.roles.values())):
+        names = [n for n in table.names if table.roles[n] == role]
+        sizes = [sum(table.n_bytes(n, types[n]) for n in names) for types in (table.base_types, recipe)]
+        rows.append(
+            (
+                role,
+                str(len(names)),
+                counted(table.base_types[n] for n in names),
+                counted(recipe[n] for n in names),
+                f"{sizes[0] / 1e6:.3f}",
+                f"{sizes[1] / 1e6:.3f}",
+            )
+        )
+    columns = ("role", "tensors", "types of the stock file", "types of the recipe", "MB, stock", "MB, recipe")
+    return Grid("Types by role", columns, tuple(rows))
+
+
+def short_types_grid(result: Allocation) -> Grid:
+    """Role by role, in few columns: how many tensors, bytes in both files, the recipe's types."""
+    rows = tuple((row[0], row[1], row[4], row[5], row[3]) for row in types_grid(result).rows)
+    return Grid("Types by role", ("role", "n", "MB stock", "MB now", "types of the recipe"), rows)
+
+
+def own_mean(result: Allocation) -> Interval | None:
+    """The recipe's mean KL divergence on the report text, nats a token."""
+    divergence = result.controls.comparison.rows[1].summary.divergence
+    return divergence and divergence.mean
+
+
+def controls_grid(result: Allocation) -> Grid:
+    """Recipe and controls on the report text: size, KL divergence, verdict against the stock file."""
+    base_bytes, rows = result.base.model.file_bytes, []
+    for row in result.controls.comparison.rows:
+        divergence = row.summary.divergence
+        label = f"stock {result.base.ftype}" if row.from_base is None else row.trial.label
+        rows.append(
+            (
+                label,
+                megabytes(base_bytes + row.delta_bytes),
+                with_limits(divergence.mean, MILLI, 3, sign=False) if divergence else "?",
+                "" if row.from_base is None else str(row.from_base.judgement.verdict),
+            )
+        )
+    shuffled = result.controls.shuffled
+    if shuffled.others and rows and (mean := result.controls.comparison.rows[0].summary.divergence):
+        limits = [mean.mean.estimate * MILLI * x for x in (min(shuffled.others), max(shuffled.others))]
+        cell = f"{limits[0]:.3f} to {limits[1]:.3f}"
+        rows.append(
+            (
+                f"{len(shuffled.others)} shuffled",
+                megabytes(result.written.file_bytes),
+                cell,
+                f"{shuffled.n_worse} worse",
+            )
+        )
+    notes = (
+        measured_on(result.facts, "report"),
+        "KLD: mean KL divergence to the reference, thousandths of a nat a token. Brackets: 95 % intervals. Verdicts: against the stock "
+        "file, paired by chunk; of the shuffled: against the recipe.",
+    )
+    return Grid("Recipe and controls, report text", ("set", "size", "KLD", "verdict"), tuple(rows), notes)
+
+
+def tried_grid(result: Allocation) -> Grid:
+    """The candidate recipes on the search text."""
+    rows = tuple(
+        (
+            t.candidate.name,
+            f"{t.file_bytes:,}",
+            f"{t.predicted * MILLI:.3f}",
+            f"{t.measured * MILLI:.3f}",
+            share(t.ratio),
+            "kept" if t.kept else "",
+        )
+        for t in result.tried
+    )
+    columns = ("recipe by", "bytes", "KLD predicted", "KLD measured", "share of the stock file's KLD", "")
+    notes = (
+        measured_on(result.facts, "search"),
+        "KLD: mean KL divergence, thousandths of a nat a token. Predictions add up single effects.",
+    )
+    return Grid("Candidate recipes, measured together", columns, rows, notes)
+
+
+def ladder_grid(result: Allocation) -> Grid:
+    """The stock ladder on the report text, with the recipe among it."""
+    controls = result.controls
+    row = controls.comparison.rows[1].summary.divergence
+    rows = [(r.file_bytes, f"stock {r.ftype}", r.kld) for r in controls.ladder]
+    if row is not None:
+        rows.append((result.written.file_bytes, "recipe", row.mean.estimate))
+    cells = tuple((name, f"{n:,}", f"{kld * MILLI:.3f}") for n, name, kld in sorted(rows))
+    return Grid(
+        "Stock files beside the recipe, report text",
+        ("file", "bytes", "KLD"),
+        cells,
+        (measured_on(result.facts, "report"),),
+    )
+
+
+def slopes_grid(result: Allocation) -> Grid:
+    """Tensor by tensor: type, damage expected at the stock type and at the recipe's."""
+    table, model = result.table, result.anchors.model
+    recipe = result.recipe.types(result.base.model.types)
+    rows = []
+    for name in table.names:
+        slope, base = model.slopes[name], table.base_types[name]
+        damage = [slope.mean * table.errors[name][k] * MILLI for k in (base, recipe[name])]
+        rows.append(
+            (
+                name.removesuffix(".weight"),
+                base,
+                recipe[name],
+                f"{damage[0]:.4f}",
+                f"{damage[1]:.4f}",
+                f"{slope.low / slope.mean:.2f} to {slope.high / slope.mean:.2f}",
+                str(slope.n_anchors),
+            )
+        )
+    columns = (
+        "tensor",
+        "stock type",
+        "recipe's type",
+        "damage at stock type",
+        "damage at recipe's",
+        "90 % interval of the slope, share",
+        "anchors",
+    )
+    return Grid(
+        "Damage model",
+        columns,
+        tuple(rows),
+        ("Damage: expected KL divergence of this tensor alone, thousandths of a nat a token.",),
+    )

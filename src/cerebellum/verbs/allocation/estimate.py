@@ -1,0 +1,149 @@
+"""What an allocation will take: trials counted, a chunk timed. Nothing is written."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cerebellum.allocate.anchors import anchor_types
+from cerebellum.allocate.candidates import candidate_types
+from cerebellum.allocate.sizes import file_bytes, target_bytes
+from cerebellum.allocate.table import Table, table_of
+from cerebellum.domain import Model
+from cerebellum.gguf.types import TYPES
+from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
+from cerebellum.progress import Progress, Silent
+from cerebellum.results.estimate import Estimate
+from cerebellum.stats.intervals import smallest_detectable
+from cerebellum.study.runner import Split
+from cerebellum.verbs.allocation.anchors import FIRST_CHUNKS, SECOND_SHARE
+from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
+from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.run import checked_budget, stock_base
+from cerebellum.verbs.allocation.weights import important
+from cerebellum.verbs.inputs import Inputs, read_inputs
+from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.splits import make_splits
+
+#: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
+#: far 0.06 to 0.15 (recipes at equal bytes, 128 to 256 scored tokens a chunk).
+SPREAD = 0.2
+#: Whole passes that a trial of one tensor is worth: it begins at its block.
+ONE_TENSOR = 0.55
+#: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text.
+CANDIDATES, REPORTED = 6, 10
+#: Passes of the noise floor: changes by files by chunks.
+NOISE_PASSES = 20
+#: Bytes a scored token that the reference's rows take, where not all words are kept.
+ROW_BYTES = 2048
+
+
+def estimate_allocation(
+    options: SessionOptions, allocation: AllocationOptions, backend: Backend, progress: Progress | None = None
+) -> Estimate:
+    """Opens the model, cuts the texts, times a chunk. Raises a `CerebellumError` for all that `allocate_session` would refuse of the
+    inputs."""
+    inputs = read_inputs(options)
+    source, ftype = inputs.source, options.base or stock_base(backend, inputs.source, options, allocation.target)
+    engine = backend.open(source.path, options.settings, Sources(source.path, options.imatrix))
+    try:
+        search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress or Silent())
+        types = backend.types(source.path, ftype, (), options.imatrix)
+        table = nominal_table(source, ftype, types, allocation, inputs, engine)
+        seconds = timed(engine, search)
+        n_vocab = engine.n_vocab
+    finally:
+        engine.close()
+    limit = target_bytes(allocation.target, table.base)
+    checked_budget(table, limit)
+    anchors = {} if allocation.sensitivity is not None else anchor_types(table)
+    counts = chunk_counts(sum(map(len, anchors.values())), search, report, allocation.n_shuffled)
+    n = min(len(search.chunks), len(report.chunks))
+    return Estimate(
+        source.path.name,
+        ftype,
+        limit,
+        len(table.names),
+        sum(map(len, anchors.values())),
+        len(search.chunks),
+        len(report.chunks),
+        round(sum(counts.values())),
+        counts["anchors"] * ONE_TENSOR + counts["recipes"] + counts["reference"],
+        seconds / max(options.workers, 1),
+        disk_of(table.base, limit, ftype, source, rows_of(search, report, n_vocab, options.settings)),
+        source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
+        SPREAD,
+        smallest_detectable(SPREAD / math.sqrt(n), n),
+        chunks_to_show(0.05),
+        tuple(notes_of(options, search, report, n)),
+    )
+
+
+def nominal_table(
+    source: Model, ftype: str, types: Mapping[str, str], allocation: AllocationOptions, inputs: Inputs, engine: Engine
+) -> Table:
+    """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
+    tensors = tuple(replace(t, type=types[t.name]) for t in source.tensors)
+    base = replace(source, tensors=tensors, ftype=ftype, file_bytes=file_bytes(source, types))
+    known = important(inputs.imatrix, source)
+    found = candidate_types(source, base.types, allocation.rules, known, engine.unused)
+    own = source.types
+
+    def error(name: str, kind: str) -> float:
+        return 0.0 if kind == own[name] else 4.0 ** -TYPES[kind].bits_per_weight
+
+    errors = {name: {k: error(name, k) for k in (*kinds, base.types[name])} for name, kinds in found.items()}
+    return table_of(base, found, errors, dict.fromkeys(found, 1.0))
+
+
+def chunk_counts(n_trials: int, search: Split, report: Split, n_shuffled: int) -> dict[str, float]:
+    """Chunks of trials by what they are for."""
+    n_search, n_report = len(search.chunks), len(report.chunks)
+    first, second = min(FIRST_CHUNKS, n_search), min(2 * FIRST_CHUNKS, n_search)
+    return {
+        "anchors": n_trials * (first + SECOND_SHARE * (second - first)),
+        "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * min(SHUFFLE_CHUNKS, n_report),
+        "reference": n_search + n_report + NOISE_PASSES,
+    }
+
+
+def timed(engine: Engine, split: Split) -> float:
+    """Seconds of a whole pass over a chunk: the quickest of two, the first of which compiles."""
+    found = math.inf
+    for chunk in split.chunks[:2]:
+        start = time.monotonic()
+        for _ in engine.score((), [split.corpus.chunk(chunk)], label="timed chunk"):
+            found = min(found, time.monotonic() - start)
+    return found
+
+
+def rows_of(search: Split, report: Split, n_vocab: int, settings: Settings) -> int:
+    """Bytes of the reference's rows."""
+    width = 2 * n_vocab if settings.exact_reference else min(ROW_BYTES, 4 * n_vocab)
+    scored = sum(int(split.corpus.chunk(c).wanted().sum()) for split in (search, report) for c in split.chunks)
+    return scored * width
+
+
+def disk_of(base: Model, limit: int, ftype: str, source: Model, rows: int) -> int:
+    """Bytes that the folder grows by: the base, the recipe, the reference's rows."""
+    own = source.is_quantized and source.ftype == ftype
+    return (0 if own else base.file_bytes) + limit + rows
+
+
+def chunks_to_show(share: float) -> int:
+    """Chunks that show a change of such a share four times in five."""
+    return next(n for n in itertools.count(2) if smallest_detectable(SPREAD / math.sqrt(n), n) <= share)
+
+
+def notes_of(options: SessionOptions, search: Split, report: Split, n: int) -> list[str]:
+    """What should be known before hours are spent."""
+    asked, found = options.n_chunks, []
+    for split in (search, report):
+        if asked is not None and len(split.chunks) < asked:
+            found.append(f"the {split.name} text has only {len(split.chunks)} chunks for it, not {asked}")
+    if n < 8:
+        found.append(f"{n} chunks show only large differences: give a longer text, or a smaller --ctx")
+    return found
