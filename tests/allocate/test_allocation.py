@@ -12,10 +12,11 @@ import pytest
 from cerebellum import api
 from cerebellum.allocate.solver import solve
 from cerebellum.domain import TensorType
-from cerebellum.errors import EngineError, InputError, TensorChoiceError
+from cerebellum.errors import InputError, TensorChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
+from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 
@@ -100,14 +101,35 @@ def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
         allocate(model, size="1MB")
 
 
+class Stopped(Silent):
+    """Ends the run as Ctrl-C does, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def step(self, what: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
 def test_a_broken_run_resumes_and_equals_the_unbroken_one(model: Path) -> None:
     whole = allocate(model)
-    fault = Fault(TensorType("blk.2.ffn_up.weight", "Q2_K"))
-    with pytest.raises(EngineError, match=r"blk\.2\.ffn_up"):
-        allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
+    for after in (40, 130, 260):
+        with pytest.raises(KeyboardInterrupt):
+            allocate(model, out=model.parent / "again", progress=Stopped(after))
     again = allocate(model, out=model.parent / "again")
     assert again.recipe == whole.recipe and again.anchors == whole.anchors and again.tried == whole.tried
     assert again.written.sha256 == whole.written.sha256
+
+
+def test_a_type_that_can_not_be_measured_is_left_out_and_the_others_go_on(model: Path) -> None:
+    kind = dict((a.tensor, a.type) for a in allocate(model).anchors.anchors)["blk.2.ffn_up.weight"]
+    fault = Fault(TensorType("blk.2.ffn_up.weight", kind))
+    result = allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
+    assert result.anchors.failed == (("blk.2.ffn_up.weight", kind),)
+    assert read_model(result.written.path).types["blk.2.ffn_up.weight"] != kind
+    assert result.controls.ratio.high < 1.0
 
 
 def test_workers_change_nothing(model: Path) -> None:

@@ -48,18 +48,20 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial."""
+    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial;
+    ``failed``: (tensor, type) of trials that could not be measured."""
 
     anchors: tuple[Anchor, ...]
     model: DamageModel
     n_trials: int
     n_chunks: int
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on the search text, nats a token; ``ratio`` is
-    the measured one as a share of the base's."""
+    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on ``n_chunks`` chunks of the search text, nats
+    a token; ``ratio`` is the measured one as a share of the base's."""
 
     candidate: Candidate
     predicted: float
@@ -67,6 +69,7 @@ class Tried:
     ratio: Interval
     file_bytes: int
     kept: bool
+    n_chunks: int = 0
 
 
 @dataclass(frozen=True, slots=True)
