@@ -124,7 +124,7 @@ def test_a_broken_run_resumes_and_equals_the_unbroken_one(model: Path) -> None:
 
 
 def test_a_type_that_can_not_be_measured_is_left_out_and_the_others_go_on(model: Path) -> None:
-    kind = dict((a.tensor, a.type) for a in allocate(model).anchors.anchors)["blk.2.ffn_up.weight"]
+    kind = {a.tensor: a.type for a in allocate(model).anchors.anchors}["blk.2.ffn_up.weight"]
     fault = Fault(TensorType("blk.2.ffn_up.weight", kind))
     result = allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
     assert result.anchors.failed == (("blk.2.ffn_up.weight", kind),)
@@ -134,3 +134,34 @@ def test_a_type_that_can_not_be_measured_is_left_out_and_the_others_go_on(model:
 
 def test_workers_change_nothing(model: Path) -> None:
     assert allocate(model, workers=3, out=model.parent / "3").recipe == allocate(model).recipe
+
+
+def misleading(path: Path) -> FakeBackend:
+    """Half of the tensors look harmless at the type that anchors have, and nowhere else."""
+    effects = dict(planted(path).effects)
+    for i, name in enumerate(sorted(slopes(path))):
+        if i % 2:
+            swap = TensorType(name, "IQ3_S")
+            effects[swap] = Effect(kld=0.02 * effects[swap].kld)
+    return FakeBackend(effects)
+
+
+def test_refinement_takes_what_the_anchors_could_not_see_and_is_stored(model: Path) -> None:
+    plain = allocate(model, misleading(model), refine=False, out=model.parent / "plain")
+    refined = allocate(model, misleading(model), budget_minutes=10)
+    assert plain.refined is None and refined.refined is not None
+    assert refined.refined.n_taken and refined.refined.ratio is not None and refined.refined.ratio.high < 1.0
+    assert refined.controls.ratio.estimate < 0.9 * plain.controls.ratio.estimate
+    assert refined.written.file_bytes <= refined.limit
+    again = allocate(model, FakeBackend(misleading(model).effects, faults=(Fault(None),)), budget_minutes=10)
+    assert again.refined == refined.refined and again.written.sha256 == refined.written.sha256
+
+
+def test_refinement_of_what_adds_up_is_never_worse(model: Path) -> None:
+    result = allocate(model)
+    assert result.refined is not None
+    taken = [p.change for r in result.refined.rounds for p in r.proposals if p.taken and p.change]
+    assert all(change.high < 0.0 for change in taken)
+    assert result.table.file_bytes(result.refined.types) <= result.limit
+    spent = sum(r.n_chunks for r in result.refined.rounds)
+    assert spent <= result.anchors.n_chunks + 200

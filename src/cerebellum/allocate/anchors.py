@@ -45,7 +45,7 @@ def by_error(table: Table, name: str) -> list[str]:
 
 
 def second_anchors(table: Table, model: DamageModel, budget: int, measured: Mapping[str, str]) -> dict[str, str]:
-    """Tensor → the type that it would get, where that isn't the one it was measured at: of the tensors that are expected to do most damage."""
+    """Tensor → the type that it would get, where that isn't the one it was measured at, of the tensors that do most damage."""
     chosen = solve(table.offers(model.damage), budget).types
     damage = {name: model.damage(name, table.errors[name][chosen[name]]) for name in measured}
     others = [name for name in measured if chosen[name] != measured[name] and damage[name] > 0.0]

@@ -90,7 +90,7 @@ SWEEP_OPTIONS = (
         help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
     ),
     click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
-    click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
+    click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race, or refine an allocation, within this time."),
     batch_option,
     threads_option,
     gpu_option,
@@ -137,6 +137,7 @@ ALLOCATION_OPTIONS = (
     click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
     click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
     click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
+    click.option("--no-refine", "refine", flag_value=False, default=None, help="Don't improve the recipe by measuring it."),
 )  # fmt: skip
 
 CHOICE_OPTIONS = (
@@ -241,14 +242,13 @@ def demo(out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
 
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled")
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "refine")
 OF_SWEEP = (
     "role",
     "to",
     "blocks",
     "race",
     "budget_tokens",
-    "budget_minutes",
     "objective",
     "allow",
     "max_growth",

@@ -14,6 +14,7 @@ from cerebellum.report.grids import Grid, comparison_grid, measured_on, perplexi
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.report.noise import noise_line
 from cerebellum.report.plain import noise_json
+from cerebellum.report.refinement import refinement_grid, refinement_json, refinement_lines
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
@@ -51,6 +52,7 @@ def verdict_lines(result: Allocation) -> list[str]:
         f"({base.model.file_bytes:,} bytes): {ratio_word(controls.ratio)}.",
         weight_error_line(result),
         shuffled_line(result),
+        *refinement_lines(result),
         *size_lines(result),
     ]
 
@@ -226,6 +228,7 @@ def allocation_report(result: Allocation) -> str:
     ]
     parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {warning}", "")]
     grids = [types_grid(result), comparison_grid(comparison, facts), ladder_grid(result), tried_grid(result)]
+    grids += [refinement_grid(result)] if result.refined else []
     grids += [bench_grid(result.bench)] if result.bench else []
     parts += [grid_markdown(grid) for grid in [*grids, slopes_grid(result)]]
     lines = "\n".join(map(str, result.written.overrides))
@@ -285,6 +288,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             }
             for t in result.tried
         ],
+        "refinement": refinement_json(result),
         "controls": {
             "ratio": as_json(controls.ratio),
             "from_weight_error": as_json(controls.from_weight_error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,43 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change of a recipe: ``n_changed`` tensors at other types. ``predicted`` and ``change``: of mean KL divergence, nats a token, the
+    latter measured on chunks that had no part in the proposal (None: it could not be measured)."""
+
+    n_changed: int
+    predicted: float
+    change: Interval | None
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of refinement: ``n_steps`` single changes measured from the recipe on ``look`` chunks each, and what was made of them.
+    ``n_chunks`` counts each chunk of each trial."""
+
+    n_steps: int
+    look: int
+    proposals: tuple[Proposal, ...]
+    n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """The types of the table's tensors after refinement, and the rounds that led there. ``ratio``: KL divergence on the report text as a
+    share of that of the recipe before; None where nothing was taken."""
+
+    types: Mapping[str, str]
+    rounds: tuple[Round, ...]
+    ratio: Interval | None = None
+
+    @property
+    def n_taken(self) -> int:
+        """How many proposals were taken."""
+        return sum(p.taken for r in self.rounds for p in r.proposals)
+
+
+@dataclass(frozen=True, slots=True)
 class Controls:
     """``comparison``: base, recipe, weight error alone, uniform types, on the report text. ``ratio``: KL divergence of the recipe as a
     share of the base's; ``from_weight_error`` as a share of weight error alone's, 1 where they are the same recipe."""
@@ -88,7 +126,8 @@ class Controls:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
-    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text."""
+    the kept one marked; ``refined``: what measuring made of it (None: not asked for); ``recipe`` is what was written, ``controls``
+    what stands beside it on the report text."""
 
     model: str
     base: Base
@@ -103,6 +142,7 @@ class Allocation:
     noise: Noise
     bench: BenchResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    refined: Refined | None = None
 
     @property
     def kept(self) -> Tried:

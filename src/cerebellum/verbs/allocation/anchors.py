@@ -40,7 +40,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
     if not first:
         raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
     order = shuffled_chunks(session.search, seed)
-    wanted: Wanted = {cell: order[: LOOKS[0]] for cell in first.items()}
+    wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with source_measurer(session) as runner:
         found = _measure(runner, table, wanted, "anchors")
         model = fit(table.roles, found)
@@ -48,7 +48,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
             cells = {cell for cell in wanted if cell[0] in open_tensors(table, model, budget)}
             if look == LOOKS[1]:
                 seconds = second_anchors(table, model, budget, first)
-                wanted |= {cell: order[: LOOKS[0]] for cell in seconds.items()}
+                wanted |= dict.fromkeys(seconds.items(), order[: LOOKS[0]])
                 cells |= set(seconds.items())
             if not cells or len(order) <= look // 2:
                 break

@@ -14,9 +14,12 @@ DEFAULT_LIKE = "Q4_K_M"
 @dataclass(frozen=True, slots=True)
 class AllocationOptions:
     """``target``: the size; ``rules``: what types tensors may take; ``n_shuffled``: control recipes with the same types shuffled within
-    their roles. ``seed`` draws shuffles and the order of chunks."""
+    their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: as much text as the anchors took).
+    ``seed`` draws shuffles and the order of chunks."""
 
     target: Target = field(default_factory=lambda: Target(like=DEFAULT_LIKE))
     rules: TypeRules = field(default_factory=TypeRules)
     n_shuffled: int = 20
+    refine: bool = True
+    refine_minutes: float | None = None
     seed: int = 0

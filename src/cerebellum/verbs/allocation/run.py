@@ -9,22 +9,25 @@ from typing import Any
 
 from cerebellum.allocate.sizes import Target, target_bytes
 from cerebellum.allocate.table import Table
-from cerebellum.domain import Model
+from cerebellum.domain import Model, Trial
 from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.results.allocation import Allocation
+from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
+from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
-from cerebellum.verbs.allocation.measuring import recipe_trial
+from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.stock import nearest_mix
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
+from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.write import write_trial
 
@@ -75,10 +78,12 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     tried = try_candidates(session, table, anchors.model, budget, session.search, options.seed)
     kept = next(t for t in tried if t.kept)
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
-    recipe = recipe_trial(session, "recipe", kept.candidate.types)
+    refined = refine_recipe(session, table, anchors, kept, budget, options) if options.refine else None
+    types = kept.candidate.types if refined is None else refined.types
+    recipe = recipe_trial(session, "recipe", types)
     controls = run_controls(session, table, recipe, budget, options)
     written = write_trial(session, recipe)
-    check_size(written.file_bytes, table.file_bytes(kept.candidate.types), limit)
+    check_size(written.file_bytes, table.file_bytes(types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
         session.options.model.name,
@@ -93,7 +98,30 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         written,
         noise,
         facts=facts,
+        refined=refined and replace(refined, ratio=gain(session, refined, kept, recipe)),
     )
+
+
+def refine_recipe(
+    session: Session, table: Table, anchors: Anchors, kept: Tried, budget: int, options: AllocationOptions
+) -> Refined:
+    """The kept recipe refined, with as much text as was asked for. Minutes become chunks by a rate that is measured once and kept with the
+    study: a clock read along the way would make the choice depend on the machine's load."""
+    chunks = anchors.n_chunks
+    if options.refine_minutes is not None:
+        runner = session.runner(session.search)
+        chunks = int(options.refine_minutes * 60 / seconds_a_chunk(session, runner.series))
+    return refine(session, table, anchors, kept.candidate.types, budget, chunks, options.seed)
+
+
+def gain(session: Session, refined: Refined, kept: Tried, recipe: Trial) -> Interval | None:
+    """KL divergence of the refined recipe on the report text as a share of that of the recipe before; None where they are the same."""
+    if not refined.n_taken:
+        return None
+    before = recipe_trial(session, "recipe before refinement", kept.candidate.types)
+    split = session.report
+    scores = session.runner(split).measure([before, recipe], split.chunks, "what refinement brought")
+    return kld_ratio(scores[recipe.label], scores[before.label])
 
 
 def checked_budget(table: Table, limit: int) -> int:
