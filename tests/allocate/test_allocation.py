@@ -165,3 +165,14 @@ def test_refinement_of_what_adds_up_is_never_worse(model: Path) -> None:
     assert result.table.file_bytes(result.refined.types) <= result.limit
     spent = sum(r.n_chunks for r in result.refined.rounds)
     assert spent <= result.anchors.n_chunks + 200
+
+
+def test_an_importance_matrix_that_is_asked_for_is_made_and_widens_the_choice(model: Path) -> None:
+    calibration = model.parent / "calibration.txt"
+    calibration.write_text(" ".join(f"other{i * i % 7919}" for i in range(64 * 20)))
+    plain = allocate(model, imatrix="none", refine=False, n_shuffled=0, out=model.parent / "plain")
+    given = {"imatrix": "auto", "calibration_text": calibration, "refine": False, "n_shuffled": 0}
+    result = allocate(model, **given)
+    assert (model.parent / "out" / "imatrix.gguf").exists() and result.facts["imatrix"]["file"] == "imatrix.gguf"
+    name = "blk.1.ffn_up.weight"
+    assert "IQ2_XXS" in result.table.types[name] and "IQ2_XXS" not in plain.table.types[name]

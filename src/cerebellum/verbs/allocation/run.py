@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cerebellum.allocate.candidates import DEFAULT_TYPES, allowed_types
 from cerebellum.allocate.sizes import Target, target_bytes
 from cerebellum.allocate.table import Table
 from cerebellum.domain import Model, Trial
@@ -25,6 +26,7 @@ from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.stock import nearest_mix
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
+from cerebellum.verbs.calibration import with_imatrix
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
 from cerebellum.verbs.race import seconds_a_chunk
@@ -50,14 +52,25 @@ def allocate_session(
     """
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
+    progress = progress or Silent()
+    options = calibrated(options, allocation, backend, progress)
     base = options.base or stock_base(backend, source, options, allocation.target)
-    with open_session(replace(options, base=base), backend, progress or Silent()) as session:
+    with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
         if questions is not None:
             publish(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
             result = replace(result, bench=bench_session(session, result.written, questions))
         session.study.set_fact("result", publish(result, options.out))
         return result
+
+
+def calibrated(
+    options: SessionOptions, allocation: AllocationOptions, backend: Backend, progress: Progress
+) -> SessionOptions:
+    """``options`` with the importance matrix that the job is to have: made where one is asked for, or the base or a named type needs one."""
+    named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
+    with_base = replace(options, base=options.base or allocation.target.like)
+    return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
 
 
 def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
