@@ -289,6 +289,8 @@ def allocate(
     * size ("3.0GB" or bytes), bpw (bits a weight) or like ("Q4_K_M": that stock file's bytes; the default)
     * types (names or patterns that tensors may take), never, only (roles or names that may change), keep ("token_embd=Q8_0")
     * n_shuffled (20 controls), seed, map (a sensitivity.json to start from: no anchors are measured)
+    * refine (False: the recipe isn't improved by measuring it), budget_minutes (of refinement; by default it takes as much text as the
+      anchors)
     * those of `run` that aren't about a sweep: text, report_text, ctx, chunks, chat, base, reference, imatrix, threads, bench, …
 
     Raises a `CerebellumError`; whatever was measured by then is kept.
@@ -375,14 +377,15 @@ def _is_bundled(model: Path) -> bool:
 USUAL_TOKENS = 32_768
 
 #: Options that only an allocation has.
-_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "map")
+_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "refine", "budget_minutes", "map")
 
 
 def allocation_options(options: dict[str, Any]) -> AllocationOptions:
     """The options of an allocation, taken out of ``options``. Raises `InputError`."""
     given = {name: options.pop(name, None) for name in _ALLOCATION}
-    check_numbers({"n_shuffled": given["n_shuffled"]})
-    told: dict[str, Any] = {n: given[n] for n in ("n_shuffled",) if given[n] is not None}
+    check_numbers({name: given[name] for name in ("n_shuffled", "budget_minutes")})
+    told: dict[str, Any] = {n: given[n] for n in ("n_shuffled", "refine") if given[n] is not None}
+    told["refine_minutes"] = given["budget_minutes"]
     if options.get("seed") is not None:
         told["seed"] = options.pop("seed")
     if given["map"] is not None:

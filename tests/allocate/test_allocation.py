@@ -12,10 +12,11 @@ import pytest
 from cerebellum import api
 from cerebellum.allocate.solver import solve
 from cerebellum.domain import TensorType
-from cerebellum.errors import EngineError, InputError, TensorChoiceError
+from cerebellum.errors import InputError, TensorChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
+from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 
@@ -101,15 +102,78 @@ def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
         allocate(model, size="1MB")
 
 
+class Stopped(Silent):
+    """Ends the run as Ctrl-C does, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def step(self, what: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
 def test_a_broken_run_resumes_and_equals_the_unbroken_one(model: Path) -> None:
     whole = allocate(model)
-    fault = Fault(TensorType("blk.2.ffn_up.weight", "Q2_K"))
-    with pytest.raises(EngineError, match=r"blk\.2\.ffn_up"):
-        allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
+    for after in (40, 130, 260):
+        with pytest.raises(KeyboardInterrupt):
+            allocate(model, out=model.parent / "again", progress=Stopped(after))
     again = allocate(model, out=model.parent / "again")
     assert again.recipe == whole.recipe and again.anchors == whole.anchors and again.tried == whole.tried
     assert again.written.sha256 == whole.written.sha256
 
 
+def test_a_type_that_can_not_be_measured_is_left_out_and_the_others_go_on(model: Path) -> None:
+    kind = {a.tensor: a.type for a in allocate(model).anchors.anchors}["blk.2.ffn_up.weight"]
+    fault = Fault(TensorType("blk.2.ffn_up.weight", kind))
+    result = allocate(model, planted(model, faults=(fault,)), out=model.parent / "again")
+    assert result.anchors.failed == (("blk.2.ffn_up.weight", kind),)
+    assert read_model(result.written.path).types["blk.2.ffn_up.weight"] != kind
+    assert result.controls.ratio.high < 1.0
+
+
 def test_workers_change_nothing(model: Path) -> None:
     assert allocate(model, workers=3, out=model.parent / "3").recipe == allocate(model).recipe
+
+
+def misleading(path: Path) -> FakeBackend:
+    """Half of the tensors look harmless at the type that anchors have, and nowhere else."""
+    effects = dict(planted(path).effects)
+    for i, name in enumerate(sorted(slopes(path))):
+        if i % 2:
+            swap = TensorType(name, "IQ3_S")
+            effects[swap] = Effect(kld=0.02 * effects[swap].kld)
+    return FakeBackend(effects)
+
+
+def test_refinement_takes_what_the_anchors_could_not_see_and_is_stored(model: Path) -> None:
+    plain = allocate(model, misleading(model), refine=False, out=model.parent / "plain")
+    refined = allocate(model, misleading(model), budget_minutes=10)
+    assert plain.refined is None and refined.refined is not None
+    assert refined.refined.n_taken and refined.refined.ratio is not None and refined.refined.ratio.high < 1.0
+    assert refined.controls.ratio.estimate < 0.9 * plain.controls.ratio.estimate
+    assert refined.written.file_bytes <= refined.limit
+    again = allocate(model, FakeBackend(misleading(model).effects, faults=(Fault(None),)), budget_minutes=10)
+    assert again.refined == refined.refined and again.written.sha256 == refined.written.sha256
+
+
+def test_refinement_of_what_adds_up_is_never_worse(model: Path) -> None:
+    result = allocate(model)
+    assert result.refined is not None
+    taken = [p.change for r in result.refined.rounds for p in r.proposals if p.taken and p.change]
+    assert all(change.high < 0.0 for change in taken)
+    assert result.table.file_bytes(result.refined.types) <= result.limit
+    spent = sum(r.n_chunks for r in result.refined.rounds)
+    assert spent <= result.anchors.n_chunks + 200
+
+
+def test_an_importance_matrix_that_is_asked_for_is_made_and_widens_the_choice(model: Path) -> None:
+    calibration = model.parent / "calibration.txt"
+    calibration.write_text(" ".join(f"other{i * i % 7919}" for i in range(64 * 20)))
+    plain = allocate(model, imatrix="none", refine=False, n_shuffled=0, out=model.parent / "plain")
+    given: dict[str, Any] = {"imatrix": "auto", "calibration_text": calibration, "refine": False, "n_shuffled": 0}
+    result = allocate(model, **given)
+    assert (model.parent / "out" / "imatrix.gguf").exists() and result.facts["imatrix"]["file"] == "imatrix.gguf"
+    name = "blk.1.ffn_up.weight"
+    assert "IQ2_XXS" in result.table.types[name] and "IQ2_XXS" not in plain.table.types[name]

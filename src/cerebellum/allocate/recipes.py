@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cerebellum.allocate.anchors import LEAST_BITS
 from cerebellum.allocate.damage import DamageModel
 from cerebellum.allocate.solver import Constraint, Offers, Solution, solve
 from cerebellum.allocate.table import Table
@@ -51,7 +52,7 @@ def candidates(table: Table, model: DamageModel, budget: int) -> list[Candidate]
         "slopes half-way to their role's": lambda: solve(table.offers(_halfway(model)), budget),
         "slopes of roles alone": lambda: solve(table.offers(_roles(model)), budget),
         "lowest types spread over the blocks": lambda: spread(table, model, budget),
-        "no type below the anchors": lambda: solve(above_anchors(table, model), budget),
+        "no type far below the anchors": lambda: solve(above_anchors(table, model), budget),
         WEIGHT_ERROR: lambda: weight_error_recipe(table, budget),
     }
     found: dict[tuple[tuple[str, str], ...], Candidate] = {}
@@ -75,13 +76,10 @@ def _roles(model: DamageModel) -> Callable[[str, float], float]:
 
 
 def above_anchors(table: Table, model: DamageModel) -> Offers:
-    """Offers without types that lie below all that was measured, where there are others."""
-    from cerebellum.allocate.anchors import smallest
-
+    """Offers without types under the bits that anchors have at least, where there are others."""
     found = {}
     for name, own in table.offers(model.damage).items():
-        anchor = smallest(table, name) or table.base_types[name]
-        kept = tuple(o for o in own if o.cost <= model.damage(name, table.errors[name][anchor]))
+        kept = tuple(o for o in own if TYPES[o.type].bits_per_weight >= LEAST_BITS)
         found[name] = kept or own[-1:]
     return found
 

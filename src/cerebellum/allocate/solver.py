@@ -182,6 +182,18 @@ def frontier(offers: Offers) -> Iterable[Solution]:
         yield solution_of(offers, types)
 
 
+def price(offers: Offers, budget: int) -> float:
+    """Damage that one more byte would take away at ``budget`` bytes: the gain of the relaxation's first step that doesn't fit; 0 where
+    all do."""
+    used = sum(min(o.n_bytes for o in own) for own in offers.values())
+    ordered = {name: tuple(sorted(own, key=lambda o: (o.n_bytes, o.cost, o.type))) for name, own in offers.items()}
+    for step in _steps(ordered):
+        used += step.n_bytes
+        if used > budget:
+            return step.gain
+    return 0.0
+
+
 def _greedy(offers: Offers, budget: int) -> Solution:
     """Steps of the relaxation while they fit, then whatever single change still lowers the damage within the budget, best rate first."""
     types = _smallest(offers)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from cerebellum.allocate.candidates import undominated
 from cerebellum.allocate.sizes import alignment_of, padded_bytes
@@ -64,6 +64,12 @@ class Table:
     def error_change(self, name: str, kind: str, since: str | None = None) -> float:
         """Weight error at ``kind`` less that at ``since`` (the base's type by default)."""
         return self.errors[name][kind] - self.errors[name][since or self.tensors[name].type]
+
+    def without(self, cells: Iterable[tuple[str, str]]) -> Table:
+        """The table without some (tensor, type), unless a tensor would have none left."""
+        gone = set(cells)
+        kept = {n: tuple(k for k in types if (n, k) not in gone) or types for n, types in self.types.items()}
+        return replace(self, types=kept)
 
 
 def table_of(

@@ -10,8 +10,8 @@ from cerebellum.cli.bench import bench
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
-from cerebellum.cli.recipe import recipe
 from cerebellum.cli.plan import plan
+from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.transfer import profile, transfer_check
 from cerebellum.cli.verify import verify

@@ -89,7 +89,9 @@ SWEEP_OPTIONS = (
         help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
     ),
     click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
-    click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race within this time."),
+    click.option(
+        "--budget-minutes", type=click.FloatRange(min=0), help="Race, or refine an allocation, within this time."
+    ),
     batch_option,
     threads_option,
     gpu_option,
@@ -145,6 +147,7 @@ ALLOCATION_OPTIONS = (
     LADDER_OPTION,
     click.option("--map", metavar="MAP", type=FilePath, help="Start from this sensitivity.json of an earlier run: measure no anchors."),
     click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
+    click.option("--no-refine", "refine", flag_value=False, default=None, help="Don't improve the recipe by measuring it."),
 )  # fmt: skip
 
 CHOICE_OPTIONS = (
@@ -259,14 +262,13 @@ def demo(out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> N
 
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled")
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled", "refine")
 OF_SWEEP = (
     "role",
     "to",
     "blocks",
     "race",
     "budget_tokens",
-    "budget_minutes",
     "objective",
     "allow",
     "max_growth",

@@ -74,7 +74,7 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     ranks = [np.asarray(rankdata(values), np.float64) for values in (x, y)]
     if any(r.std() == 0.0 for r in ranks):
         return math.nan
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
 def accuracy_grid(accuracy: Accuracy) -> Grid:

@@ -32,6 +32,7 @@ from cerebellum.report.grids import comparison_grid
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.report.noise import noise_line
 from cerebellum.report.plain import noise_json
+from cerebellum.report.refinement import refinement_grid, refinement_json, refinement_lines
 from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
@@ -62,7 +63,13 @@ def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
 def allocation_report(result: Allocation) -> str:
     """The page: five lines, tables, pictures, and what everything was measured on."""
     comparison, facts = result.controls.comparison, result.facts
-    more = [weight_error_line(result), shuffled_line(result), *size_lines(result), *file_lines(result)]
+    more = [
+        weight_error_line(result),
+        shuffled_line(result),
+        *refinement_lines(result),
+        *size_lines(result),
+        *file_lines(result),
+    ]
     parts = [
         f"# {markdown(result.model)} within {result.limit:,} bytes",
         "",
@@ -74,6 +81,7 @@ def allocation_report(result: Allocation) -> str:
     grids = [controls_grid(result), ladder_grid(result), types_grid(result)]
     parts += [grid_markdown(grid) for grid in grids]
     parts += ["![types by role and block](allocation.svg)", "", grid_markdown(tried_grid(result))]
+    parts += [grid_markdown(refinement_grid(result))] if result.refined else []
     parts += ["![predicted and measured](prediction.svg)", ""]
     parts += [grid_markdown(accuracy_grid(left_out(result)))]
     parts += [grid_markdown(bench_grid(result.bench))] if result.bench else []
@@ -113,6 +121,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             }
             for t in result.tried
         ],
+        "refinement": refinement_json(result),
         "controls": {
             "ratio": as_json(controls.ratio),
             "from_weight_error": as_json(controls.from_weight_error),

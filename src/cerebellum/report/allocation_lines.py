@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from cerebellum.quoting import shell_file
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
 from cerebellum.report.grids import perplexity_cell
+from cerebellum.report.refinement import refinement_lines
 
 if TYPE_CHECKING:
     from cerebellum.results.allocation import Allocation
@@ -67,7 +68,13 @@ def next_line(result: Allocation) -> str:
 
 def verdict_lines(result: Allocation) -> list[str]:
     """The five lines, and what the controls say in full."""
-    return [*five_lines(result), weight_error_line(result), shuffled_line(result), *size_lines(result)]
+    return [
+        *five_lines(result),
+        weight_error_line(result),
+        shuffled_line(result),
+        *refinement_lines(result),
+        *size_lines(result),
+    ]
 
 
 def equivalent_line(result: Allocation) -> str:

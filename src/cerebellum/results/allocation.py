@@ -51,18 +51,20 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class Anchors:
-    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial."""
+    """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial;
+    ``failed``: (tensor, type) of trials that could not be measured."""
 
     anchors: tuple[Anchor, ...]
     model: DamageModel
     n_trials: int
     n_chunks: int
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on the search text, nats a token; ``ratio`` is
-    the measured one as a share of the base's."""
+    """A recipe that was measured: ``predicted`` and ``measured`` are mean KL divergence on ``n_chunks`` chunks of the search text, nats
+    a token; ``ratio`` is the measured one as a share of the base's."""
 
     candidate: Candidate
     predicted: float
@@ -70,6 +72,44 @@ class Tried:
     ratio: Interval
     file_bytes: int
     kept: bool
+    n_chunks: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A change of a recipe: ``n_changed`` tensors at other types. ``predicted`` and ``change``: of mean KL divergence, nats a token, the
+    latter measured on chunks that had no part in the proposal (None: it could not be measured)."""
+
+    n_changed: int
+    predicted: float
+    change: Interval | None
+    taken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One round of refinement: ``n_steps`` single changes measured from the recipe on ``look`` chunks each, and what was made of them.
+    ``n_chunks`` counts each chunk of each trial."""
+
+    n_steps: int
+    look: int
+    proposals: tuple[Proposal, ...]
+    n_chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """The types of the table's tensors after refinement, and the rounds that led there. ``ratio``: KL divergence on the report text as a
+    share of that of the recipe before; None where nothing was taken."""
+
+    types: Mapping[str, str]
+    rounds: tuple[Round, ...]
+    ratio: Interval | None = None
+
+    @property
+    def n_taken(self) -> int:
+        """How many proposals were taken."""
+        return sum(p.taken for r in self.rounds for p in r.proposals)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +128,8 @@ class Controls:
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
-    the kept one marked; ``recipe`` is what was written, ``controls`` what stands beside it on the report text. ``stock_bytes``: bytes of
-    each stock mix's file."""
+    the kept one marked; ``refined``: what measuring made of it (None: not asked for); ``recipe`` is what was written, ``controls``
+    what stands beside it on the report text. ``stock_bytes``: bytes of each stock mix's file."""
 
     model: str
     base: Base
@@ -105,6 +145,7 @@ class Allocation:
     bench: BenchResult | None = None
     stock_bytes: Mapping[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    refined: Refined | None = None
 
     @property
     def kept(self) -> Tried:

@@ -1,4 +1,4 @@
-"""Measure the anchors: every tensor alone at a type or two, on few chunks first, on more where a slope stays uncertain.
+"""Measure the anchors: every tensor alone at a type or two, on few chunks first, on more where the decision stays open.
 
 They are changes from the source, not from the base. At the source the KL divergence is at its minimum: what a change adds is quadratic in
 it and positive on every token. From the base the same change also crosses with all that the base's other tensors have lost, which can have
@@ -8,14 +8,14 @@ either sign and hides it (on the bundled model, 4 chunks: median t of an effect 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
-from cerebellum.allocate.anchors import anchor_types
-from cerebellum.allocate.damage import Anchor, DamageModel, fit
+from cerebellum.allocate.anchors import first_anchors, open_tensors, second_anchors
+from cerebellum.allocate.damage import Anchor, fit
 from cerebellum.allocate.plan import single_trial
 from cerebellum.allocate.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
-from cerebellum.errors import InputError
+from cerebellum.errors import EngineError, InputError
 from cerebellum.llamacpp.protocol import Sources
 from cerebellum.results.allocation import Anchors
 from cerebellum.study.runner import Scores, TrialRunner
@@ -24,33 +24,40 @@ from cerebellum.verbs.session import Session, shared_out
 
 SOURCE_TRIAL = Trial("source", TrialKind.BASE)
 
-#: Chunks of the first look at every anchor, and how many more the uncertain ones get.
-FIRST_CHUNKS = 4
-#: Share of the tensors that get as many chunks again: those whose slope's interval is widest for what they weigh.
-SECOND_SHARE = 0.25
+#: Chunks of the looks: of the first at every tensor, of the others at those whose decision is open.
+LOOKS = (2, 4, 8, 16)
+
+#: (tensor, type) → the chunks that it is measured on.
+Wanted = dict[tuple[str, str], Sequence[int]]
 
 
-def measure_anchors(session: Session, table: Table, seed: int) -> Anchors:
-    """Two trials a tensor at most; see the module. Raises `InputError` where no tensor has a second type."""
-    trials = {
-        name: [(k, single_trial(TensorType(name, k))) for k in kinds] for name, kinds in anchor_types(table).items()
-    }
-    trials = {name: own for name, own in trials.items() if own}
-    if not trials:
-        raise InputError("no tensor may take another type than the base's: allow more with --types or --only")
+def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> Anchors:
+    """A trial for each tensor, a second where it matters most; see the module. ``budget``: bytes of the table's tensors.
+
+    Raises `InputError` where no tensor has a second type.
+    """
+    first = first_anchors(table, budget)
+    if not first:
+        raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
     order = shuffled_chunks(session.search, seed)
-    first = order[:FIRST_CHUNKS]
-    chunks = dict.fromkeys(trials, first)
+    wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with source_measurer(session) as runner:
-        found = _measure(runner, table, trials, chunks, "anchors")
+        found = _measure(runner, table, wanted, "anchors")
         model = fit(table.roles, found)
-        if len(order) > len(first):
-            second = order[: 2 * FIRST_CHUNKS]
-            chunks |= dict.fromkeys(uncertain(table, model, list(trials)), second)
-            found = _measure(runner, table, trials, chunks, "anchors that are uncertain")
+        for look in LOOKS[1:]:
+            cells = {cell for cell in wanted if cell[0] in open_tensors(table, model, budget)}
+            if look == LOOKS[1]:
+                seconds = second_anchors(table, model, budget, first)
+                wanted |= dict.fromkeys(seconds.items(), order[: LOOKS[0]])
+                cells |= set(seconds.items())
+            if not cells or len(order) <= look // 2:
+                break
+            wanted |= dict.fromkeys(sorted(cells), order[:look])
+            found = _measure(runner, table, wanted, f"anchors of open decisions: {len(cells)}")
             model = fit(table.roles, found)
-    n_chunks = sum(len(chunks[name]) * len(own) for name, own in trials.items())
-    return Anchors(tuple(found), model, sum(map(len, trials.values())), n_chunks)
+    measured = {(a.tensor, a.type) for a in found}
+    failed = tuple(sorted(cell for cell in wanted if cell not in measured))
+    return Anchors(tuple(found), model, len(wanted), sum(map(len, wanted.values())), failed)
 
 
 @contextlib.contextmanager
@@ -69,32 +76,20 @@ def source_measurer(session: Session) -> Iterator[TrialRunner]:
         )
 
 
-def _measure(
-    runner: TrialRunner,
-    table: Table,
-    trials: Mapping[str, Sequence[tuple[str, Trial]]],
-    chunks: Mapping[str, Sequence[int]],
-    what: str,
-) -> list[Anchor]:
-    longest = max(chunks.values(), key=len)
-    wanted = [(SOURCE_TRIAL, longest), *((t, chunks[name]) for name, own in trials.items() for _, t in own)]
-    scores = runner.measure_each(wanted, what)
-    base = scores[SOURCE_TRIAL.label]
+def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str) -> list[Anchor]:
+    """The anchors that could be measured, in the order of their names. Raises `EngineError` where none could."""
+    longest = max(wanted.values(), key=len)
+    trials = {cell: single_trial(TensorType(*cell)) for cell in sorted(wanted)}
+    scores = runner.measure_each(
+        [(SOURCE_TRIAL, longest), *((trial, wanted[cell]) for cell, trial in trials.items())], what
+    )
+    source = scores[SOURCE_TRIAL.label]
     by_length: dict[int, list[Anchor]] = {}
-    for name, own in trials.items():
-        for kind, trial in own:
+    for cell, trial in trials.items():
+        if trial.label in scores:
             measured: Scores = scores[trial.label]
-            anchor = anchor_of(table, name, kind, measured, base)
-            by_length.setdefault(len(measured), []).append(anchor)
-    return [a for n, own in by_length.items() for a in steadied(own, n)]
-
-
-def uncertain(table: Table, model: DamageModel, names: Sequence[str]) -> list[str]:
-    """The tensors whose damage at the base's type is least known, in nats: the first `SECOND_SHARE` of them."""
-
-    def doubt(name: str) -> float:
-        slope = model.slopes[name]
-        return (slope.high - slope.low) * table.errors[name][table.base_types[name]]
-
-    ranked = sorted(names, key=lambda name: (-doubt(name), name))
-    return ranked[: round(SECOND_SHARE * len(ranked))]
+            by_length.setdefault(len(measured), []).append(anchor_of(table, *cell, measured, source))
+    if not by_length:
+        raise EngineError(f"no trial could be measured: {runner.failed(list(trials.values()))[0].reason}")
+    found = [a for n, own in sorted(by_length.items()) for a in steadied(own, n)]
+    return sorted(found, key=lambda a: (a.tensor, a.type))

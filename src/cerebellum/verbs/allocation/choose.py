@@ -2,42 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from cerebellum.allocate.damage import DamageModel
 from cerebellum.allocate.recipes import Candidate, candidates
 from cerebellum.allocate.table import Table
+from cerebellum.domain import Trial
+from cerebellum.errors import EngineError
 from cerebellum.results.allocation import Tried
 from cerebellum.scoring.summary import mean_kld
+from cerebellum.stats.intervals import mean_interval
 from cerebellum.study.runner import Scores, Split
-from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
+from cerebellum.verbs.allocation.measuring import effect_values, kld_ratio, recipe_trial, shuffled_chunks
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
 
+#: Chunks of the first look at the candidates: those that are surely worse than the best by then get no more.
+FIRST_LOOK = 6
 
-def try_candidates(session: Session, table: Table, model: DamageModel, budget: int, split: Split) -> tuple[Tried, ...]:
+
+def try_candidates(
+    session: Session, table: Table, model: DamageModel, budget: int, split: Split, seed: int
+) -> tuple[Tried, ...]:
     """Every belief's recipe measured on ``split``; the one with the least KL divergence is kept."""
     found = candidates(table, model, budget)
-    return measure_candidates(session, table, found, split, "candidate recipes")
+    return measure_candidates(session, table, found, split, seed)
 
 
 def measure_candidates(
-    session: Session, table: Table, found: Sequence[Candidate], split: Split, what: str
+    session: Session, table: Table, found: Sequence[Candidate], split: Split, seed: int
 ) -> tuple[Tried, ...]:
-    """The candidates beside the base, the best marked as kept; of equals the first."""
+    """The candidates beside the base, the best marked as kept; of equals the first. Those that can't be measured are left out.
+
+    Raises `EngineError` where none can be.
+    """
+    runner = session.runner(split)
     trials = {c.name: recipe_trial(session, c.name, c.types) for c in found}
-    scores = session.runner(split).measure([BASE_TRIAL, *trials.values()], split.chunks, what)
+    scores = runner.measure([BASE_TRIAL, *trials.values()], split.chunks if few(split) else look(split, seed), NAME)
+    if not few(split):
+        scores |= runner.measure([BASE_TRIAL, *_contenders(trials, scores)], split.chunks, f"{NAME}, the best")
     base: Scores = scores[BASE_TRIAL.label]
-    measured = {name: mean_kld(scores[trial.label]) for name, trial in trials.items()}
-    best = min(measured, key=lambda name: measured[name])
+    measured = {name: scores[trial.label] for name, trial in trials.items() if trial.label in scores}
+    if not measured:
+        raise EngineError(f"no recipe could be measured: {runner.failed(list(trials.values()))[0].reason}")
+    longest = max(map(len, measured.values()))
+    best = min(measured, key=lambda name: (len(measured[name]) < longest, mean_kld(measured[name])))
     return tuple(
         Tried(
             c,
             c.predicted,
-            measured[c.name],
-            kld_ratio(scores[trials[c.name].label], base),
+            mean_kld(measured[c.name]),
+            kld_ratio(measured[c.name], base),
             table.file_bytes(c.types),
             c.name == best,
+            len(measured[c.name]),
         )
         for c in found
+        if c.name in measured
     )
+
+
+NAME = "candidate recipes"
+
+
+def few(split: Split) -> bool:
+    """Whether the split is too short for a first look."""
+    return len(split.chunks) < 2 * FIRST_LOOK
+
+
+def look(split: Split, seed: int) -> list[int]:
+    """The chunks of the first look, in the order of the text."""
+    return sorted(shuffled_chunks(split, seed)[:FIRST_LOOK])
+
+
+def _contenders(trials: Mapping[str, Trial], scores: Mapping[str, Scores]) -> list[Trial]:
+    """The trials that may still be the best, after the first look."""
+    measured = [trial for trial in trials.values() if trial.label in scores]
+    best = min(measured, key=lambda trial: mean_kld(scores[trial.label]), default=None)
+    return [
+        trial
+        for trial in measured
+        if best is None
+        or trial is best
+        or mean_interval(effect_values(scores[trial.label], scores[best.label])).low <= 0.0
+    ]

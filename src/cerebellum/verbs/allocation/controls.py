@@ -19,7 +19,7 @@ from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
 
 #: Chunks of the report text that shuffled recipes are measured on, at most: there are many of them, and they are far away.
-SHUFFLE_CHUNKS = 6
+SHUFFLE_CHUNKS = 3
 
 
 def run_controls(session: Session, table: Table, recipe: Trial, budget: int, options: AllocationOptions) -> Controls:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cerebellum.allocate.anchors import anchor_types
+from cerebellum.allocate.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
 from cerebellum.allocate.candidates import candidate_types
 from cerebellum.allocate.sizes import file_bytes, target_bytes
 from cerebellum.allocate.table import Table, table_of
@@ -19,7 +19,7 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
 from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.study.runner import Split
-from cerebellum.verbs.allocation.anchors import FIRST_CHUNKS, SECOND_SHARE
+from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import checked_budget, stock_base
@@ -58,20 +58,21 @@ def estimate_allocation(
     finally:
         engine.close()
     limit = target_bytes(allocation.target, table.base)
-    checked_budget(table, limit)
-    anchors = {} if allocation.sensitivity is not None else anchor_types(table)
-    counts = chunk_counts(sum(map(len, anchors.values())), search, report, allocation.n_shuffled)
+    budget = checked_budget(table, limit)
+    n_first = 0 if allocation.sensitivity is not None else len(first_anchors(table, budget))
+    n_trials = n_first + round(SECOND_SHARE * n_first)
+    counts = chunk_counts(n_first, n_trials, search, report, allocation)
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
         source.path.name,
         ftype,
         limit,
         len(table.names),
-        sum(map(len, anchors.values())),
+        n_trials,
         len(search.chunks),
         len(report.chunks),
         round(sum(counts.values())),
-        counts["anchors"] * ONE_TENSOR + counts["recipes"] + counts["reference"],
+        (counts["anchors"] + counts["refinement"]) * ONE_TENSOR + counts["recipes"] + counts["reference"],
         seconds / max(options.workers, 1),
         disk_of(table.base, limit, ftype, source, rows_of(search, report, n_vocab, options.settings)),
         source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
@@ -99,12 +100,17 @@ def nominal_table(
     return table_of(base, found, errors, dict.fromkeys(found, 1.0))
 
 
-def chunk_counts(n_trials: int, search: Split, report: Split, n_shuffled: int) -> dict[str, float]:
-    """Chunks of trials by what they are for."""
+def chunk_counts(
+    n_first: int, n_trials: int, search: Split, report: Split, allocation: AllocationOptions
+) -> dict[str, float]:
+    """Chunks of trials by what they are for. Later looks at anchors are taken to hold half of the most that they may."""
     n_search, n_report = len(search.chunks), len(report.chunks)
-    first, second = min(FIRST_CHUNKS, n_search), min(2 * FIRST_CHUNKS, n_search)
+    first, last = min(LOOKS[0], n_search), min(LOOKS[-1], n_search)
+    anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first)
+    n_shuffled = allocation.n_shuffled
     return {
-        "anchors": n_trials * (first + SECOND_SHARE * (second - first)),
+        "anchors": anchors,
+        "refinement": anchors if allocation.refine else 0.0,
         "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * min(SHUFFLE_CHUNKS, n_report),
         "reference": n_search + n_report + NOISE_PASSES,
     }

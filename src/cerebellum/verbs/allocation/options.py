@@ -15,12 +15,15 @@ DEFAULT_LIKE = "Q4_K_M"
 @dataclass(frozen=True, slots=True)
 class AllocationOptions:
     """``target``: the size; ``rules``: what types tensors may take; ``n_shuffled``: control recipes with the same types shuffled within
-    their roles. ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are
-    measured. ``label``: the quantization label in the file's name (None: that of the stock mix that it is compared with)."""
+    their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: as much text as the anchors took).
+    ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are measured. ``label``: the
+    quantization label in the file's name (None: that of the stock mix that it is compared with)."""
 
     target: Target = field(default_factory=lambda: Target(like=DEFAULT_LIKE))
     rules: TypeRules = field(default_factory=TypeRules)
     n_shuffled: int = 20
+    refine: bool = True
+    refine_minutes: float | None = None
     seed: int = 0
     sensitivity: SensitivityMap | None = None
     label: str | None = None

@@ -7,27 +7,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cerebellum.allocate.candidates import DEFAULT_TYPES, allowed_types
 from cerebellum.allocate.sizes import Target, target_bytes
 from cerebellum.allocate.table import Table
-from cerebellum.domain import Model
+from cerebellum.domain import Model, Trial
 from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.labels import labelled
 from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.results.allocation import Allocation
+from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
+from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
-from cerebellum.verbs.allocation.measuring import recipe_trial
+from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
 from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
+from cerebellum.verbs.calibration import with_imatrix
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
+from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.write import write_trial
 
@@ -50,16 +55,27 @@ def allocate_session(
     """
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
+    progress = progress or Silent()
     if allocation.sensitivity is not None:
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
+    options = calibrated(options, allocation, backend, progress)
     base = options.base or stock_base(backend, source, options, allocation.target)
-    with open_session(replace(options, base=base), backend, progress or Silent()) as session:
+    with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
         if questions is not None:
             publish(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
             result = replace(result, bench=bench_session(session, result.written, questions))
         session.study.set_fact("result", publish(result, options.out))
         return result
+
+
+def calibrated(
+    options: SessionOptions, allocation: AllocationOptions, backend: Backend, progress: Progress
+) -> SessionOptions:
+    """``options`` with the importance matrix that the job is to have: made where one is asked for, or the base or a named type needs one."""
+    named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
+    with_base = replace(options, base=options.base or allocation.target.like)
+    return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
 
 
 def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
@@ -76,14 +92,20 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     limit = target_bytes(options.target, session.base.model)
     budget = checked_budget(table, limit)
     known = options.sensitivity
-    anchors = measure_anchors(session, table, options.seed) if known is None else anchors_of_map(session, table, known)
-    tried = try_candidates(session, table, anchors.model, budget, session.search)
+    if known is None:
+        anchors = measure_anchors(session, table, budget, options.seed)
+        table = table.without(anchors.failed)
+    else:
+        anchors = anchors_of_map(session, table, known)
+    tried = try_candidates(session, table, anchors.model, budget, session.search, options.seed)
     kept = next(t for t in tried if t.kept)
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
-    recipe = recipe_trial(session, "recipe", kept.candidate.types)
+    refined = refine_recipe(session, table, anchors, kept, budget, options) if options.refine else None
+    types = kept.candidate.types if refined is None else refined.types
+    recipe = recipe_trial(session, "recipe", types)
     controls = run_controls(session, table, recipe, budget, options)
     written = write_trial(session, recipe, file_name(session, options))
-    check_size(written.file_bytes, table.file_bytes(kept.candidate.types), limit)
+    check_size(written.file_bytes, table.file_bytes(types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
         session.options.model.name,
@@ -99,6 +121,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         noise,
         stock_bytes=stock_sizes(session, table),
         facts=facts,
+        refined=refined and replace(refined, ratio=gain(session, refined, kept, recipe)),
     )
 
 
@@ -108,6 +131,28 @@ def file_name(session: Session, options: AllocationOptions) -> str:
     asked = "" if target.like else f"-{target.bits:g}bpw" if target.bits else f"-{(target.n_bytes or 0) / 1e6:.4g}MB"
     stem = labelled(stem_of(session.source.path), label)
     return f"{stem.removesuffix(f'-{label}')}{asked}-{label}.gguf"
+
+
+def refine_recipe(
+    session: Session, table: Table, anchors: Anchors, kept: Tried, budget: int, options: AllocationOptions
+) -> Refined:
+    """The kept recipe refined, with as much text as was asked for. Minutes become chunks by a rate that is measured once and kept with the
+    study: a clock read along the way would make the choice depend on the machine's load."""
+    chunks = anchors.n_chunks
+    if options.refine_minutes is not None:
+        runner = session.runner(session.search)
+        chunks = int(options.refine_minutes * 60 / seconds_a_chunk(session, runner.series))
+    return refine(session, table, anchors, kept.candidate.types, budget, chunks, options.seed)
+
+
+def gain(session: Session, refined: Refined, kept: Tried, recipe: Trial) -> Interval | None:
+    """KL divergence of the refined recipe on the report text as a share of that of the recipe before; None where they are the same."""
+    if not refined.n_taken:
+        return None
+    before = recipe_trial(session, "recipe before refinement", kept.candidate.types)
+    split = session.report
+    scores = session.runner(split).measure([before, recipe], split.chunks, "what refinement brought")
+    return kld_ratio(scores[recipe.label], scores[before.label])
 
 
 def checked_budget(table: Table, limit: int) -> int:

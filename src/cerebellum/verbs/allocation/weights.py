@@ -10,7 +10,10 @@ from cerebellum.allocate.candidates import TypeRules, candidate_types
 from cerebellum.allocate.table import Table, table_of
 from cerebellum.domain import Model, Tensor
 from cerebellum.gguf import model_file
+from cerebellum.gguf.coverage import coverage_of
+from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.keys import content_key
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 from cerebellum.verbs.session import Session
 
 #: Weights of a tensor that its errors are computed on, about.
@@ -22,9 +25,20 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     base = session.base.model
     importance = important(session.options.imatrix, session.source)
     types = candidate_types(session.source, base.types, rules, importance, session.engines[0].unused)
+    types = without_impossible(types, session.options.imatrix, session.source)
     wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
     errors, power = weight_errors(session, wanted)
     return table_of(base, types, errors, power)
+
+
+def without_impossible(
+    types: Mapping[str, tuple[str, ...]], imatrix: Path | None, source: Model
+) -> dict[str, tuple[str, ...]]:
+    """``types`` without those that a tensor can't be stored in, since the importance matrix says too little of its inputs."""
+    if imatrix is None:
+        return dict(types)
+    cannot = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source).cannot_have
+    return {n: tuple(k for k in own if k not in cannot.get(n, ())) or own[-1:] for n, own in types.items()}
 
 
 def important(imatrix: Path | None, source: Model) -> frozenset[str]:
