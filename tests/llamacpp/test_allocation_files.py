@@ -1,4 +1,4 @@
-"""Whole allocations of small random models through llama.cpp: experts, tied and per-layer embeddings, a quantized source; against bytes on disk."""
+"""Whole allocations of small random models: experts, tied and per-layer embeddings, a quantized source; against bytes on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.results.allocation import Allocation
 from tests.llamacpp import tiny
-
 
 pytestmark = pytest.mark.engine
 
