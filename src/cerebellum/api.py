@@ -336,7 +336,7 @@ def estimate(
     backend: Backend | None = None,
     **options: Any,
 ) -> Estimate:
-    """What `allocate` with these options takes, and what it can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
+    """What `allocate` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
     _, session, allocation = _allocation_job(model, out, options)
     return estimate_allocation(session, allocation, backend or _llama(), progress)
 

@@ -90,8 +90,8 @@ def test_the_map_has_the_documented_keys(ground: Path) -> None:
 
 def keys_of(value: dict[str, Any], open_ended: tuple[str, ...]) -> set[str]:
     found = set(value)
-    for key, inner in value.items():
-        inner = inner[0] if isinstance(inner, list) and inner and isinstance(inner[0], dict) else inner
+    for key, held in value.items():
+        inner = held[0] if isinstance(held, list) and held and isinstance(held[0], dict) else held
         if isinstance(inner, dict) and key not in open_ended:
             found |= {f"{key}.{name}" for name in inner}
     return found

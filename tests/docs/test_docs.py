@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from tools import docs
+from tools import demo, docs
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -17,6 +18,30 @@ PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.
 def test_generated_pages_are_fresh(name: str) -> None:
     """What ``python -m tools.docs`` writes is what is committed: no command, option or table is undocumented."""
     assert (ROOT / name).read_text(encoding="utf-8") == docs.PAGES[name](), "run: python -m tools.docs"
+
+
+def test_the_demos_pages_follow_its_stored_figures() -> None:
+    """``docs/demo.md`` and the README's block are what ``docs/demo.json`` gives, and its figures agree with each other."""
+    figures = json.loads((ROOT / demo.JSON).read_text(encoding="utf-8"))
+    again = "run: python -m tools.docs --demo FOLDER"
+    readme = (ROOT / demo.README).read_text(encoding="utf-8")
+    assert (ROOT / demo.PAGE).read_text(encoding="utf-8") == demo.page(figures), again
+    assert demo.with_block(readme, figures) == readme, again
+    table = [line for line in demo.block(figures).splitlines() if line.startswith("|")]
+    assert {line.count("|") - 1 for line in table} == {5}
+    sets = {one["name"]: one["kld"]["estimate"] for one in figures["sets"]}
+    assert sets["recipe"] / sets["base"] == pytest.approx(figures["ratio"]["estimate"], rel=1e-6)
+    assert figures["file"]["bytes"] <= figures["target"]["limit_bytes"]
+
+
+def test_a_folder_without_a_demo_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {name: (ROOT / name).read_bytes() for name in (demo.JSON, demo.PAGE, demo.README)}
+    (tmp_path / "report.json").write_text('{"format": 1, "kind": "ladder"}')
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(SystemExit):
+            docs.main(["--demo", str(folder)])
+    assert "no demo documents" in capsys.readouterr().err
+    assert before == {name: (ROOT / name).read_bytes() for name in before}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""Whole allocations of small random models through llama.cpp: experts, tied and per-layer embeddings, a quantized source."""
+"""Whole allocations of small random models: experts, tied and per-layer embeddings, a quantized source; against bytes on disk."""
 
 from __future__ import annotations
 

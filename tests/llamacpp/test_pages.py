@@ -62,15 +62,15 @@ SMAPS = """\
 Size:                  4 kB
 Rss:                   4 kB
 Anonymous:             0 kB
-TensorType:                  0 kB
+Swap:                  0 kB
 7f0000001000-7f0000003000 r--p 00001000 fe:00 42                         /opt/caf\udce9/lib.so
 Rss:                   0 kB
 Anonymous:             0 kB
-TensorType:                  8 kB
+Swap:                  8 kB
 7f0000003000-7f0000004000 rw-p 00000000 00:00 0\x20
 Rss:                   4 kB
 Anonymous:             4 kB
-TensorType:                  0 kB
+Swap:                  0 kB
 """
 
 
@@ -103,7 +103,7 @@ def test_the_compiler_is_not_kept_in_memory_and_still_works() -> None:
     code = """
 from pathlib import Path
 import llvmlite, numba, numpy as np
-from cerebellum import kernels
+from cerebellum.scoring.loops import kernels
 from cerebellum.llamacpp.memory_trim import drop_compiler, mappings
 folder = str(Path(llvmlite.__file__).parent.resolve())
 def resident(): return sum(m.resident for m in mappings() if m.path.startswith(folder))

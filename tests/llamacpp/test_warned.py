@@ -90,9 +90,12 @@ def test_merges_that_cut_otherwise_are_refused(tmp_path: Path, text: Path) -> No
     one, other = bpe(tmp_path / "a.gguf"), bpe(tmp_path / "b.gguf", merges=("h e", "t h"))
     with pytest.raises(InputError, match=r"token 1 of the text is number \d+, 'the', in the first"):
         api.measure(one, reference=other, text=text, ctx=32, chunks=2, threads=1)
+    other_text = tmp_path / "other.txt"
+    other_text.write_text("bathed then hen the. " * 40, encoding="utf-8")
     with pytest.raises(InputError, match="cut the text into other tokens"):
         api.run(
             one,
+            report_text=other_text,
             out=tmp_path / "out",
             reference=other,
             text=text,

@@ -11,11 +11,11 @@ from cerebellum.allocate.table import Table
 from cerebellum.gguf.types import TYPES
 
 #: Bits a weight under which proportionality ends, and over which an effect is small against its noise: anchors lie between.
-LEAST_BITS, MOST_BITS = 2.3, 4.6
+LEAST_BITS, MOST_BITS = 2.3, 3.5
 #: Share of the predicted damage that open decisions may cost together before they are measured no further.
-OPEN_SHARE = 0.02
+OPEN_SHARE = 0.08
 #: At most this share of the tensors gets more chunks in a round, and this share a second type at all.
-MORE_SHARE, SECOND_SHARE = 1 / 3, 1 / 8
+MORE_SHARE, SECOND_SHARE = 1 / 4, 1 / 12
 
 
 def first_anchors(table: Table, budget: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ A slope is integrated over a grid of log s, so it is positive, whatever its anch
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ Floats = npt.NDArray[np.float64]
 _STEP = 0.05
 #: Relative misfits of proportionality that are tried (standard deviations).
 _MISFITS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7)
+#: The usual one, taken where fewer tensors than this have two anchors: one anchor a tensor can't tell a misfit from a slope.
+_USUAL_MISFIT, _LEAST_PAIRS = 0.15, 8
 #: Spreads of log slopes within a role that are tried, and the usual one.
 _SPREADS = np.array([0.15, 0.25, 0.4, 0.6, 0.9, 1.3, 2.0])
 _USUAL_SPREAD, _SPREAD_OF_SPREADS = 0.6, 0.7
@@ -78,7 +81,7 @@ def fit(roles: Mapping[str, str], anchors: Sequence[Anchor]) -> DamageModel:
         {role: [n for n in sorted(roles) if roles[n] == role] for role in set(roles.values())},
     )
     best: tuple[float, float, _Prior] | None = None
-    for misfit in _MISFITS:
+    for misfit in _misfits(anchors):
         likelihood = {n: _log_likelihood([a for a in anchors if a.tensor == n], grid, misfit) for n in names}
         prior = _fit_prior(groups, likelihood, grid)
         if best is None or prior.evidence > best[0]:
@@ -90,6 +93,13 @@ def fit(roles: Mapping[str, str], anchors: Sequence[Anchor]) -> DamageModel:
         own = [a for a in anchors if a.tensor == name]
         slopes[name] = _slope(own, prior.log_density(roles[name], grid), grid, misfit)
     return DamageModel(slopes, misfit, prior.spreads)
+
+
+def _misfits(anchors: Sequence[Anchor]) -> tuple[float, ...]:
+    """The misfits to try: those that the anchors can tell apart."""
+    n_anchors = Counter(a.tensor for a in anchors)
+    pairs = sum(n > 1 for n in n_anchors.values())
+    return _MISFITS if pairs >= _LEAST_PAIRS else (_USUAL_MISFIT,)
 
 
 def predict_left_out(

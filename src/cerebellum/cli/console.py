@@ -131,7 +131,8 @@ def print_narrow(grid: Grid, width: int = NARROW) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in grid.columns:
-        table.add_column(Text(name(column)), overflow="fold")
+        short = column is grid.columns[0] and all(len(row[0]) < width // 2 for row in grid.rows)
+        table.add_column(Text(name(column)), overflow="fold", no_wrap=short)
     for row in grid.rows:
         table.add_row(*(Text(name(cell)) for cell in row))
     drawn = io.StringIO()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cerebellum.cli.common import guarded, json_option, print_json
-from cerebellum.cli.console import print_grid, print_lines, stdout_console
+from cerebellum.cli.console import print_folded, print_narrow
 from cerebellum.cli.run import ALLOCATION_OPTIONS, with_options
 
 FilePath = click.Path(path_type=Path)
@@ -38,7 +38,7 @@ def plan(as_json: bool, **options: Any) -> None:
     if as_json:
         print_json(report.plan_json(result))
         return
-    say = stdout_console()
-    print_lines(say, report.plan_lines(result))
-    say.print()
-    print_grid(report.plan_grid(result))
+    for line in report.plan_lines(result):
+        print_folded(line)
+    print()
+    print_narrow(report.plan_grid(result))

@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.allocate.sensitivity import map_json
 from cerebellum.files import write_text
 from cerebellum.quoting import markdown, strict_json
 from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_pictures import ladder_picture
-from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
+from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
+    from cerebellum.allocate.sensitivity import SensitivityMap
     from cerebellum.results.allocation import Allocation, AllocationLadder
+    from cerebellum.stats.intervals import Interval
 
 
 def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
-    """``report.md``, ``report.json`` and ``ladder.svg`` of all sizes, into ``out``. Raises `OutputError`."""
+    """``report.md``, ``report.json``, ``sensitivity.json`` and ``ladder.svg`` of all sizes, into ``out``. Raises `OutputError`."""
     write_text(out / "ladder.svg", ladder_picture(ladder))
     write_text(out / "report.md", ladder_report(ladder))
     write_text(out / "report.json", strict_json(ladder_json(ladder)) + "\n")
+    write_text(out / "sensitivity.json", strict_json(map_json(shared_map(ladder))) + "\n")
+
+
+def shared_map(ladder: AllocationLadder) -> SensitivityMap:
+    """The map of the size that measured the anchors, with the checks of all."""
+    maps = [result.sensitivity for result in ladder.results]
+    measured = next((m for m, r in zip(maps, ladder.results, strict=True) if r.anchors.n_trials), maps[0])
+    return replace(measured, checks=tuple(check for one in maps for check in one.checks))
+
+
+def percent(ratio: Interval) -> str:
+    """A share of the stock file's KL divergence, with its interval."""
+    low, high = (f"{100 * max(v, 0.0):.0f}" if math.isfinite(v) else "?" for v in (ratio.low, ratio.high))
+    return f"{100 * ratio.estimate:.0f} % [{low}, {high}]"
 
 
 def recipes_grid(ladder: AllocationLadder) -> Grid:
@@ -33,13 +52,13 @@ def recipes_grid(ladder: AllocationLadder) -> Grid:
             label,
             megabytes(r.written.file_bytes),
             mean_cell(r),
-            share(r.controls.ratio),
+            percent(r.controls.ratio),
             equal_cell(r),
             ratio_word(r.controls.ratio),
         )
         for label, r in zip(ladder.labels, ladder.results, strict=True)
     )
-    columns = ("label", "size", "KLD", "KLD ÷ stock", "as good as stock", "verdict")
+    columns = ("label", "size", "KLD", "÷ stock", "good as stock", "verdict")
     notes = (
         measured_on(ladder.results[0].facts, "report").partition("; ")[2],
         "KLD: mean KL divergence to the reference, thousandths of a nat a token. Brackets: 95 % intervals.",
@@ -50,13 +69,13 @@ def recipes_grid(ladder: AllocationLadder) -> Grid:
 def mean_cell(result: Allocation) -> str:
     """The recipe's KL divergence on the report text."""
     mean = own_mean(result)
-    return with_limits(mean, MILLI, 3, sign=False) if mean else "?"
+    return with_limits(mean, MILLI, 2, sign=False) if mean else "?"
 
 
 def equal_cell(result: Allocation) -> str:
     """The bytes of a stock file as good."""
     found = result.controls.equivalent.n_bytes
-    return "none" if found is None else f"{megabytes(found)} ({100 * (found / result.written.file_bytes - 1):+.0f} %)"
+    return "none" if found is None else f"{megabytes(found)} {100 * (found / result.written.file_bytes - 1):+.0f} %"
 
 
 def stock_grid(ladder: AllocationLadder) -> Grid:

@@ -81,16 +81,25 @@ def equivalent_line(result: Allocation) -> str:
     """The stock file that is as good."""
     found, written = result.controls.equivalent, result.written
     if found.n_bytes is None:
-        best = min(result.controls.ladder, key=lambda rung: rung.kld)
-        return (
-            f"As good as: no stock file of those tried is as near to the reference; the best, {best.ftype}, has "
-            f"{megabytes(best.file_bytes)}."
-        )
-    limits = [megabytes(x) if x is not None else "?" for x in (found.low, found.high)]
+        return beyond_line(result)
+    low, high = (f"{x / 1e6:,.2f}" if x is not None else "?" for x in (found.low, found.high))
     more = 100.0 * (found.n_bytes / written.file_bytes - 1.0)
+    word = "larger" if more >= 0.0 else "smaller"
     return (
-        f"As good as: a stock file of {megabytes(found.n_bytes)} [{limits[0]}, {limits[1]}], {more:+.0f} % of its bytes (interpolated "
-        "between stock files)."
+        f"As good as: a stock file of {megabytes(found.n_bytes)} [{low}, {high}], which is {abs(more):.0f} % {word} (interpolated between "
+        "stock files)."
+    )
+
+
+def beyond_line(result: Allocation) -> str:
+    """What is known where the recipe is nearer to the reference than all stock files tried, or farther."""
+    rungs, mean = result.controls.ladder, own_mean(result)
+    best, worst = (f(rungs, key=lambda rung: rung.kld) for f in (min, max))
+    farther = mean is not None and mean.estimate > worst.kld
+    rung, word = (worst, "far from") if farther else (best, "near to")
+    return (
+        f"As good as: no stock file of those tried is as {word} the reference; {rung.ftype}, the last of them, has "
+        f"{megabytes(rung.file_bytes)}."
     )
 
 

@@ -104,13 +104,14 @@ def prediction_picture(result: Allocation) -> str:
     body.append(line(place(axis[0]), up(axis[0]), place(axis[-1]), up(axis[-1]), QUIET, 1.2, "5 4"))
     body.append(text(260, 438, "predicted, thousandths of a nat a token", anchor="middle"))
     body.append(text(12, 48, "measured", fill="#222"))
-    for i, one in enumerate(sorted(tried, key=lambda t: -t.measured)):
+    for i, one in enumerate(sorted(tried, key=lambda t: -t.measured), start=1):
         x, y = place(one.predicted * MILLI), up(one.measured * MILLI)
-        body.append((circle if one.kept else square)(x, y, OURS if one.kept else STOCK))
-        body.append(line(x, y, 448, 66 + 20 * i, "#bbb", 0.7))
-        body.append(
-            text(452, 70 + 20 * i, one.candidate.name + (" (kept)" if one.kept else ""), size=11, bold=one.kept)
-        )
+        mark, colour = (circle, OURS) if one.kept else (square, STOCK)
+        for at in ((x, y), (456.0, 62.0 + 22 * i)):
+            body.append(mark(*at, colour, 8.0))
+            body.append(text(at[0], at[1] + 4, str(i), anchor="middle", fill="#fff", size=10, bold=True))
+        words = one.candidate.name + (" (kept)" if one.kept else "")
+        body.append(text(472, 66 + 22 * i, words, size=11, bold=one.kept))
     body.append(text(12, 460, measured_on(result.facts, "search"), fill=QUIET, size=10))
     return picture("Predicted and measured", 720, 472, body)
 
@@ -174,7 +175,7 @@ def _series(
 ) -> list[str]:
     """Marks with their intervals and labels, joined by a line."""
     known = [(n / 1e6, mean, label) for n, mean, label in points if mean is not None and mean.estimate > 0.0]
-    parts, last = [], None
+    parts, last, taken = [], None, []
     for size, mean, label in sorted(known, key=lambda p: p[0]):
         at = (x(size), y(mean.estimate * MILLI))
         if last is not None:
@@ -184,10 +185,18 @@ def _series(
         parts += [line(at[0], ends[0], at[0], ends[1], colour, 2.0)]
         parts += [line(at[0] - 5, end, at[0] + 5, end, colour, 2.0) for end in ends]
         parts.append(mark(*at, colour))
-        parts.append(text(at[0] + (-8 if below else 9), at[1] + (16 if below else -7), label, fill=colour, size=11, bold=below,
-                          anchor="end" if below else "start"))  # fmt: skip
+        corner = (at[0] - 8, at[1] + 16) if below else free_place(at[0] + 9, at[1] - 7, taken)
+        taken.append(corner)
+        parts.append(text(*corner, label, fill=colour, size=11, bold=below, anchor="end" if below else "start"))
         last = at
     return parts
+
+
+def free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The place for a label at (x, y) or above it, where none of ``taken`` overlaps it (60 by 13 points)."""
+    while any(abs(x - a) < 60.0 and abs(y - b) < 13.0 for a, b in taken):
+        y -= 13.0
+    return x, y
 
 
 def _even(axis: Sequence[float], first: float, last: float) -> Place:

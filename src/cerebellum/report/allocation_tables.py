@@ -53,7 +53,7 @@ def types_grid(result: Allocation) -> Grid:
 
 def short_types_grid(result: Allocation) -> Grid:
     """Role by role, in few columns: how many tensors, bytes in both files, the recipe's types."""
-    rows = tuple((row[0], row[1], row[4], row[5], row[3]) for row in types_grid(result).rows)
+    rows = tuple((row[0], row[1], row[4], row[5], row[3].replace(" ×", "×")) for row in types_grid(result).rows)
     return Grid("Types by role", ("role", "n", "MB stock", "MB now", "types of the recipe"), rows)
 
 

@@ -42,7 +42,7 @@ def short_bench_grid(result: BenchResult) -> Grid:
     rows = tuple(
         (
             task.name,
-            *(next((_score_cell(s) for s in task.scores if s.role == role), "") for role in roles),
+            *(next((_short_score(s) for s in task.scores if s.role == role), "") for role in roles),
             task.word,
         )
         for task in result.tasks
@@ -72,6 +72,13 @@ def _score_cell(score: Score) -> str:
     if score.interval is None or score.n == 1:
         return f"{100 * score.value:.1f}"
     return with_limits(score.interval, 100.0, 1, sign=False)
+
+
+def _short_score(score: Score) -> str:
+    """A score in whole percent."""
+    if score.unusable or score.interval is None or score.n == 1:
+        return _score_cell(score)
+    return with_limits(score.interval, 100.0, 0, sign=False)
 
 
 def _pair_cells(pair: Pair, score: Score, task: TaskResult) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         f"{e.model}: at most {e.limit:,} bytes, compared with stock {e.base}",
         f"{e.n_trials} trials of {e.n_tensors} tensors; with recipes and controls {e.trial_chunks:,} trial-chunks "
         f"({e.search_chunks} chunks choose, {e.report_chunks} report)",
-        f"{duration(e.minutes)} ({e.seconds:.2g} s a chunk, timed), benchmarks not counted",
+        f"{duration(e.minutes)} ({e.seconds:.2g} s a chunk, timed); weight errors and benchmarks come on top",
         f"disk: about {megabytes(e.disk_bytes)}; memory: at most about {megabytes(e.memory_bytes)}",
         f"smallest difference that {min(e.search_chunks, e.report_chunks)} chunks show: about {100 * e.detectable:.0f} % of the stock "
         f"file's KL divergence; 5 % need {e.chunks_for_a_twentieth} chunks (where chunks differ by {100 * e.spread:.0f} %)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,10 +70,35 @@ def read_inputs(options: SessionOptions) -> Inputs:
         options.chat,
         options.n_chunks,
     )
-    doubts = () if options.imatrix is None else check_imatrix(options.imatrix, source, texts)
+    doubts = conversations_unasked(texts)
+    doubts += [] if options.imatrix is None else check_imatrix(options.imatrix, source, texts)
     if options.reference:
         check_predicts(model_file.read_model(options.reference))
     return Inputs(source, options.reference or options.model, options.imatrix, texts, tuple(doubts))
+
+
+def conversations_unasked(texts: Texts) -> list[str]:
+    """A warning for each plain text that is JSON lines of conversations: its brackets and names would be measured as text."""
+    paths = (texts.search_path, texts.report_path)
+    named = [(path, text) for path, text in zip(paths, (texts.search, texts.report), strict=True) if path and text]
+    return [
+        f"{path.name} looks like conversations in JSON lines, and its brackets and names are measured as text: give --chat to measure the "
+        "assistant's turns."
+        for path, text in named
+        if isinstance(text, str) and _is_conversation(text)
+    ]
+
+
+def _is_conversation(text: str) -> bool:
+    """Whether the first line is a JSON object that holds turns."""
+    line = text.lstrip("\ufeff \n").partition("\n")[0]
+    if not line.startswith("{") or len(line) > 1 << 20:
+        return False
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and any(isinstance(value.get(name), list) for name in ("messages", "conversations"))
 
 
 def check_base(options: SessionOptions, source: Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cerebellum.allocate.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
@@ -79,7 +79,7 @@ def estimate_allocation(
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
         chunks_to_show(0.05),
-        tuple(notes_of(options, search, report, n)),
+        tuple(notes_of(options, inputs.doubts, search, report, n)),
     )
 
 
@@ -144,9 +144,9 @@ def chunks_to_show(share: float) -> int:
     return next(n for n in itertools.count(2) if smallest_detectable(SPREAD / math.sqrt(n), n) <= share)
 
 
-def notes_of(options: SessionOptions, search: Split, report: Split, n: int) -> list[str]:
+def notes_of(options: SessionOptions, doubts: Sequence[str], search: Split, report: Split, n: int) -> list[str]:
     """What should be known before hours are spent."""
-    asked, found = options.n_chunks, []
+    asked, found = options.n_chunks, list(doubts)
     for split in (search, report):
         if asked is not None and len(split.chunks) < asked:
             found.append(f"the {split.name} text has only {len(split.chunks)} chunks for it, not {asked}")

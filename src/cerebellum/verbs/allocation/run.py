@@ -72,7 +72,8 @@ def allocate_session(
 def calibrated(
     options: SessionOptions, allocation: AllocationOptions, backend: Backend, progress: Progress
 ) -> SessionOptions:
-    """``options`` with the importance matrix that the job is to have: made where one is asked for, or the base or a named type needs one."""
+    """``options`` with the importance matrix that the job is to have: made where it is asked for, or where the base or a named type
+    needs one."""
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
     with_base = replace(options, base=options.base or allocation.target.like)
     return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
