@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cerebellum.api import (
         allocate,
         bench,
+        choose,
         demo,
         estimate,
         imatrix,
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "allocate",
     "bench",
+    "choose",
     "demo",
     "estimate",
     "imatrix",

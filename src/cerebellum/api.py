@@ -10,9 +10,9 @@ result.written.path
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from cerebellum import bundled
 from cerebellum.allocate.candidates import TypeRules
@@ -25,6 +25,7 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
 from cerebellum.keys import sha256_file
+from cerebellum.keywords import AllocateKeywords, ChooseKeywords, Names, PathLike, RunKeywords, SweepKeywords
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
@@ -45,9 +46,6 @@ from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
 from cerebellum.verbs.quantize import Quantized, quantize_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 from cerebellum.verbs.validity import check_models, judge_ladder_file
-
-PathLike = str | Path
-Names = str | Iterable[str]
 
 #: Questions of each of the small world's sets that the demo asks.
 DEMO_QUESTIONS = 50
@@ -228,13 +226,18 @@ def bench(
 
 
 def sweep(
-    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+    model: PathLike,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[SweepKeywords],
 ) -> SweepResult:
-    """Each chosen tensor alone at another type. ``options`` are those of `run`, as far as they concern a sweep.
+    """Each chosen tensor alone at another type. ``options``: `cerebellum.keywords.SweepKeywords`.
 
     With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict.
     """
-    session, trials, choice = split_options(Path(model), Path(out), options)
+    session, trials, choice = split_options(Path(model), Path(out), dict(options))
     allowed = None if options.get("allow") is None else choice.allowed_damage
     if allowed is not None and trials.race is None:
         raise InputError("allow bounds what a race goes on for; give race (--race) with it")
@@ -242,37 +245,72 @@ def sweep(
 
 
 def run(
-    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+    model: PathLike,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[RunKeywords],
+) -> Allocation | RunResult:
+    """The best file of a size with its proof, as the command ``run``: `allocate`, or `choose` where an option of a sweep is given.
+
+    ``options``: `cerebellum.keywords.RunKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
+    given: dict[str, Any] = dict(options)
+    if is_allocation(given):
+        return allocate(model, out=out, progress=progress, backend=backend, **of_allocation(given))
+    return choose(model, out=out, progress=progress, backend=backend, **of_sweep(given))
+
+
+#: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
+OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled", "refine")
+OF_SWEEP = (
+    "role", "to", "blocks", "race", "budget_tokens", "objective", "allow", "max_growth", "n_random", "trust_perplexity", "thresholds",
+)  # fmt: skip
+ALLOCATE = "allocate"
+
+
+def is_allocation(options: Mapping[str, Any]) -> bool:
+    """Whether `run` allocates: where its policy says so, or none is named and no option of a sweep given. Raises `InputError`."""
+    own, other = ([n for n in group if options.get(n) not in (None, False)] for group in (OF_ALLOCATION, OF_SWEEP))
+    policy = options.get("policy") or ("greedy" if other and not own else ALLOCATE)
+    if wrong := other if policy == ALLOCATE else own:
+        owner = (
+            "a sweep (--policy greedy or published)" if policy == ALLOCATE else f"an allocation (--policy {ALLOCATE})"
+        )
+        raise InputError(
+            f"--{wrong[0].replace('_', '-')} belongs to {owner} and does nothing under --policy {policy}: leave one out"
+        )
+    return bool(policy == ALLOCATE)
+
+
+def of_allocation(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those of a sweep."""
+    return {name: value for name, value in options.items() if name not in (*OF_SWEEP, "policy")}
+
+
+def of_sweep(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those of an allocation."""
+    return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
+
+
+def choose(
+    model: PathLike,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[ChooseKeywords],
 ) -> RunResult:
-    """A sweep of some roles at some types, a choice, its proof, in the folder ``out``; resumes what was begun there. For the best file of a
-    size see `allocate`.
+    """A sweep of some roles at some types, a choice among them, its proof, in the folder ``out``; resumes what was begun there.
 
-    Options, all by name:
-
-    * text, report_text: what chooses, what reports; ctx (2048), chunks (of each text; all by default)
-    * chat (True: the texts are conversations, JSON lines; only the assistant's turns are scored)
-    * base ("Q3_K_M"), reference (the model)
-    * imatrix (a file, "auto" or "none"), calibration_text (what "auto" makes it on; a bundled text by default). Without them one is made
-      where the model is unquantized and the base or a type to try needs it
-    * base_overrides (a file of pattern=type lines for the base), pure (True: the base without llama.cpp's mix), exclude (patterns of
-      tensors that stay as the model has them)
-    * role ("ffn_gate", several as a list, or "all"), to ("Q2_K", or a list), blocks (numbers)
-    * race (True: each trial gets text only until its verdict is settled), budget_tokens, budget_minutes
-    * policy ("greedy", "published"), objective ("kld", "nll"), allow (0.05: share of the base's own KL divergence that smaller
-      types may add), max_growth (bytes), n_random (3), seed (0), trust_perplexity (let it choose where the ladder says invalid)
-    * ubatch_size (tokens decoded at a time; None: 512, fewer with a large vocabulary), threads, gpu_layers, workers
-    * retry_failed (True: trials that failed before are tried again; else they stay left out)
-    * exact_reference (True: keep all words of the reference's rows, 2 bytes × vocabulary a scored token, instead of 2 kB)
-    * replay_bytes (1 GiB: memory to begin each trial at the block that it changes; 0: all whole)
-    * bench (task names: the written file, the base and the reference are asked them), bench_limit, bench_data, bench_margin (points),
-      bench_shots (examples before each question)
-
-    Raises a `CerebellumError`; whatever was measured by then is kept.
+    ``options``: `cerebellum.keywords.ChooseKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report import write_report
 
-    benchmarks = bench_options(options)
-    session, trials, choice = split_options(Path(model), Path(out), options)
+    given: dict[str, Any] = dict(options)
+    benchmarks = bench_options(given)
+    session, trials, choice = split_options(Path(model), Path(out), given)
     return run_session(
         session, trials, choice,
         backend=backend or _llama(), publish=write_report, progress=progress, bench_options=benchmarks,
@@ -280,20 +318,16 @@ def run(
 
 
 def allocate(
-    model: PathLike, *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+    model: PathLike,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[AllocateKeywords],
 ) -> Allocation:
     """The best file of a size, with its proof, into the folder ``out``: types are allocated to all tensors. Resumes what was begun there.
 
-    Options, all by name:
-
-    * size ("3.0GB" or bytes), bpw (bits a weight) or like ("Q4_K_M": that stock file's bytes; the default)
-    * types (names or patterns that tensors may take), never, only (roles or names that may change), keep ("token_embd=Q8_0")
-    * n_shuffled (20 controls), seed, map (a sensitivity.json to start from: no anchors are measured)
-    * refine (False: the recipe isn't improved by measuring it), budget_minutes (of refinement; by default it takes as much text as the
-      anchors)
-    * those of `run` that aren't about a sweep: text, report_text, ctx, chunks, chat, base, reference, imatrix, threads, bench, …
-
-    Raises a `CerebellumError`; whatever was measured by then is kept.
+    ``options``: `cerebellum.keywords.AllocateKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report.allocation import write_allocation
 
@@ -311,7 +345,7 @@ def ladder(
     out: PathLike,
     progress: Progress | None = None,
     backend: Backend | None = None,
-    **options: Any,
+    **options: Unpack[AllocateKeywords],
 ) -> AllocationLadder:
     """`allocate` for several ``sizes`` ("Q2_K,Q3_K_M", "3.0GB", "3.9bpw") from one study and one set of anchors: a file each, one table and
     one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
@@ -334,7 +368,7 @@ def estimate(
     out: PathLike = ".",
     progress: Progress | None = None,
     backend: Backend | None = None,
-    **options: Any,
+    **options: Unpack[AllocateKeywords],
 ) -> Estimate:
     """What `allocate` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
     _, session, allocation = _allocation_job(model, out, options)
@@ -342,10 +376,10 @@ def estimate(
 
 
 def _allocation_job(
-    model: PathLike, out: PathLike, options: dict[str, Any]
+    model: PathLike, out: PathLike, keywords: AllocateKeywords
 ) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
-    options = dict(options)
+    options: dict[str, Any] = dict(keywords)
     benchmarks, allocation = bench_options(options), allocation_options(options)
     check_text_named(Path(model), options.get("text"))
     if options.get("chunks") is None:
@@ -429,10 +463,15 @@ def _pair(word: str) -> tuple[str, str]:
 
 
 def demo(
-    *, out: PathLike, progress: Progress | None = None, backend: Backend | None = None, **options: Any
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **keywords: Unpack[AllocateKeywords],
 ) -> Allocation:
     """`allocate` on the bundled model, its own texts and some of its own questions, at the bytes of Q3_K_M:
     small enough for three minutes on two cores."""
+    options: dict[str, Any] = dict(keywords)
     small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
     small |= {"like": "Q3_K_M"} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
@@ -525,7 +564,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     choice = take(_CHOICE)
     check_numbers(given)
     if options:
-        raise InputError(f"unknown option {next(iter(options))!r}; help(cerebellum.run) lists them")
+        raise InputError(f"unknown option {next(iter(options))!r}; cerebellum.keywords lists them")
     return (
         SessionOptions(model, out, settings=settings, mix=MixOptions(**mix), **paths, **makes, **session),
         SweepOptions(**trials),
@@ -608,6 +647,7 @@ __all__ = [
     "Objective",
     "allocate",
     "bench",
+    "choose",
     "demo",
     "estimate",
     "imatrix",

@@ -32,7 +32,7 @@ def backend(lost: set[str]) -> ToyBackend:
 
 def test_what_was_found_is_in_report_json_and_card(model: Path, tmp_path: Path) -> None:
     options = {"text": tmp_path / "text.txt", "ctx": 64, "allow": 10.0, "bench": "world_facts", "out": tmp_path / "out"}
-    result = api.run(model, backend=backend(set(IDS[50:110])), **options)  # type: ignore[arg-type]
+    result = api.choose(model, backend=backend(set(IDS[50:110])), **options)  # type: ignore[arg-type]
     assert result.written and result.bench and result.bench.word == "fail"
     assert [round(score.value * 300) for score in result.bench.tasks[0].scores] == [239, 299, 300]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -45,7 +45,7 @@ def test_what_was_found_is_in_report_json_and_card(model: Path, tmp_path: Path) 
 
 def test_small_batches_of_text_are_no_small_batches_of_questions(model: Path, tmp_path: Path) -> None:
     """What bounds the logits of scored text would ask questions almost one by one, and `bench` would not find the answers again."""
-    result = api.run(
+    result = api.choose(
         model,
         backend=backend(set()),
         text=tmp_path / "text.txt",
@@ -61,7 +61,7 @@ def test_small_batches_of_text_are_no_small_batches_of_questions(model: Path, tm
 
 def test_tasks_that_can_not_be_asked_stop_the_run_before_it_begins(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere does not exist"):
-        api.run(
+        api.choose(
             model,
             backend=backend(set()),
             text=tmp_path / "text.txt",
@@ -77,9 +77,9 @@ def test_benchmarks_that_fail_leave_a_report_of_all_else(model: Path, tmp_path: 
     options = {"text": tmp_path / "text.txt", "ctx": 64, "allow": 10.0, "bench": "world_facts", "out": tmp_path / "out"}
     broken = ToyBackend(EFFECTS, toys={**backend(set()).toys, "base-Q3_K_M.gguf": Toy(nats=lambda *_: math.nan)})
     with pytest.raises(EngineError, match="world_facts, base"):
-        api.run(model, backend=broken, **options)  # type: ignore[arg-type]
+        api.choose(model, backend=broken, **options)  # type: ignore[arg-type]
     report = (tmp_path / "out" / "report.md").read_text()
     assert "benchmarks not finished: world_facts; the same command goes on" in report and "## Benchmarks" not in report
     assert json.loads((tmp_path / "out" / "report.json").read_text())["bench"] is None
-    again = api.run(model, backend=backend(set()), **options)  # type: ignore[arg-type]
+    again = api.choose(model, backend=backend(set()), **options)  # type: ignore[arg-type]
     assert again.bench and "not finished" not in (tmp_path / "out" / "report.md").read_text()

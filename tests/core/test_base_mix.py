@@ -52,7 +52,7 @@ def ground(tmp_path: Path) -> Path:
 def run(ground: Path, backend: FakeBackend | None = None, **more: Any) -> Any:
     effects = {TensorType(f"blk.{i}.ffn_gate.weight", "Q2_K"): Effect(kld=0.001 * i) for i in range(4)}
     given = {"text": ground / "text.txt", "report_text": ground / "other.txt", "ctx": 64, "out": ground / "out", **more}
-    return api.run(ground / "model.gguf", backend=backend or FakeBackend(effects), **given)
+    return api.choose(ground / "model.gguf", backend=backend or FakeBackend(effects), **given)
 
 
 def test_pure_is_one_type_for_all(ground: Path) -> None:
@@ -168,8 +168,8 @@ def test_a_base_that_is_not_made_takes_no_lines(ground: Path) -> None:
         "to": "Q2_K",
     }
     with pytest.raises(InputError, match="it is its own base"):
-        api.run(ground / "q.gguf", pure=True, **given)
-    found = api.run(ground / "q.gguf", exclude=["ffn"], **given)
+        api.choose(ground / "q.gguf", pure=True, **given)
+    found = api.choose(ground / "q.gguf", exclude=["ffn"], **given)
     assert not any("ffn" in row.effect.tensor for row in found.sweep.rows)
 
 
@@ -213,7 +213,7 @@ def test_a_quantized_file_that_says_f16(ground: Path) -> None:
     source = read_model(ground / "model.gguf")
     _write(ground / "q.gguf", source, FakeBackend().types(source.path, "Q4_0"), 1)
     with pytest.raises(InputError, match=r"says that its file type is F16.* --base"):
-        api.run(ground / "q.gguf", out=ground / "o", text=ground / "text.txt", ctx=64, backend=FakeBackend())
+        api.choose(ground / "q.gguf", out=ground / "o", text=ground / "text.txt", ctx=64, backend=FakeBackend())
     assert not (ground / "o").exists()
 
 

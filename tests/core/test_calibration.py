@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 
 def run(model: Path, backend: FakeBackend | None = None, **more: Any) -> RunResult:
     given = {"text": model.parent / "text.txt", "ctx": 64, "out": model.parent / "out", "n_random": 0, **more}
-    return api.run(model, backend=backend or FakeBackend(), **given)
+    return api.choose(model, backend=backend or FakeBackend(), **given)
 
 
 def test_none_is_made_where_nothing_needs_it(model: Path) -> None:

@@ -37,7 +37,7 @@ def test_every_verb_names_the_model_and_the_chunk(model: Path, nats: float, verb
         "perplexity": lambda: api.perplexity(model, **given),
         "measure": lambda: api.measure(model, reference=model, **given),
         "validity": lambda: api.validity(model, **given),
-        "run": lambda: api.run(model, out=out, **given),
+        "run": lambda: api.choose(model, out=out, **given),
         "sweep": lambda: api.sweep(model, out=out, **given),
     }
     with pytest.raises(EngineError, match=r"chunk \d+.*no (finite number|perplexity)") as caught:

@@ -153,7 +153,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = write_fake_model(here / f"{NAME}.gguf")
     swap = TensorType("blk.1.ffn_gate.weight", "Q2_K")
     backend = FakeBackend({swap: Effect(kld=0.0001), TensorType("token_embd.weight", "Q3_K"): Effect(kld=0.04)})
-    api.run(
+    api.choose(
         model, out=here / "out", text=here / f"search{NAME}", report_text=here / f"report{NAME}", ctx=64, blocks=[1], backend=backend,
         command=("cerebellum", "run", str(model)),
     )  # fmt: skip

@@ -93,7 +93,7 @@ def test_merges_that_cut_otherwise_are_refused(tmp_path: Path, text: Path) -> No
     other_text = tmp_path / "other.txt"
     other_text.write_text("bathed then hen the. " * 40, encoding="utf-8")
     with pytest.raises(InputError, match="cut the text into other tokens"):
-        api.run(
+        api.choose(
             one,
             report_text=other_text,
             out=tmp_path / "out",

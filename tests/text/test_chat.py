@@ -290,7 +290,7 @@ def ground(tmp_path: Path) -> Path:
 def run(ground: Path, **more: Any) -> Any:
     backend = FakeBackend({TensorType("token_embd.weight", "Q3_K"): Effect(kld=0.04), GATE: Effect(nll=0.2, kld=0.05)})
     options: dict[str, Any] = {"out": ground / "out", "text": ground / "chat.jsonl", "chat": True, "ctx": 32}
-    return api.run(ground / "model.gguf", backend=backend, **(options | more))
+    return api.choose(ground / "model.gguf", backend=backend, **(options | more))
 
 
 def test_a_run_on_conversations(ground: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_ladder_file_that_is_none(tmp_path: Path, content: str) -> None:
 def run(ground: Path, backend: FakeBackend, **more: Any) -> Any:
     texts = {"text": ground / "text.txt", "report_text": ground / "other.txt"}
     options = {**texts, "ctx": 64, "chunks": 24, "out": ground / "out", **more}
-    return api.run(ground / "model.gguf", backend=backend, **options)
+    return api.choose(ground / "model.gguf", backend=backend, **options)
 
 
 @pytest.mark.parametrize("options", [{"policy": "published"}, {"objective": "nll"}])

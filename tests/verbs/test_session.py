@@ -48,7 +48,7 @@ def options(model: Path, **more: Any) -> dict[str, Any]:
 
 
 def run(model: Path, backend: FakeBackend | None = None, **more: Any) -> RunResult:
-    return api.run(model, backend=backend or FakeBackend(EFFECTS), **options(model, **more))
+    return api.choose(model, backend=backend or FakeBackend(EFFECTS), **options(model, **more))
 
 
 def test_greedy_takes_the_cheap_ones_and_leaves_the_dear(model: Path) -> None:

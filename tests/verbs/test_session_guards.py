@@ -42,7 +42,7 @@ def ground(tmp_path: Path) -> Path:
 
 def run(ground: Path, backend: FakeBackend | None = None, **more: Any) -> RunResult:
     given = {"text": ground / "text.txt", "report_text": ground / "other.txt", "ctx": 64, "out": ground / "out", **more}
-    return api.run(ground / "model.gguf", backend=backend or FakeBackend(EFFECTS), **given)
+    return api.choose(ground / "model.gguf", backend=backend or FakeBackend(EFFECTS), **given)
 
 
 class Forgetful(FakeBackend):
@@ -202,7 +202,7 @@ def test_a_base_that_is_its_own_reference_still_gets_a_choice(ground: Path) -> N
     FakeBackend(EFFECTS).quantize(ground / "model.gguf", ground / "quantized.gguf", "Q4_K_M")
     given: dict[str, Any] = {"text": ground / "text.txt", "ctx": 64, "out": ground / "out", "allow": 0.05}
     given["report_text"] = ground / "other.txt"
-    result = api.run(ground / "quantized.gguf", backend=FakeBackend(EFFECTS), blocks=[1, 2], **given)
+    result = api.choose(ground / "quantized.gguf", backend=FakeBackend(EFFECTS), blocks=[1, 2], **given)
     assert result.choice.blocks == (1,) and result.base.twice
     assert "its own reference" in result.facts["warnings"][0]
     assert result.written is not None and "--allow-requantize" in result.written.reproduce

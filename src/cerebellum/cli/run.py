@@ -205,13 +205,13 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     from cerebellum import api
     from cerebellum.cli.allocation import run_allocation
 
-    allocates = is_allocation(options)
+    allocates = api.is_allocation(options)
     progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=not allocates)
     if allocates:
-        run_allocation(model, out, of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
+        run_allocation(model, out, api.of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
     else:
         refuse_dry_run(dry_run)
-        show_run(api.run(model, out=out, progress=progress, **of_sweep(given)), out, as_json)
+        show_run(api.choose(model, out=out, progress=progress, **api.of_sweep(given)), out, as_json)
 
 
 @click.command()
@@ -259,49 +259,6 @@ def demo(out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> N
 
     result = api.demo(out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
     show_allocation(result, out, as_json=as_json, wide=wide)
-
-
-#: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled", "refine")
-OF_SWEEP = (
-    "role",
-    "to",
-    "blocks",
-    "race",
-    "budget_tokens",
-    "objective",
-    "allow",
-    "max_growth",
-    "n_random",
-    "trust_perplexity",
-)
-ALLOCATE = "allocate"
-
-
-def is_allocation(options: dict[str, Any]) -> bool:
-    """Whether `run` allocates: where its policy says so, or none is named and no option of a sweep given. Raises `InputError`."""
-    from cerebellum.errors import InputError
-
-    own, other = ([n for n in group if options.get(n) not in (None, False)] for group in (OF_ALLOCATION, OF_SWEEP))
-    policy = options.get("policy") or ("greedy" if other and not own else ALLOCATE)
-    if wrong := other if policy == ALLOCATE else own:
-        owner = (
-            "a sweep (--policy greedy or published)" if policy == ALLOCATE else f"an allocation (--policy {ALLOCATE})"
-        )
-        raise InputError(
-            f"--{wrong[0].replace('_', '-')} belongs to {owner} and does nothing under --policy {policy}: leave one out"
-        )
-    return policy == ALLOCATE
-
-
-def of_allocation(options: dict[str, Any]) -> dict[str, Any]:
-    """The options without those of a sweep."""
-    return {name: value for name, value in options.items() if name not in (*OF_SWEEP, "policy")}
-
-
-def of_sweep(options: dict[str, Any]) -> dict[str, Any]:
-    """The options without those of an allocation."""
-    return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
 
 
 def refuse_dry_run(dry_run: bool) -> None:
