@@ -111,7 +111,7 @@ def test_the_pictures_are_svg_of_the_recipe(ground: Path, result: Allocation) ->
     assert sorted(cells) == sorted([*types, *key])
     drawn = ET.parse(ground / "out" / "prediction.svg")
     marks = [e for e in drawn.iter() if e.tag.endswith("circle")]
-    assert len(marks) == 1  # the kept one is told apart
+    assert len(marks) == 2  # the kept one, and its place in the key, are told apart
 
 
 def test_the_card_is_yaml_and_says_what_was_not_tested(result: Allocation) -> None:
@@ -243,7 +243,7 @@ def test_the_estimate_counts_the_trials_that_the_run_makes(
     ground: Path, result: Allocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = ground / "model-F16.gguf"
-    options = {"text": ground / "text.txt", "ctx": 64, "like": "Q3_K_M"}
+    options: dict[str, Any] = {"text": ground / "text.txt", "ctx": 64, "like": "Q3_K_M"}
     found = api.estimate(path, out=tmp_path / "no", backend=planted(path), **options)
     assert found.n_trials == result.anchors.n_trials and found.n_tensors == len(result.table.names)
     assert found.limit == result.limit and (found.search_chunks, found.report_chunks) == (30, 30)
