@@ -23,6 +23,7 @@ from cerebellum.report.allocation_card import allocation_card, base_model, front
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.testing import write_fake_model
+from cerebellum.verbs.inputs import Texts, conversations_unasked
 from tests.allocate.test_allocation import BLOCKS, allocate, planted
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -270,3 +271,21 @@ def test_another_model_needs_its_own_text(ground: Path) -> None:
 
 def test_the_usual_number_of_chunks() -> None:
     assert [api.usual_chunks(ctx) for ctx in (512, 2048, 8192, 100)] == [64, 16, 16, 328]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}]}\n{}', True),
+        ('\n{"conversations": []}\n', True),
+        ('{"messages": 3}', False),
+        ("{not JSON", False),
+        ("[" * 5000, False),
+        ("Once upon a time", False),
+    ],
+)
+def test_conversations_measured_as_text_are_told(text: str, is_told: bool) -> None:
+    texts = Texts(Path("talk.jsonl"), text, None, None, False, None)
+    assert [w.startswith("talk.jsonl looks like conversations") for w in conversations_unasked(texts)] == [
+        True
+    ] * is_told

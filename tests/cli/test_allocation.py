@@ -83,10 +83,3 @@ def test_what_would_waste_hours_is_refused_at_once(ground: Path) -> None:
     )
     refused(cerebellum(ground, *RUN[:4], "--role", "ffn_up", "--dry-run", "--out", "no"), code, "of an allocation")
     assert not (ground / "no").exists()
-
-
-def test_conversations_as_plain_text_are_told(ground: Path) -> None:
-    lines = [json.dumps({"messages": [{"role": "user", "content": word}]}) for word in tiny.text(1200).split()]
-    (ground / "talk.jsonl").write_text("\n".join(lines))
-    done = cerebellum(ground, *RUN[:2], "--text", "talk.jsonl", *SMALL, "--out", "no", "--dry-run", "-q")
-    assert "give --chat" in " ".join(done.stdout.split()), done.stderr
