@@ -17,7 +17,7 @@ from typing import Any, Unpack
 from cerebellum import bundled
 from cerebellum.allocate.candidates import TypeRules
 from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.sizes import parse_ladder, parse_target
+from cerebellum.allocate.sizes import Target, parse_ladder, parse_target
 from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
@@ -352,14 +352,19 @@ def ladder(
     from cerebellum.report.allocation import write_allocation
     from cerebellum.report.allocation_ladder import write_allocation_ladder
 
-    if any(options.get(name) is not None for name in ("size", "bpw", "like")):
-        raise InputError("--ladder names the sizes: leave out --size, --bpw and --like")
-    targets = parse_ladder(names(sizes))
+    targets = ladder_targets(sizes, options)
     benchmarks, session, allocation = _allocation_job(model, out, options)
     return allocate_ladder(
         session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
         publish_ladder=write_allocation_ladder, progress=progress, bench_options=benchmarks,
     )  # fmt: skip
+
+
+def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:
+    """The sizes of a ladder; the options name none beside. Raises `InputError`."""
+    if any(options.get(name) is not None for name in ("size", "bpw", "like")):
+        raise InputError("--ladder names the sizes: leave out --size, --bpw and --like")
+    return parse_ladder(names(sizes))
 
 
 def estimate(

@@ -23,6 +23,7 @@ from cerebellum.report.allocation_card import allocation_card, base_model, front
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.testing import write_fake_model
+from cerebellum.verbs.inputs import Texts, conversations_unasked
 from tests.allocate.test_allocation import BLOCKS, allocate, planted
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
@@ -111,7 +112,7 @@ def test_the_pictures_are_svg_of_the_recipe(ground: Path, result: Allocation) ->
     assert sorted(cells) == sorted([*types, *key])
     drawn = ET.parse(ground / "out" / "prediction.svg")
     marks = [e for e in drawn.iter() if e.tag.endswith("circle")]
-    assert len(marks) == 1  # the kept one is told apart
+    assert len(marks) == 2  # the kept one, and its place in the key, are told apart
 
 
 def test_the_card_is_yaml_and_says_what_was_not_tested(result: Allocation) -> None:
@@ -271,3 +272,21 @@ def test_another_model_needs_its_own_text(ground: Path) -> None:
 
 def test_the_usual_number_of_chunks() -> None:
     assert [api.usual_chunks(ctx) for ctx in (512, 2048, 8192, 100)] == [64, 16, 16, 328]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}]}\n{}', True),
+        ('\n{"conversations": []}\n', True),
+        ('{"messages": 3}', False),
+        ("{not JSON", False),
+        ("[" * 5000, False),
+        ("Once upon a time", False),
+    ],
+)
+def test_conversations_measured_as_text_are_told(text: str, is_told: bool) -> None:
+    texts = Texts(Path("talk.jsonl"), text, None, None, False, None)
+    assert [w.startswith("talk.jsonl looks like conversations") for w in conversations_unasked(texts)] == [
+        True
+    ] * is_told

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cerebellum import api
-from cerebellum.allocate.sensitivity import expected_damage, map_json, map_of
+from cerebellum.allocate.sensitivity import Expected, corrected, expected_damage, map_json, map_of
 from cerebellum.errors import InputError, OutputError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import parse_overrides, resolve
@@ -51,8 +51,9 @@ def test_a_plan_for_the_same_size_is_what_the_run_chose_by_its_slopes(ground: Pa
     plan = api.plan(ground / "out" / "sensitivity.json", like="Q3_K_M")
     measured = next(t for t in result.tried if t.candidate.name == "measured slopes")
     assert plan.types == measured.candidate.types and plan.file_bytes == measured.file_bytes <= plan.limit
-    assert plan.expected.mean == pytest.approx(measured.predicted)
-    assert plan.expected.low < plan.expected.mean < plan.expected.high
+    assert plan.predicted.mean == pytest.approx(measured.predicted)
+    assert plan.predicted.low < plan.predicted.mean < plan.predicted.high
+    assert plan.expected.low < measured.measured < plan.expected.high
 
 
 def test_the_override_file_gives_the_planned_bytes(ground: Path, result: Allocation, tmp_path: Path) -> None:
@@ -80,8 +81,17 @@ def test_a_plan_is_the_best_of_all(ground: Path, result: Allocation) -> None:
         types = {**table.base_types, **dict(zip(free, kinds, strict=True))}
         if table.file_bytes(types) <= plan.limit:
             best = min(best, expected_damage(result.anchors.model, table, types).mean)
-    assert plan.expected.mean == pytest.approx(best)
+    assert plan.predicted.mean == pytest.approx(best)
     assert all(plan.types[n] == table.base_types[n] for n in table.names if n not in free)
+
+
+def test_a_prediction_is_corrected_by_what_was_measured() -> None:
+    said = Expected(2.0, 1.0, 4.0)
+    assert corrected(said, ()) == said
+    found = corrected(said, (1.5, 1.5, 1.5))
+    assert (found.mean, found.low, found.high) == pytest.approx((3.0, 1.5, 6.0))
+    wide = corrected(said, (0.5, 1.5, 4.5))
+    assert wide.mean == pytest.approx(3.0) and wide.high / wide.mean > 3.0 ** (1.645 / 0.6745)
 
 
 def test_larger_sizes_are_expected_to_lose_less(ground: Path, result: Allocation) -> None:

@@ -7,9 +7,10 @@ model, its measured anchors, and on what they were measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from cerebellum.allocate.damage import Anchor, DamageModel, Slope
@@ -73,6 +74,20 @@ def expected_damage(model: DamageModel, table: Table, types: Mapping[str, str]) 
     if mean <= 0.0:
         return Expected(0.0, 0.0, 0.0)
     factor = math.exp(Z90 * math.sqrt(math.log1p(variance / mean**2)))
+    return Expected(mean, mean / factor, mean * factor)
+
+
+def corrected(predicted: Expected, ratios: Sequence[float]) -> Expected:
+    """``predicted`` as far as recipes that were measured say: times the median of measured over predicted, its interval widened by how
+    much these ratios differ. Without any measured recipe as it is."""
+    logs = [math.log(ratio) for ratio in ratios if ratio > 0.0]
+    if not logs or predicted.mean <= 0.0:
+        return predicted
+    centre = median(logs)
+    off = median(abs(x - centre) for x in logs) / 0.6745 if len(logs) > 1 else 0.2
+    own = math.log(predicted.high / predicted.mean) / Z90
+    factor = math.exp(Z90 * math.hypot(own, off))
+    mean = predicted.mean * math.exp(centre)
     return Expected(mean, mean / factor, mean * factor)
 
 

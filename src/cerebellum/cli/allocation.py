@@ -44,12 +44,11 @@ def run_allocation(
 
 def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:
     """The options that an estimate is made for: of a ladder its largest stock size, anchors being the same for all."""
-    from cerebellum.allocate.sizes import parse_ladder
-    from cerebellum.api import names
+    from cerebellum.api import ladder_targets
 
     if not sizes:
         return options
-    target = parse_ladder(names(sizes))[-1]
+    target = ladder_targets(sizes, options)[-1]
     size = {"like": target.like} if target.like else {"bpw": target.bits} if target.bits else {"size": target.n_bytes}
     return {**options, **size}
 

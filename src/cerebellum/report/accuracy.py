@@ -74,7 +74,8 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     ranks = [np.asarray(rankdata(values), np.float64) for values in (x, y)]
     if any(r.std() == 0.0 for r in ranks):
         return math.nan
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    a, b = (r - r.mean() for r in ranks)
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
 def accuracy_grid(accuracy: Accuracy) -> Grid:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.allocate.sensitivity import map_json
 from cerebellum.files import write_text
-from cerebellum.quoting import markdown, strict_json
+from cerebellum.quoting import code_span, markdown, strict_json
 from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_pictures import ladder_picture
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
@@ -95,7 +95,7 @@ def ladder_report(ladder: AllocationLadder) -> str:
     """The page."""
     first = ladder.results[0]
     files = [
-        f"* {label}: `{r.written.path.name}`, report in `{label}/`"
+        f"* {label}: {code_span(r.written.path.name)}, report in {code_span(label + '/')}"
         for label, r in zip(ladder.labels, ladder.results, strict=True)
     ]
     parts = [

@@ -175,8 +175,9 @@ def _series(
 ) -> list[str]:
     """Marks with their intervals and labels, joined by a line."""
     known = [(n / 1e6, mean, label) for n, mean, label in points if mean is not None and mean.estimate > 0.0]
-    parts, last = list[str](), None
+    parts: list[str] = []
     taken: list[tuple[float, float]] = []
+    last: tuple[float, float] | None = None
     for size, mean, label in sorted(known, key=lambda p: p[0]):
         at = (x(size), y(mean.estimate * MILLI))
         if last is not None:

@@ -60,7 +60,7 @@ def short_types_grid(result: Allocation) -> Grid:
 def own_mean(result: Allocation) -> Interval | None:
     """The recipe's mean KL divergence on the report text, nats a token."""
     divergence = result.controls.comparison.rows[1].summary.divergence
-    return None if divergence is None else divergence.mean
+    return divergence.mean if divergence else None
 
 
 def controls_grid(result: Allocation) -> Grid:

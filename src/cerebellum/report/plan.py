@@ -21,8 +21,9 @@ def plan_lines(plan: Planned) -> list[str]:
     low, high = expected.low * MILLI, expected.high * MILLI
     lines = [
         f"{plan.file_bytes:,} bytes of at most {plan.limit:,} ({plan.target}) for {facts['model']['file']}",
-        f"expected KL divergence: {expected.mean * MILLI:.3g} thousandths of a nat a token [{low:.3g}, {high:.3g}], effects of single "
-        "tensors added up; not measured",
+        f"expected KL divergence: {expected.mean * MILLI:.3g} thousandths of a nat a token [{low:.3g}, {high:.3g}, 90 %]; not "
+        "measured",
+        f"that is {plan.predicted.mean * MILLI:.3g}, effects of single tensors added up, and what they were off before",
         ratios_line(plan),
     ]
     if facts.get("text"):
@@ -67,6 +68,7 @@ def plan_json(plan: Planned) -> dict[str, Any]:
         "model": plan.sensitivity.facts["model"],
         "target": {"asked": str(plan.target), "limit_bytes": plan.limit},
         "file_bytes": plan.file_bytes,
+        "predicted": as_json(plan.predicted),
         "expected": as_json(plan.expected),
         "measured_over_predicted": list(plan.ratios),
         "types": dict(plan.types),

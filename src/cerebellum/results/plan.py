@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cerebellum.allocate.sensitivity import Expected, SensitivityMap
+from cerebellum.allocate.sensitivity import Expected, SensitivityMap, corrected
 from cerebellum.allocate.sizes import Target
 from cerebellum.gguf.overrides import Overrides
 
@@ -14,14 +14,14 @@ from cerebellum.gguf.overrides import Overrides
 @dataclass(frozen=True, slots=True)
 class Planned:
     """``types``: of the tensors in the map's table; ``overrides`` name every tensor that llama.cpp quantizes, so that no mix decides one.
-    ``expected``: mean KL divergence from the source. ``overrides_path`` None: not written."""
+    ``predicted``: mean KL divergence from the source, damages added up. ``overrides_path`` None: not written."""
 
     sensitivity: SensitivityMap
     target: Target
     limit: int
     types: Mapping[str, str]
     file_bytes: int
-    expected: Expected
+    predicted: Expected
     overrides: Overrides
     overrides_path: Path | None
 
@@ -29,6 +29,11 @@ class Planned:
     def ratios(self) -> tuple[float, ...]:
         """Measured over predicted KL divergence of the recipes that the allocation measured, smallest first."""
         return tuple(sorted(c.measured / c.predicted for c in self.sensitivity.checks if c.predicted > 0.0))
+
+    @property
+    def expected(self) -> Expected:
+        """The prediction, corrected by what measured recipes turned out to be."""
+        return corrected(self.predicted, self.ratios)
 
     @property
     def quantize(self) -> str:

@@ -64,7 +64,7 @@ def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung:
     trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
     scores: Scores = session.runner(split).measure([trial], split.chunks, f"stock ladder: {ftype}")[trial.label]
     divergence = summarize(scores).divergence
-    return Rung(ftype, file_bytes(table.base, types), mean_kld(scores), None if divergence is None else divergence.mean)
+    return Rung(ftype, file_bytes(table.base, types), mean_kld(scores), divergence.mean if divergence else None)
 
 
 def equivalent_bytes(rungs: Sequence[Rung], kld: float) -> float | None:
