@@ -90,7 +90,9 @@ SWEEP_OPTIONS = (
         help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
     ),
     click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
-    click.option("--budget-minutes", type=click.FloatRange(min=0), help="Race, or refine an allocation, within this time."),
+    click.option(
+        "--budget-minutes", type=click.FloatRange(min=0), help="Race, or refine an allocation, within this time."
+    ),
     batch_option,
     threads_option,
     gpu_option,
