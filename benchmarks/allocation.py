@@ -52,7 +52,7 @@ def measured(case: Case, like: str, imatrix: str, out: Path, more: dict[str, Any
     """One row, from ``out`` if it holds a finished one."""
     kept = out / "row.json"
     if not kept.exists():
-        report_text = {"report_text": case.report_text} if case.report_text else {}
+        report_text: dict[str, Any] = {"report_text": case.report_text} if case.report_text else {}
         result = api.allocate(
             case.model, out=out, text=case.text, ctx=case.ctx, chunks=case.chunks, like=like, imatrix=imatrix,
             progress=ConsoleProgress(quiet=False), **report_text, **more,

@@ -175,7 +175,7 @@ def test_an_importance_matrix_that_is_asked_for_is_made_and_widens_the_choice(mo
     calibration = model.parent / "calibration.txt"
     calibration.write_text(" ".join(f"other{i * i % 7919}" for i in range(64 * 20)))
     plain = allocate(model, imatrix="none", refine=False, n_shuffled=0, out=model.parent / "plain")
-    given = {"imatrix": "auto", "calibration_text": calibration, "refine": False, "n_shuffled": 0}
+    given: dict[str, Any] = {"imatrix": "auto", "calibration_text": calibration, "refine": False, "n_shuffled": 0}
     result = allocate(model, **given)
     assert (model.parent / "out" / "imatrix.gguf").exists() and result.facts["imatrix"]["file"] == "imatrix.gguf"
     name = "blk.1.ffn_up.weight"
