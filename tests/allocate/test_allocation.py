@@ -58,12 +58,16 @@ def test_it_finds_what_the_planted_slopes_would_choose_and_proves_the_file(model
     assert written.file_bytes == written.path.stat().st_size <= result.limit == result.base.model.file_bytes
     truth = slopes(model)
     best = solve(result.table.offers(lambda name, e: truth[name] * e), result.limit - result.table.fixed_bytes())
-    ours = sum(truth[n] * error(model, n, k) for n, k in result.kept.candidate.types.items())
+    assert result.refined is not None
+    before, ours = (
+        sum(truth[n] * error(model, n, k) for n, k in types.items())
+        for types in (result.kept.candidate.types, result.refined.types)
+    )
     stock = sum(truth[n] * error(model, n, "Q3_K") for n in truth)
-    assert ours <= 1.1 * best.cost < 0.8 * stock
+    assert best.cost <= ours <= 1.02 * before <= 1.15 * best.cost < 0.8 * stock
     assert result.controls.ratio.high < 1.0
     types = read_model(written.path).types
-    assert {n: types[n] for n in result.table.names} == dict(result.kept.candidate.types)
+    assert {n: types[n] for n in result.table.names} == dict(result.refined.types)
     assert written.equal_chunks == len(range(30))
 
 
