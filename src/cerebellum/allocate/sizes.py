@@ -43,12 +43,12 @@ def parse_target(size: str | int | None, bits: float | None, like: str | None, d
     return Target(like=ftype_name(like or default))
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: str | int, option: str = "--size") -> int:
     """``3.0GB`` → 3,000,000,000 (``GiB`` are powers of two; a bare number is bytes). Raises `InputError`."""
     found = _SIZE.match(str(text))
     unit = _UNITS.get(found[2].upper()) if found else None
     if found is None or unit is None or not (n := int(float(found[1]) * unit)):
-        raise InputError(f"{text!r} is not a size (--size); write 3.0GB, 900MB or a number of bytes")
+        raise InputError(f"{text!r} is not a size ({option}); write 3.0GB, 900MB or a number of bytes")
     return n
 
 

@@ -7,6 +7,7 @@ import click
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.bench import bench
+from cerebellum.cli.fit import fit
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
@@ -40,5 +41,6 @@ for command in (
     transfer_check,
     verify,
     lm_eval,
+    fit,
 ):
     main.add_command(command)

@@ -24,6 +24,7 @@ from cerebellum.cli.common import (
     threads_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_grid, print_lines, stdout_console
+from cerebellum.cli.fit import FIT_OPTIONS, sized
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @model_argument
-@with_options(out_option, *ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@with_options(out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
 @json_option
 @quiet_option
 @guarded
@@ -189,7 +190,7 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> N
     """
     from cerebellum import api
 
-    progress, given = ConsoleProgress(quiet=quiet), told(options)
+    progress, given = ConsoleProgress(quiet=quiet), told(sized(model, options))
     if is_allocation(given):
         show_allocation(api.allocate(model, out=out, progress=progress, **of_allocation(given)), out, as_json)
     else:

@@ -46,6 +46,11 @@ class Host:
 
         return weight_errors(*args)
 
+    def memory(self, *args: Any) -> Any:
+        from cerebellum.llamacpp.memory import allocated
+
+        return allocated(*args)
+
     def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.trial.engine import LlamaEngine
 
