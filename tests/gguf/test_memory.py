@@ -96,7 +96,7 @@ def gemma4() -> Model:
 
 
 def test_shared_layers_of_gemma_4() -> None:
-    """Llama.cpp prints 192 MiB for the 3 layers that see all and 12 MiB for 12 windows; without flash attention values are padded to 512."""
+    """Llama.cpp prints 192 MiB for the 3 layers that see all and 12 MiB for 12 windows; without flash attention values are 512 wide."""
     assert cache_bytes(gemma4(), ContextUse(32768)) == (192 + 12) * MIB
     assert cache_bytes(gemma4(), ContextUse(32768, flash_attention=False)) == (192 + 18) * MIB
 

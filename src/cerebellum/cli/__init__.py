@@ -27,7 +27,11 @@ SECTIONS = {
 }
 
 
-@click.group(cls=SectionedGroup, sections=SECTIONS, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=SectionedGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="cerebellum")
 def main() -> None:
     """Find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.

@@ -19,19 +19,37 @@ if TYPE_CHECKING:
 
 #: Columns of a terminal from which on two answers stand side by side.
 _SIDE_BY_SIDE = 100
-_ctx_option = click.option("-c", "--ctx", "n_ctx", type=click.IntRange(min=8), help="Tokens of context. [default: 8192, or what it was trained for]")
+_ctx_option = click.option(
+    "-c",
+    "--ctx",
+    "n_ctx",
+    type=click.IntRange(min=8),
+    help="Tokens of context. [default: 8192, or what it was trained for]",
+)
 
 
 @click.command("try")
 @model_argument
 @click.argument("prompt")
-@click.option("--against", type=click.Path(path_type=Path), help="Another GGUF, the base for example, that answers beside it.")
+@click.option(
+    "--against", type=click.Path(path_type=Path), help="Another GGUF, the base for example, that answers beside it."
+)
 @click.option("--system", help="System message.")
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
-@click.option("-n", "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens written at most.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0: the likeliest token each time.")
+@click.option(
+    "-n", "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens written at most."
+)
+@click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    help="0: the likeliest token each time.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=4096, show_default=True, help="Tokens of context.")
+@click.option(
+    "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=4096, show_default=True, help="Tokens of context."
+)
 @gpu_option
 @threads_option
 @json_option
@@ -67,7 +85,9 @@ def _show_answers(answers: list[Answer]) -> None:
     console = stdout_console()
     texts = [Text(printable_lines(answer.text)) for answer in answers]
     if len(answers) > 1 and console.is_terminal and console.width >= _SIDE_BY_SIDE:
-        table = Table(*[Text(_headline(answer)) for answer in answers], expand=True)
+        table = Table(expand=True)
+        for answer in answers:
+            table.add_column(Text(_headline(answer)))
         table.add_row(*texts)
         console.print(table)
     else:
@@ -77,7 +97,9 @@ def _show_answers(answers: list[Answer]) -> None:
             console.print()
     if len(answers) > 1:
         n = first_difference(answers[0].text, answers[1].text)
-        console.print("the two answers are equal" if n is None else f"the two answers are equal for {n} words", highlight=False)
+        console.print(
+            "the two answers are equal" if n is None else f"the two answers are equal for {n} words", highlight=False
+        )
     for warning in dict.fromkeys(w for answer in answers for w in answer.warnings):
         print(printable(f"warning: {warning}"), file=sys.stderr)
 
@@ -101,13 +123,11 @@ def modelfile(model: Path, out: Path | None, n_ctx: int | None, force: bool) -> 
 
     Example: cerebellum modelfile model-Q4_K_M.gguf -o Modelfile && ollama create mine -f Modelfile
     """
-    import os
-
     from cerebellum.errors import OutputError
     from cerebellum.files import write_text
     from cerebellum.verbs.usage import modelfile_of
 
-    file = model if out is None else Path(os.path.relpath(model, out.parent))
+    file = model if out is None else _seen_from(out.parent, model)
     made = modelfile_of(model, file, n_ctx)
     for note in made.notes:
         print(printable(f"note: {note}"), file=sys.stderr)
@@ -118,6 +138,12 @@ def modelfile(model: Path, out: Path | None, n_ctx: int | None, force: bool) -> 
         raise OutputError(f"{out} exists already; give another name or --force")
     write_text(out, made.text)
     print(printable(f"{out} written: ollama create NAME -f {out}"))
+
+
+def _seen_from(folder: Path, file: Path) -> Path:
+    """``file`` relative to ``folder`` where it lies below, else its whole path."""
+    whole = file.resolve()
+    return whole.relative_to(folder.resolve()) if whole.is_relative_to(folder.resolve()) else whole
 
 
 @click.command()

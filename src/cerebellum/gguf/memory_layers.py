@@ -41,8 +41,8 @@ _BOTH = ("falcon-h1",)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """``keys`` and ``values``: numbers a token that the layer caches, 0 where it has none of its own; ``window``: tokens it looks back, None
-    for all; ``state_bytes``: its recurrent state."""
+    """``keys`` and ``values``: numbers a token that the layer caches, 0 where it has none of its own; ``window``: tokens it looks back,
+    None for all; ``state_bytes``: its recurrent state."""
 
     keys: int
     values: int

@@ -1,4 +1,4 @@
-"""What llama.cpp itself would allocate for a model and a context, from its own log. The model is opened without its weights (`no_alloc`)."""
+"""What llama.cpp itself would allocate for a model and a context, from its own log: the model is opened without weights (`no_alloc`)."""
 
 from __future__ import annotations
 

@@ -38,7 +38,8 @@ def fit_lines(fit: Fit) -> list[str]:
     if fit.checked is not None:
         said = fit.checked.cache + fit.checked.device_compute
         lines.append(
-            f"llama.cpp itself, asked without loading the weights: cache and compute buffers of {_mb(said)} MB at {fit.checked_ctx:,} tokens"
+            f"llama.cpp itself, asked without loading the weights: {_mb(said)} MB of cache and compute buffers at {fit.checked_ctx:,} "
+            "tokens"
         )
     return [*lines, *fit.notes]
 
@@ -49,7 +50,8 @@ def _answer(fit: Fit) -> str:
     if fit.largest:
         return f"fits with a context of up to {fit.largest:,} tokens{trained} ({types})"
     if fit.use.n_gpu_layers < 0 and fit.layers_that_fit:
-        return f"does not fit whole; {fit.layers_that_fit} of {fit.n_layers} layers fit (-ngl {fit.layers_that_fit}), the others stay on the host"
+        share = f"{fit.layers_that_fit} of {fit.n_layers} layers fit (-ngl {fit.layers_that_fit})"
+        return f"does not fit whole; {share}, the others stay on the host"
     return f"does not fit with any context ({types})"
 
 

@@ -86,7 +86,7 @@ def _with_system(template: Template, turns: Turns) -> Turns:
     if start is not None:
         return replace(turns, system=(start, after))
     # Without a system message the template writes one of its own: it lies in what stands before the first question.
-    shared = os.path.commonprefix([before, turns.begin])
+    shared = before if turns.begin.startswith(before) else ""
     if shared == before and turns.begin.endswith(after) and mark is not None:
         default = turns.begin[len(before) : len(turns.begin) - len(after)]
         bos = template.bos if template.bos and before.startswith(template.bos) and template.bos != mark[0] else ""
@@ -115,7 +115,9 @@ class Modelfile:
     notes: tuple[str, ...] = field(default=())
 
 
-def modelfile(file: Path, template: Template | None, stops: Sequence[str], n_ctx: int | None, license_name: str = "") -> Modelfile:
+def modelfile(
+    file: Path, template: Template | None, stops: Sequence[str], n_ctx: int | None, license_name: str = ""
+) -> Modelfile:
     """For the GGUF ``file`` (as it is to stand there). ``stops``: end marks that the vocabulary names; those of the turns are added.
 
     Raises `InputError` for a file name that no line of a Modelfile can hold.
@@ -136,7 +138,9 @@ def modelfile(file: Path, template: Template | None, stops: Sequence[str], n_ctx
     else:
         notes.append("the model has no chat template: Ollama sends the input verbatim")
     ends = [*stops, *(_MARK.findall(turns.assistant[1]) if turns else [])]
-    lines += [f'PARAMETER stop "{stop}"' for stop in dict.fromkeys(ends) if stop and '"' not in stop and "\n" not in stop]
+    lines += [
+        f'PARAMETER stop "{stop}"' for stop in dict.fromkeys(ends) if stop and '"' not in stop and "\n" not in stop
+    ]
     lines += [f"PARAMETER num_ctx {n_ctx}"] if n_ctx else []
     if license_name:
         lines += [f'LICENSE """{printable(license_name).replace(chr(34), "")}"""']
@@ -147,7 +151,7 @@ def _one_line(file: Path) -> str:
     name = os.fspath(file)
     if printable(name) != name or name != name.strip():
         raise InputError(f"a Modelfile can't name the file {printable(name)}: rename it")
-    return name if os.path.isabs(name) or name.startswith(("./", "../")) else f"./{name}"
+    return name if file.is_absolute() or name.startswith(("./", "../")) else f"./{name}"
 
 
 def _pieces(turns: Turns) -> list[str]:
@@ -158,7 +162,9 @@ def go_template(turns: Turns, template: Template) -> str:
     """In Go's template language over ``.Messages``. BOS is left out where the vocabulary adds it, as Ollama's tokenizer does."""
     begin = turns.begin.removeprefix(template.bos) if template.adds_bos and template.bos else turns.begin
     parts = [("system", turns.system), ("user", turns.user), ("assistant", turns.assistant)]
-    cases = [f'eq .Role "{role}" }}}}{_go(piece[0])}{{{{ .Content }}}}{_go(piece[1])}' for role, piece in parts if piece]
+    cases = [
+        f'eq .Role "{role}" }}}}{_go(piece[0])}{{{{ .Content }}}}{_go(piece[1])}' for role, piece in parts if piece
+    ]
     body = "{{ if " + "{{ else if ".join(cases) + "{{ end }}"
     return f"{_go(begin)}{{{{ range .Messages }}}}{body}{{{{ end }}}}{_go(turns.prompt)}"
 

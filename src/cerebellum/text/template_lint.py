@@ -92,7 +92,7 @@ def _generation_prompt(template: Template, plain: str) -> Iterator[Finding]:
     without = template.tried([user()])
     if without is None:
         yield Finding("warning", "generation prompt", "a question without a generation prompt is refused")
-    elif without == plain and (template.tried([user(), answer()]) or "").startswith(plain + ANSWER):
+    elif without == plain and _needs_none(template, plain):
         yield Finding("note", "generation prompt", "there is none: an answer begins where the question's end mark is")
     elif without == plain:
         yield Finding(
@@ -101,6 +101,12 @@ def _generation_prompt(template: Template, plain: str) -> Iterator[Finding]:
         )  # fmt: skip
     elif not plain.startswith(without):
         yield Finding("warning", "generation prompt", "the generation prompt changes what stands before it")
+
+
+def _needs_none(template: Template, plain: str) -> bool:
+    """Whether an answer stands right behind the question's end, and none is begun behind a finished one."""
+    whole = template.tried([user(), answer()]) or ""
+    return whole.startswith(plain + ANSWER) and not whole.endswith(plain.rpartition(USER)[2])
 
 
 def _bos(template: Template, plain: str) -> Iterator[Finding]:
@@ -114,7 +120,8 @@ def _bos(template: Template, plain: str) -> Iterator[Finding]:
     elif n == 1 and template.adds_bos:
         yield Finding(
             "note", "one BOS",
-            f"the template writes {template.bos!r} and the vocabulary adds it too: a program that does not look has two (Cerebellum and llama.cpp look)",
+            f"the template writes {template.bos!r} and the vocabulary adds it too: a program that does not look has two "
+            "(Cerebellum and llama.cpp look)",
         )  # fmt: skip
     elif not n and template.adds_bos:
         yield Finding("note", "one BOS", "the template leaves BOS to the vocabulary")
@@ -136,7 +143,11 @@ def _history(template: Template, plain: str) -> Iterator[Finding]:
     if text is None:
         yield Finding("warning", "conversation", "a second question is refused: only one turn can be measured")
         return
-    for word, whose in ((USER, "the first question"), (ANSWER, "the assistant's answer"), (AGAIN, "the second question")):
+    for word, whose in (
+        (USER, "the first question"),
+        (ANSWER, "the assistant's answer"),
+        (AGAIN, "the second question"),
+    ):
         if word not in text:
             yield Finding("error", "conversation", f"{whose} is missing from a conversation of two turns")
     if not text.find(USER) <= text.find(ANSWER) <= text.find(AGAIN):
@@ -147,7 +158,11 @@ def _roles(template: Template, plain: str) -> Iterator[Finding]:
     for role, level in (("tool", "note"), ("narrator", "warning")):
         text = template.tried([user(), answer(), {"role": role, "content": OTHER}, user(AGAIN)], True)
         if text is not None and OTHER not in text:
-            yield Finding(level, "unknown roles", f"a message of the role {role!r} is dropped without a word; it should be refused")
+            yield Finding(
+                level,
+                "unknown roles",
+                f"a message of the role {role!r} is dropped without a word; it should be refused",
+            )
         elif text is not None and role == "narrator" and _as_if_user(template, text):
             yield Finding(level, "unknown roles", f"a message of the role {role!r} is shown as if the user had said it")
 
@@ -159,8 +174,13 @@ def _as_if_user(template: Template, text: str) -> bool:
 def _content(template: Template, plain: str) -> Iterator[Finding]:
     text = template.tried([user(DELICATE)], True)
     if text is not None and DELICATE not in text:
-        yield Finding("error", "content unchanged", "quotes, marks of HTML, braces or indents in a message come out changed")
-    for message, whose in (([user(" qz \n")], "a question"), ([user(), answer(" qz \n"), user(AGAIN)], "an earlier answer")):
+        yield Finding(
+            "error", "content unchanged", "quotes, marks of HTML, braces or indents in a message come out changed"
+        )
+    for message, whose in (
+        ([user(" qz \n")], "a question"),
+        ([user(), answer(" qz \n"), user(AGAIN)], "an earlier answer"),
+    ):
         text = template.tried(message, True)
         if text is not None and " qz \n" not in text:
             yield Finding("note", "content unchanged", f"spaces and line ends around {whose} are cut off")

@@ -27,9 +27,23 @@ PROGRAMS = (
     ("cmake", "building llama-cpp-python for a GPU", "pip install cmake"),
 )
 #: How llama-cpp-python is built for a device: `pip` with these CMake arguments.
-BUILDS = {"NVIDIA (CUDA)": "-DGGML_CUDA=on", "Apple (Metal)": "-DGGML_METAL=on", "Vulkan": "-DGGML_VULKAN=on", "AMD (ROCm)": "-DGGML_HIP=on"}  # fmt: skip
+BUILDS = {
+    "NVIDIA (CUDA)": "-DGGML_CUDA=on",
+    "Apple (Metal)": "-DGGML_METAL=on",
+    "Vulkan": "-DGGML_VULKAN=on",
+    "AMD (ROCm)": "-DGGML_HIP=on",
+}
 #: Instructions whose kernels make most of the speed, as llama.cpp and as Linux name them.
-FEATURES = {"AVX2": "avx2", "FMA": "fma", "F16C": "f16c", "AVX512": "avx512f", "AVX512_VNNI": "avx512_vnni", "AMX_INT8": "amx_int8", "NEON": "asimd", "DOTPROD": "asimddp"}  # fmt: skip
+FEATURES = {
+    "AVX2": "avx2",
+    "FMA": "fma",
+    "F16C": "f16c",
+    "AVX512": "avx512f",
+    "AVX512_VNNI": "avx512_vnni",
+    "AMX_INT8": "amx_int8",
+    "NEON": "asimd",
+    "DOTPROD": "asimddp",
+}
 _LEAST_DISK, _LEAST_MEMORY = 5 << 30, 4 << 30
 
 #: Asks llama.cpp, in a process of its own, what it is (`LlamaBackend.native`).
@@ -62,7 +76,9 @@ def pinned() -> str:
         wanted = importlib.metadata.requires("cerebellum") or []
     except importlib.metadata.PackageNotFoundError:
         wanted = []
-    return next((each.split(";")[0].strip() for each in wanted if each.startswith("llama-cpp-python")), "llama-cpp-python")
+    return next(
+        (each.split(";")[0].strip() for each in wanted if each.startswith("llama-cpp-python")), "llama-cpp-python"
+    )
 
 
 def _packages() -> Iterator[Check]:
@@ -73,16 +89,30 @@ def _packages() -> Iterator[Check]:
         wrong = name == "llama-cpp-python" and version and "==" in pinned() and pinned().partition("==")[2] != version
         state = "warning" if wrong else "ok" if version else "broken"
         text = f"{version}, where {pinned()} is wanted" if wrong else version or "not installed"
-        yield Check("packages", name, state, text, "" if state == "ok" else build_command() if wrong else f"pip install {name}")
+        yield Check(
+            "packages", name, state, text, "" if state == "ok" else build_command() if wrong else f"pip install {name}"
+        )
 
 
 def _extras() -> Iterator[Check]:
     for name, purpose, mend in EXTRAS:
         version = _version(name)
-        yield Check("packages", name, "ok" if version else "missing", version or f"not installed: for {purpose}", "" if version else mend)
+        yield Check(
+            "packages",
+            name,
+            "ok" if version else "missing",
+            version or f"not installed: for {purpose}",
+            "" if version else mend,
+        )
     for name, purpose, mend in PROGRAMS:
         path = shutil.which(name)
-        yield Check("programs", name, "ok" if path else "missing", path or f"not on the path: for {purpose}", "" if path else mend)
+        yield Check(
+            "programs",
+            name,
+            "ok" if path else "missing",
+            path or f"not on the path: for {purpose}",
+            "" if path else mend,
+        )
     box = working_box()
     text = str(box) if box else "nothing isolates what a model writes: for benchmarks that run code"
     yield Check("programs", "sandbox", "ok" if box else "missing", text, "" if box else "sudo apt install bubblewrap")
@@ -100,7 +130,12 @@ def _native(facts: Native) -> Iterator[Check]:
     for device in facts.devices:
         yield Check("llama.cpp", "device", "ok", device)
     if not facts.devices:
-        yield Check("llama.cpp", "device", "missing", "the CPU alone: no GPU that this build can use; builds for one are listed below")
+        yield Check(
+            "llama.cpp",
+            "device",
+            "missing",
+            "the CPU alone: no GPU that this build can use; builds for one are listed below",
+        )
     has = _processor_flags()
     unused = [name for name, flag in FEATURES.items() if flag in has and name not in facts.features]
     used = [name for name in FEATURES if name in facts.features]
@@ -116,7 +151,9 @@ def _processor_flags() -> frozenset[str]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return frozenset()
-    return frozenset(next((line.split(":")[1].split() for line in lines if line.lower().startswith(("flags", "features"))), ()))
+    return frozenset(
+        next((line.split(":")[1].split() for line in lines if line.lower().startswith(("flags", "features"))), ())
+    )
 
 
 def computes(backend: Backend, n_gpu_layers: int) -> Check:
@@ -125,15 +162,23 @@ def computes(backend: Backend, n_gpu_layers: int) -> Check:
     try:
         first, second = (_written(backend, n_gpu_layers) for _ in range(2))
     except CerebellumError as error:
-        mend = build_command("-DGGML_NATIVE=off") if not n_gpu_layers else "run without -ngl, or rebuild for the device (see below)"
+        mend = (
+            build_command("-DGGML_NATIVE=off")
+            if not n_gpu_layers
+            else "run without -ngl, or rebuild for the device (see below)"
+        )
         return Check("llama.cpp", what, "broken", str(error), mend)
     if first != second:
-        return Check("llama.cpp", what, "broken", f"the same prompt gave {first!r} and then {second!r}", build_command())
+        return Check(
+            "llama.cpp", what, "broken", f"the same prompt gave {first!r} and then {second!r}", build_command()
+        )
     return Check("llama.cpp", what, "ok", "the bundled model writes, twice the same")
 
 
 def _written(backend: Backend, n_gpu_layers: int) -> str:
-    responder = backend.respond(bundled.MODEL, Settings(n_ctx=256, n_gpu_layers=n_gpu_layers, n_threads=min(2, n_cores())), 256)
+    responder = backend.respond(
+        bundled.MODEL, Settings(n_ctx=256, n_gpu_layers=n_gpu_layers, n_threads=min(2, n_cores())), 256
+    )
     try:
         tokens = responder.tokenize(["The old house"], special=True)[0]
         return "".join(answer.text for _, answer in responder.write([Prompt(tokens, (), 4)]))
@@ -142,15 +187,27 @@ def _written(backend: Backend, n_gpu_layers: int) -> str:
 
 
 def _machine(folder: Path) -> Iterator[Check]:
-    yield Check("machine", "system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}, {n_cores()} cores")
+    yield Check(
+        "machine", "system", "ok", f"{platform.system()} {platform.release()}, {platform.machine()}, {n_cores()} cores"
+    )
     free = _free_memory()
     if free is not None:
         state = "ok" if free >= _LEAST_MEMORY else "warning"
-        yield Check("machine", "memory", state, f"{free / 1e9:.1f} GB free" + ("" if state == "ok" else ": models must be smaller than that"))
+        yield Check(
+            "machine",
+            "memory",
+            state,
+            f"{free / 1e9:.1f} GB free" + ("" if state == "ok" else ": models must be smaller than that"),
+        )
     disk = shutil.disk_usage(folder).free
     state = "ok" if disk >= _LEAST_DISK else "warning"
     text = f"{disk / 1e9:.1f} GB free in {folder}"
-    yield Check("machine", "disk", state, text if state == "ok" else f"{text}: a run writes its base, its file and the reference's rows there")
+    yield Check(
+        "machine",
+        "disk",
+        state,
+        text if state == "ok" else f"{text}: a run writes its base, its file and the reference's rows there",
+    )
 
 
 def _free_memory() -> int | None:

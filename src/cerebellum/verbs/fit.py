@@ -40,7 +40,8 @@ def fit_model(path: Path, limit: int, use: ContextUse | None, ask: Asked | None)
     most = max(trained or _UNKNOWN, use.n_ctx)
     needed = _needed(model)
     largest = largest_context(model, limit, use, most, needed)
-    checked, notes = None, []
+    checked: Allocated | None = None
+    notes: list[str] = []
     if ask is not None:
         try:
             checked = ask(path, _host(replace(use, n_ctx=largest or LISTED[0])))
@@ -92,7 +93,7 @@ def _settled(
         said, parts = asked[each.n_ctx], footprint(model, each).both
         return _limited(model, each) + said.cache + said.device_compute - parts.cache - parts.compute
 
-    note = f"the formulas are off by {error:+.1%} for the architecture {model.architecture}: the largest context is by llama.cpp's own figures"
+    note = f"the formulas are off by {error:+.1%} for {model.architecture}: the largest context is by llama.cpp's own figures"
     return largest_context(model, limit, use, most, needed), [note]
 
 

@@ -54,7 +54,9 @@ def _answer(backend: Backend, model: Path, asking: Asking, settings: Settings) -
             tokens = responder.tokenize([text], special=True)[0]
         room = min(asking.max_tokens, responder.n_ctx - len(tokens))
         if room < 1:
-            raise EngineError(f"the prompt has {len(tokens)} tokens and the context {responder.n_ctx}: give a larger one (--ctx)")
+            raise EngineError(
+                f"the prompt has {len(tokens)} tokens and the context {responder.n_ctx}: give a larger one (--ctx)"
+            )
         request = Prompt(tokens, (), room, asking.temperature, asking.seed)
         return _written(responder, model, request, chat)
     finally:
@@ -71,7 +73,14 @@ def _written(responder: Responder, model: Path, request: Prompt, chat: bool) -> 
     ((_, written),) = list(responder.write([request]))
     seconds = time.monotonic() - started
     return Answer(
-        model.name, written.text, len(request.tokens), written.n_tokens, written.ended, seconds, chat, responder.warnings
+        model.name,
+        written.text,
+        len(request.tokens),
+        written.n_tokens,
+        written.ended,
+        seconds,
+        chat,
+        responder.warnings,
     )
 
 

@@ -60,7 +60,9 @@ def commands_of(path: Path, n_ctx: int | None, type_k: str = "F16", type_v: str 
     """Command lines by program, for the file at ``path``. Raises `ModelFileError`."""
     model = read_model(path)
     n_ctx = n_ctx or min(model.context_length or _CONTEXT, _CONTEXT)
-    types = [w for option, kind in (("-ctk", type_k), ("-ctv", type_v)) if kind != "F16" for w in (option, kind.lower())]
+    types = [
+        w for option, kind in (("-ctk", type_k), ("-ctv", type_v)) if kind != "F16" for w in (option, kind.lower())
+    ]
     flash = ["-fa", "on"] if type_v != "F16" else []
     chat = ["--jinja"] if isinstance(model.metadata.get(TEMPLATE), str) else ["--no-conversation"]
     name = f"./{path}" if str(path).startswith("-") else str(path)
