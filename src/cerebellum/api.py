@@ -352,7 +352,7 @@ def ladder(
     from cerebellum.report.allocation import write_allocation
     from cerebellum.report.allocation_ladder import write_allocation_ladder
 
-    targets = ladder_targets(sizes, options)
+    targets = ladder_targets(sizes, dict(options))
     benchmarks, session, allocation = _allocation_job(model, out, options)
     return allocate_ladder(
         session, allocation, targets, backend=backend or _llama(), publish=write_allocation,

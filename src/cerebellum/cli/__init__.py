@@ -7,17 +7,32 @@ import click
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize
 from cerebellum.cli.bench import bench
+from cerebellum.cli.doctor import doctor
+from cerebellum.cli.fit import fit
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.plan import plan
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
+from cerebellum.cli.sections import SectionedGroup
 from cerebellum.cli.transfer import profile, transfer_check
+from cerebellum.cli.usage import commands, lint_template, modelfile, try_model
 from cerebellum.cli.verify import verify
 
+SECTIONS = {
+    "Start here": ("demo", "doctor", "run"),
+    "Make files": ("quantize", "imatrix", "plan", "sweep", "recipe", "profile", "transfer-check"),
+    "Measure and prove": ("inspect", "perplexity", "measure", "bench", "validity", "verify", "lm-eval"),
+    "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+
+@click.group(
+    cls=SectionedGroup,
+    sections=SECTIONS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="cerebellum")
 def main() -> None:
     """Find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
@@ -43,5 +58,11 @@ for command in (
     transfer_check,
     verify,
     lm_eval,
+    doctor,
+    fit,
+    try_model,
+    commands,
+    modelfile,
+    lint_template,
 ):
     main.add_command(command)

@@ -24,6 +24,7 @@ from cerebellum.cli.common import (
     threads_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_grid, print_lines, stdout_console
+from cerebellum.cli.fit import FIT_OPTIONS, sized
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @model_argument
-@with_options(out_option, *ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@with_options(out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
 @click.option(
     "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."
 )
@@ -205,6 +206,7 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     from cerebellum import api
     from cerebellum.cli.allocation import run_allocation
 
+    options = sized(model, options)
     allocates = api.is_allocation(options)
     progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=not allocates)
     if allocates:

@@ -32,6 +32,8 @@ _PROCESSOR = 0
 _ACCELERATOR = 3
 #: `GGML_LOG_LEVEL_WARN`.
 _WARNING = 3
+#: Thousands of lines a graph, of use to nobody.
+_CHATTER = "llama_graph_n_input_tensors:"
 
 
 class GgmlTensor(C.Structure):
@@ -224,7 +226,7 @@ class NativeLog:
     def _take(self, level: int, text: bytes, _user: Any) -> None:
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
-        self.lines.extend(line for line in whole if line.strip())
+        self.lines.extend(line for line in whole if line.strip() and not line.startswith(_CHATTER))
         if level == _WARNING:
             self.warned.extend(line for line in whole if line.strip())
 

@@ -21,10 +21,12 @@ from cerebellum.cores import n_cores
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.gguf.importance import Importance
+from cerebellum.gguf.memory import Allocated, ContextUse
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
 from cerebellum.llamacpp.one_stream import Turns, closing
 from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted, WeightErrors
+from cerebellum.results.health import Native
 from cerebellum.safe_path import importable
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
@@ -446,6 +448,14 @@ class LlamaBackend:
 
     def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> ResponderProcess:
         return ResponderProcess(model, settings, n_ctx)
+
+    def native(self) -> Native:
+        """What this build of llama.cpp is. Raises `EngineError`, also where it can't be loaded."""
+        return cast(Native, _once("asking llama.cpp what it is", "native"))
+
+    def memory(self, model: Path, use: ContextUse) -> Allocated:
+        """What llama.cpp itself would allocate for ``use``; nothing is. Raises `ModelFileError` or `EngineError`."""
+        return cast(Allocated, _once(f"memory of {model.name}", "memory", model, use))
 
     def types(
         self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None

@@ -46,6 +46,16 @@ class Host:
 
         return weight_errors(*args)
 
+    def native(self) -> Any:
+        from cerebellum.llamacpp.health import native_facts
+
+        return native_facts()
+
+    def memory(self, *args: Any) -> Any:
+        from cerebellum.llamacpp.memory import allocated
+
+        return allocated(*args)
+
     def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.trial.engine import LlamaEngine
 

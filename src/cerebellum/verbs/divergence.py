@@ -26,6 +26,7 @@ from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.captured import check_vocabulary
+from cerebellum.verbs.chat_hints import chat_hints
 from cerebellum.verbs.text import Text, corpus_of, odd_marks, read, split_facts, too_long
 from cerebellum.verbs.tokenization import check_cut_alike, check_token_lists, cut_plainly
 from cerebellum.verbs.warned import tell
@@ -55,6 +56,7 @@ def measure_files(
     content = read(text, chat)
     odd_marks(text.name, content, progress)
     too_long(model_file.read_model(reference), settings.n_ctx, progress)
+    chat_hints(model_file.read_model(reference), text, content, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, reference)
         study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")

@@ -14,6 +14,7 @@ from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.stats import intervals
+from cerebellum.verbs.chat_hints import chat_hints
 from cerebellum.verbs.text import corpus_of, odd_marks, read, too_long
 from cerebellum.verbs.warned import tell
 
@@ -59,6 +60,7 @@ def measure_perplexity(
     content = read(text, chat)
     odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
+    chat_hints(source, text, content, progress)
     engine, warnings = backend.open(model, settings), list[str]()
     try:
         tell(engine.warnings, progress, warnings)

@@ -21,6 +21,7 @@ from cerebellum.verbs.base import own_base, prepare_base
 from cerebellum.verbs.base_mix import told
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
+from cerebellum.verbs.chat_hints import chat_hints
 from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
@@ -135,6 +136,7 @@ def open_session(
         warnings = too_long(source, options.settings.n_ctx, progress)
         tell((*rules, *inputs.doubts), progress, warnings)
         warnings += odd_marks_of(inputs.texts, progress)
+        chat_hints(source, inputs.texts.search_path, inputs.texts.search, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
         base = own_base(inputs, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)

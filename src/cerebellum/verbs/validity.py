@@ -22,6 +22,7 @@ from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
+from cerebellum.verbs.chat_hints import chat_hints
 from cerebellum.verbs.divergence import measure_files, opened_study
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.text import corpus_of, odd_marks, read, split_facts, too_long
@@ -110,6 +111,7 @@ def _own_ladder(
     content = read(text, chat)
     odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
+    chat_hints(source, text, content, progress)
     with opened_study(out) as (folder, study):
         sha256 = cached_sha256(study, model)
         study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")

@@ -1,0 +1,37 @@
+"""What `fit` finds: how much memory a model takes with each context, and which is the largest that fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cerebellum.gguf.memory import Allocated, ContextUse, Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """One context."""
+
+    n_ctx: int
+    footprint: Footprint
+    fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """``limit``: bytes of the device that llama.cpp may take. ``largest``: tokens of context that fit, 0 for none. ``trained``: the context
+    that the model was trained for. ``n_layers``: of the model, the output counted; ``layers_that_fit``: with the context asked for, or the
+    smallest row's. ``checked``: what llama.cpp itself says for ``checked_ctx``, None where it wasn't asked."""
+
+    model: str
+    architecture: str
+    file_bytes: int
+    limit: int
+    use: ContextUse
+    rows: tuple[FitRow, ...]
+    largest: int
+    trained: int
+    n_layers: int
+    layers_that_fit: int
+    checked: Allocated | None = None
+    checked_ctx: int = 0
+    notes: tuple[str, ...] = ()
