@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
+from typing import Any
+
 import click
 
 from cerebellum import __version__
@@ -13,7 +18,18 @@ from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.run import demo, run, sweep
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """The verbs. What the terminal's encoding lacks is written as an escape: a name from a file never ends a command."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="cerebellum")
 def main() -> None:
     """Find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.

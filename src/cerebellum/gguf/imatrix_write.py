@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cerebellum.errors import ModelFileError, OutputError
+from cerebellum.files import create_new, publish
 from cerebellum.gguf.header import MAGIC, Buffer, Header, mapped, read_header
 from cerebellum.gguf.imatrix import CHUNK_SIZE, CHUNKS, COUNTS, DATASETS, SUMS, Imatrix, load_imatrix
 from cerebellum.gguf.importance import Floats, Importance, Sums
@@ -63,13 +63,12 @@ def write_importance(importance: Importance, out: Path, partial: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == LEGACY:
-            with partial.open("wb") as stream:
+            with create_new(partial) as stream:
                 _write_legacy(importance, stream)
         else:
+            create_new(partial).close()  # the writer opens what is there, by name
             _write_gguf(importance, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(out)
+        publish(partial, out)
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}") from error
 
