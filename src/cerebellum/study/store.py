@@ -269,11 +269,11 @@ class Study:
 
     def series_facts(self, series: int) -> dict[str, Any]:
         """The facts a series was made with."""
-        (text, key), *_ = self._rows("SELECT facts, key FROM series WHERE id = ?", series)
-        facts = self._json(text, f"the series {series}")
-        if not isinstance(facts, dict) or content_key("series", facts) != key:
-            raise self._damaged(f"the series {series}")
-        return facts
+        for text, key in self._rows("SELECT facts, key FROM series WHERE id = ?", series):
+            facts = self._json(text, f"the series {series}")
+            if isinstance(facts, dict) and content_key("series", facts) == key:
+                return facts
+        raise self._damaged(f"the series {series}")
 
     def trial(self, series: int, trial: Trial, base_types: Mapping[str, str]) -> int:
         """The id of a trial in a series, made if new."""
