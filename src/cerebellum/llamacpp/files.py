@@ -48,7 +48,7 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
         raise ModelFileError(
             f"{source.name} holds {empty.name} of shape {empty.shape}, without a weight: llama.cpp can't quantize that"
         )
-    native.native_log().lines.clear()
+    native.native_log().clear()
     _run(source, "", ftype, overrides, imatrix, dry_run=True)
     types: dict[str, str] = {}
     for line in native.native_log().lines:
@@ -117,7 +117,7 @@ def _write_error(partial: Path) -> OSError:
 
 def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path | None, *, dry_run: bool) -> None:
     log = native.native_log()
-    log.lines.clear()
+    log.clear()
     params = lc.llama_model_quantize_default_params()
     params.ftype = FTYPES[ftype_name(ftype)][0]
     params.allow_requantize = True
