@@ -158,12 +158,14 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=8,
 )  # fmt: skip
 QUESTIONS: Mapping[str, tuple[str, Callable[[Path], Any], dict[str, Any]]] = {
-    "humaneval": ("HumanEval.jsonl", local.humaneval, {
-        "task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n", "test": "assert 1"}),
-    "arc": ("ARC-Challenge-Test.jsonl", local.arc_challenge, {
-        "id": "x", "question": {"stem": "?", "choices": [{"text": "so", "label": "A"}, {"text": "no", "label": "B"}]}, "answerKey": "A"}),
-    "hellaswag": ("hellaswag_val.jsonl", local.hellaswag, {
-        "ind": 1, "ctx": "He", "ctx_a": "He", "ctx_b": "", "endings": ["a", "b", "c", "d"], "label": 0, "activity_label": "x"}),
+    "humaneval": ("humaneval/HumanEval.jsonl", local.humaneval, {
+        "task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "canonical_solution": "    return 1\n",
+        "test": "def check(candidate):\n    assert candidate() == 1\n"}),
+    "arc": ("arc/arc_challenge.jsonl", local.arc_challenge, {
+        "id": "x", "question": "Why?", "choices": {"text": ["so", "no"], "label": ["A", "B"]}, "answerKey": "A"}),
+    "arc in plain": ("arc/arc_challenge.jsonl", local.arc_challenge, {"query": "Why?", "choices": ["so", "no"], "gold": 1}),
+    "hellaswag": ("hellaswag/hellaswag.jsonl", local.hellaswag, {
+        "ctx_a": "He", "ctx_b": "", "endings": ["a", "b", "c", "d"], "label": "0", "activity_label": "x"}),
 }  # fmt: skip
 
 
@@ -211,7 +213,7 @@ def _read_overrides(data: bytes, folder: Path) -> None:
 
 
 def _read_template(data: bytes, folder: Path) -> None:
-    (talk,) = read_conversations(_file(folder / "talk.jsonl", TALK.encode())).conversations
+    (talk,) = read_conversations(_file(folder / "talk.jsonl", TALK.encode())).items
     ChatTemplate(read_model(_file(folder / "model.gguf", data)), "<s>", "</s>").segments(talk)
 
 
@@ -222,6 +224,7 @@ def _read_conversations(data: bytes, folder: Path) -> None:
 def _read_questions(data: tuple[str, bytes], folder: Path) -> None:
     name, lines = data
     file, read, _ = QUESTIONS[name]
+    (folder / file).parent.mkdir(exist_ok=True)
     _file(folder / file, lines)
     read(folder)
 
