@@ -17,6 +17,7 @@ import resource
 import struct
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -265,7 +266,8 @@ def read_one(target: Target, data: Any, folder: Path) -> bool:
 def run(name: str, n_cases: int, seed: int) -> tuple[int, float]:
     """(inputs that were taken, seconds of the slowest) of ``n_cases`` inputs; raises with the smallest input that fails."""
     target, taken, slowest = TARGETS[name], 0, 0.0
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("error")
 
         def case(data: Any) -> None:
             nonlocal taken, slowest

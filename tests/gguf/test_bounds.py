@@ -10,7 +10,7 @@ import pytest
 
 from cerebellum.errors import ModelFileError
 from cerebellum.gguf import header
-from cerebellum.gguf.model_file import read_model
+from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.verbs.inspect import MOST_ROLES, describe, tables
 from tests.cli.command import cerebellum
 from tests.gguf.raw import ARCHITECTURE, ARRAY, ONE, STRING, UINT8, entry, gguf, pair, spelled, strings
@@ -49,7 +49,7 @@ def test_what_a_large_model_has_is_read(tmp_path: Path) -> None:
     assert found.metadata["tokenizer.ggml.merges"] == header.LongArray(STRING, 514_906)
 
 
-@pytest.mark.parametrize("shapes", [[(0,)], [(8,), (8, 0)], [(8,), (1 << 62, 0, 1 << 62)]])
+@pytest.mark.parametrize("shapes", [[(0,)], [(8,), (8, 0)], [(8,), (1 << 29, 0, 1 << 29)]])
 def test_tensors_without_a_weight_are_shown(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
     entries = [entry(f"t{i}.weight", shape, 32 * i) for i, shape in enumerate(shapes)]
     gguf(tmp_path / "x.gguf", [ARCHITECTURE], entries)
@@ -78,3 +78,11 @@ def test_a_long_list_of_row_lengths_is_cut(tmp_path: Path) -> None:
     gguf(tmp_path / "x.gguf", [ARCHITECTURE], placed, at)
     done = cerebellum(tmp_path, "inspect", "x.gguf")
     assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) < 400
+
+
+def test_a_dimension_of_zero_hides_no_size_beyond_counting(tmp_path: Path) -> None:
+    """Rows of 2^62 values can't be counted in bytes, though there are none of them."""
+    with pytest.raises(ModelFileError, match="can't have the shape"):
+        read_model(gguf(tmp_path / "x.gguf", [ARCHITECTURE], [entry("a.weight", (1 << 62, 0), 0)]))
+    found = gguf(tmp_path / "x.gguf", [ARCHITECTURE], [entry("a.weight", (64, 0), 0)])
+    assert open_weights(found).raw("a.weight").shape == (0, 256)

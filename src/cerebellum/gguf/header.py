@@ -271,7 +271,10 @@ def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
     kind = TYPES_BY_ID.get(type_id)
     if kind is None:
         raise cursor.fail(f"the tensor {name} has the type number {type_id}, which is not one of {', '.join(_known())}")
-    if max(*shape, math.prod(shape) * kind.block_bytes) >= 1 << 63 or not kind.fits(shape[0]):
+    most = (
+        math.prod(max(1, n) for n in shape) * kind.block_bytes
+    )  # a dimension of 0 hides no size that can't be counted with
+    if most >= 1 << 63 or not kind.fits(shape[0]):
         raise cursor.fail(f"the tensor {name} can't have the shape {shape} as {kind.name}")
     return Tensor(name, shape, kind.name), offset
 

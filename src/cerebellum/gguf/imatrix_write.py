@@ -21,6 +21,8 @@ from cerebellum.gguf.importance import Floats, Importance, Sums
 #: Our own keys in a file's metadata; llama.cpp passes over them.
 OURS = "cerebellum.imatrix."
 LEGACY = ".dat"
+#: Rows that a matrix may have seen of a tensor: a thousand times what a year of tokens gives.
+MOST_COUNT = 1 << 52
 #: Stands where no text is known.
 UNKNOWN = "unknown"
 
@@ -43,6 +45,11 @@ def _from_gguf(path: Path, found: Imatrix, buffer: Buffer, header: Header) -> Im
     def floats(name: str) -> Floats:
         return np.frombuffer(buffer, "<f4", lengths[name], header.offsets[name]).astype(np.float32)
 
+    for name in found.entries:
+        if (floats(name + COUNTS) > MOST_COUNT).any():
+            raise ModelFileError(
+                f"the importance matrix {path} can't be used: it counts more rows for {name} than can be; compute it again"
+            )
     entries = {n: Sums(floats(n + SUMS), np.round(floats(n + COUNTS)).astype(np.int64)) for n in found.entries}
     for name, sums in entries.items():
         if not np.isfinite(sums.values).all() or (sums.counts < 0).any():
