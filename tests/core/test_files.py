@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -95,12 +96,12 @@ def test_a_folder_under_a_hidden_name_is_an_error(tmp_path: Path, write: Writer)
 def test_bytes_are_on_the_disk_before_the_name_is_given(
     tmp_path: Path, write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: list[str] = []
-    fsync, replace = os.fsync, Path.replace
-    monkeypatch.setattr(os, "fsync", lambda number: calls.append("fsync") or fsync(number))
-    monkeypatch.setattr(Path, "replace", lambda path, to: calls.append("replace") or replace(path, to))
+    calls = mock.Mock()
+    calls.fsync.side_effect, calls.replace.side_effect = os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", calls.fsync)
+    monkeypatch.setattr(Path, "replace", lambda *paths: calls.replace(*paths))  # noqa: PLW0108 a function binds
     write(tmp_path)
-    assert calls == ["fsync", "replace"]
+    assert [call[0] for call in calls.mock_calls] == ["fsync", "replace"]
 
 
 def test_a_name_that_somebody_else_keeps_taking_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

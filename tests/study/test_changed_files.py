@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -52,12 +53,12 @@ CHANGES = pytest.mark.parametrize("change", [written_over, put_in_its_place])
 def test_a_hash_is_of_what_lies_there(tmp_path: Path, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     """Remembered while the file stays, computed anew after a change that keeps size and time."""
     monkeypatch.setattr(hashes, "UNSETTLED_NS", -1)
-    read: list[Path] = []
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    read = mock.Mock(side_effect=sha256_file)
+    monkeypatch.setattr(hashes, "sha256_file", read)
     (tmp_path / "model.gguf").write_bytes(bytes(100))
     with Study.open(tmp_path / "study.sqlite") as study:
         first = hashes.cached_sha256(study, tmp_path / "model.gguf")
-        assert hashes.cached_sha256(study, tmp_path / "model.gguf") == first and len(read) == 1
+        assert hashes.cached_sha256(study, tmp_path / "model.gguf") == first and read.call_count == 1
         change(tmp_path / "model.gguf")
         again = hashes.cached_sha256(study, tmp_path / "model.gguf")
     assert again == sha256_file(tmp_path / "model.gguf") != first
@@ -65,13 +66,13 @@ def test_a_hash_is_of_what_lies_there(tmp_path: Path, change: Change, monkeypatc
 
 def test_a_hash_of_a_file_just_written_is_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be written again within one tick of the file system's clock."""
-    read: list[Path] = []
-    monkeypatch.setattr(hashes, "sha256_file", lambda path: read.append(path) or sha256_file(path))
+    read = mock.Mock(side_effect=sha256_file)
+    monkeypatch.setattr(hashes, "sha256_file", read)
     (tmp_path / "model.gguf").write_bytes(bytes(100))
     with Study.open(tmp_path / "study.sqlite") as study:
         hashes.cached_sha256(study, tmp_path / "model.gguf")
         hashes.cached_sha256(study, tmp_path / "model.gguf")
-    assert len(read) == 2
+    assert read.call_count == 2
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,11 +100,12 @@ def test_nothing_is_committed_after_a_change(tmp_path: Path, change: Change) -> 
         study.add_score(trial, ChunkScore(0, 3, 9.1, 30.2, (1.0, 2.0)))
         store.write(0, rows)
         change(model)
-        for commit in (
+        commits: list[Callable[[], None]] = [
             lambda: study.add_score(trial, ChunkScore(1, 3, 9.1, 30.2, (1.0, 2.0))),
             lambda: study.add_answer("file", "request", "reply"),
             lambda: store.write(1, rows),
-        ):
+        ]
+        for commit in commits:
             with pytest.raises(InputError, match=r"model\.gguf changed while it was used"):
                 commit()
         assert study.chunks_done(trial) == {0} and study.answers("file") == {}
@@ -187,7 +189,8 @@ def test_a_text_that_changes_while_a_sweep_runs_changes_nothing(ground: Path) ->
     """It is read once, and its rows are under the key of the tokens that were read."""
     effects = {GATE: Effect(nll=0.01, kld=0.002)}
     whole = sweep(ground, FakeBackend(effects), "undisturbed")
-    backend = ChangingBackend(
-        effects, after=5, change=lambda: (ground / "text.txt").write_text("another text " * 4000) and None
-    )
-    assert sweep(ground, replace(backend), "out") == whole
+
+    def change() -> None:
+        (ground / "text.txt").write_text("another text " * 4000)
+
+    assert sweep(ground, ChangingBackend(effects, after=5, change=change), "out") == whole
