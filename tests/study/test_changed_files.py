@@ -19,7 +19,7 @@ from cerebellum.errors import InputError
 from cerebellum.files import FileState
 from cerebellum.gguf.model_file import read_model
 from cerebellum.keys import sha256_file
-from cerebellum.llamacpp.protocol import ChunkScored, Settings, Sources, SweepEvent
+from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.scoring.metrics import ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study import hashes
@@ -120,11 +120,10 @@ class Changing(FakeEngine):
 
     backend: ChangingBackend
 
-    def sweep(self, *args: Any, **kwargs: Any) -> Iterator[SweepEvent]:
-        for event in super().sweep(*args, **kwargs):
-            yield event
-            if isinstance(event, ChunkScored):
-                self.backend.count()
+    def _scores(self, *args: Any) -> Iterator[ChunkScore]:
+        for score in super()._scores(*args):
+            yield score
+            self.backend.count()
 
 
 @dataclass(frozen=True)
@@ -194,3 +193,44 @@ def test_a_text_that_changes_while_a_sweep_runs_changes_nothing(ground: Path) ->
         (ground / "text.txt").write_text("another text " * 4000)
 
     assert sweep(ground, ChangingBackend(effects, after=5, change=change), "out") == whole
+
+
+@CHANGES
+def test_a_perplexity_is_of_one_model(ground: Path, change: Change) -> None:
+    """No study is there, yet no figure is given of a model that changed in its midst."""
+    backend = ChangingBackend(after=3, change=lambda: change(ground / "model.gguf"))
+    with pytest.raises(InputError, match=r"model\.gguf changed while it was used"):
+        api.perplexity(ground / "model.gguf", ground / "text.txt", ctx=64, backend=backend)
+
+
+@CHANGES
+def test_answers_are_of_one_model(ground: Path, change: Change) -> None:
+    """A reply that comes after the change is not kept."""
+    with Study.open(ground / "study.sqlite") as study:
+        sha256 = hashes.cached_sha256(study, ground / "model.gguf")
+        study.add_answer(sha256, "first", "{}")
+        change(ground / "model.gguf")
+        with pytest.raises(InputError, match=r"model\.gguf changed while it was used"):
+            study.add_answer(sha256, "second", "{}")
+        assert study.answers(sha256) == {"first": "{}"}
+
+
+@CHANGES
+def test_an_importance_matrix_that_changes_is_noticed(ground: Path, change: Change) -> None:
+    """It is read again for each tensor that is quantized, so a study watches it like the model."""
+    from cerebellum.gguf.imatrix_write import write_importance
+    from cerebellum.gguf.importance import Importance, Sums
+
+    matrix = ground / "imatrix.gguf"
+    names = [t.name for t in read_model(ground / "model.gguf").tensors if t.row_length >= 32]
+    sums = {
+        name: Sums(np.ones(read_model(ground / "model.gguf").tensor(name).row_length, np.float32), np.array([3]))
+        for name in names
+    }  # type: ignore[union-attr]
+    write_importance(Importance(sums, ("elsewhere",), 64), matrix, ground / "partial")
+    backend = ChangingBackend(after=9, change=lambda: change(matrix))
+    with pytest.raises(InputError, match=r"imatrix\.gguf changed while it was used"):
+        api.sweep(
+            ground / "model.gguf", text=ground / "text.txt", report_text=ground / "other.txt", ctx=64, out=ground / "out",
+            backend=backend, imatrix=matrix, role="ffn_gate", to="Q2_K",
+        )  # fmt: skip

@@ -195,6 +195,9 @@ class Study:
                 yield self._db
         except sqlite3.Error as error:
             raise _storage_error(self.path, error) from error
+        self._check_own_file()
+
+    def _check_own_file(self) -> None:
         if self._file is not None and _identity(self.path) != self._file:
             raise OutputError(
                 f"{self.path} was removed or replaced while it was written to: what is measured now can't be kept; run the same command "
@@ -219,7 +222,8 @@ class Study:
         return tuple(self._watched.values())
 
     def check_files(self) -> None:
-        """Raises `InputError` where a watched file has changed."""
+        """Raises `InputError` where a watched file has changed, `OutputError` where the study itself is gone."""
+        self._check_own_file()
         for state in self.watched:
             state.check()
 
