@@ -222,11 +222,8 @@ def test_an_importance_matrix_that_changes_is_noticed(ground: Path, change: Chan
     from cerebellum.gguf.importance import Importance, Sums
 
     matrix = ground / "imatrix.gguf"
-    names = [t.name for t in read_model(ground / "model.gguf").tensors if t.row_length >= 32]
-    sums = {
-        name: Sums(np.ones(read_model(ground / "model.gguf").tensor(name).row_length, np.float32), np.array([3]))
-        for name in names
-    }  # type: ignore[union-attr]
+    tensors = read_model(ground / "model.gguf").tensors
+    sums = {t.name: Sums(np.ones(t.row_length, np.float32), np.array([3])) for t in tensors}
     write_importance(Importance(sums, ("elsewhere",), 64), matrix, ground / "partial")
     backend = ChangingBackend(after=9, change=lambda: change(matrix))
     with pytest.raises(InputError, match=r"imatrix\.gguf changed while it was used"):
