@@ -113,7 +113,7 @@ class Model:
 
     @property
     def bits_per_weight(self) -> float:
-        return 8.0 * self.tensor_bytes / self.n_weights
+        return 8.0 * self.tensor_bytes / max(1, self.n_weights)
 
     @property
     def is_quantized(self) -> bool:

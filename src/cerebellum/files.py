@@ -1,12 +1,18 @@
-"""Folders and text files of a run, written whole or not at all."""
+"""Folders and files of a run, written whole or not at all, and files that are read, watched while they are used.
+
+What is written gets a hidden name first. That name can be guessed, so it is always created anew and no link is followed: what lies there
+is removed, be it what a killed run left or a link that somebody put there.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Self
 
-from cerebellum.errors import OutputError
+from cerebellum.errors import InputError, OutputError
 from cerebellum.keys import partial_of, stem_of
 
 
@@ -21,12 +27,73 @@ def make_folder(out: Path) -> None:
         raise OutputError(f"can't write in the output folder {out}: permission denied")
 
 
+#: Tries to create a file whose name somebody else takes again and again.
+_TRIES = 8
+
+
+def create_new(path: Path) -> BinaryIO:
+    """A new file at ``path``, opened for writing. What lies there is removed, never written through. Raises `OSError`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):
+        flags |= getattr(os, name, 0)
+    for _ in range(_TRIES):
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            return os.fdopen(os.open(path, flags, 0o666), "wb")
+    raise FileExistsError(f"somebody else keeps making {path}")
+
+
+def publish(partial: Path, path: Path) -> None:
+    """Give a file that is written its name, after its bytes are on the disk. Raises `OSError`, also where ``partial`` is a link."""
+    descriptor = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """Which file lies at a path, and in which state: a copy put in its place differs in ``inode``, a write in ``changed_ns``, whatever
+    size and time of modification they keep. Times in ns."""
+
+    path: Path
+    device: int
+    inode: int
+    n_bytes: int
+    modified_ns: int
+    changed_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The state of a file now. Raises `InputError`."""
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise InputError(f"can't read {path}: {error.strerror or error}") from error
+        return cls(path, state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+    def check(self) -> None:
+        """Raises `InputError` where another file lies there now, or the file was written to since."""
+        try:
+            same = FileState.of(self.path) == self
+        except InputError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{self.path} changed while it was used: another file was put in its place, or it was written to. What was measured before "
+                "is kept, nothing of the changed file is; leave the file as it is and run the same command again"
+            )
+
+
 def write_text(path: Path, text: str) -> None:
     """A small file, whole or not at all. Raises `OutputError`."""
     partial = partial_of(path)
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with create_new(partial) as stream:
+            stream.write(text.encode("utf-8"))
+        publish(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # its folder may be what is wrong
             partial.unlink(missing_ok=True)

@@ -212,7 +212,9 @@ def test_each_defect_says_what_it_is(model_bytes: bytes, tmp_path: Path) -> None
             model_bytes, entry + n_dims + struct.pack("<QI", 64, 0), entry + n_dims + struct.pack("<QI", 64, 12)
         ),
         "is said to start at 1,": spliced(type_at + 4, struct.pack("<Q", 1)),
-        "is truncated: it ends after": spliced(8, struct.pack("<Q", 1 << 60)),
+        "is truncated: it ends after": spliced(8, struct.pack("<Q", 1 << 16)),
+        r"says that it has 65,537 tensors, where 65,536 is the most": spliced(8, struct.pack("<Q", (1 << 16) + 1)),
+        r"says that it has 1,152,921,504,606,846,976 metadata pairs": spliced(16, struct.pack("<Q", 1 << 60)),
         "token_embd.weight is there twice": patched(
             model_bytes, b"\x15\0\0\0\0\0\0\0blk.0.ffn_gate.weight", b"\x11\0\0\0\0\0\0\0token_embd.weight"
         ),

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from cerebellum.errors import ModelFileError, OutputError
+from cerebellum.errors import InputError, ModelFileError, OutputError
 from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.llamacpp.process import LlamaBackend
@@ -189,3 +189,20 @@ def with_values(source: Path, path: Path, name: str, first: float) -> Path:
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def test_a_source_that_changes_while_it_is_quantized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of half the one and half the other appears."""
+    from cerebellum.llamacpp import files
+
+    source, quantize = tiny.llama(tmp_path / "model.gguf"), files._run
+
+    def changing(path: Path, out: str, *given: Any, dry_run: bool) -> None:
+        quantize(path, out, *given, dry_run=dry_run)
+        if not dry_run:
+            path.write_bytes(path.read_bytes())
+
+    monkeypatch.setattr(files, "_run", changing)
+    with pytest.raises(InputError, match=r"model\.gguf changed while it was used"):
+        files.write_file(source, tmp_path / "out.gguf", "Q8_0", (), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.gguf"]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
+from typing import Any
+
 import click
 
 from cerebellum import __version__
@@ -28,8 +33,19 @@ SECTIONS = {
 }
 
 
+class _Commands(SectionedGroup):
+    """The verbs. What the terminal's encoding lacks is written as an escape: a name from a file never ends a command."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+
 @click.group(
-    cls=SectionedGroup,
+    cls=_Commands,
     sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -2,7 +2,8 @@
 
 Layout (little endian): magic, version, counts, key-value pairs, tensor table, padding, data. The checks are llama.cpp's
 own (``gguf_init_from_reader`` in ggml/src/gguf.cpp), plus the one it leaves to later: that the data really is as long as
-the table says. Read by hand because the `gguf` package builds an object for every vocabulary entry (seconds), trusts
+the table says. There are bounds too, far beyond any model's, on what is counted and spelled, so that no file takes long to read.
+Read by hand because the `gguf` package builds an object for every vocabulary entry (seconds), trusts
 counts that a damaged file makes up (it can loop for ever) and doesn't notice cut data. Nothing is copied; long arrays are
 passed over.
 """
@@ -30,6 +31,11 @@ VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMS = 4
 MAX_NAME_BYTES = 64
+#: Bytes of a key (the format's own bound) and of a string: the longest chat templates have some hundred thousand.
+MAX_KEY_BYTES, MAX_STRING_BYTES = 65_535, 16 << 20
+#: Tensors and metadata pairs of a file, and elements of its arrays that are read one by one: the largest vocabularies have 800,000 with
+#: their merges.
+MAX_TENSORS, MAX_PAIRS, MAX_ELEMENTS = 1 << 16, 1 << 16, 1 << 22
 #: Arrays longer than this are passed over (vocabularies): `LongArray` stands in their place.
 LONG_ARRAY = 1024
 
@@ -64,6 +70,7 @@ class _Cursor:
     def __init__(self, buffer: Buffer, size: int, label: str) -> None:
         self._buffer, self._size, self._label = buffer, size, label
         self.position = 0
+        self._n_elements = 0
 
     def fail(self, problem: str) -> ModelFileError:
         return ModelFileError(f"{self._label} is not a GGUF that can be used: {problem}; fetch or convert it again")
@@ -80,15 +87,27 @@ class _Cursor:
         self.position += kind.size
         return value
 
-    def string(self, what: str) -> bytes:
+    def count(self, n: int, most: int, what: str) -> int:
+        """``n``, if that many can be."""
+        if n > most:
+            raise self.fail(f"it says that it has {n:,} {what}, where {most:,} is the most that a model has")
+        return n
+
+    def walk(self, n_elements: int) -> None:
+        """Before so many elements are read one by one."""
+        self._n_elements += n_elements
+        self.count(self._n_elements, MAX_ELEMENTS, "elements in its metadata")
+
+    def string(self, what: str, most: int = MAX_STRING_BYTES) -> bytes:
         length = self.scalar(_U64, what)
         self.need(length, what)
+        self.count(length, most, f"bytes in a string of {what}")
         self.position += length
         return bytes(self._buffer[self.position - length : self.position])
 
-    def text(self, what: str) -> str:
+    def text(self, what: str, most: int = MAX_STRING_BYTES) -> str:
         try:
-            return self.string(what).decode()
+            return self.string(what, most).decode()
         except UnicodeDecodeError as error:
             raise self.fail(f"{what} is not UTF-8") from error
 
@@ -169,13 +188,14 @@ def _start(cursor: _Cursor, buffer: Buffer, size: int, label: str) -> tuple[int,
         raise ModelFileError(
             f"{label} is a {said} GGUF; only little-endian versions 2 and 3 can be read: convert the model again"
         )
-    return cursor.scalar(_U64, "the number of tensors"), cursor.scalar(_U64, "the number of metadata pairs")
+    counts = cursor.scalar(_U64, "the number of tensors"), cursor.scalar(_U64, "the number of metadata pairs")
+    return cursor.count(counts[0], MAX_TENSORS, "tensors"), cursor.count(counts[1], MAX_PAIRS, "metadata pairs")
 
 
 def _metadata(cursor: _Cursor, n_pairs: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(n_pairs):
-        key = cursor.text("the metadata")
+        key = cursor.text("the metadata", MAX_KEY_BYTES)
         if not key or key in metadata:
             raise cursor.fail(f"the metadata key {key!r} is {'there twice' if key else 'empty'}")
         kind = cursor.scalar(_U32, f"the metadata pair {key}")
@@ -197,9 +217,12 @@ def _array(cursor: _Cursor, key: str) -> tuple[Any, ...] | LongArray:
     what = f"the metadata pair {key}"
     kind, length = cursor.scalar(_U32, what), cursor.scalar(_U64, what)
     if length <= LONG_ARRAY:
+        cursor.walk(length)
         return tuple(_value(cursor, kind, key) for _ in range(length))
     offset = cursor.position
     if kind == _STRING:
+        cursor.need(_U64.size * length, what)
+        cursor.walk(length)
         cursor.skip_strings(length, what)
     elif kind in _SCALARS:
         cursor.need(length * _SCALARS[kind].size, what)
@@ -248,7 +271,10 @@ def _tensor(cursor: _Cursor) -> tuple[Tensor, int]:
     kind = TYPES_BY_ID.get(type_id)
     if kind is None:
         raise cursor.fail(f"the tensor {name} has the type number {type_id}, which is not one of {', '.join(_known())}")
-    if max(*shape, math.prod(shape) * kind.block_bytes) >= 1 << 63 or not kind.fits(shape[0]):
+    most = (
+        math.prod(max(1, n) for n in shape) * kind.block_bytes
+    )  # a dimension of 0 hides no size that can't be counted with
+    if most >= 1 << 63 or not kind.fits(shape[0]):
         raise cursor.fail(f"the tensor {name} can't have the shape {shape} as {kind.name}")
     return Tensor(name, shape, kind.name), offset
 

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from cerebellum.errors import ModelFileError, OutputError
+from cerebellum.files import create_new, publish
 from cerebellum.gguf.header import MAGIC, Buffer, Header, mapped, read_header
 from cerebellum.gguf.imatrix import CHUNK_SIZE, CHUNKS, COUNTS, DATASETS, SUMS, Imatrix, load_imatrix
 from cerebellum.gguf.importance import Floats, Importance, Sums
@@ -21,6 +21,8 @@ from cerebellum.gguf.importance import Floats, Importance, Sums
 #: Our own keys in a file's metadata; llama.cpp passes over them.
 OURS = "cerebellum.imatrix."
 LEGACY = ".dat"
+#: Rows that a matrix may have seen of a tensor: a thousand times what a year of tokens gives.
+MOST_COUNT = 1 << 52
 #: Stands where no text is known.
 UNKNOWN = "unknown"
 
@@ -43,6 +45,11 @@ def _from_gguf(path: Path, found: Imatrix, buffer: Buffer, header: Header) -> Im
     def floats(name: str) -> Floats:
         return np.frombuffer(buffer, "<f4", lengths[name], header.offsets[name]).astype(np.float32)
 
+    for name in found.entries:
+        if (floats(name + COUNTS) > MOST_COUNT).any():
+            raise ModelFileError(
+                f"the importance matrix {path} can't be used: it counts more rows for {name} than can be; compute it again"
+            )
     entries = {n: Sums(floats(n + SUMS), np.round(floats(n + COUNTS)).astype(np.int64)) for n in found.entries}
     for name, sums in entries.items():
         if not np.isfinite(sums.values).all() or (sums.counts < 0).any():
@@ -63,13 +70,12 @@ def write_importance(importance: Importance, out: Path, partial: Path) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix == LEGACY:
-            with partial.open("wb") as stream:
+            with create_new(partial) as stream:
                 _write_legacy(importance, stream)
         else:
+            create_new(partial).close()  # the writer opens what is there, by name
             _write_gguf(importance, partial)
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(out)
+        publish(partial, out)
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}") from error
 

@@ -14,6 +14,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lc
 
 from cerebellum.errors import EngineError, ModelFileError, OutputError, TensorStoreError, TypeChoiceError
+from cerebellum.files import FileState, create_new, publish
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import FTYPES, STORED, ftype_name, quant_type
 from cerebellum.keys import partial_of
@@ -47,7 +48,7 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
         raise ModelFileError(
             f"{source.name} holds {empty.name} of shape {empty.shape}, without a weight: llama.cpp can't quantize that"
         )
-    native.native_log().lines.clear()
+    native.native_log().clear()
     _run(source, "", ftype, overrides, imatrix, dry_run=True)
     types: dict[str, str] = {}
     for line in native.native_log().lines:
@@ -63,14 +64,20 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
 
 
 def write_file(source: Path, out: Path, ftype: str, overrides: Overrides, imatrix: Path | None) -> None:
-    """Quantize ``source`` into ``out``: under a temporary name first, and checked to be whole. Raises `OutputError`."""
+    """Quantize ``source`` into ``out``: under a temporary name first, and checked to be whole.
+
+    Raises `OutputError`, or `InputError` where the source or the importance matrix changed meanwhile.
+    """
+    states = [FileState.of(path) for path in (source, imatrix) if path is not None]
     wanted = realized_types(source, ftype, overrides, imatrix)
     partial = partial_of(out)
     try:
         _check_writable(partial)
         _run(source, os.fspath(partial), ftype, overrides, imatrix, dry_run=False)
         _check_whole(partial, out, wanted)
-        partial.replace(out)
+        for state in states:
+            state.check()
+        publish(partial, out)
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}") from error
     finally:
@@ -80,8 +87,7 @@ def write_file(source: Path, out: Path, ftype: str, overrides: Overrides, imatri
 
 def _check_writable(partial: Path) -> None:
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("wb"):
-        pass
+    create_new(partial).close()  # llama.cpp opens what is there, by name
 
 
 def _check_whole(partial: Path, out: Path, wanted: dict[str, str]) -> None:
@@ -111,7 +117,7 @@ def _write_error(partial: Path) -> OSError:
 
 def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path | None, *, dry_run: bool) -> None:
     log = native.native_log()
-    log.lines.clear()
+    log.clear()
     params = lc.llama_model_quantize_default_params()
     params.ftype = FTYPES[ftype_name(ftype)][0]
     params.allow_requantize = True

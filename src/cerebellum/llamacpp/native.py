@@ -34,6 +34,8 @@ _ACCELERATOR = 3
 _WARNING = 3
 #: Thousands of lines a graph, of use to nobody.
 _CHATTER = "llama_graph_n_input_tensors:"
+#: `GGML_LOG_LEVEL_ERROR`.
+_ERROR = 4
 
 
 class GgmlTensor(C.Structure):
@@ -214,27 +216,44 @@ def tensor_at(pointer: int) -> GgmlTensor:
     return C.cast(pointer, C.POINTER(GgmlTensor)).contents
 
 
+#: How lines end that only say that there was an error.
+_SAYS_NOTHING = ("failed to load model", "failed to initialize the context", "failed to initialize context")
+
+
 class NativeLog:
-    """Keeps the last lines that llama.cpp logged, quietly; those of its warnings in ``warned`` too. One for the process: `native_log`."""
+    """Keeps the last lines that llama.cpp logged, quietly; those of its warnings in ``warned`` and of its errors in ``failed`` too. One
+    for the process: `native_log`."""
 
     def __init__(self, keep: int = 20_000) -> None:
         self.lines: collections.deque[str] = collections.deque(maxlen=keep)
         self.warned: collections.deque[str] = collections.deque(maxlen=keep)
-        self._partial = ""
+        self.failed: collections.deque[str] = collections.deque(maxlen=keep)
+        self._partial, self._level = "", 0
         self._callback = lc.llama_log_callback(self._take)
 
     def _take(self, level: int, text: bytes, _user: Any) -> None:
+        if not self._partial:  # what follows on the same line may have the level "continued"
+            self._level = level
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
-        self.lines.extend(line for line in whole if line.strip() and not line.startswith(_CHATTER))
-        if level == _WARNING:
-            self.warned.extend(line for line in whole if line.strip())
+        found = [line for line in whole if line.strip() and not line.startswith(_CHATTER)]
+        self.lines.extend(found)
+        if self._level == _WARNING:
+            self.warned.extend(found)
+        if self._level == _ERROR:
+            self.failed.extend(found)
+        self._level = level
+
+    def clear(self) -> None:
+        """Before a call whose errors are to be told: what was logged before is none of them."""
+        self.lines.clear()
+        self.failed.clear()
 
     def errors(self) -> str:
-        """The last few lines that look like an error, for a message."""
-        words = ("error", "failed", "unknown", "invalid", "missing", "unable", "unsupported", "wrong", "mismatch")
-        found = [line for line in self.lines if any(word in line.lower() for word in words)]
-        return "; ".join(line.strip() for line in found[-3:]) or "; ".join(list(self.lines)[-2:])
+        """The last few lines that llama.cpp logged as errors, for a message; where there are none its last lines."""
+        found = [line.strip() for line in self.failed]
+        telling = [line for line in found if not line.endswith(_SAYS_NOTHING)] or found
+        return "; ".join(telling[-3:]) or "; ".join(list(self.lines)[-2:])
 
 
 @functools.cache

@@ -34,6 +34,7 @@ def load_model(path: Path, settings: Settings) -> Any:
     check_predicts(file)
     drop_compiler()  # before the weights are in memory
     log = native.native_log()
+    log.clear()
     params = lc.llama_model_default_params()
     params.use_extra_bufts = False  # repacked weights can't be swapped
     params.n_gpu_layers = settings.n_gpu_layers

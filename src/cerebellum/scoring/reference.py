@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cerebellum.errors import OutputError, StudyError
+from cerebellum.files import FileState, create_new, publish
 from cerebellum.keys import partial_of
 from cerebellum.scoring.metrics import ReferenceRows
 
@@ -38,11 +39,13 @@ class ReferenceStore:
     """A folder of reference rows. Picklable: it travels to the engine's process, the rows never do.
 
     ``k`` words are kept of a row, or None: all of them, at ``bits`` 32 or 16 (see `cerebellum.scoring.metrics.coded_rows`).
+    ``watched``: the files that rows come of. None is kept after one of them has changed.
     """
 
     folder: Path
     k: int | None
     bits: int = 32
+    watched: tuple[FileState, ...] = field(default=(), compare=False)
 
     def path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.npz"
@@ -51,7 +54,7 @@ class ReferenceStore:
         return self.path(chunk).exists()
 
     def write(self, chunk: int, rows: ReferenceRows) -> None:
-        """Save the rows of one chunk; all or nothing. Raises `OutputError`."""
+        """Save the rows of one chunk; all or nothing. Raises `OutputError`, or `InputError` where a watched file has changed."""
         arrays: dict[str, Any] = {
             "logits": rows.logits,
             "lse": rows.lse,
@@ -65,13 +68,16 @@ class ReferenceStore:
         partial = partial_of(self.path(chunk))
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as stream:
+            with create_new(partial) as stream:
                 np.savez(stream, **arrays)
-            partial.replace(self.path(chunk))
+            for state in self.watched:
+                state.check()
+            publish(partial, self.path(chunk))
         except OSError as error:
+            raise OutputError(f"can't save reference rows in {self.folder}: {error.strerror or error}") from error
+        finally:
             with contextlib.suppress(OSError):  # its folder may be what is wrong
                 partial.unlink(missing_ok=True)
-            raise OutputError(f"can't save reference rows in {self.folder}: {error.strerror or error}") from error
 
     def read(self, chunk: int) -> ReferenceRows:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""

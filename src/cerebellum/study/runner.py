@@ -132,10 +132,12 @@ class TrialRunner:
                     self.study.add_score(ids[trial.label], found)
                     self.progress.step(trial.label)
                 elif trial.label not in failures:
+                    self.study.check_files()  # a file that was cut short under llama.cpp is no fault of the trial
                     failures[trial.label] = found.reason
                     self.study.add_failure(ids[trial.label], found.reason)
                     self.progress.note(f"warning: {found.reason}. The others go on without it")
         except TrialFailed as failure:
+            self.study.check_files()
             self.study.add_failure(ids[failure.trial.label], str(failure))
             raise
         finally:

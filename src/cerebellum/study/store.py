@@ -7,6 +7,7 @@ The contract, before any method:
   metric version, reference. Its key is a hash of these facts; a study holds several series (search text, report text).
 * A **trial** is a set of realized types in a series. Two labels with the same types are one trial, measured once.
 * A **score** is a trial's sums over one chunk. It is written once and never changed; resuming is the set of those that are missing.
+  Its digest binds it to its trial and series: a row that was altered or moved is refused when it is read. So is an altered answer.
 * A **failure** is a row with its reason. It is in force until it is taken back: then the trial is tried again.
 * An **answer** is what one file replied to one request of a benchmark, by content alone: any study may hold answers of any file.
 * A **fact** is a named JSON value: hashes, choices, what was written.
@@ -17,8 +18,11 @@ transaction with the number that records it; a newer or foreign file is refused 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sqlite3
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,6 +34,7 @@ from filelock import FileLock, Timeout
 
 from cerebellum.domain import ChunkScore, Trial
 from cerebellum.errors import OutputError, StudyError
+from cerebellum.files import FileState
 from cerebellum.keys import canonical_json, content_key
 from cerebellum.stats.intervals import not_finite
 
@@ -99,11 +104,23 @@ MIGRATIONS = (
     -- Of metric version 8 on: the variance that drawing the reference's words adds to kld (0 where its rows are complete).
     ALTER TABLE score RENAME COLUMN kld_slack TO kld_var;
     """,
+    """
+    -- The hash of a row and of what it belongs to: a row that was altered, or moved to another trial, is refused.
+    ALTER TABLE score ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+    ALTER TABLE answer ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+    UPDATE score SET digest = (
+        SELECT row_digest(series.key, trial.key, chunk, n_tokens, nll, nll2, tempered, kld, kld2, kld_var, same_top, dp, dp2, dp4,
+                          kld_tokens)
+        FROM trial JOIN series ON series.id = trial.series WHERE trial.id = score.trial
+    ) WHERE trial IN (SELECT trial.id FROM trial JOIN series ON series.id = trial.series);
+    UPDATE answer SET digest = row_digest(file, request, reply);
+    """,
 )
 
 _SCORE_COLUMNS = (
     "chunk n_tokens nll nll2 tempered kld kld2 kld_var same_top dp dp2 dp4 kld_tokens"
 ).split()  # fmt: skip
+_REAL_COLUMNS = frozenset("nll nll2 kld kld2 kld_var dp dp2 dp4".split())
 
 
 class Study:
@@ -113,6 +130,8 @@ class Study:
         self.path = path
         self._db = connection
         self._lock = lock
+        self._watched: dict[Path, FileState] = {}
+        self._file: tuple[int, int] | None = None
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False) -> Self:
@@ -124,10 +143,13 @@ class Study:
             if lock is not None:
                 stack.callback(lock.release)
             try:
+                _check_regular(path, "study")
                 connection = sqlite3.connect(f"{path.resolve().as_uri()}{'?mode=ro' if read_only else ''}", uri=True)
                 stack.callback(connection.close)
                 study = cls(path, connection, lock)
+                connection.create_function("row_digest", -1, row_digest, deterministic=True)
                 study._check_or_migrate(read_only)
+                study._file = _identity(path)
             except sqlite3.Error as error:
                 raise _storage_error(path, error) from error
             stack.pop_all()  # now the study's own to close
@@ -150,6 +172,10 @@ class Study:
         empty = self._db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
         if identity != APPLICATION_ID and not (empty and identity == 0):
             raise StudyError(f"{self.path} is a database, but not a Cerebellum study; choose another output folder")
+        if version < 0:
+            raise StudyError(
+                f"{self.path} is damaged: its schema has the number {version}; choose another output folder"
+            )
         if version > len(MIGRATIONS):
             raise StudyError(f"{self.path} was written by a newer Cerebellum (schema {version}); upgrade to open it")
         if read_only:
@@ -169,12 +195,37 @@ class Study:
                 yield self._db
         except sqlite3.Error as error:
             raise _storage_error(self.path, error) from error
+        self._check_own_file()
+
+    def _check_own_file(self) -> None:
+        if self._file is not None and _identity(self.path) != self._file:
+            raise OutputError(
+                f"{self.path} was removed or replaced while it was written to: what is measured now can't be kept; run the same command "
+                "again"
+            )
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise _storage_error(self.path, error) from error
+
+    # -- files that measurements come of ---------------------------------------------------------------------------------
+
+    def watch(self, state: FileState) -> None:
+        """From now on no measurement is taken once this file is in another state. A later state of the same path replaces the earlier."""
+        self._watched[state.path] = state
+
+    @property
+    def watched(self) -> tuple[FileState, ...]:
+        """The files that are watched."""
+        return tuple(self._watched.values())
+
+    def check_files(self) -> None:
+        """Raises `InputError` where a watched file has changed, `OutputError` where the study itself is gone."""
+        self._check_own_file()
+        for state in self.watched:
+            state.check()
 
     # -- facts -------------------------------------------------------------------------------------------------------
 
@@ -183,7 +234,10 @@ class Study:
         known = self.fact("subject")
         if known is None:
             self.set_fact("subject", {"key": content_key("subject", subject), "facts": subject, "name": describe})
-        elif known["key"] != content_key("subject", subject):
+            return
+        if not isinstance(known, dict) or not isinstance(known.get("name"), str):
+            raise self._damaged("the fact 'subject'")
+        if known.get("key") != content_key("subject", subject):
             other = f"not of {describe}"
             if known["name"] == describe:
                 other = "with other content or another importance matrix"
@@ -194,7 +248,7 @@ class Study:
     def fact(self, name: str) -> Any:
         """The fact called ``name``, or None."""
         rows = self._rows("SELECT value FROM fact WHERE name = ?", name)
-        return json.loads(rows[0][0]) if rows else None
+        return self._json(rows[0][0], f"the fact {name!r}") if rows else None
 
     def set_fact(self, name: str, value: Any) -> None:
         """Store a fact, replacing one of the same name."""
@@ -219,7 +273,11 @@ class Study:
 
     def series_facts(self, series: int) -> dict[str, Any]:
         """The facts a series was made with."""
-        return dict(json.loads(self._rows("SELECT facts FROM series WHERE id = ?", series)[0][0]))
+        for text, key in self._rows("SELECT facts, key FROM series WHERE id = ?", series):
+            facts = self._json(text, f"the series {series}")
+            if isinstance(facts, dict) and content_key("series", facts) == key:
+                return facts
+        raise self._damaged(f"the series {series}")
 
     def trial(self, series: int, trial: Trial, base_types: Mapping[str, str]) -> int:
         """The id of a trial in a series, made if new."""
@@ -235,12 +293,15 @@ class Study:
     def add_score(self, trial: int, score: ChunkScore) -> None:
         """Commit one measurement. A second one of the same chunk must be equal, and every sum finite, else `StudyError`.
 
+        Raises `InputError`, and commits nothing, where a watched file has changed.
         SQLite keeps a NaN as NULL, which would read as "not measured".
         """
         if odd := not_finite(score):
             raise StudyError(f"a sum of trial {trial}, chunk {score.chunk} is not a finite number: {odd}")
-        values = [getattr(score, name) for name in _SCORE_COLUMNS]
+        self.check_files()
+        values = [_stored(name, getattr(score, name)) for name in _SCORE_COLUMNS]
         values[4] = struct.pack(f"<{len(score.tempered)}d", *score.tempered)
+        values.append(row_digest(*self._keys_of(trial), *values))
         marks = ", ".join("?" * (len(values) + 1))
         with self._transaction() as db:
             done = db.execute(f"INSERT OR IGNORE INTO score VALUES ({marks})", (trial, *values))
@@ -249,9 +310,37 @@ class Study:
 
     def scores(self, trial: int) -> dict[int, ChunkScore]:
         """Chunk id → score, of all that is measured of a trial."""
-        columns = ", ".join(_SCORE_COLUMNS)
+        columns = ", ".join([*_SCORE_COLUMNS, "digest"])
         rows = self._rows(f"SELECT {columns} FROM score WHERE trial = ? ORDER BY chunk", trial)
-        return {row[0]: _score(row) for row in rows}
+        keys = self._keys_of(trial) if rows else ()
+        return {row[0]: self._score(trial, keys, row) for row in rows}
+
+    def _keys_of(self, trial: int) -> tuple[str, str]:
+        """The keys of the series and of the trial."""
+        query = "SELECT series.key, trial.key FROM trial JOIN series ON series.id = trial.series WHERE trial.id = ?"
+        for series, key in self._rows(query, trial):
+            return series, key
+        raise self._damaged(f"the trial {trial}")
+
+    def _score(self, trial: int, keys: tuple[str, ...], row: tuple[Any, ...]) -> ChunkScore:
+        """The measurement in a row of `_SCORE_COLUMNS` and a digest. Raises `StudyError` where it isn't what was committed."""
+        *values, digest = row
+        if digest != row_digest(*keys, *values):
+            raise self._damaged(f"the measurement of trial {trial}, chunk {row[0]}")
+        named = dict(zip(_SCORE_COLUMNS, values, strict=True))
+        named["tempered"] = struct.unpack(f"<{len(named['tempered']) // 8}d", named["tempered"])
+        return ChunkScore(**named)
+
+    def _json(self, text: str, what: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._damaged(what) from error
+
+    def _damaged(self, what: str) -> StudyError:
+        return StudyError(
+            f"{self.path} is damaged: {what} is not what was written; take the file from a backup, or choose another output folder"
+        )
 
     def older_trials(self, metric_version: int) -> list[tuple[str, int]]:
         """(label, metric version) of trials that are measured with an older metric version and not yet with this one."""
@@ -270,12 +359,19 @@ class Study:
 
     def answers(self, file: str) -> dict[str, str]:
         """Request → reply, of all that a file has answered; ``file`` is the hash of its content, build and settings."""
-        return dict(self._rows("SELECT request, reply FROM answer WHERE file = ?", file))
+        found = {}
+        for request, reply, digest in self._rows("SELECT request, reply, digest FROM answer WHERE file = ?", file):
+            if digest != row_digest(file, request, reply):
+                raise self._damaged(f"the answer to {request}")
+            found[request] = reply
+        return found
 
     def add_answer(self, file: str, request: str, reply: str) -> None:
-        """Commit one reply. One that is there stays."""
+        """Commit one reply. One that is there stays. Raises `InputError`, and commits nothing, where a watched file has changed."""
+        self.check_files()
+        values = (file, request, reply, row_digest(file, request, reply))
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?)", (file, request, reply))
+            db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?)", values)
 
     def add_failure(self, trial: int, reason: str) -> None:
         """Note that a trial ended in an error."""
@@ -303,19 +399,58 @@ class Study:
 
     def commands(self) -> list[tuple[str, list[str]]]:
         """(time, argv) of every command noted."""
-        return [(at, json.loads(argv)) for at, argv in self._rows("SELECT at, argv FROM command ORDER BY at")]
+        rows = self._rows("SELECT at, argv FROM command ORDER BY at")
+        return [(at, self._json(argv, f"the command of {at}")) for at, argv in rows]
 
 
-def _score(row: tuple[Any, ...]) -> ChunkScore:
-    values = dict(zip(_SCORE_COLUMNS, row, strict=True))
-    values["tempered"] = struct.unpack(f"<{len(values['tempered']) // 8}d", values["tempered"])
-    return ChunkScore(**values)
+def row_digest(*values: str | int | float | bytes | None) -> str:
+    """40 hex digits of the sha256 of a row's values, each with its type and length: numbers as 8 bytes, little endian, -0.0 as 0.0."""
+    digest = hashlib.sha256()
+    for value in values:
+        if isinstance(value, float):
+            kind, data = b"f", struct.pack("<d", value + 0.0)  # SQLite keeps no -0.0
+        elif isinstance(value, int):
+            kind, data = b"i", struct.pack("<q", value)
+        else:
+            kind, data = (
+                (b"b", value) if isinstance(value, bytes) else (b"s", (value or "").encode("utf-8", "surrogatepass"))
+            )
+        digest.update((b"n" if value is None else kind) + struct.pack("<Q", len(data)) + data)
+    return digest.hexdigest()[:40]
+
+
+def _stored(column: str, value: Any) -> Any:
+    """``value`` in the type that SQLite gives back."""
+    return float(value) if column in _REAL_COLUMNS and value is not None else value
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """(device, inode) of a file; None where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino
+
+
+def _check_regular(path: Path, what: str) -> None:
+    """Raises `StudyError` where something else than a file lies at ``path``: a pipe would be waited for without end."""
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 follows links, as SQLite does
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise StudyError(
+            f"the {what} {path} is no regular file (a folder, a pipe or a device?); remove it, or choose another output folder"
+        )
 
 
 def _take_lock(path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock_path = path.with_name(f".{path.name}.lock")
+        _check_regular(lock_path, "lock")
+        lock = FileLock(lock_path)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StudyError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from cerebellum.domain import ChunkScore, Corpus
 from cerebellum.errors import EngineError, OutputError
+from cerebellum.files import FileState
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import DECODING_VERSION, Engine, Settings
 from cerebellum.progress import Progress
@@ -27,13 +28,22 @@ def reference_facts(sha256: str, n_vocab: int, exact: bool = False) -> dict[str,
 
 
 def store_for(
-    out: Path, corpus: Corpus, reference: Mapping[str, Any], settings: Settings, build: str
+    out: Path,
+    corpus: Corpus,
+    reference: Mapping[str, Any],
+    settings: Settings,
+    build: str,
+    watched: tuple[FileState, ...] = (),
 ) -> ReferenceStore:
-    """The store in the folder ``out`` of a reference (`reference_facts`) on a text, under these settings and this build."""
+    """The store in the folder ``out`` of a reference (`reference_facts`) on a text, under these settings and this build.
+
+    No row is kept after one of the files ``watched`` has changed.
+    """
     versions = {"metric_version": METRIC_VERSION, "decoding_version": DECODING_VERSION}
     facts = {"tokens": corpus.tokens_sha256, "bos": corpus.bos, **versions, **reference}
     key = content_key("reference", {**facts, "settings": settings.as_key(), "build": build})
-    return ReferenceStore(out / "reference" / key.partition(":")[2][:16], reference["k"], reference.get("bits", 32))
+    folder = out / "reference" / key.partition(":")[2][:16]
+    return ReferenceStore(folder, reference["k"], reference.get("bits", 32), watched)
 
 
 def capture_rows(engine: Engine, wanted: Sequence[tuple[Split, ReferenceStore]], what: str, progress: Progress) -> None:

@@ -48,6 +48,7 @@ def capture_reference(
     with contextlib.ExitStack() as opened:
         engine = backend.open(source, settings, Sources(source))
         opened.callback(engine.close)
+        sha256 = workspace.sha256(path)  # before it is opened: what changes from now on is noticed
         tell(engine.warnings, progress, warnings)
         search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
         check_imatrix_text(engine, inputs.imatrix, (search, report))
@@ -60,7 +61,7 @@ def capture_reference(
             check_vocabulary(path, engine.n_vocab, n_vocab)
             for cut, text in zip(cuts, inputs.texts.given, strict=True):
                 check_cut_alike(cut, source, cut_plainly(engine, text), path)
-        facts = reference_facts(workspace.sha256(path), engine.n_vocab, settings.exact_reference)
+        facts = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
         splits = (search, report) if reports else (search,)
         wanted = [(split, workspace.reference_store(split.corpus, facts)) for split in splits]
         capture_rows(engine, wanted, f"reference {path.name}", progress)

@@ -97,13 +97,16 @@ def measure_file(
     context: MeasureContext, path: Path, name: str, content: Text, n_chunks: int | None
 ) -> tuple[Split, ReferenceStore, Scores]:
     """One file's scores on the text; the reference's rows are kept first where they are missing."""
+    subject = {
+        "file_sha256": cached_sha256(context.study, path)
+    }  # before it is opened: what changes from now on is noticed
     engine = context.backend.open(path, context.settings)
     try:
         tell(engine.warnings, context.progress, context.warnings)
         corpus = corpus_of(engine, name, content, context.settings.n_ctx, context.progress)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
         facts = reference_facts(context.reference_sha256, engine.n_vocab, context.settings.exact_reference)
-        store = store_for(context.folder, corpus, facts, context.settings, context.build)
+        store = store_for(context.folder, corpus, facts, context.settings, context.build, context.study.watched)
         if not all(store.has(chunk) for chunk in split.chunks):
             with contextlib.closing(context.backend.open(context.reference, context.settings)) as other:
                 tell(other.warnings, context.progress, context.warnings)
@@ -111,7 +114,6 @@ def measure_file(
                 cuts = [cut_plainly(each, content) for each in (engine, other)]
                 check_cut_alike(cuts[0], path, cuts[1], context.reference)
                 capture_rows(other, [(split, store)], f"reference {context.reference.name}", context.progress)
-        subject = {"file_sha256": cached_sha256(context.study, path)}
         series = context.study.series("text", series_facts(subject, split, context.settings, context.build, facts))
         trial, types = Trial(path.name, TrialKind.FILE), model_file.read_model(path).types
         runner = TrialRunner([engine], context.study, series, types, corpus, store, context.progress)

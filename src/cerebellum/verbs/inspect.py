@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -10,6 +11,9 @@ from rich.text import Text
 
 from cerebellum.domain import Model, Tensor
 from cerebellum.quoting import name, printable
+
+#: Roles that the table shows: no model has more than some dozens.
+MOST_ROLES = 100
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def _role(role: str, tensors: list[Tensor]) -> dict[str, Any]:
         "types": dict(Counter(t.type for t in tensors).most_common()),
         "row_lengths": sorted({t.row_length for t in tensors}),
         "bytes": n_bytes,
-        "bits_per_weight": round(8 * n_bytes / sum(t.n_elements for t in tensors), 4),
+        "bits_per_weight": round(8 * n_bytes / max(1, sum(t.n_elements for t in tensors)), 4),
     }
 
 
@@ -60,10 +64,11 @@ def tables(model: Model) -> list[Table | Text]:
         f"{', ' + model.ftype if model.ftype else ''}"
     )
     table = Table("role", "tensors", "types", "row length", "MB", "bits a weight", box=None, pad_edge=False)
-    for role, tensors in by_role(model).items():
+    roles = by_role(model)
+    for role, tensors in itertools.islice(roles.items(), MOST_ROLES):
         row = _role(role, tensors)
         types = ", ".join(f"{kind} ×{n}" if n > 1 else kind for kind, n in row["types"].items())
-        lengths = ", ".join(map(str, row["row_lengths"]))
+        lengths = name(", ".join(map(str, row["row_lengths"])))
         table.add_row(
             Text(name(role)),
             str(len(tensors)),
@@ -72,4 +77,7 @@ def tables(model: Model) -> list[Table | Text]:
             f"{row['bytes'] / 1e6:.3f}",
             f"{row['bits_per_weight']:.2f}",
         )
-    return [Text(printable(heading)), table]
+    shown: list[Table | Text] = [Text(printable(heading)), table]
+    if len(roles) > MOST_ROLES:
+        shown.append(Text(f"and {len(roles) - MOST_ROLES:,} roles more: --json lists all"))
+    return shown

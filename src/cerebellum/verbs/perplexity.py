@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import EngineError, TextError
+from cerebellum.files import FileState
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
@@ -52,9 +53,11 @@ def measure_perplexity(
 ) -> Perplexity:
     """Perplexity of ``model`` on the first ``n_chunks`` chunks of ``text`` (all by default), or conversations with ``chat``.
 
-    Raises a `CerebellumError`; `EngineError` names model and chunk where a sum is no finite number.
+    Raises a `CerebellumError`; `EngineError` names model and chunk where a sum is no finite number, `InputError` the model that changed
+    meanwhile.
     """
     progress = progress or Silent()
+    state = FileState.of(model)
     source = model_file.read_model(model)
     check_predicts(source)
     content = read(text, chat)
@@ -76,6 +79,10 @@ def measure_perplexity(
             scores.append(score)
             progress.step(f"{Perplexity.of(scores).perplexity:.4f}")
         progress.end()
+    except EngineError:
+        state.check()  # a file that was cut short under llama.cpp is no fault of the model
+        raise
     finally:
         engine.close()
+    state.check()
     return replace(Perplexity.of(scores), warnings=tuple(warnings))

@@ -10,7 +10,7 @@ from typing import Any
 
 from cerebellum.cores import n_cores
 from cerebellum.domain import Model
-from cerebellum.files import make_folder
+from cerebellum.files import FileState, make_folder
 from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
@@ -127,6 +127,8 @@ def open_session(
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
         progress.note(f"reading {source.path.name} ({source.path.stat().st_size / 1e6:,.1f} MB)")
         workspace = Workspace(backend, study, options.out, options.settings, backend.id, progress)
+        if options.imatrix is not None:
+            study.watch(FileState.of(options.imatrix))
         subject = subject_of(workspace.sha256(source.path), options.imatrix)
         study.bind(subject, source.path.name)
         note_older(study, progress)

@@ -124,7 +124,7 @@ def _own_ladder(
             corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
             split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
             facts = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
-            store = store_for(folder, corpus, facts, settings, build)
+            store = store_for(folder, corpus, facts, settings, build, study.watched)
             capture_rows(engine, [(split, store)], f"reference {model.name}", progress)
             series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
             runner = TrialRunner([engine], study, series, source.types, corpus, store, progress)

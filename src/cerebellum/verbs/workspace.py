@@ -33,4 +33,4 @@ class Workspace:
 
     def reference_store(self, corpus: Corpus, reference: Mapping[str, Any]) -> ReferenceStore:
         """Where the rows of a reference (`capture.reference_facts`) on a text are kept."""
-        return store_for(self.out, corpus, reference, self.settings, self.build)
+        return store_for(self.out, corpus, reference, self.settings, self.build, self.study.watched)
