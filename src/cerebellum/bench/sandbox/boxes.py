@@ -86,14 +86,20 @@ class Box:
 
     def refusal(self) -> str:
         """Why this kind can't be had here, "" where a program that tries the walls of such a box finds them whole."""
+        return self._lacking() or self._tried()
+
+    def _lacking(self) -> str:
+        """What is missing before one is tried."""
         if not sys.platform.startswith("linux"):
             return "only Linux has it"
         if platform.machine() not in syscalls.MACHINES:
             return f"its table of system calls has {' and '.join(syscalls.MACHINES)}, and this is {platform.machine()}"
         if self.kind == "bubblewrap" and not shutil.which("bwrap"):
             return "not installed"
-        if self.kind == "namespaces" and (missing := missing_rights()):
-            return missing
+        return missing_rights() if self.kind == "namespaces" else ""
+
+    def _tried(self) -> str:
+        """What a box does with a program that tries its walls: "", the wall that is open, or why the box can't be made."""
         with box_folder() as folder:
             folder.chmod(0o755)  # whoever the box ends as reads it
             command = self.command(folder, "probe.py", *visible(folder))

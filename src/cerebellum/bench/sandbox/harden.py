@@ -1,8 +1,8 @@
 """The last step into a box: take away what namespaces leave, then run a script in this very process.
 
 ``harden.py FILTERS SCRIPT ARGUMENT…``. FILTERS is a folder with the filters that `syscalls` makes. A new session keyring; no rights left
-and none to be had; the filter of system calls. A step that fails ends the process with `REFUSED` before the script is read. A script without
-imports of ours.
+and none to be had; limits; the filter of system calls. A step that fails ends the process with `REFUSED` before the script runs. A script
+without imports of ours.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def close(filters: str) -> None:
     no_rights(capget)
     for name, most in LIMITS:
         hard = resource.getrlimit(name)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(name, (most, most))
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(name, (value, value))
     if not threads_are_counted():
         take(os.path.join(filters, "threadless"))
     take(os.path.join(filters, "allowing"))

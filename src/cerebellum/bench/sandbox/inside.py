@@ -162,8 +162,8 @@ def limit(memory: int, cpu_seconds: int, file_bytes: int, processes: int) -> Non
     }
     for name, most in wanted.items():
         hard = resource.getrlimit(name)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(name, (most, most))
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(name, (value, value))
 
 
 def wire_of_standard_streams() -> Wire:

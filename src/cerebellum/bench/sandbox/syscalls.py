@@ -3,7 +3,7 @@
 A box holds one process: it starts no other, and no program. What is not in the table is refused with EPERM; a call that is newer than the
 table answers ENOSYS, as an older kernel would, so that the C library takes an older one. Absent on purpose, beside all that needs rights:
 io_uring, userfaultfd, perf_event_open, keyctl, bpf, ptrace and process_vm_*; mounts, namespaces and chroot; System V's segments, semaphores
-and queues; extended attributes, file locks, memfd_create and inotify (memory that no limit of a process counts); execve, fork and vfork;
+and queues; setting extended attributes, file locks, memfd_create and inotify (memory that no limit of a process counts); execve, fork and vfork;
 sockets, but for a connected pair of streams.
 """
 
@@ -25,6 +25,8 @@ ftruncate 77 46; fallocate 285 47; fsync 74 82; fdatasync 75 83; fadvise64 221 2
 renameat2 316 276; mkdir 83 -; mkdirat 258 34; rmdir 84 -; unlink 87 -; unlinkat 263 35; link 86 -; linkat 265 37
 symlink 88 -; symlinkat 266 36; chmod 90 -; fchmod 91 52; fchmodat 268 53; utime 132 -; utimes 235 -; futimesat 261 -
 utimensat 280 88
+# Extended attributes, read alone: shutil asks for them.
+getxattr 191 8; lgetxattr 192 9; fgetxattr 193 10; listxattr 194 11; llistxattr 195 12; flistxattr 196 13
 # Memory: counted by RLIMIT_AS.
 mmap 9 222; munmap 11 215; mprotect 10 226; mremap 25 216; brk 12 214; madvise 28 233; msync 26 227
 membarrier 324 283
