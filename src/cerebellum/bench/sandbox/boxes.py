@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import platform
 import random
 import shutil
 import subprocess
@@ -16,18 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from cerebellum.bench.sandbox import syscalls
+
 #: Begins the name of every box's folder; its owner's process id follows.
 PREFIX = "cerebellum-box-"
 #: Seconds after which the folder of an owner that is gone is no longer in use by anyone.
 STALE = 600.0
 
-Kind = Literal["namespaces", "bubblewrap", "none"]
+Kind = Literal["namespaces", "user namespace", "bubblewrap", "none"]
 
 HERE = Path(__file__).parent
 #: Bytes that a program may write in all.
 SCRATCH_BYTES = 32 << 20
-#: Users that nobody is; each box takes one at random, so that the number of its processes can be limited.
+#: Users that nobody is; each box takes one at random, so that the number of its threads can be limited.
 FIRST_UID, N_UIDS = 1_900_000_000, 50_000_000
+#: A program of a box has an id of at least this; smaller ones are given to people and services.
+LEAST_UID = 30_000
+#: What root needs to make namespaces and to leave its rights behind: bits of CapEff.
+RIGHTS = {"CAP_SETGID": 6, "CAP_SETUID": 7, "CAP_SYS_CHROOT": 18, "CAP_SYS_ADMIN": 21}
+#: How a box says that it could not be closed.
+REFUSED = "refused: "
 
 
 @contextlib.contextmanager
@@ -61,50 +70,122 @@ class Box:
 
     kind: Kind
 
-    def command(self, folder: Path, words: Sequence[str]) -> list[str]:
-        """Python with ``words``, in a new box that can read ``folder``."""
-        python = [interpreter(), "-I", "-S", "-B", *words]
-        visible = [*map(str, needed()), str(HERE), str(folder)]
-        if self.kind == "namespaces":
-            place = folder / "root"
-            place.mkdir(exist_ok=True)
-            uid = str(FIRST_UID + random.SystemRandom().randrange(N_UIDS))
-            enter = [interpreter(), "-I", "-S", "-B", str(HERE / "enter.py")]
-            return [*enter, str(place), uid, str(SCRATCH_BYTES), *visible, "--", *python]
+    def command(self, folder: Path, script: str, *arguments: str) -> list[str]:
+        """A Python ``script`` of this package in a new box that can read ``folder``, which gets what the box needs."""
+        if self.kind == "none":
+            return python(script, *arguments)
+        write_filters(folder)
+        closed = python("harden.py", str(folder), str(HERE / script), *arguments)
         if self.kind == "bubblewrap":
-            binds = [word for path in visible for word in ("--ro-bind", path, path)]
-            own = [
-                "--unshare-all",
-                *no_nesting(),
-                "--uid",
-                "65534",
-                "--gid",
-                "65534",
-                "--die-with-parent",
-                "--new-session",
-                "--clearenv",
-            ]
-            scratch = ["--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
-            return ["bwrap", *own, *scratch, *binds, "--chdir", "/tmp", "--", *python]
-        return python
+            return [*bubblewrap(visible(folder)), "--", *closed]
+        root = folder / "root"
+        root.mkdir(exist_ok=True)
+        user = own_user() if self.kind == "namespaces" else ("-", "-")
+        parent = str(os.getpid())
+        return [*python("enter.py", parent, str(root), *user, str(SCRATCH_BYTES)), *visible(folder), "--", *closed]
 
-    def works(self) -> bool:
-        """Whether a command that does nothing ends well in such a box."""
+    def refusal(self) -> str:
+        """Why this kind can't be had here, "" where a program that tries the walls of such a box finds them whole."""
+        return self._lacking() or self._tried()
+
+    def _lacking(self) -> str:
+        """What is missing before one is tried."""
+        if not sys.platform.startswith("linux"):
+            return "only Linux has it"
+        if platform.machine() not in syscalls.MACHINES:
+            return f"its table of system calls has {' and '.join(syscalls.MACHINES)}, and this is {platform.machine()}"
+        if self.kind == "bubblewrap" and not shutil.which("bwrap"):
+            return "not installed"
+        return missing_rights() if self.kind == "namespaces" else ""
+
+    def _tried(self) -> str:
+        """What a box does with a program that tries its walls: "", the wall that is open, or why the box can't be made."""
         with box_folder() as folder:
-            command = self.command(folder, ["-c", "print('here')"])
+            folder.chmod(0o755)  # whoever the box ends as reads it
+            command = self.command(folder, "probe.py", *visible(folder))
             try:
                 done = subprocess.run(command, capture_output=True, timeout=20, cwd=folder, check=False)
-            except (OSError, subprocess.TimeoutExpired):
-                return False
-            return done.returncode == 0 and done.stdout.strip() == b"here"
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return str(error)
+        answer = done.stdout.decode("utf-8", "replace").strip()
+        if done.returncode == 0 and answer == "contained":
+            return ""
+        errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return (answer or (errors[-1] if errors else f"ended with {done.returncode}")).removeprefix(REFUSED)[:200]
+
+    def works(self) -> bool:
+        """Whether this kind can be had here."""
+        return not self.refusal()
 
     def __str__(self) -> str:
+        walls = "no network, no other files or processes, few system calls"
         texts = {
-            "namespaces": "namespaces of its own (no network, no other files or processes), as nobody",
-            "bubblewrap": "bubblewrap (no network, no other files or processes)",
+            "namespaces": f"namespaces of its own ({walls}), as a user that nobody is",
+            "user namespace": f"a user namespace of its own ({walls}), without rights",
+            "bubblewrap": f"bubblewrap ({walls}), without rights",
             "none": "NO sandbox: a process with limits, on this machine's files and network",
         }
         return texts[self.kind]
+
+
+def python(script: str, *arguments: str) -> list[str]:
+    """A script of this package, run by an interpreter that takes nothing from its surroundings."""
+    return [interpreter(), "-I", "-S", "-B", str(HERE / script), *arguments]
+
+
+def visible(folder: Path) -> list[str]:
+    """What a box can read."""
+    return [*map(str, needed()), str(HERE), str(folder)]
+
+
+def write_filters(folder: Path) -> None:
+    """The filters of system calls, where `harden` reads them."""
+    machine = platform.machine()
+    for name, code in (
+        ("allowing", syscalls.allowing_filter(machine)),
+        ("threadless", syscalls.threadless_filter(machine)),
+    ):
+        (folder / name).write_bytes(code)
+        (folder / name).chmod(0o644)  # whoever the box ends as reads it
+
+
+def bubblewrap(paths: Sequence[str]) -> list[str]:
+    """bubblewrap, with what a box needs; nothing in it can be written but /tmp."""
+    binds = [word for path in paths for word in ("--ro-bind", path, path)]
+    user = ["--unshare-all", *no_nesting(), "--uid", "65534", "--gid", "65534"]
+    ends = ["--die-with-parent", "--new-session", "--clearenv"]
+    scratch = ["--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
+    return ["bwrap", *user, *ends, *scratch, *binds, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+
+
+def missing_rights() -> str:
+    """What keeps this process from making namespaces as root, "" where nothing does."""
+    if os.geteuid() != 0:
+        return "only root can"
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    effective = int(status.partition("CapEff:")[2].split()[0], 16)
+    lacking = [name for name, bit in RIGHTS.items() if not effective >> bit & 1]
+    if lacking:
+        return f"root without {', '.join(lacking)}"
+    return "" if all(map(free_ids, ("uid_map", "gid_map"))) else "root of a container that has no user to spare"
+
+
+def own_user() -> tuple[str, str]:
+    """A user's and a group's number for one box, drawn from those that nobody has."""
+    draw = random.SystemRandom()
+    uids, gids = free_ids("uid_map"), free_ids("gid_map")
+    return str(draw.choice(uids)), str(draw.choice(gids))
+
+
+@functools.cache
+def free_ids(name: Literal["uid_map", "gid_map"]) -> range:
+    """Numbers that nobody has: `N_UIDS` of them on a plain system; in a container the upper half of the widest range that it maps."""
+    lines = Path(f"/proc/self/{name}").read_text(encoding="ascii").splitlines()
+    ranges = [range(int(first), int(first) + int(count)) for first, _, count in map(str.split, lines)]
+    if any(FIRST_UID in each and FIRST_UID + N_UIDS in each for each in ranges):
+        return range(FIRST_UID, FIRST_UID + N_UIDS)
+    widest = max(ranges, key=len, default=range(0))
+    return range(max(LEAST_UID, widest.start + len(widest) // 2), widest.stop)
 
 
 @functools.cache
@@ -132,15 +213,21 @@ def needed() -> tuple[Path, ...]:
 
 
 @functools.cache
-def working_box() -> Box | None:
-    """The best kind that works here; None where there is none.
+def refusals() -> dict[Kind, str]:
+    """Why each kind can't be had here, best kind first, up to the one that can ("").
 
-    As root it is namespaces by hand: they end as a user that nobody is, whose processes can be counted. What bubblewrap starts for root
-    is root's to the kernel, and may fork without end until its time is up.
+    As root the best is namespaces by hand: they end as a user that nobody is, whose threads the kernel counts. bubblewrap is better known
+    than our own user namespace.
     """
-    if not sys.platform.startswith("linux"):
-        return None
-    kinds: list[Kind] = ["namespaces"]
-    if os.geteuid() != 0 and shutil.which("bwrap"):
-        kinds.insert(0, "bubblewrap")
-    return next((box for box in map(Box, kinds) if box.works()), None)
+    kinds: tuple[Kind, ...] = ("namespaces", "bubblewrap", "user namespace")
+    causes: dict[Kind, str] = {}
+    for kind in kinds:
+        causes[kind] = Box(kind).refusal()
+        if not causes[kind]:
+            break
+    return causes
+
+
+def working_box() -> Box | None:
+    """The best kind that works here; None where there is none."""
+    return next((Box(kind) for kind, cause in refusals().items() if not cause), None)

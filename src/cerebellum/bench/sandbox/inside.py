@@ -151,7 +151,7 @@ def containers_in(values: tuple[Any, ...]) -> list[Any]:
 
 
 def limit(memory: int, cpu_seconds: int, file_bytes: int, processes: int) -> None:
-    """This process's limits and its children's. Some can't be set where lower ones are in force: those stay."""
+    """This process's limits. Lower ones that are in force stay. Raises OSError where one can't be set."""
     wanted = {
         resource.RLIMIT_AS: memory,
         resource.RLIMIT_CPU: cpu_seconds,
@@ -161,10 +161,9 @@ def limit(memory: int, cpu_seconds: int, file_bytes: int, processes: int) -> Non
         resource.RLIMIT_NPROC: processes,
     }
     for name, most in wanted.items():
-        try:
-            resource.setrlimit(name, (most, most))
-        except (ValueError, OSError):
-            pass
+        hard = resource.getrlimit(name)[1]
+        value = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(name, (value, value))
 
 
 def wire_of_standard_streams() -> Wire:

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from cerebellum.bench.sandbox.boxes import HERE, Box, box_folder, remove_stale, working_box
+from cerebellum.bench.sandbox.boxes import REFUSED, Box, box_folder, refusals, remove_stale, working_box
 from cerebellum.errors import SandboxError
 
 #: How a program's process ends that a limit has killed, told by itself or by the one that entered the box for it.
 KILLED = {code for number in (signal.SIGXCPU, signal.SIGKILL) for code in (-number, 256 - number, 128 + number)}
+#: Bytes of a verdict, or of what a box says when it can't be made: more is no verdict.
+MOST_SAID = 4096
 #: What an error says, and the word for it.
 SIGNS = {"MemoryError": "memory", "[Errno 27]": "output limit", "[Errno 28]": "output limit"}
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``seconds`` of time, and of processor time; bytes of memory, of what is written and printed; processes."""
+    """``seconds`` of time, and of processor time; bytes of memory, of what is written and printed; threads. A box starts no
+    processes; without one ``processes`` counts them too.
+    """
 
     seconds: float = 10.0
     memory: int = 512 << 20
@@ -49,12 +55,13 @@ class Sandbox:
 
     @classmethod
     def find(cls, unsafe: bool = False) -> Self:
-        """What isolates on this machine; with ``unsafe`` limits alone where nothing does. Raises `SandboxError`."""
+        """What isolates on this machine; with ``unsafe`` limits alone where nothing does. Raises `SandboxError`, with each kind's cause."""
         remove_stale()
         box = working_box()
         if box is None and not unsafe:
+            causes = "; ".join(f"{kind}: {cause}" for kind, cause in refusals().items())
             raise SandboxError(
-                "running what a model wrote needs a sandbox, and none works here: install bubblewrap (Linux), or give "
+                f"running what a model wrote needs a sandbox, and none works here ({causes}): install bubblewrap (Linux), or give "
                 "--unsafe-execution to run it with this user's rights"
             )
         return cls(box or Box("none"))
@@ -64,7 +71,10 @@ class Sandbox:
         return str(self.box)
 
     def run(self, source: str, tests: str, entry_point: str, limits: Limits = LIMITS) -> Outcome:
-        """Define ``source``, run the tests' ``check`` on its function ``entry_point``. The program's fault never raises."""
+        """Define ``source``, run the tests' ``check`` on its function ``entry_point``. The program's fault never raises.
+
+        Raises `SandboxError` where a box can't be made any more.
+        """
         with box_folder() as folder, contextlib.ExitStack() as stack:
             calls, answers = os.pipe(), os.pipe()
             with _closing(*calls, *answers):
@@ -88,10 +98,9 @@ class Sandbox:
         (folder / "text.py").chmod(0o644)  # whoever the box ends as reads it
         numbers = (limits.memory, max(1, round(limits.seconds)) + 1, limits.file_bytes, limits.processes)
         role = ["judge" if entry else "program", str(folder), *map(str, numbers), *map(repr, entry)]
-        command = self.box.command(folder, [str(HERE / "inside.py"), *role])
-        errors = subprocess.PIPE if entry else subprocess.DEVNULL
+        command = self.box.command(folder, "inside.py", *role)
         process = subprocess.Popen(
-            command, stdin=reader, stdout=writer, stderr=errors, cwd=folder, env={"PATH": os.environ.get("PATH", "")},
+            command, stdin=reader, stdout=writer, stderr=subprocess.PIPE, cwd=folder, env={"PATH": os.environ.get("PATH", "")},
             start_new_session=True,
         )  # fmt: skip
         stack.callback(_end, process)
@@ -99,22 +108,49 @@ class Sandbox:
 
 
 def _verdict(judge: subprocess.Popen[bytes], program: subprocess.Popen[bytes], limits: Limits) -> Outcome:
-    try:
-        _, said = judge.communicate(timeout=limits.seconds + 5.0 * (limits.seconds > 5.0))
-    except subprocess.TimeoutExpired:
+    deadline = time.monotonic() + limits.seconds + 5.0 * (limits.seconds > 5.0)
+    reason = _said(judge, deadline)
+    if reason is None:
         return Outcome(False, "timeout")
-    reason = said.decode("utf-8", "replace").strip()
+    if len(reason) >= MOST_SAID:
+        return Outcome(False, "no verdict: the tests wrote too much")
     if judge.returncode != 0 or not reason:
+        _raise_if_refused(reason)
         return Outcome(False, "no verdict: the tests were ended")
     if reason.startswith("no verdict"):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            program.wait(timeout=1.0)
-        if program.returncode in KILLED:
+        _raise_if_refused(_said(program, time.monotonic() + 1.0) or "")
+        if program.poll() in KILLED:
             reason = "killed"
     for sign, word in SIGNS.items():
         if sign in reason:
             reason = word
     return Outcome(reason == "passed", reason)
+
+
+def _said(process: subprocess.Popen[bytes], deadline: float) -> str | None:
+    """What a box says on standard error until it ends, `MOST_SAID` bytes at most; None where it doesn't end in time."""
+    assert process.stderr is not None
+    descriptor, data = process.stderr.fileno(), b""
+    watch = select.poll()
+    watch.register(descriptor, select.POLLIN)
+    while len(data) < MOST_SAID:
+        if not watch.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return None
+        piece = os.read(descriptor, MOST_SAID - len(data))
+        if not piece:
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                return None
+            break
+        data += piece
+    return data.decode("utf-8", "replace").strip()
+
+
+def _raise_if_refused(said: str) -> None:
+    """Nothing in a box that is closed can write there: this is what made it."""
+    if said.startswith(REFUSED):
+        raise SandboxError(f"a box for what a model wrote could not be made: {said.removeprefix(REFUSED)}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
