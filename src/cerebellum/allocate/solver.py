@@ -14,6 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from cerebellum.errors import InputError
+from cerebellum.silence import silent_stdout
 
 #: Seconds that HiGHS may take for one size.
 TIME_LIMIT = 20.0
@@ -119,7 +120,8 @@ def _milp(offers: Offers, budget: int, constraints: Sequence[Constraint]) -> dic
         limits.append(LinearConstraint(row[None, :], constraint.low, constraint.high))
     scale = float(costs.max()) or 1.0
     options = {"mip_rel_gap": 0.0, "time_limit": TIME_LIMIT}
-    done = milp(costs / scale, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=limits, options=options)
+    with silent_stdout():  # HiGHS prints a line of its own at times, whatever ``disp`` says
+        done = milp(costs / scale, integrality=np.ones(n), bounds=Bounds(0, 1), constraints=limits, options=options)
     if done.x is None:
         return None
     chosen: dict[str, tuple[float, str]] = {}

@@ -18,7 +18,10 @@ MODEL, TARGET = "cerebellum", "cerebellum.cli.harness:open_model"
 WHERE = "lm_eval.models"
 #: Last of its folder, so that the lines that make an editable installation known have been read.
 FILE = "zz-cerebellum-lm-eval.pth"
-LINE = "import importlib.util as u; u.find_spec('cerebellum') and __import__('cerebellum.bench.lm_eval_plugin').plug.watch()\n"
+LINE = (
+    "import importlib.util as u; u.find_spec('cerebellum') and "
+    "__import__('cerebellum.bench.lm_eval_plugin', fromlist=['watch']).watch()\n"
+)
 
 
 def add() -> None:
