@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.running import show
 from cerebellum import api, bundled
-from cerebellum.allocate.damage import predict_left_out
+from cerebellum.allocation.damage import predict_left_out
 from cerebellum.cli.console import ConsoleProgress
 from cerebellum.results.allocation import Allocation
 from cerebellum.scoring.summary import as_json

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cerebellum.allocate.effects import SingleEffect
-from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.allocation.effects import SingleEffect
+from cerebellum.allocation.policies import Rules, choose_greedy
 from cerebellum.stats.verdicts import Verdict, scale_of
 
 #: `run`'s default: the share of the base's own KL divergence that smaller types may add.

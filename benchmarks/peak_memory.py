@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.running import OURS, CommandFailedError, show
-from cerebellum.allocate.plan import select_tensors, single_trial
+from cerebellum.allocation.plan import select_tensors, single_trial
 from cerebellum.domain import TensorType
 from cerebellum.gguf.types import fallback_type
 from cerebellum.llamacpp.protocol import Settings

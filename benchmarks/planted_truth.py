@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, ndtri
 
-from cerebellum.allocate.effects import SingleEffect
-from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.allocation.effects import SingleEffect
+from cerebellum.allocation.policies import Rules, choose_greedy
 from cerebellum.stats.fdr import adjusted_p
 from cerebellum.stats.intervals import Interval, mean_interval, quantile_to_reach
 from cerebellum.stats.racing import RaceRules, RaceState, for_choice, next_step, plan_race, race_state
@@ -174,7 +174,7 @@ def choice_race(world: World, args: argparse.Namespace, spending: Spending, seed
 
 
 def greedy(intervals: Mapping[str, Interval], allowed: float) -> set[str]:
-    """What `cerebellum.allocate.policies.choose_greedy` takes where every trial saves one byte."""
+    """What `cerebellum.allocation.policies.choose_greedy` takes where every trial saves one byte."""
     effects = [
         SingleEffect(t, None, "", "", "Q2_K", -1, 0.0, kld=x.estimate, kld_low=x.low, kld_high=x.high)
         for t, x in intervals.items()

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.running import show
-from cerebellum.allocate.effects import SingleEffect
-from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.allocation.effects import SingleEffect
+from cerebellum.allocation.policies import Rules, choose_greedy
 from cerebellum.domain import Model, role_of
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import quant_type

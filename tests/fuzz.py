@@ -27,9 +27,9 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from cerebellum.bench import local
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError
+from cerebellum.evals import local
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.gguf.override_file import read_overrides

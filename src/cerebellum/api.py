@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from cerebellum import bundled
-from cerebellum.allocate.candidates import TypeRules
-from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.sizes import Target, parse_ladder, parse_target
-from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.allocation.candidates import TypeRules
+from cerebellum.allocation.effects import Objective
+from cerebellum.allocation.sizes import Target, parse_ladder, parse_target
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
+from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
@@ -486,9 +486,9 @@ def demo(
 
 def demo_tasks(progress: Progress | None = None) -> tuple[str, ...]:
     """The small world's sets; without the one that runs code where no sandbox can be had."""
-    from cerebellum.bench.sandbox import Sandbox
-    from cerebellum.bench.sets import CODE
-    from cerebellum.bench.world import WORLD
+    from cerebellum.evals.sandbox import Sandbox
+    from cerebellum.evals.sets import CODE
+    from cerebellum.evals.world import WORLD
 
     try:
         Sandbox.find()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
-    from cerebellum.allocate.effects import Objective
+    from cerebellum.allocation.effects import Objective
     from cerebellum.stats.classes import Thresholds
 
 PathLike = str | Path

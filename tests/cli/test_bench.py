@@ -130,7 +130,7 @@ def test_the_harness_command_ends_with_one_message_where_data_can_not_be_reached
 def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path: Path) -> None:
     """A site-packages folder with the line in it, as Python reads it at its start; without the line there is no such model."""
     pytest.importorskip("lm_eval", reason="needs the bench extra")
-    from cerebellum.bench import lm_eval_plugin
+    from cerebellum.evals import lm_eval_plugin
 
     lm_eval_plugin.write(tmp_path)
     code = "import site; site.addsitedir({!r}); from lm_eval.api.registry import get_model; print(get_model('cerebellum').__name__)"

@@ -139,7 +139,7 @@ def test_the_pure_core_touches_no_adapter() -> None:
 
 def test_only_the_adapter_knows_llama_cpp() -> None:
     """llama_cpp and ctypes stay inside `cerebellum.llamacpp`; a sandbox's scripts and what silences C make system calls."""
-    scripts = {"silence", *(f"bench.sandbox.{name}" for name in ("enter", "harden", "probe"))}
+    scripts = {"silence", *(f"evals.sandbox.{name}" for name in ("enter", "harden", "probe"))}
     wrong = [
         f"{name} imports {target}"
         for name, _, tree in modules()
@@ -210,3 +210,16 @@ def test_public_names_are_there() -> None:
     )
     assert "__init__" in names and "testing" in names
     assert "llama_cpp" not in loaded_by(code)
+
+
+def test_no_room_hides_a_function() -> None:
+    """Importing a submodule makes it an attribute of the package: no room has the name of a public function."""
+    code = "import importlib, cerebellum\n" + "\n".join(
+        f"importlib.import_module('cerebellum.{name}')"
+        for name in sorted(NAMES - {"__init__", "__main__"})
+        if "llamacpp" not in name
+    )
+    code += "\nassert all(callable(getattr(cerebellum, n)) for n in cerebellum.__all__ if n != '__version__')"
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cerebellum.bench.reasoning import answer_of
+from cerebellum.evals.reasoning import answer_of
 
 DRAFT, ANSWER = "def f(x):\n    return 0\n", "def f(x):\n    return 1\n"
 NAMES = [

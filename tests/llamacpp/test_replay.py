@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cerebellum.allocate.plan import single_trial
+from cerebellum.allocation.plan import single_trial
 from cerebellum.domain import Chunk, ChunkScore, TensorType, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError
 from cerebellum.gguf.llama_rules import quantizable_tensors

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cerebellum.allocate.effects import SingleEffect
-from cerebellum.allocate.policies import Rules, choose_greedy
+from cerebellum.allocation.effects import SingleEffect
+from cerebellum.allocation.policies import Rules, choose_greedy
 from cerebellum.stats.intervals import Interval, mean_interval
 from cerebellum.stats.racing import RaceRules, chunk_order, for_choice, next_step, plan_race, race_state
 from cerebellum.stats.verdicts import Verdict

@@ -79,8 +79,8 @@ def bench(
     Example: cerebellum bench recipe.gguf --against base-Q3_K_M.gguf --reference model-BF16.gguf --tasks arc_challenge,humaneval --out bench
     """
     from cerebellum import api
-    from cerebellum.bench.plain import bench_json
     from cerebellum.errors import InputError
+    from cerebellum.evals.plain import bench_json
     from cerebellum.report.bench import bench_grid
 
     if against is None and fail_on_loss:

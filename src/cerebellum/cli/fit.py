@@ -40,7 +40,7 @@ _FIT_CTX = 4096
 
 def limit_of(vram: str, margin: str) -> int:
     """Bytes of the device that llama.cpp may take. Raises `InputError`."""
-    from cerebellum.allocate.sizes import parse_bytes
+    from cerebellum.allocation.sizes import parse_bytes
     from cerebellum.errors import InputError
 
     whole = parse_bytes(vram, "--vram")

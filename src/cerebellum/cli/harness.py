@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from cerebellum.bench import lm_eval_plugin
 from cerebellum.cli.common import guarded
 from cerebellum.errors import InputError, OutputError
+from cerebellum.evals import lm_eval_plugin
 
 MODEL = lm_eval_plugin.MODEL
 #: Model arguments that are numbers, as the engine's settings call them; and what the harness passes to every model.
@@ -52,7 +52,7 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
         click.echo(click.get_current_context().get_help() + "\n\nWhat follows is the harness's own help.\n")
     from lm_eval.__main__ import cli_evaluate
 
-    from cerebellum.bench.hub import offline_if_unreachable
+    from cerebellum.evals.hub import offline_if_unreachable
 
     sys.argv = ["lm-eval", *arguments]
     with offline_if_unreachable() if asks(arguments) else contextlib.nullcontext("") as why:
@@ -108,7 +108,7 @@ def tasks_of(arguments: Sequence[str]) -> str:
 
 def in_words(error: Exception, tasks: str, why: str) -> str:
     """A user's message of an error that is the hub's or says what was given wrongly; "" for any other, which keeps its traceback."""
-    from cerebellum.bench.hub import LATER, cause, first_line, of_the_hub, raised_in
+    from cerebellum.evals.hub import LATER, cause, first_line, of_the_hub, raised_in
 
     if of_the_hub(error):
         return f"lm-evaluation-harness can't load what {tasks} needs: {cause(why, error)}; {LATER}"
@@ -126,7 +126,7 @@ def in_words(error: Exception, tasks: str, why: str) -> str:
 
 def register() -> None:
     """Make the model known to lm-evaluation-harness in this process, for `lm_eval.simple_evaluate` too. Raises `InputError` without it."""
-    from cerebellum.bench.harness import need_harness
+    from cerebellum.evals.harness import need_harness
 
     need_harness()
     import lm_eval.models  # noqa: F401 its own models first
@@ -144,8 +144,8 @@ def whole_number(name: str, value: Any) -> int:
 
 def open_model_class() -> Any:
     """The class that the harness makes models of; made when asked for, so that nothing here needs the harness."""
-    from cerebellum.bench.lm import HarnessModel
     from cerebellum.cli.console import ConsoleProgress
+    from cerebellum.evals.lm import HarnessModel
     from cerebellum.llamacpp.generate.protocol import Responder
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.llamacpp.protocol import Settings

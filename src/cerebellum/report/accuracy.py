@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cerebellum.allocate.damage import predict_left_out
+from cerebellum.allocation.damage import predict_left_out
 from cerebellum.report.grids import Grid
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.allocate.sensitivity import map_json
-from cerebellum.bench.plain import bench_json
+from cerebellum.allocation.sensitivity import map_json
+from cerebellum.evals.plain import bench_json
 from cerebellum.files import companions, write_text
 from cerebellum.quoting import code_block, markdown, printable, strict_json
 from cerebellum.report.accuracy import accuracy_grid, accuracy_json, left_out

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.allocate.sensitivity import map_json
+from cerebellum.allocation.sensitivity import map_json
 from cerebellum.files import write_text
 from cerebellum.quoting import code_span, markdown, strict_json
 from cerebellum.report.allocation import FORMAT
@@ -19,7 +19,7 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.allocate.sensitivity import SensitivityMap
+    from cerebellum.allocation.sensitivity import SensitivityMap
     from cerebellum.results.allocation import Allocation, AllocationLadder
     from cerebellum.stats.intervals import Interval
 

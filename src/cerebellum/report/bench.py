@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.bench.pairs import is_binary
-from cerebellum.bench.score import UNJUDGED
+from cerebellum.evals.pairs import is_binary
+from cerebellum.evals.score import UNJUDGED
 from cerebellum.report.grids import Grid, with_limits
 
 if TYPE_CHECKING:
-    from cerebellum.bench.pairs import Pair
-    from cerebellum.bench.score import BenchResult, Score, TaskResult
+    from cerebellum.evals.pairs import Pair
+    from cerebellum.evals.score import BenchResult, Score, TaskResult
 
 _COLUMNS = (
     "task",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.allocate.effects import Prediction
+from cerebellum.allocation.effects import Prediction
 from cerebellum.domain import TrialKind
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.report.noise import noise_line

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cerebellum.allocate.policies import Choice
-from cerebellum.bench.plain import bench_json
+from cerebellum.allocation.policies import Choice
+from cerebellum.evals.plain import bench_json
 from cerebellum.report.ladder import ladder_json
 from cerebellum.scoring.summary import as_json
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocate.effects import Prediction, SingleEffect
-from cerebellum.allocate.plan import SweepPlan
-from cerebellum.allocate.policies import Choice
-from cerebellum.bench.score import BenchResult
+from cerebellum.allocation.effects import Prediction, SingleEffect
+from cerebellum.allocation.plan import SweepPlan
+from cerebellum.allocation.policies import Choice
 from cerebellum.domain import Model, Trial, TrialKind
+from cerebellum.evals.score import BenchResult
 from cerebellum.gguf.mix import Mix
 from cerebellum.gguf.overrides import Hit, Overrides
 from cerebellum.quoting import shell_file, shell_word

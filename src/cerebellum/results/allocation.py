@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cerebellum.allocate.damage import Anchor, DamageModel
-from cerebellum.allocate.recipes import Candidate
-from cerebellum.allocate.sensitivity import Check, SensitivityMap
-from cerebellum.allocate.sizes import Target
-from cerebellum.allocate.table import Table
-from cerebellum.bench.score import BenchResult
+from cerebellum.allocation.damage import Anchor, DamageModel
+from cerebellum.allocation.recipes import Candidate
+from cerebellum.allocation.sensitivity import Check, SensitivityMap
+from cerebellum.allocation.sizes import Target
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial
+from cerebellum.evals.score import BenchResult
 from cerebellum.results import Base, Comparison, Noise, Written
 from cerebellum.stats.intervals import Interval
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cerebellum.allocate.sensitivity import Expected, SensitivityMap, corrected
-from cerebellum.allocate.sizes import Target
+from cerebellum.allocation.sensitivity import Expected, SensitivityMap, corrected
+from cerebellum.allocation.sizes import Target
 from cerebellum.gguf.overrides import Overrides
 
 

@@ -55,7 +55,7 @@ class RaceRules:
     trial's intervals. ``rate``: false-discovery rate over the trials. ``noise_floor`` and ``margin``: nats per token,
     as in `cerebellum.stats.verdicts.judge`.
 
-    For CHOICE, which ends in `cerebellum.allocate.policies.choose_greedy`:
+    For CHOICE, which ends in `cerebellum.allocation.policies.choose_greedy`:
 
     * ``limits``: trial → the largest difference, nats a token, with which it could be chosen (infinite where absent). A trial whose
       interval lies above its limit is out. A trial that improves is in. All others go on to the full text.

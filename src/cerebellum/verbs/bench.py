@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cerebellum.bench.asking import Asker, Forgetful, Memory
-from cerebellum.bench.code import CodeTask
-from cerebellum.bench.items import Item, Judged, Reply, Task, Write
-from cerebellum.bench.lines import item_lines
-from cerebellum.bench.plain import bench_json
-from cerebellum.bench.sandbox import Sandbox
-from cerebellum.bench.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
-from cerebellum.bench.sets import CODE, Sets, expand
 from cerebellum.cores import n_cores
 from cerebellum.errors import InputError, OutputError, TextError
+from cerebellum.evals.asking import Asker, Forgetful, Memory
+from cerebellum.evals.code import CodeTask
+from cerebellum.evals.items import Item, Judged, Reply, Task, Write
+from cerebellum.evals.lines import item_lines
+from cerebellum.evals.plain import bench_json
+from cerebellum.evals.sandbox import Sandbox
+from cerebellum.evals.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
+from cerebellum.evals.sets import CODE, Sets, expand
 from cerebellum.files import make_folder, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
@@ -172,7 +172,7 @@ class BenchContext:
 
 
 class StudyMemory:
-    """See `cerebellum.bench.asking.Memory`: one file's answers in a study."""
+    """See `cerebellum.evals.asking.Memory`: one file's answers in a study."""
 
     def __init__(self, study: Study, file: str) -> None:
         self._study, self._file = study, file

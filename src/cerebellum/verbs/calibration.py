@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled
-from cerebellum.allocate.plan import select_tensors
+from cerebellum.allocation.plan import select_tensors
 from cerebellum.errors import ModelFileError, TextError, TypeChoiceError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file

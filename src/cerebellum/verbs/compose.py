@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cerebellum.allocate.effects import predict_additive
-from cerebellum.allocate.plan import blanket_trial, random_trials
-from cerebellum.allocate.policies import Choice
+from cerebellum.allocation.effects import predict_additive
+from cerebellum.allocation.plan import blanket_trial, random_trials
+from cerebellum.allocation.policies import Choice
 from cerebellum.domain import Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError
 from cerebellum.gguf.overrides import pairs

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cerebellum import bundled
-from cerebellum.bench.sandbox.boxes import working_box
 from cerebellum.cores import n_cores
 from cerebellum.errors import CerebellumError
+from cerebellum.evals.sandbox.boxes import working_box
 from cerebellum.llamacpp.generate.protocol import Prompt
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.results.health import Check, Native

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocate.effects import Objective
-from cerebellum.allocate.plan import check_choice, select_tensors
-from cerebellum.allocate.policies import POLICIES, Rules, check_policy, choose
-from cerebellum.bench.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.allocation.effects import Objective
+from cerebellum.allocation.plan import check_choice, select_tensors
+from cerebellum.allocation.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.domain import tensor_types_of
+from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.files import companions
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cerebellum.allocate.plan import SweepPlan
+from cerebellum.allocation.plan import SweepPlan
 from cerebellum.domain import Trial
 from cerebellum.errors import InputError
 from cerebellum.results import Race, Sweep, SweepRow

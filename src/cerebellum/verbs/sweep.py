@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from cerebellum.allocate.effects import SingleEffect
-from cerebellum.allocate.plan import SweepPlan, plan_sweep
+from cerebellum.allocation.effects import SingleEffect
+from cerebellum.allocation.plan import SweepPlan, plan_sweep
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import EngineError
 from cerebellum.gguf.imatrix import load_imatrix

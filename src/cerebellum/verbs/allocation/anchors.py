@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from cerebellum.allocate.anchors import first_anchors, open_tensors, second_anchors
-from cerebellum.allocate.damage import Anchor, fit
-from cerebellum.allocate.plan import single_trial
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.anchors import first_anchors, open_tensors, second_anchors
+from cerebellum.allocation.damage import Anchor, fit
+from cerebellum.allocation.plan import single_trial
+from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import EngineError, InputError
 from cerebellum.llamacpp.protocol import Sources

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cerebellum.allocate.damage import DamageModel
-from cerebellum.allocate.recipes import Candidate, candidates
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.damage import DamageModel
+from cerebellum.allocation.recipes import Candidate, candidates
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial
 from cerebellum.errors import EngineError
 from cerebellum.results.allocation import Tried

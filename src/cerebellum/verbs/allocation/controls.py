@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cerebellum.allocate.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.results.allocation import Controls, Equivalent, Rung, Shuffled
 from cerebellum.scoring.summary import mean_kld

@@ -8,10 +8,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cerebellum.allocate.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
-from cerebellum.allocate.candidates import candidate_types
-from cerebellum.allocate.sizes import file_bytes, target_bytes
-from cerebellum.allocate.table import Table, table_of
+from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
+from cerebellum.allocation.candidates import candidate_types
+from cerebellum.allocation.sizes import file_bytes, target_bytes
+from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources

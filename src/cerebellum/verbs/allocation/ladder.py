@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocate.sizes import Target, file_bytes, target_bytes
+from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
 from cerebellum.gguf import model_file

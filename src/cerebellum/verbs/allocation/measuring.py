@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from cerebellum.allocate.damage import Anchor
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.damage import Anchor
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial, TrialKind, tensor_types_of
 from cerebellum.scoring.summary import kld_sums
 from cerebellum.stats.intervals import Interval, mean_interval, paired_values, ratio_values

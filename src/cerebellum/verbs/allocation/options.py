@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cerebellum.allocate.candidates import TypeRules
-from cerebellum.allocate.sensitivity import SensitivityMap
-from cerebellum.allocate.sizes import Target
+from cerebellum.allocation.candidates import TypeRules
+from cerebellum.allocation.sensitivity import SensitivityMap
+from cerebellum.allocation.sizes import Target
 
 #: The stock mix whose bytes are taken where no size is named.
 DEFAULT_LIKE = "Q4_K_M"

@@ -12,12 +12,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cerebellum.allocate.damage import fit
-from cerebellum.allocate.exchanges import Measured, Step, as_anchors, exchanges, steadied, steps
-from cerebellum.allocate.plan import single_trial
-from cerebellum.allocate.recipes import predicted_kld
-from cerebellum.allocate.solver import Solution, solve
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.damage import fit
+from cerebellum.allocation.exchanges import Measured, Step, as_anchors, exchanges, steadied, steps
+from cerebellum.allocation.plan import single_trial
+from cerebellum.allocation.recipes import predicted_kld
+from cerebellum.allocation.solver import Solution, solve
+from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.gguf.overrides import pairs
 from cerebellum.llamacpp.protocol import Sources

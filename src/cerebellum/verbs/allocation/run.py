@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocate.candidates import DEFAULT_TYPES, allowed_types
-from cerebellum.allocate.sizes import Target, target_bytes
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types
+from cerebellum.allocation.sizes import Target, target_bytes
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, Trial
 from cerebellum.errors import InputError, ProofError
 from cerebellum.gguf import model_file

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cerebellum.allocate.candidates import TypeRules, allowed_types, chosen_tensors, kept_types
-from cerebellum.allocate.sensitivity import SensitivityMap, expected_damage, map_of
-from cerebellum.allocate.sizes import Target, target_bytes
-from cerebellum.allocate.solver import solve
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.candidates import TypeRules, allowed_types, chosen_tensors, kept_types
+from cerebellum.allocation.sensitivity import SensitivityMap, expected_damage, map_of
+from cerebellum.allocation.sizes import Target, target_bytes
+from cerebellum.allocation.solver import solve
+from cerebellum.allocation.table import Table
 from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError, OutputError
 from cerebellum.files import write_text

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cerebellum.allocate.sizes import file_bytes
-from cerebellum.allocate.table import Table
+from cerebellum.allocation.sizes import file_bytes
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, TrialKind
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocate.candidates import TypeRules, candidate_types
-from cerebellum.allocate.table import Table, table_of
+from cerebellum.allocation.candidates import TypeRules, candidate_types
+from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model, Tensor
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import coverage_of

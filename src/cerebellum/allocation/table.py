@@ -1,0 +1,90 @@
+"""The table everything is decided on: tensor by tensor the types it may take, their bytes in the file and their weight errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from cerebellum.allocation.candidates import undominated
+from cerebellum.allocation.sizes import alignment_of, padded_bytes
+from cerebellum.allocation.solver import Offer
+from cerebellum.domain import Model, Tensor
+
+#: What a weight error costs a tensor: (tensor, error) → damage.
+Cost = Callable[[str, float], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """``types``: tensor → the types it may take, smallest first. ``errors`` knows these and the base's own type; ``power`` is the
+    importance-weighted square of the source's weights. ``base`` is the file that stands for the stock mix."""
+
+    base: Model
+    tensors: Mapping[str, Tensor]
+    types: Mapping[str, tuple[str, ...]]
+    errors: Mapping[str, Mapping[str, float]]
+    power: Mapping[str, float]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.types)
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """Tensor → role."""
+        return {name: self.tensors[name].role for name in self.types}
+
+    @property
+    def base_types(self) -> dict[str, str]:
+        """The base's type of every tensor that may change."""
+        return {name: self.tensors[name].type for name in self.types}
+
+    def n_bytes(self, name: str, kind: str) -> int:
+        """Bytes in the file, padding included."""
+        return padded_bytes(self.tensors[name], kind, alignment_of(self.base))
+
+    def fixed_bytes(self) -> int:
+        """Bytes of the file that no choice changes: header and all other tensors."""
+        return self.base.file_bytes - sum(self.n_bytes(name, kind) for name, kind in self.base_types.items())
+
+    def file_bytes(self, types: Mapping[str, str]) -> int:
+        """Bytes of the finished file with these types; tensors that aren't named have the base's."""
+        chosen = {**self.base_types, **{n: k for n, k in types.items() if n in self.types}}
+        return self.fixed_bytes() + sum(self.n_bytes(name, kind) for name, kind in chosen.items())
+
+    def offers(self, cost: Cost) -> dict[str, tuple[Offer, ...]]:
+        """What the solver chooses from: types that no other beats, at the damage that ``cost`` gives them."""
+        found = {}
+        for name, types in self.types.items():
+            sizes, errors = {kind: self.n_bytes(name, kind) for kind in types}, self.errors[name]
+            kept = undominated(types, sizes, errors)
+            found[name] = tuple(Offer(kind, sizes[kind], cost(name, errors[kind])) for kind in kept)
+        return found
+
+    def error_change(self, name: str, kind: str, since: str | None = None) -> float:
+        """Weight error at ``kind`` less that at ``since`` (the base's type by default)."""
+        return self.errors[name][kind] - self.errors[name][since or self.tensors[name].type]
+
+    def without(self, cells: Iterable[tuple[str, str]]) -> Table:
+        """The table without some (tensor, type), unless a tensor would have none left."""
+        gone = set(cells)
+        kept = {n: tuple(k for k in types if (n, k) not in gone) or types for n, types in self.types.items()}
+        return replace(self, types=kept)
+
+
+def table_of(
+    base: Model,
+    types: Mapping[str, tuple[str, ...]],
+    errors: Mapping[str, Mapping[str, float]],
+    power: Mapping[str, float],
+) -> Table:
+    """The table of the tensors in ``types``, in the order of their names."""
+    tensors = {t.name: t for t in base.tensors}
+    names = sorted(types)
+    return Table(
+        base,
+        {name: tensors[name] for name in names},
+        {name: types[name] for name in names},
+        {name: errors[name] for name in names},
+        {name: power[name] for name in names},
+    )

@@ -1,5 +1,0 @@
-"""Running what a model wrote: in a box, with limits, judged from another box."""
-
-from cerebellum.bench.sandbox.runner import Limits, Outcome, Sandbox
-
-__all__ = ["Limits", "Outcome", "Sandbox"]

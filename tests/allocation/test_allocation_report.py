@@ -1,0 +1,292 @@
+"""What an allocation leaves: five lines, tables of 80 columns, pictures, card, JSON of a documented shape; the ladder; the estimate."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cerebellum import api
+from cerebellum.allocation.damage import Anchor
+from cerebellum.allocation.sizes import parse_ladder
+from cerebellum.cli.allocation import show_allocation, show_estimate, show_ladder
+from cerebellum.errors import InputError
+from cerebellum.gguf.labels import label_of, labelled
+from cerebellum.gguf.model_file import read_model
+from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
+from cerebellum.report.allocation_card import allocation_card, base_model, front_matter
+from cerebellum.report.allocation_lines import five_lines
+from cerebellum.results.allocation import Allocation, AllocationLadder
+from cerebellum.testing import write_fake_model
+from cerebellum.verbs.inputs import Texts, conversations_unasked
+from tests.allocation.test_allocation import BLOCKS, allocate, planted
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 60)))
+    write_fake_model(folder / "model-F16.gguf", BLOCKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(ground: Path) -> Allocation:
+    return allocate(ground / "model-F16.gguf")
+
+
+@pytest.fixture(scope="module")
+def ladder(ground: Path) -> AllocationLadder:
+    path = ground / "model-F16.gguf"
+    return api.ladder(
+        path, "Q4_K_M,Q2_K,3.9bpw", out=ground / "ladder", text=ground / "text.txt", ctx=64, backend=planted(path)
+    )
+
+
+# -- page, card, pictures ----------------------------------------------------------------------------------------------
+
+
+def test_five_lines_come_first_everywhere(ground: Path, result: Allocation) -> None:
+    lines = five_lines(result)
+    heads = ["Size", "KL divergence", "As good as", "Verdict", "Next"]
+    assert [line.split(":")[0] for line in lines] == heads
+    page = (ground / "out" / "report.md").read_text().splitlines()
+    assert [line.split(":")[0] for line in page[2:7]] == [f"1. {head}" for head in heads]
+    ratio = result.controls.ratio
+    assert f"{100 * ratio.estimate:.0f} % of the stock" in lines[1] and "improves on" in lines[3]
+    assert json.loads((ground / "out" / "report.json").read_text())["verdict"][:5] == lines
+
+
+def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: pytest.CaptureFixture[str]) -> None:
+    """But names of files, which stay whole; no line ends in blanks; the numbers are the result's."""
+    show_allocation(result, ground / "out")
+    printed = capsys.readouterr().out
+    long = [line for line in printed.splitlines() if len(line) > 80 and " " in line.strip()]
+    assert long == [] and not re.search(r"[ \t]$", printed, re.MULTILINE)
+    assert printed.startswith("Size: ") and "Recipe and controls" in printed
+    show_allocation(result, ground / "out", wide=True)
+    wide = capsys.readouterr().out
+    assert "types of the stock file" in wide and "types of the stock file" not in printed
+
+
+def test_the_json_has_the_documented_keys(ground: Path) -> None:
+    """``docs/reference/report.md`` lists every key of the first two levels, and no other."""
+    report = json.loads((ground / "out" / "report.json").read_text())
+    assert report["format"] == 1 and report["kind"] == "allocation"
+    assert documented("report.md") == keys_of(report, open_ended=("recipe", "facts", "noise", "written", "bench"))
+
+
+def test_the_map_has_the_documented_keys(ground: Path) -> None:
+    value = json.loads((ground / "out" / "sensitivity.json").read_text())
+    found = keys_of(value, open_ended=("model", "imatrix", "reference", "text", "settings", "stock_bytes", "spreads"))
+    assert documented("sensitivity.md") == found
+
+
+def keys_of(value: dict[str, Any], open_ended: tuple[str, ...]) -> set[str]:
+    found = set(value)
+    for key, held in value.items():
+        inner = held[0] if isinstance(held, list) and held and isinstance(held[0], dict) else held
+        if isinstance(inner, dict) and key not in open_ended:
+            found |= {f"{key}.{name}" for name in inner}
+    return found
+
+
+def documented(page: str) -> set[str]:
+    rows = re.findall(r"^\| `([a-z_.]+)` \|", (DOCS / page).read_text(), re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    return set(rows)
+
+
+def test_the_pictures_are_svg_of_the_recipe(ground: Path, result: Allocation) -> None:
+    heat = ET.parse(ground / "out" / "allocation.svg")
+    cells = [e.text or "" for e in heat.iter("{http://www.w3.org/2000/svg}title")][1:]
+    types = [result.recipe.types(result.base.model.types)[n] for n in result.table.names]
+    key = sorted(set(types))
+    assert sorted(cells) == sorted([*types, *key])
+    drawn = ET.parse(ground / "out" / "prediction.svg")
+    marks = [e for e in drawn.iter() if e.tag.endswith("circle")]
+    assert len(marks) == 2  # the kept one, and its place in the key, are told apart
+
+
+def test_the_card_is_yaml_and_says_what_was_not_tested(result: Allocation) -> None:
+    card = allocation_card(result)
+    _, front, body = card.split("---\n", 2)
+    yaml = pytest.importorskip("yaml", reason="no YAML reader here")
+    meta = yaml.safe_load(front)
+    assert meta["base_model"] == "OWNER/NAME" and "gguf" in meta["tags"] and meta["quantized_by"]
+    assert "## Not tested" in body and "llama-quantize" in body and result.written.sha256 in body
+
+
+def test_front_matter_takes_what_the_metadata_says_and_nothing_breaks_it() -> None:
+    yaml = pytest.importorskip("yaml", reason="no YAML reader here")
+    said = {"general.license": "apache-2.0", "general.repo_url": "https://hub.example/some/model"}
+    meta = yaml.safe_load("\n".join(front_matter(said)).strip("-"))
+    assert (meta["license"], meta["base_model"]) == ("apache-2.0", "some/model")
+    evil = {"general.license": 'x"\n---\n# injected: [', "general.repo_url": "https://h/a/b\n- c"}
+    meta = yaml.safe_load("\n".join(front_matter(evil)).strip("-"))
+    assert set(meta) == {"base_model", "base_model_relation", "quantized_by", "license", "tags"}
+    assert base_model(evil) == "OWNER/NAME"
+
+
+# -- accuracy ----------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_of_pairs_by_hand() -> None:
+    found = accuracy_of([(1.0, 2.0), (1.0, 0.5), (1.0, 8.0), (-1.0, 1.0)])
+    assert (found.n_anchors, found.n_positive) == (4, 3)
+    assert found.factor == pytest.approx(2.0) and found.bias == pytest.approx(2.0)
+    assert math.isnan(accuracy_of([(-1.0, 1.0)]).factor)
+
+
+def test_rank_correlation_by_hand() -> None:
+    assert rank_correlation([1, 2, 3, 4], [10, 100, 1000, 10000]) == pytest.approx(1.0)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    assert math.isnan(rank_correlation([1, 2, 3], [5, 5, 5]))
+
+
+def test_an_anchor_is_predicted_without_itself(result: Allocation) -> None:
+    """Every measured effect appears once; the prediction, mostly from the tensor's role, ranks effects better than weight error alone."""
+    found = left_out(result)
+    assert sum(role.n_anchors for role in found.roles.values()) == sum(
+        1 for a in result.anchors.anchors if a.error_change
+    )
+    assert found.model > found.weight_error > 0.0
+    assert math.isnan(found.parameters)  # all of one size
+    assert isinstance(result.anchors.anchors[0], Anchor)
+
+
+# -- ladder ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_ladder_is_one_study_one_set_of_anchors_and_files_apart(ground: Path, ladder: AllocationLadder) -> None:
+    results = ladder.results
+    names = [r.written.path.name for r in results]
+    sizes = [r.written.file_bytes for r in results]
+    assert sizes == sorted(sizes) and all(r.written.path.stat().st_size <= r.limit for r in results)
+    assert [label_of(n) for n in names] == list(ladder.labels) and len(set(ladder.labels)) == 3
+    assert {"Q2_K", "Q4_K_M"} < set(ladder.labels)
+    assert sum(r.anchors.n_trials > 0 for r in results) == 1
+    assert len({r.anchors.model.misfit for r in results}) == 1
+    assert [p.name for p in (ground / "ladder").glob("*.sqlite")] == ["study.sqlite"]
+    for label in ladder.labels:
+        assert (ground / "ladder" / label / "report.md").exists()
+
+
+def test_the_ladders_picture_has_every_point(ground: Path, ladder: AllocationLadder) -> None:
+    drawn = ET.parse(ground / "ladder" / "ladder.svg")
+    words = [e.text or "" for e in drawn.iter() if e.tag.endswith("text")]
+    assert all(words.count(label) >= 1 for label in [*ladder.labels, *(r.ftype for r in ladder.stock)])
+    circles = [e for e in drawn.iter() if e.tag.endswith("circle")]
+    assert len(circles) == len(ladder.results) + 1  # and the legend's
+    places = [(float(e.get("cx", 0)), float(e.get("cy", 0))) for e in circles[1:]]
+    assert places == sorted(places) and [y for _, y in places] == sorted(
+        y for _, y in places
+    )  # larger, and lower on paper
+    report = json.loads((ground / "ladder" / "report.json").read_text())
+    assert [r["file_bytes"] for r in report["recipes"]] == [r.written.file_bytes for r in ladder.results]
+
+
+def test_a_ladder_prints_within_80_columns(ladder: AllocationLadder, capsys: pytest.CaptureFixture[str]) -> None:
+    show_ladder(ladder, Path("out"))
+    printed = capsys.readouterr().out
+    assert [line for line in printed.splitlines() if len(line) > 80 and " " in line.strip()] == []
+
+
+def test_what_is_no_ladder_is_refused(ground: Path) -> None:
+    for sizes, words in (
+        ("Q2_K", "several"),
+        ("Q2_K,Q2_K", "several"),
+        ("Q2_K,soup", "unknown file type"),
+        ("Q2_K,xbpw", "bits a weight"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_ladder(api.names(sizes))
+    with pytest.raises(InputError, match="leave out --size"):
+        api.ladder(ground / "model-F16.gguf", "Q2_K,Q4_K_M", out=ground / "no", like="Q2_K", text=ground / "text.txt")
+    assert [t.bits for t in parse_ladder(("3.9bpw", "4bpw"))] == [3.9, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"),
+    [
+        ("world-gemma4-F16", "world-gemma4-cerebellum-Q3_K_M"),
+        ("Model.Q8_0", "Model-cerebellum-Q3_K_M"),
+        ("SmolLM2-135M-Instruct-UD-Q4_K_XL-v2", "SmolLM2-135M-Instruct-v2-cerebellum-Q3_K_M"),
+        ("BF16", "model-cerebellum-Q3_K_M"),
+        ("plain", "plain-cerebellum-Q3_K_M"),
+    ],
+)
+def test_names_carry_one_label_at_the_end(stem: str, name: str) -> None:
+    found = labelled(stem, "Q3_K_M")
+    assert found == name and label_of(f"{found}.gguf") == "Q3_K_M"
+    assert len(re.findall(r"(?i)B?F16|Q\d_[0-9K](?:_[A-Z]+)?", found)) == 1
+
+
+def test_a_file_of_another_size_has_another_name(ground: Path, result: Allocation) -> None:
+    other = allocate(ground / "model-F16.gguf", like=None, bpw=3.9, map=ground / "out" / "sensitivity.json")
+    assert result.written.path.name == "model-cerebellum-Q3_K_M.gguf" != other.written.path.name
+    assert "3.9bpw" in other.written.path.name and label_of(other.written.path.name) == other.base.ftype
+    assert read_model(result.written.path).file_bytes == result.written.file_bytes
+
+
+# -- estimate ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_estimate_counts_the_trials_that_the_run_makes(
+    ground: Path, result: Allocation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = ground / "model-F16.gguf"
+    options: dict[str, Any] = {"text": ground / "text.txt", "ctx": 64, "like": "Q3_K_M"}
+    found = api.estimate(path, out=tmp_path / "no", backend=planted(path), **options)
+    assert 0.8 * result.anchors.n_trials <= found.n_trials <= 1.2 * result.anchors.n_trials and found.n_tensors == len(
+        result.table.names
+    )
+    assert found.limit == result.limit and (found.search_chunks, found.report_chunks) == (30, 30)
+    assert found.minutes >= 0.0 and found.disk_bytes > result.base.model.file_bytes + result.limit
+    assert not (tmp_path / "no").exists()
+    show_estimate(found, None, as_json=False)
+    printed = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in printed.splitlines())
+    assert "smallest difference" in printed and "has only 30 chunks" in printed
+    with pytest.raises(InputError, match="smallest file"):
+        api.estimate(path, backend=planted(path), **{**options, "like": None}, size=1000)
+
+
+def test_with_a_map_no_trial_is_expected(ground: Path, result: Allocation) -> None:
+    path = ground / "model-F16.gguf"
+    known = ground / "out" / "sensitivity.json"
+    assert api.estimate(path, backend=planted(path), text=ground / "text.txt", ctx=64, map=known).n_trials == 0
+
+
+def test_another_model_needs_its_own_text(ground: Path) -> None:
+    with pytest.raises(InputError, match="isn't the bundled model"):
+        api.allocate(ground / "model-F16.gguf", out=ground / "none", backend=planted(ground / "model-F16.gguf"))
+
+
+def test_the_usual_number_of_chunks() -> None:
+    assert [api.usual_chunks(ctx) for ctx in (512, 2048, 8192, 100)] == [64, 16, 16, 328]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_told"),
+    [
+        ('{"messages": [{"role": "user", "content": "a"}]}\n{}', True),
+        ('\n{"conversations": []}\n', True),
+        ('{"messages": 3}', False),
+        ("{not JSON", False),
+        ("[" * 5000, False),
+        ("Once upon a time", False),
+    ],
+)
+def test_conversations_measured_as_text_are_told(text: str, is_told: bool) -> None:
+    texts = Texts(Path("talk.jsonl"), text, None, None, False, None)
+    assert [w.startswith("talk.jsonl looks like conversations") for w in conversations_unasked(texts)] == [
+        True
+    ] * is_told
