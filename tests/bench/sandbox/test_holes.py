@@ -348,8 +348,8 @@ def test_a_step_that_fails_refuses_the_box(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(syscalls, "allowing_filter", lambda machine: b"\0" * 8)
     assert "system-call filter: Invalid argument" in Box(kind).refusal()
     with pytest.raises(SandboxError, match="could not be made: system-call filter"):
-        Sandbox(Box(kind)).run(*HONEST, "f", LIMITS)
-    monkeypatch.setattr(boxes.platform, "machine", lambda: "riscv64")
+        Sandbox(Box(kind)).run(HONEST[0], HONEST[1], "f", LIMITS)
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
     assert Box(kind).refusal() == "its table of system calls has x86_64 and aarch64, and this is riscv64"
 
 
