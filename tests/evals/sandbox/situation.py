@@ -9,12 +9,12 @@ from cerebellum.evals.sandbox import Limits, Sandbox
 from cerebellum.evals.sandbox.boxes import Box, Kind, refusals
 
 KINDS: tuple[Kind, ...] = ("namespaces", "user namespace", "bubblewrap")
-HONEST = ["def f(x):\n    return x + 1\n", "def check(f):\n    assert f(1) == 2\n"]
+HONEST = ("def f(x):\n    return x + 1\n", "def check(f):\n    assert f(1) == 2\n")
 
 
 def answers(source: str, tests: str) -> dict[str, str]:
     """By kind: the outcome of a program, or why there is no such box; and what a user gets."""
-    kinds = {}
+    kinds: dict[str, str] = {}
     for kind in KINDS:
         refusal = Box(kind).refusal()
         outcome = None if refusal else Sandbox(Box(kind)).run(source, tests, "f", Limits(seconds=20.0))

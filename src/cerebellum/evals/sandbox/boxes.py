@@ -216,10 +216,10 @@ def needed() -> tuple[Path, ...]:
 def refusals() -> dict[Kind, str]:
     """Why each kind can't be had here, best kind first, up to the one that can ("").
 
-    As root the best is namespaces by hand: they end as a user that nobody is, whose threads the kernel counts. bubblewrap is better known
-    than our own user namespace.
+    As root the best is namespaces by hand: they end as a user that nobody is, whose threads the kernel counts. bubblewrap comes
+    last: it may be allowed where we are not, but it can't bound the number of empty files in its scratch.
     """
-    kinds: tuple[Kind, ...] = ("namespaces", "bubblewrap", "user namespace")
+    kinds: tuple[Kind, ...] = ("namespaces", "user namespace", "bubblewrap")
     causes: dict[Kind, str] = {}
     for kind in kinds:
         causes[kind] = Box(kind).refusal()

@@ -100,7 +100,7 @@ def main() -> None:
     try:
         close(filters)
     except (OSError, ValueError) as error:
-        os.write(2, f"refused: {error}\n".encode())
+        os.write(2, f"refused: {getattr(error, 'strerror', None) or error}\n".encode())
         os._exit(REFUSED)
     sys.argv[:] = sys.argv[2:]
     exec(code, {"__name__": "__main__", "__file__": script})

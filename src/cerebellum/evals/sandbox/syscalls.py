@@ -3,8 +3,8 @@
 A box holds one process: it starts no other, and no program. What is not in the table is refused with EPERM; a call that is newer than the
 table answers ENOSYS, as an older kernel would, so that the C library takes an older one. Absent on purpose, beside all that needs rights:
 io_uring, userfaultfd, perf_event_open, keyctl, bpf, ptrace and process_vm_*; mounts, namespaces and chroot; System V's segments, semaphores
-and queues; setting extended attributes, file locks, memfd_create and inotify (memory that no limit of a process counts); execve, fork and vfork;
-sockets, but for a connected pair of streams.
+and queues; setting extended attributes, file locks, memfd_create and inotify (memory that no limit of a process counts); execve, fork and
+vfork; sockets, but for a connected pair of streams.
 """
 
 from __future__ import annotations
