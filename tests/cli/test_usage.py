@@ -184,3 +184,18 @@ def test_plain_text_of_an_instruct_model_is_told(tmp_path: Path) -> None:
     chat, plain = tiny.llama(tmp_path / "chat.gguf", chat_template=CHATML), tiny.llama(tmp_path / "plain.gguf")
     assert "--chat" in cerebellum(tmp_path, "perplexity", chat, *words).stderr
     assert "--chat" not in cerebellum(tmp_path, "perplexity", plain, *words).stderr
+
+
+def test_faults_of_a_template_are_told_before_it_is_measured_through(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": tiny.text(20)}, {"role": "assistant", "content": tiny.text(40)}]
+    (tmp_path / "talk.jsonl").write_text(f"{json.dumps(talk)}\n{json.dumps(talk)}\n", encoding="utf-8")
+    words = ("--chat", "--text", "talk.jsonl", "--ctx", "512", "-t", "1")
+    faulty = CHATML.replace("{% if add_generation_prompt %}", "{% if false %}")
+    told = {
+        name: "generation prompt"
+        in cerebellum(
+            tmp_path, "perplexity", tiny.llama(tmp_path / f"{name}.gguf", chat_template=source), *words
+        ).stderr
+        for name, source in (("sound", CHATML), ("faulty", faulty))
+    }
+    assert told == {"sound": False, "faulty": True}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cerebellum.domain import Model
-from cerebellum.errors import EngineError, InputError
+from cerebellum.errors import EngineError, InputError, ModelFileError
 from cerebellum.gguf.memory import (
     Allocated,
     ContextUse,
@@ -42,18 +42,19 @@ def fit_model(path: Path, limit: int, use: ContextUse | None, ask: Asked | None)
     largest = largest_context(model, limit, use, most, needed)
     checked: Allocated | None = None
     notes: list[str] = []
+    checked_ctx = largest or LISTED[0]
     if ask is not None:
         try:
-            checked = ask(path, _host(replace(use, n_ctx=largest or LISTED[0])))
+            checked = ask(path, _host(replace(use, n_ctx=checked_ctx)))
             largest, notes = _settled(model, limit, use, most, largest, checked, ask)
-        except EngineError as error:
+        except (EngineError, ModelFileError) as error:
             notes = [f"llama.cpp could not be asked: {error}"]
-    contexts = sorted({c for c in (*LISTED, use.n_ctx, largest) if 0 < c <= most})
+    contexts = sorted({c for c in (*LISTED, use.n_ctx, largest, most) if 0 < c <= most})
     rows = tuple(_row(model, replace(use, n_ctx=c), limit) for c in contexts)
     basis = replace(use, n_ctx=use.n_ctx or contexts[0])
     return Fit(
         path.name, model.architecture, model.file_bytes, limit, use, rows, largest, trained, device_layers(model, -1),
-        layers_that_fit(model, limit, basis), checked, largest or LISTED[0], tuple(notes),
+        layers_that_fit(model, limit, basis), checked, checked_ctx, tuple(notes),
     )  # fmt: skip
 
 

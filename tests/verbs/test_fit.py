@@ -1,0 +1,61 @@
+"""`fit` where llama.cpp's own figures are other than the formulas'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cerebellum import bundled
+from cerebellum.errors import EngineDied
+from cerebellum.gguf.memory import Allocated, ContextUse, footprint
+from cerebellum.gguf.model_file import read_model
+from cerebellum.verbs.fit import Asked, fit_model
+from tests.llamacpp import tiny
+
+LIMIT, USE = 62_000_000, ContextUse(0)
+
+
+def said(factor: float) -> tuple[list[int], Asked]:
+    """An answer of llama.cpp's that is ``factor`` times the formulas', and the contexts that it was asked for."""
+    asked: list[int] = []
+
+    def ask(path: Path, use: ContextUse) -> Allocated:
+        asked.append(use.n_ctx)
+        parts = footprint(read_model(path), use).both
+        return Allocated(int(parts.cache * factor), parts.output, {"CPU": int(parts.compute * factor)})
+
+    return asked, ask
+
+
+def test_figures_that_agree_are_asked_for_once() -> None:
+    asked, ask = said(1.01)
+    fit = fit_model(bundled.MODEL, LIMIT, USE, ask)
+    assert fit.notes == () and asked == [fit.largest] and fit.checked_ctx == fit.largest
+
+
+def test_llama_cpp_s_figures_decide_where_they_are_others() -> None:
+    """The context found fits by them, the next larger one doesn't."""
+    _, ask = said(1.5)
+    fit = fit_model(bundled.MODEL, LIMIT, USE, ask)
+    ours = fit_model(bundled.MODEL, LIMIT, USE, None)
+
+    def needs(n_ctx: int) -> float:
+        parts = footprint(read_model(bundled.MODEL), ContextUse(n_ctx)).device
+        return parts.weights + 1.5 * (parts.cache + parts.compute)
+
+    assert 0 < fit.largest < ours.largest and "llama.cpp's own figures" in fit.notes[0]
+    assert fit.checked_ctx == ours.largest  # the figures that are shown are of the context that was asked for
+    assert needs(fit.largest) <= LIMIT < needs(fit.largest + 256)
+
+
+def test_an_answer_that_does_not_come_is_told() -> None:
+    def ask(path: Path, use: ContextUse) -> Allocated:
+        raise EngineDied("it died")
+
+    fit = fit_model(bundled.MODEL, LIMIT, USE, ask)
+    assert fit.checked is None and "it died" in fit.notes[0] and fit.largest > 0
+
+
+def test_a_short_model_that_does_not_fit_has_a_row(tmp_path: Path) -> None:
+    """Trained for fewer tokens than the first context that is listed."""
+    fit = fit_model(tiny.llama(tmp_path / "m.gguf"), 1_000_000, USE, None)
+    assert fit.largest == 0 and [(row.n_ctx, row.fits) for row in fit.rows] == [(512, False)]
