@@ -50,18 +50,18 @@ def _lost_and_found(draw: random.Random) -> Tale:
     who, friend = draw.sample(the_world().people, 2)
     colour, thing, spot = draw.choice(COLOURS), draw.choice(THINGS), draw.choice(_SPOTS)
     begin = (
-        f"{draw.choice(_WEATHER)} in {who.town}. {who.name} the {who.session} had lost a {colour} {thing}. "
+        f"{draw.choice(_WEATHER)} in {who.town}. {who.name} the {who.job} had lost a {colour} {thing}. "
         f"{_first(who)} looked everywhere and could not find it. Then {friend.name} came by. "
         f'"I saw your {thing} {spot}," said {_first(friend)}. They went there together.'
     )
     finish = "{v}, they found the {c} {t}, and {w} was happy."
     right = finish.format(v=spot.capitalize(), c=colour, t=thing, w=_first(who))
-    tensor_types = [
+    swaps = [
         finish.format(v=_others(draw, list(_SPOTS), spot)[0].capitalize(), c=colour, t=thing, w=_first(who)),
         finish.format(v=spot.capitalize(), c=_others(draw, COLOURS, colour)[0], t=thing, w=_first(who)),
         finish.format(v=spot.capitalize(), c=colour, t=_others(draw, THINGS, thing)[0], w=_first(who)),
     ]
-    return Tale(begin, right, (tensor_types[0], tensor_types[1], tensor_types[2]), (_first(who), _first(friend)))
+    return Tale(begin, right, (swaps[0], swaps[1], swaps[2]), (_first(who), _first(friend)))
 
 
 def _trade(draw: random.Random) -> Tale:

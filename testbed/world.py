@@ -32,7 +32,7 @@ MATERIALS = "wood iron glass clay copper stone silver wool paper bone".split()
 @dataclass(frozen=True, slots=True)
 class Person:
     name: str
-    session: str
+    job: str
     town: str
     food: str
     colour: str

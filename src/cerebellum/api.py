@@ -386,7 +386,7 @@ def _allocation_job(
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
     options: dict[str, Any] = dict(keywords)
     benchmarks, allocation = bench_options(options), allocation_options(options)
-    check_text_named(Path(model), options.get("text"))
+    check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
     if options.get("chunks") is None:
         options["chunks"] = usual_chunks(options.get("ctx") or Settings().n_ctx)
     session, *_ = split_options(Path(model), Path(out), options)
@@ -398,8 +398,10 @@ def usual_chunks(ctx: int) -> int:
     return max(16, -(-USUAL_TOKENS // ctx))
 
 
-def check_text_named(model: Path, text: PathLike | None) -> None:
+def check_text_named(model: Path, text: PathLike | None, chat: bool) -> None:
     """Another model than the bundled one is measured on a text of its own. Raises `InputError`."""
+    if text is None and chat:
+        raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if text is None and model.exists() and not _is_bundled(model):
         raise InputError(
             f"no text: {model.name} isn't the bundled model, and the bundled texts of a small world say nothing of it. Give text (--text) "

@@ -31,7 +31,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(ground: Path) -> Allocation:
-    return allocate(ground / "model.gguf")
+    return allocate(ground / "model.gguf", refine=False)
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_larger_sizes_are_expected_to_lose_less(ground: Path, result: Allocation
 
 def test_a_run_from_the_map_measures_no_anchor_and_chooses_the_same(ground: Path, result: Allocation) -> None:
     path = ground / "out" / "sensitivity.json"
-    again = allocate(ground / "model.gguf", map=path, out=ground / "again")
+    again = allocate(ground / "model.gguf", map=path, refine=False, out=ground / "again")
     assert again.anchors.n_trials == 0
     assert again.recipe == result.recipe and again.written.sha256 == result.written.sha256
     larger = allocate(ground / "model.gguf", map=path, like="Q4_K_M", out=ground / "larger")

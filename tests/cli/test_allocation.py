@@ -39,7 +39,7 @@ def printed(ground: Path) -> tuple[str, str]:
 def test_the_estimate_comes_first_and_five_lines_after(printed: tuple[str, str]) -> None:
     out, told = printed
     assert told.index("smallest difference that 4 chunks show") < told.index("quantizing")
-    assert re.search(r"18 trials of 9 tensors", told)
+    assert re.search(r"10 trials of 9 tensors", told)
     assert out.startswith("Size: ") and "Verdict: " in out
     assert [line for line in out.splitlines() if len(line) > 80 and " " in line.strip()] == []
 
@@ -47,7 +47,7 @@ def test_the_estimate_comes_first_and_five_lines_after(printed: tuple[str, str])
 def test_a_dry_run_writes_nothing(ground: Path) -> None:
     done = cerebellum(ground, *RUN, "--like", "Q4_K_M", "--out", "dry", "--dry-run", "--json", "--quiet")
     estimate = json.loads(done.stdout)
-    assert (estimate["n_trials"], estimate["n_tensors"], estimate["search_chunks"]) == (18, 9, 4)
+    assert (estimate["n_trials"], estimate["n_tensors"], estimate["search_chunks"]) == (10, 9, 4)
     assert estimate["minutes"] > 0.0 and not (ground / "dry").exists()
 
 

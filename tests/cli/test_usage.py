@@ -75,6 +75,7 @@ def test_run_takes_its_size_from_the_device(monkeypatch: pytest.MonkeyPatch, tmp
         raise InputError("enough")
 
     monkeypatch.setattr(api, "allocate", allocate)
+    monkeypatch.setattr(api, "estimate", allocate)
     refused(
         cerebellum(tmp_path, "run", bundled.MODEL, "-o", "o", "-f", "t", "--vram", "360MB", "--fit-ctx", "1024"),
         2,

@@ -55,4 +55,4 @@ def test_everybody_asks_the_same_function() -> None:
     users = {
         p.name for p in package.rglob("*.py") if "cpu_count" in p.read_text() or "sched_getaffinity" in p.read_text()
     }
-    assert users == {"cores.py"}
+    assert users - {"syscalls.py"} == {"cores.py"}  # a sandbox's table names the system call

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from cerebellum.domain import Model, Tensor
+from cerebellum.domain import ByValue, Model, Tensor
 from cerebellum.errors import InputError
 from cerebellum.gguf.memory_layers import F32, Layer, Metadata, layers_of
 from cerebellum.gguf.types import STORED, TYPES, QuantType
@@ -61,8 +61,8 @@ class Bytes:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Footprint:
+@dataclass(frozen=True, slots=True, eq=False)
+class Footprint(ByValue):
     """What goes to the device (a GPU) and what to the host's memory."""
 
     device: Bytes

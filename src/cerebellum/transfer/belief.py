@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cerebellum.domain import ByValue
+
 Floats = npt.NDArray[np.float64]
 Places = npt.NDArray[np.int64]
 
@@ -31,8 +33,8 @@ _LEAST_SPREAD, _LEVEL = 0.1, 10.0
 _FARTHEST = 4.0
 
 
-@dataclass(frozen=True, slots=True)
-class Belief:
+@dataclass(frozen=True, slots=True, eq=False)
+class Belief(ByValue):
     """The grid: ``weights`` [G], ``means`` [G, n] and ``covariances`` [G, n, n] of y in each of its cells."""
 
     weights: Floats

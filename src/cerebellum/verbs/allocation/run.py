@@ -19,7 +19,7 @@ from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
 from cerebellum.stats.intervals import Interval
-from cerebellum.verbs.allocation.anchors import measure_anchors
+from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
@@ -139,7 +139,7 @@ def refine_recipe(
 ) -> Refined:
     """The kept recipe refined, with as much text as was asked for. Minutes become chunks by a rate that is measured once and kept with the
     study: a clock read along the way would make the choice depend on the machine's load."""
-    chunks = anchors.n_chunks
+    chunks = anchors.n_chunks or LOOKS[0] * len(table.names)  # anchors of a map took none: as many as a first look
     if options.refine_minutes is not None:
         runner = session.runner(session.search)
         chunks = int(options.refine_minutes * 60 / seconds_a_chunk(session, runner.series))
