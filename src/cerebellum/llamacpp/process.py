@@ -184,6 +184,11 @@ class Child:
         return EngineDied(f"{label or self.doing}: llama.cpp's process died ({how}){': ' + said if said else ''}")
 
     @property
+    def has_answered(self) -> bool:
+        """Whether it was called before."""
+        return self._n_calls > 0
+
+    @property
     def is_free(self) -> bool:
         """Whether the process lives, no stream is open and nothing of one is unread."""
         return self.is_alive and not self._closed and not self._turns.is_open and not self._unread
@@ -273,7 +278,13 @@ def _build_id(_where: Surroundings) -> str:
 
 def _once(label: str, method: str, *args: Any) -> Any:
     child = IDLE.take(label)
+    was_idle = child.has_answered
     try:
+        return child.call(label, method, *args)
+    except EngineDied:
+        if not was_idle:
+            raise
+        child = Child(label)  # the idle one may have died before it was asked: this one alone can tell
         return child.call(label, method, *args)
     finally:
         IDLE.give(child)
