@@ -272,7 +272,8 @@ ALLOCATE = "allocate"
 
 def is_allocation(options: Mapping[str, Any]) -> bool:
     """Whether `run` allocates: where its policy says so, or none is named and no option of a sweep given. Raises `InputError`."""
-    own, other = ([n for n in group if options.get(n) not in (None, False)] for group in (OF_ALLOCATION, OF_SWEEP))
+    given = {n for n, value in options.items() if value is not None and (value is not False or n == "refine")}
+    own, other = ([n for n in group if n in given] for group in (OF_ALLOCATION, OF_SWEEP))
     policy = options.get("policy") or ("greedy" if other and not own else ALLOCATE)
     if wrong := other if policy == ALLOCATE else own:
         owner = (
@@ -480,6 +481,7 @@ def demo(
     small enough for three minutes on two cores."""
     options: dict[str, Any] = dict(keywords)
     small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
+    small |= {"refine": False}  # it takes a third of the time, and the demo is short
     small |= {"like": "Q3_K_M"} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     given = {name: value for name, value in options.items() if value is not None}

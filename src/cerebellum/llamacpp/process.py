@@ -284,6 +284,7 @@ def _once(label: str, method: str, *args: Any) -> Any:
     except EngineDied:
         if not was_idle:
             raise
+        child.close()
         child = Child(label)  # the idle one may have died before it was asked: this one alone can tell
         return child.call(label, method, *args)
     finally:

@@ -106,7 +106,7 @@ def beyond_line(result: Allocation) -> str:
 def weight_error_line(result: Allocation) -> str:
     """What measuring added to weight error alone."""
     ratio = result.controls.from_weight_error
-    if result.kept.candidate.name == "weight error alone" or ratio.std_error == 0.0:
+    if ratio.std_error == 0.0:
         return "Weight error alone chooses the same: measuring added nothing here."
     return f"KL divergence is {share(ratio)} of what the choice by weight error alone has at these bytes: {ratio_word(ratio)}."
 

@@ -17,6 +17,8 @@ def summary_of(result: RunResult) -> dict[str, Any]:
     """The result as plain data: the JSON report."""
     combination = result.combination
     return {
+        "format": 1,
+        "kind": "sweep",
         "facts": result.facts,
         "noise": noise_json(result.noise),
         "validity": None if result.validity is None else ladder_json(result.validity),

@@ -57,7 +57,7 @@ def measure_shuffles(session: Session, table: Table, recipe: Trial, options: All
     start = mean_kld(scores[BASE_TRIAL.label]) or 1.0
     return Shuffled(
         mean_kld(scores[recipe.label]) / start,
-        tuple(mean_kld(scores[t.label]) / start for t in trials),
+        tuple(mean_kld(scores[t.label]) / start for t in trials if t.label in scores),
         len(split.chunks),
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
-from cerebellum.allocation.candidates import candidate_types
+from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
 from cerebellum.allocation.sizes import file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
@@ -24,6 +24,7 @@ from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import checked_budget, stock_base
 from cerebellum.verbs.allocation.weights import important
+from cerebellum.verbs.calibration import wants_imatrix
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.splits import make_splits
@@ -52,7 +53,9 @@ def estimate_allocation(
     try:
         search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress or Silent())
         types = backend.types(source.path, ftype, (), options.imatrix)
-        table = nominal_table(source, ftype, types, allocation, inputs, engine)
+        named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
+        makes = wants_imatrix(replace(options, base=ftype), named)
+        table = nominal_table(source, ftype, types, allocation, inputs, engine, makes)
         seconds = timed(engine, search)
         n_vocab = engine.n_vocab
     finally:
@@ -84,12 +87,18 @@ def estimate_allocation(
 
 
 def nominal_table(
-    source: Model, ftype: str, types: Mapping[str, str], allocation: AllocationOptions, inputs: Inputs, engine: Engine
+    source: Model,
+    ftype: str,
+    types: Mapping[str, str],
+    allocation: AllocationOptions,
+    inputs: Inputs,
+    engine: Engine,
+    makes_imatrix: bool = False,
 ) -> Table:
     """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
     tensors = tuple(replace(t, type=types[t.name]) for t in source.tensors)
     base = replace(source, tensors=tensors, ftype=ftype, file_bytes=file_bytes(source, types))
-    known = important(inputs.imatrix, source)
+    known = frozenset(t.name for t in tensors) if makes_imatrix else important(inputs.imatrix, source)
     found = candidate_types(source, base.types, allocation.rules, known, engine.unused)
     own = source.types
 

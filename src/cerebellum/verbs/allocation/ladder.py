@@ -16,7 +16,7 @@ from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.run import Publish, allocate_session
+from cerebellum.verbs.allocation.run import Publish, allocate_session, calibrated
 from cerebellum.verbs.allocation.stock import STOCK
 from cerebellum.verbs.bench import BenchOptions
 from cerebellum.verbs.options import SessionOptions
@@ -43,6 +43,8 @@ def allocate_ladder(
     progress = progress or Silent()
     if options.base is not None:
         raise InputError("a ladder's files each have their own stock file to compare with: leave out --base")
+    for target in targets:  # one importance matrix for all, where any size wants one
+        options = calibrated(options, replace(allocation, target=target), backend, progress)
     labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
     found: dict[str, Allocation] = {}
     for label in from_the_middle(list(labels)):

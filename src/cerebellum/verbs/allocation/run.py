@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types
-from cerebellum.allocation.sizes import Target, target_bytes
+from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, Trial
 from cerebellum.errors import InputError, ProofError
@@ -26,7 +26,7 @@ from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
-from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes
+from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.calibration import with_imatrix
@@ -56,9 +56,9 @@ def allocate_session(
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
     progress = progress or Silent()
+    options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
-    options = calibrated(options, allocation, backend, progress)
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
@@ -90,7 +90,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     """Everything of a job that is open."""
     noise = take_noise(session)
     table = make_table(session, options.rules)
-    limit = target_bytes(options.target, session.base.model)
+    limit = limit_of(session, table, options.target)
     budget = checked_budget(table, limit)
     known = options.sensitivity
     if known is None:
@@ -154,6 +154,13 @@ def gain(session: Session, refined: Refined, kept: Tried, recipe: Trial) -> Inte
     split = session.report
     scores = session.runner(split).measure([before, recipe], split.chunks, "what refinement brought")
     return kld_ratio(scores[recipe.label], scores[before.label])
+
+
+def limit_of(session: Session, table: Table, target: Target) -> int:
+    """The most bytes of the finished file; those of the stock file in ``target.like``, whatever base was named or shaped."""
+    if target.like is None:
+        return target_bytes(target, session.base.model)
+    return file_bytes(table.base, stock_types(session, target.like))
 
 
 def checked_budget(table: Table, limit: int) -> int:

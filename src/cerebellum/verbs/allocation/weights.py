@@ -12,8 +12,10 @@ from cerebellum.domain import Model, Tensor
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import coverage_of
 from cerebellum.gguf.imatrix_write import read_importance
+from cerebellum.gguf.mix import Mix
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS
+from cerebellum.verbs.base_mix import EXCLUDED
 from cerebellum.verbs.session import Session
 
 #: Weights of a tensor that its errors are computed on, about.
@@ -26,6 +28,7 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     importance = important(session.options.imatrix, session.source)
     types = candidate_types(session.source, base.types, rules, importance, session.engines[0].unused)
     types = without_impossible(types, session.options.imatrix, session.source)
+    types = without_mix(types, session.base.mix)
     wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
     errors, power = weight_errors(session, wanted)
     return table_of(base, types, errors, power)
@@ -39,6 +42,13 @@ def without_impossible(
         return dict(types)
     cannot = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source).cannot_have
     return {n: tuple(k for k in own if k not in cannot.get(n, ())) or own[-1:] for n, own in types.items()}
+
+
+def without_mix(types: Mapping[str, tuple[str, ...]], mix: Mix) -> dict[str, tuple[str, ...]]:
+    """``types`` without the tensors that were excluded, and without what the base was found not to hold."""
+    free = {n: own for n, own in types.items() if mix.left_out.get(n) != EXCLUDED}
+    cannot = {(tensor_type.tensor, tensor_type.type) for tensor_type in mix.cannot}
+    return {n: tuple(k for k in own if (n, k) not in cannot) or own[-1:] for n, own in free.items()}
 
 
 def important(imatrix: Path | None, source: Model) -> frozenset[str]:
