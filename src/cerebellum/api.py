@@ -481,7 +481,6 @@ def demo(
     small enough for three minutes on two cores."""
     options: dict[str, Any] = dict(keywords)
     small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
-    small |= {"refine": False}  # it takes a third of the time, and the demo is short
     small |= {"like": "Q3_K_M"} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     given = {name: value for name, value in options.items() if value is not None}

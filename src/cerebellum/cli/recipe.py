@@ -164,10 +164,13 @@ def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | 
 
 
 def _write(text: str, out: Path | None) -> None:
+    from cerebellum.errors import OutputError
     from cerebellum.files import write_text
 
     if out is None:
         print(text, end="")
     else:
+        if out.exists():
+            raise OutputError(f"{out} exists; give another --out, or remove it first")
         write_text(out, text)
         print(out)

@@ -45,7 +45,8 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
         found = _measure(runner, table, wanted, "anchors")
         model = fit(table.roles, found)
         for look in LOOKS[1:]:
-            cells = {cell for cell in wanted if cell[0] in open_tensors(table, model, budget)}
+            undecided = set(open_tensors(table, model, budget))
+            cells = {cell for cell in wanted if cell[0] in undecided}
             if look == LOOKS[1]:
                 seconds = second_anchors(table, model, budget, first)
                 wanted |= dict.fromkeys(seconds.items(), order[: LOOKS[0]])
