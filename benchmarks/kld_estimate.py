@@ -186,6 +186,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     options, threads = arguments().parse_args(argv), Threads.of(2)
+    if options.scratch:
+        options.scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         models = options.model or [write_model(folder / "flat-F16.gguf", small(2, 262_144, 256), sharpness=FLAT)]
