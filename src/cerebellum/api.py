@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -27,22 +28,26 @@ from cerebellum.gguf.types import quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.keywords import AllocateKeywords, ChooseKeywords, Names, PathLike, RunKeywords, SweepKeywords
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
-from cerebellum.progress import Progress
+from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.results.estimate import Estimate
+from cerebellum.results.part import Merged, Part
 from cerebellum.results.plan import Planned
+from cerebellum.study.shards import Shard
 from cerebellum.verbs.allocation.estimate import estimate_allocation
-from cerebellum.verbs.allocation.ladder import allocate_ladder
+from cerebellum.verbs.allocation.ladder import allocate_ladder, ladder_part
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
-from cerebellum.verbs.allocation.run import allocate_session
+from cerebellum.verbs.allocation.run import allocate_session, anchor_part
 from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
+from cerebellum.verbs.merge import merge_studies
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
+from cerebellum.verbs.pipeline import sweep_part as measure_sweep_part
 from cerebellum.verbs.quantize import Quantized, quantize_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 from cerebellum.verbs.validity import check_models, judge_ladder_file
@@ -242,6 +247,71 @@ def sweep(
     if allowed is not None and trials.race is None:
         raise InputError("allow bounds what a race goes on for; give race (--race) with it")
     return sweep_session(session, trials, allowed, backend=backend or _llama(), progress=progress)
+
+
+def sweep_part(
+    model: PathLike,
+    shard: str,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[SweepKeywords],
+) -> Part:
+    """Part ``shard`` ("2/5") of the trials of a `sweep`, into the folder ``out``; `merge` joins the parts. Resumes what was begun there."""
+    session, trials, _ = split_options(Path(model), Path(out), dict(options))
+    session = replace(session, shard=Shard.parse(shard))
+    return measure_sweep_part(session, trials, backend=backend or _llama(), progress=progress)
+
+
+def run_part(
+    model: PathLike,
+    shard: str,
+    *,
+    out: PathLike,
+    ladder: Names | None = None,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[RunKeywords],
+) -> Part:
+    """Part ``shard`` ("2/5") of what `run` measures first: the anchors of an allocation (of the size in the middle of a ``ladder``), one
+    look at a time, or the trials of its sweep. `merge` joins the parts; `run` on the merged folder goes on."""
+    given: dict[str, Any] = {**options, "ladder": ladder}
+    own = Shard.parse(shard)
+    if not is_allocation(given):
+        benchless = {name: value for name, value in of_sweep(given).items() if not name.startswith("bench")}
+        session, trials, _ = split_options(Path(model), Path(out), benchless)
+        return measure_sweep_part(replace(session, shard=own), trials, backend=backend or _llama(), progress=progress)
+    keywords = of_allocation(given)
+    sizes = keywords.pop("ladder", None)
+    targets = ladder_targets(sizes, keywords) if sizes else ()
+    _, session, allocation = _allocation_job(model, out, keywords)  # type: ignore[arg-type]  # checked by name there
+    session = replace(session, shard=own)
+    if targets:
+        return ladder_part(session, allocation, targets, backend=backend or _llama(), progress=progress)
+    return anchor_part(session, allocation, backend=backend or _llama(), progress=progress)
+
+
+def merge(
+    study: PathLike,
+    parts: PathLike | Sequence[PathLike],
+    *,
+    same_build_only: bool = False,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Merged:
+    """Take the measurements of ``parts`` (folders of `sweep_part` and `run_part`, or other studies of the same job) into the folder
+    ``study``, made if new: all of them, or none.
+
+    Raises `StudyError` for a part of another model, importance matrix, text or settings, and for a cell with other sums. A part of another
+    build is compared first; ``same_build_only`` refuses it.
+    """
+    paths = [Path(parts)] if isinstance(parts, str | Path) else [Path(part) for part in parts]
+    if not paths:
+        raise InputError("name the parts to merge")
+    return merge_studies(
+        Path(study), paths, same_build_only=same_build_only, progress=progress or Silent(), command=command
+    )
 
 
 def run(
@@ -662,10 +732,13 @@ __all__ = [
     "inspect",
     "ladder",
     "measure",
+    "merge",
     "perplexity",
     "plan",
     "quantize",
     "run",
+    "run_part",
     "sweep",
+    "sweep_part",
     "validity",
 ]

@@ -17,6 +17,7 @@ from cerebellum.cli.fit import fit
 from cerebellum.cli.harness import lm_eval
 from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
+from cerebellum.cli.merge import merge
 from cerebellum.cli.plan import plan
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
@@ -27,7 +28,7 @@ from cerebellum.cli.verify import verify
 
 SECTIONS = {
     "Start here": ("demo", "doctor", "run"),
-    "Make files": ("quantize", "imatrix", "plan", "sweep", "recipe", "profile", "transfer-check"),
+    "Make files": ("quantize", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
     "Measure and prove": ("inspect", "perplexity", "measure", "bench", "validity", "verify", "lm-eval"),
     "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
 }
@@ -61,6 +62,7 @@ for command in (
     run,
     plan,
     sweep,
+    merge,
     demo,
     inspect,
     quantize,

@@ -23,12 +23,13 @@ from cerebellum.cli.common import (
     quiet_option,
     threads_option,
 )
-from cerebellum.cli.console import ConsoleProgress, print_grid, print_lines, stdout_console
+from cerebellum.cli.console import ConsoleProgress, print_folded, print_grid, print_lines, stdout_console
 from cerebellum.cli.fit import FIT_OPTIONS, sized
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
+    from cerebellum.results.part import Part
 
 FilePath = click.Path(path_type=Path)
 
@@ -130,6 +131,12 @@ BENCH_OPTIONS = (
     unsafe_option,
 )
 
+shard_option = click.option(
+    "--shard",
+    metavar="I/N",
+    help="Measure part I of N of the trials (of an allocation: of its anchors) and end; `merge` joins the parts.",
+)
+
 LADDER_OPTION = click.option(
     "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
 )
@@ -186,6 +193,7 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 @click.command()
 @model_argument
 @with_options(out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@shard_option
 @click.option(
     "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."
 )
@@ -206,13 +214,16 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     from cerebellum import api
     from cerebellum.cli.allocation import run_allocation
 
-    options = sized(model, options)
+    shard, options = options.pop("shard"), sized(model, options)
     allocates = api.is_allocation(options)
     progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=not allocates)
-    if allocates:
+    if shard is not None:
+        refuse_dry_run(dry_run, "of all parts together: leave out --shard")
+        show_part(api.run_part(model, shard, out=out, progress=progress, **given), as_json)
+    elif allocates:
         run_allocation(model, out, api.of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
     else:
-        refuse_dry_run(dry_run)
+        refuse_dry_run(dry_run, "of an allocation: leave out the options of a sweep")
         show_run(api.choose(model, out=out, progress=progress, **api.of_sweep(given)), out, as_json)
 
 
@@ -224,6 +235,7 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     type=click.FloatRange(min=0),
     help="With --race: only to what a choice within this share of the base's KL divergence could take, as in run.",
 )
+@shard_option
 @json_option
 @quiet_option
 @guarded
@@ -237,6 +249,11 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
     from cerebellum import api
     from cerebellum.report.plain import noise_json, sweep_json
 
+    if (shard := options.pop("shard")) is not None:
+        show_part(
+            api.sweep_part(model, shard, out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), as_json
+        )
+        return
     result = api.sweep(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
     if as_json:
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
@@ -263,12 +280,23 @@ def demo(out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> N
     show_allocation(result, out, as_json=as_json, wide=wide)
 
 
-def refuse_dry_run(dry_run: bool) -> None:
-    """Raises `InputError` where a sweep is asked for an estimate."""
+def refuse_dry_run(dry_run: bool, of_what: str) -> None:
+    """Raises `InputError` where an estimate is asked for that there is none of."""
     from cerebellum.errors import InputError
 
     if dry_run:
-        raise InputError("--dry-run is of an allocation: leave out the options of a sweep")
+        raise InputError(f"--dry-run is {of_what}")
+
+
+def show_part(part: Part, as_json: bool) -> None:
+    """What was measured, what is lacking, how to go on."""
+    from cerebellum.report.part import part_json, part_lines
+
+    if as_json:
+        print_json(part_json(part))
+        return
+    for line in part_lines(part):
+        print_folded(line)
 
 
 def told(options: dict[str, Any], *, bundled_text: bool = True) -> dict[str, Any]:

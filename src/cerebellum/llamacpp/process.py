@@ -328,6 +328,10 @@ class EngineProcess:
     def unused(self) -> frozenset[str]:
         return cast(frozenset[str], self._child.call("finding the weights", "call", "unused"))
 
+    def quantized_sha256(self, tensor_types: TensorTypes) -> Mapping[str, str]:
+        label = "hashing quantized tensors"
+        return cast(Mapping[str, str], self._child.call(label, "call", "quantized_sha256", tensor_types))
+
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         return cast(Corpus, self._child.call(f"tokenizing {name}", "call", "corpus", name, text, n_ctx))
 

@@ -171,6 +171,10 @@ class Engine(Protocol):
         """Tensors of the file that no forward pass reads: swapping one can change nothing."""
         ...
 
+    def quantized_sha256(self, tensor_types: TensorTypes) -> Mapping[str, str]:
+        """``tensor=type`` → sha256 of the bytes that a tensor has in that type, as a trial would hold them. Raises `EngineError`."""
+        ...
+
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         """Tokenize as llama-perplexity does. Raises `TextError` where the text has no two chunks of ``n_ctx``."""
         ...

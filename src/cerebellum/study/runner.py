@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,9 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.stats.intervals import fault_of
+from cerebellum.study import builds
 from cerebellum.study.pool import fan_out
+from cerebellum.study.shards import PartDone, Shard
 from cerebellum.study.store import Study
 
 Scores = dict[int, ChunkScore]
@@ -91,6 +94,7 @@ class TrialRunner:
     until `Study.retry_failures` is called. Where a trial of a kind in `NEEDED` fails, `TrialFailed` is raised.
 
     ``settings``: batch shape and threads to measure under, where they aren't the engines' own; everything is computed whole then.
+    ``shard``: only this part of the trials is measured, and `PartDone` raised where the other parts' are lacking then.
     """
 
     engines: Sequence[Engine]
@@ -101,27 +105,35 @@ class TrialRunner:
     reference: ReferenceStore | None = None
     progress: Progress = field(default_factory=Silent)
     settings: Settings | None = None
+    shard: Shard | None = None
 
     def measure(self, trials: Sequence[Trial], chunks: Sequence[int], what: str = "measuring") -> dict[str, Scores]:
         """Scores of every trial on ``chunks``, by label; what the study lacks is measured now.
 
         A trial that failed, now or before, is absent; `failed` says why. Raises `TrialFailed` for a trial of a kind in `NEEDED`;
-        whatever was measured before stays.
+        whatever was measured before stays. Raises `PartDone`: see ``shard``.
         """
         return self.measure_each([(trial, chunks) for trial in trials], what)
 
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
         """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once."""
         lost = {failure.label for failure in self.failed([trial for trial, _ in wanted])}
+        own = self._own(wanted)
         wanted = [(trial, chunks) for trial, chunks in wanted if trial.label not in lost]
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
+        for trial, chunks in wanted if self.pooled else ():
+            if trial.kind is TrialKind.SINGLE:
+                done[trial.label] |= self.paired(trial, chunks)[0].keys()
         asked = {(chunk, ids[trial.label]): trial for trial, chunks in reversed(wanted) for chunk in chunks}
         lacking = [
             (trial, [c for c in chunks if c not in done[trial.label] and asked[c, ids[trial.label]] is trial])
             for trial, chunks in wanted
         ]
-        total, missing = len(asked), sum(len(chunks) for _, chunks in lacking)
+        n_others = sum(len(chunks) for trial, chunks in lacking if trial.label not in own)
+        lacking = [(trial, chunks) for trial, chunks in lacking if trial.label in own]
+        total = sum(trial.label in own for trial in asked.values())
+        missing = sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
         failures: dict[str, str] = {}
         try:
@@ -143,7 +155,32 @@ class TrialRunner:
         finally:
             self.progress.end()
         gone = {ids[label] for label in failures}
+        if n_others:
+            n_failed = len(own & (lost | failures.keys()))
+            raise PartDone(what, len(own), total, missing, n_others, n_failed)
         return {trial.label: self.known(trial, chunks) for trial, chunks in wanted if ids[trial.label] not in gone}
+
+    @functools.cached_property
+    def pooled(self) -> tuple[int, ...]:
+        """Series of other builds whose single trials count as measured, each beside its own base: see `paired`."""
+        return builds.siblings(self.study, self.series)
+
+    def paired(self, trial: Trial, chunks: Sequence[int]) -> tuple[Scores, Scores]:
+        """What the study holds of a trial and of the base on ``chunks``: of each chunk both by one build, this one's where it has both."""
+        base = Trial("base", TrialKind.BASE).key(self.base_types)
+        return builds.paired(self.study, (self.series, *self.pooled), trial.key(self.base_types), base, chunks)
+
+    def _own(self, wanted: Sequence[tuple[Trial, Sequence[int]]]) -> frozenset[str]:
+        """Labels of the trials that are this part's, and of those in `NEEDED`. Trials of the same types are one."""
+        if self.shard is None:
+            return frozenset(trial.label for trial, _ in wanted)
+        keys = {trial.label: trial.key(self.base_types) for trial, _ in wanted}
+        needed = {keys[trial.label] for trial, _ in wanted if trial.kind in NEEDED}
+        n_chunks: dict[str, int] = {}
+        for trial, chunks in wanted:
+            n_chunks[keys[trial.label]] = max(len(chunks), n_chunks.get(keys[trial.label], 0))
+        own = needed | self.shard.own({key: n for key, n in n_chunks.items() if key not in needed})
+        return frozenset(label for label, key in keys.items() if key in own)
 
     def failed(self, trials: Sequence[Trial]) -> tuple[FailedTrial, ...]:
         """Those of ``trials`` that failed and were not retried since, with the reason. The kinds in `NEEDED` are always tried again."""

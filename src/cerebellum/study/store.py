@@ -131,6 +131,7 @@ class Study:
         self._db = connection
         self._lock = lock
         self._watched: dict[Path, FileState] = {}
+        self._in_batch = False
         self._file: tuple[int, int] | None = None
 
     @classmethod
@@ -189,7 +190,20 @@ class Study:
             )
 
     @contextmanager
+    def batch(self) -> Iterator[None]:
+        """All that is written in this block is committed together at its end, or not at all where the block raises."""
+        with self._transaction():
+            self._in_batch = True
+            try:
+                yield
+            finally:
+                self._in_batch = False
+
+    @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._in_batch:
+            yield self._db
+            return
         try:
             with self._db:
                 yield self._db
@@ -263,8 +277,11 @@ class Study:
     # -- measurements ------------------------------------------------------------------------------------------------
 
     def series(self, name: str, facts: Mapping[str, Any]) -> int:
-        """The id of the series with these facts, made if new."""
+        """The id of the series with these facts, made if new; of the one that it was found to be one with, where another build's was."""
         key = content_key("series", facts)
+        if (one_with := (self.fact("admitted series") or {}).get(key)) is not None:
+            for (number,) in self._rows("SELECT id FROM series WHERE key = ?", one_with):
+                return int(number)
         with self._transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO series (key, name, facts) VALUES (?, ?, ?)", (key, name, canonical_json(facts))
@@ -281,14 +298,27 @@ class Study:
 
     def trial(self, series: int, trial: Trial, base_types: Mapping[str, str]) -> int:
         """The id of a trial in a series, made if new."""
-        key = trial.key(base_types)
         tensor_types = json.dumps({s.tensor: s.type for s in trial.tensor_types}, sort_keys=True)
+        return self.add_trial(series, trial.key(base_types), trial.label, trial.kind.value, tensor_types)
+
+    def add_trial(self, series: int, key: str, label: str, kind: str, swaps: str) -> int:
+        """The id of the trial with this content key in a series, made if new."""
         with self._transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO trial (series, key, label, kind, swaps) VALUES (?, ?, ?, ?, ?)",
-                (series, key, trial.label, trial.kind.value, tensor_types),
+                (series, key, label, kind, swaps),
             )
         return int(self._rows("SELECT id FROM trial WHERE series = ? AND key = ?", series, key)[0][0])
+
+    def all_series(self) -> list[tuple[int, str, str]]:
+        """(id, key, name) of every series, in the order in which they were made."""
+        return [
+            (int(n), str(key), str(name)) for n, key, name in self._rows("SELECT id, key, name FROM series ORDER BY id")
+        ]
+
+    def trials(self, series: int) -> list[tuple[int, str, str, str, str]]:
+        """(id, key, label, kind, swaps as JSON) of every trial of a series, in the order in which they were made."""
+        return self._rows("SELECT id, key, label, kind, swaps FROM trial WHERE series = ? ORDER BY id", series)
 
     def add_score(self, trial: int, score: ChunkScore) -> None:
         """Commit one measurement. A second one of the same chunk must be equal, and every sum finite, else `StudyError`.
@@ -373,10 +403,24 @@ class Study:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO answer VALUES (?, ?, ?, ?)", values)
 
-    def add_failure(self, trial: int, reason: str) -> None:
-        """Note that a trial ended in an error."""
+    def add_failure(self, trial: int, reason: str, at: str = "") -> None:
+        """Note that a trial ended in an error; ``at``: when (UTC, ISO 8601), now by default."""
         with self._transaction() as db:
-            db.execute("INSERT INTO failure (trial, at, reason) VALUES (?, ?, ?)", (trial, _now(), reason))
+            db.execute("INSERT INTO failure (trial, at, reason) VALUES (?, ?, ?)", (trial, at or _now(), reason))
+
+    def failures_of(self, trial: int) -> list[tuple[str, str, bool]]:
+        """(time, reason, whether it is in force) of a trial's failures."""
+        rows = self._rows("SELECT at, reason, retried IS NULL FROM failure WHERE trial = ? ORDER BY rowid", trial)
+        return [(str(at), str(reason), bool(in_force)) for at, reason, in_force in rows]
+
+    def answered_files(self) -> list[str]:
+        """The files that answers are of, as `answers` takes them."""
+        return [str(file) for (file,) in self._rows("SELECT DISTINCT file FROM answer ORDER BY file")]
+
+    def facts_like(self, beginning: str) -> dict[str, Any]:
+        """Name → value of the facts whose names begin so."""
+        rows = self._rows("SELECT name, value FROM fact WHERE substr(name, 1, ?) = ?", len(beginning), beginning)
+        return {str(name): self._json(value, f"the fact {name!r}") for name, value in rows}
 
     def failed_trials(self, series: int) -> dict[int, str]:
         """Trial → reason, of the failures in a series that are in force; of several the last."""

@@ -28,7 +28,7 @@ from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
 from cerebellum.gguf.types import FTYPES, STORED, TYPES, fallback_type, ftype_name, quant_type
-from cerebellum.keys import content_key
+from cerebellum.keys import content_key, sha256_bytes
 from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.llamacpp.protocol import (
     ChunkScored,
@@ -93,12 +93,14 @@ class FakeBackend:
     """See `cerebellum.llamacpp.protocol.Backend`. ``effects`` is the planted truth: (tensor, type) → its effect; others have none.
 
     ``unused`` are tensors that no forward pass reads: their effects are ignored. ``knowledge`` is what its responders know.
+    ``rounding``: another number is a processor whose last bits differ, in sums and in quantized bytes.
     """
 
     effects: Mapping[TensorType, Effect] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     unused: frozenset[str] = frozenset()
     id: str = "fake 1"
+    rounding: int = 0
     knowledge: Knowledge = field(default_factory=Knowledge)
     answer_faults: tuple[AnswerFault, ...] = ()
 
@@ -179,6 +181,12 @@ class FakeEngine:
     def unused(self) -> frozenset[str]:
         self._check_open("finding the weights")
         return self._backend.unused & frozenset(self._model.types)
+
+    def quantized_sha256(self, tensor_types: TensorTypes) -> dict[str, str]:
+        self._check_open("hashing quantized tensors")
+        self._check_swaps(tensor_types, "hashing quantized tensors")
+        of = self._backend.rounding
+        return {f"{s.tensor}={s.type}": sha256_bytes(f"{s.tensor} {s.type} {of}".encode()) for s in tensor_types}
 
     def corpus(self, name: str, text: str, n_ctx: int) -> Corpus:
         """A token a word: equal words are equal tokens."""
@@ -283,7 +291,12 @@ class FakeEngine:
     def _score(self, types: Mapping[str, str], chunk: Chunk, reference: ReferenceRows | None) -> ChunkScore:
         n = int(chunk.wanted().sum())
         parts = [(self._backend.effects[s], self._vary(chunk, s)) for s in self._effective(types)]
-        mean = PLAIN_NLL + CHUNK_SPREAD * _normal(chunk, "") + math.fsum(e.nll * v for e, v in parts)
+        mean = (
+            self._backend.rounding * 1e-9
+            + PLAIN_NLL
+            + CHUNK_SPREAD * _normal(chunk, "")
+            + math.fsum(e.nll * v for e, v in parts)
+        )
         tempered = tuple(n * mean * (1.0 + (1.0 - beta) ** 2) for beta in INVERSE_TEMPERATURES)
         if reference is None:
             return ChunkScore(chunk.id, n, n * mean, n * (mean**2 + 1.0), tempered)

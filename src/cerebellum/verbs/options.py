@@ -8,6 +8,7 @@ from pathlib import Path
 from cerebellum import bundled
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.llamacpp.protocol import Settings
+from cerebellum.study.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,7 @@ class SessionOptions:
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
     ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
     ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
+    ``shard``: only this part of the trials is measured.
     """
 
     model: Path
@@ -36,3 +38,4 @@ class SessionOptions:
     calibration: Path | None = None
     make_imatrix: bool | None = None
     mix: MixOptions = field(default_factory=MixOptions)
+    shard: Shard | None = None

@@ -11,6 +11,7 @@ from cerebellum.allocation.effects import Objective
 from cerebellum.allocation.plan import check_choice, select_tensors
 from cerebellum.allocation.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.domain import tensor_types_of
+from cerebellum.errors import InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.files import companions
 from cerebellum.gguf import model_file
@@ -21,8 +22,10 @@ from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Noise, RunResult, Sweep, SweepResult, Written
+from cerebellum.results.part import Part
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
+from cerebellum.study.shards import PartDone
 from cerebellum.verbs.base import base_ftype
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
@@ -146,6 +149,47 @@ def sweep_session(
         sweep = measure_sweep(session, sweep_options, allowed_damage)
         warn(session, sweep)
         return SweepResult(options.model.name, session.base, sweep, noise, facts_of(session))
+
+
+def sweep_part(
+    options: SessionOptions,
+    sweep_options: SweepOptions,
+    *,
+    backend: Backend,
+    progress: Progress | None = None,
+) -> Part:
+    """The part ``options.shard`` of a sweep, kept in ``options.out``: `cerebellum.verbs.merge` joins the parts."""
+    check_sweep(options, sweep_options)
+    if sweep_options.race is not None:
+        raise InputError(
+            "a race chooses its next trials by all that was measured before, so it has no parts: leave out race (--race, --budget-…) or "
+            "shard (--shard)"
+        )
+    options = calibrated(options, sweep_options, backend, progress or Silent())
+    with open_session(options, backend, progress or Silent(), reports=False) as session:
+        take_noise(session)
+        return part_of(session, lambda: run_sweep(session, make_plan(session, sweep_options), sweep_options))
+
+
+def part_of(session: Session, measure: Callable[[], object]) -> Part:
+    """What ``measure`` did until other parts' trials were lacking."""
+    shard = session.options.shard
+    assert shard is not None
+    try:
+        measure()
+    except PartDone as done:
+        return Part(
+            session.options.out,
+            shard.number,
+            shard.of,
+            done.what,
+            done.n_trials,
+            done.n_cells,
+            done.n_new,
+            done.n_failed,
+            done.n_lacking,
+        )
+    return Part(session.options.out, shard.number, shard.of)
 
 
 def measure_sweep(session: Session, options: SweepOptions, allowed_damage: float | None) -> Sweep:

@@ -15,6 +15,7 @@ from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.study import builds
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, prepare_base
@@ -99,6 +100,10 @@ class Session:
         types, store = self.base.model.types, self.reference_store(split)
         return TrialRunner(self.engines, self.study, self.series(split), types, split.corpus, store, self.progress)
 
+    def part_runner(self, split: Split) -> TrialRunner:
+        """As `runner`; of single trials it measures the part that was asked for."""
+        return replace(self.runner(split), shard=self.options.shard)
+
     def reference_store(self, split: Split) -> ReferenceStore:
         """Where the reference's rows of a split's text are."""
         return self.workspace.reference_store(split.corpus, self.reference_facts)
@@ -146,6 +151,7 @@ def open_session(
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
+        warnings += builds.sentences(study)
         yield Session(options, workspace, inputs, subject, reference, base, engines, warnings=warnings)
 
 

@@ -19,6 +19,7 @@ from cerebellum.stats.intervals import paired_values
 from cerebellum.stats.sequential import Schedule, sequential_p
 from cerebellum.study.runner import FailedTrial, Scores, TrialRunner
 from cerebellum.verbs.base_mix import barrier
+from cerebellum.verbs.identity import keep_canary
 from cerebellum.verbs.session import Session
 
 #: Share of false discoveries that is tolerated among the effects of a sweep that are called real.
@@ -81,11 +82,14 @@ def run_sweep(session: Session, plan: SweepPlan, options: SweepOptions) -> Sweep
 
     A trial that fails is left out. Raises `EngineError` where all of them do.
     """
-    runner = session.runner(session.search)
-    scores = runner.measure([BASE_TRIAL, *plan.trials], session.search.chunks, "sweep")
+    runner, chunks = session.part_runner(session.search), session.search.chunks
+    if session.options.shard is not None:
+        keep_canary(runner, plan.trials, session.base.model)
+    scores = runner.measure([BASE_TRIAL, *plan.trials], chunks, "sweep")
     base = scores.pop(BASE_TRIAL.label)
     plan, failed = without_failed(plan, runner)
-    rows = judge_rows(session, plan, scores, base, options.thresholds)
+    pairs = {t.label: runner.paired(t, chunks) if runner.pooled else (scores[t.label], base) for t in plan.trials}
+    rows = judge_rows(session, plan, pairs, options.thresholds)
     return Sweep(plan, summarize(base), base, rows, failed=failed)
 
 
@@ -102,14 +106,14 @@ def without_failed(plan: SweepPlan, runner: TrialRunner) -> tuple[SweepPlan, tup
 
 
 def judge_rows(
-    session: Session, plan: SweepPlan, scores: Mapping[str, Scores], base: Scores, thresholds: Thresholds
+    session: Session, plan: SweepPlan, pairs: Mapping[str, tuple[Scores, Scores]], thresholds: Thresholds
 ) -> tuple[SweepRow, ...]:
-    """A row per trial; false-discovery control runs over all of them together."""
-    adjusted = p_values([scores[trial.label] for trial in plan.trials], base)
-    whole = summarize(base)
+    """A row per trial of its scores and those of the base beside it; false-discovery control runs over all of them together."""
+    adjusted = p_values([pairs[trial.label] for trial in plan.trials])
     rows = []
     for planned, p in zip(plan.planned, adjusted, strict=True):
-        measured = scores[planned.trial.label]
+        measured, base = pairs[planned.trial.label]
+        whole = summarize(base)
         difference = contrast(measured, base, noise_floor=session.noise_floor, significant=p <= FALSE_DISCOVERIES)
         effect = effect_of(session, planned.trial, difference)
         rows.append(SweepRow(effect, summarize(measured), whole, difference, effect.classify(thresholds), p))
@@ -147,12 +151,11 @@ def effect_of(session: Session, trial: Trial, difference: Contrast) -> SingleEff
     )
 
 
-def p_values(trials: Sequence[Scores], base: Scores) -> list[float]:
-    """Adjusted p-values (Benjamini-Hochberg) of each trial's difference: in KL divergence where measured, else in NLL."""
-    base_kld = kld_sums(base)
+def p_values(pairs: Sequence[tuple[Scores, Scores]]) -> list[float]:
+    """Adjusted p-values (Benjamini-Hochberg) of each trial's difference from its base: in KL divergence where measured, else in NLL."""
     raw = []
-    for scores in trials:
-        kld = kld_sums(scores)
+    for scores, base in pairs:
+        kld, base_kld = kld_sums(scores), kld_sums(base)
         if kld and base_kld:
             values = paired_values(kld, base_kld)
         else:

@@ -20,6 +20,7 @@ from cerebellum.errors import EngineError, TensorChoiceError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.keys import sha256_bytes
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.prediction import PROBE, check_logits
 from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent
@@ -99,6 +100,10 @@ class LlamaEngine:
     @property
     def unused(self) -> frozenset[str]:
         return frozenset(self._tensors) - frozenset(self._weights.found)
+
+    def quantized_sha256(self, tensor_types: TensorTypes) -> dict[str, str]:
+        self.check(tensor_types)
+        return {f"{s.tensor}={s.type}": sha256_bytes(self._make(s.tensor, s.type).data) for s in tensor_types}
 
     # -- text --------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import EngineError, InputError
 from cerebellum.llamacpp.protocol import Sources
 from cerebellum.results.allocation import Anchors
-from cerebellum.study.runner import Scores, TrialRunner
+from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.measuring import anchor_of, shuffled_chunks, steadied
+from cerebellum.verbs.identity import keep_canary
 from cerebellum.verbs.session import Session, shared_out
 
 SOURCE_TRIAL = Trial("source", TrialKind.BASE)
@@ -73,14 +74,17 @@ def source_measurer(session: Session) -> Iterator[TrialRunner]:
             stack.callback(engines[-1].close)
         store = session.reference_store(split)
         yield TrialRunner(
-            engines, session.study, session.series(split), session.source.types, split.corpus, store, session.progress
-        )
+            engines, session.study, session.series(split), session.source.types, split.corpus, store, session.progress,
+            shard=session.options.shard,
+        )  # fmt: skip
 
 
 def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str) -> list[Anchor]:
     """The anchors that could be measured, in the order of their names. Raises `EngineError` where none could."""
     longest = max(wanted.values(), key=len)
     trials = {cell: single_trial(TensorType(*cell)) for cell in sorted(wanted)}
+    if runner.shard is not None:
+        keep_canary(runner, list(trials.values()), table.base)
     scores = runner.measure_each(
         [(SOURCE_TRIAL, longest), *((trial, wanted[cell]) for cell, trial in trials.items())], what
     )
@@ -88,8 +92,8 @@ def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str) -> li
     by_length: dict[int, list[Anchor]] = {}
     for cell, trial in trials.items():
         if trial.label in scores:
-            measured: Scores = scores[trial.label]
-            by_length.setdefault(len(measured), []).append(anchor_of(table, *cell, measured, source))
+            pair = runner.paired(trial, wanted[cell]) if runner.pooled else (scores[trial.label], source)
+            by_length.setdefault(len(pair[0]), []).append(anchor_of(table, *cell, *pair))
     if not by_length:
         raise EngineError(f"no trial could be measured: {runner.failed(list(trials.values()))[0].reason}")
     found = [a for n, own in sorted(by_length.items()) for a in steadied(own, n)]

@@ -15,8 +15,9 @@ from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation, AllocationLadder
+from cerebellum.results.part import Part
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.run import Publish, allocate_session, calibrated
+from cerebellum.verbs.allocation.run import Publish, allocate_session, anchor_part, calibrated
 from cerebellum.verbs.allocation.stock import STOCK
 from cerebellum.verbs.bench import BenchOptions
 from cerebellum.verbs.options import SessionOptions
@@ -62,6 +63,22 @@ def allocate_ladder(
     ladder = AllocationLadder(tuple(label for label, _ in ordered), tuple(result for _, result in ordered))
     publish_ladder(ladder, options.out)
     return ladder
+
+
+def ladder_part(
+    options: SessionOptions,
+    allocation: AllocationOptions,
+    targets: Sequence[Target],
+    *,
+    backend: Backend,
+    progress: Progress | None = None,
+) -> Part:
+    """The part ``options.shard`` of the anchors of a ladder: those of the size in the middle. See `anchor_part`."""
+    for target in targets:
+        options = calibrated(options, replace(allocation, target=target), backend, progress or Silent())
+    labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
+    middle = labels[from_the_middle(list(labels))[0]]
+    return anchor_part(options, replace(allocation, target=middle), backend=backend, progress=progress)
 
 
 def into_folder(publish: Publish, label: str) -> Publish:

@@ -18,6 +18,7 @@ from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
+from cerebellum.results.part import Part
 from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
@@ -31,7 +32,7 @@ from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.calibration import with_imatrix
 from cerebellum.verbs.options import SessionOptions
-from cerebellum.verbs.pipeline import bench_session, facts_of, take_noise
+from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_noise
 from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.write import write_trial
@@ -67,6 +68,26 @@ def allocate_session(
             result = replace(result, bench=bench_session(session, result.written, questions))
         session.study.set_fact("result", publish(result, options.out))
         return result
+
+
+def anchor_part(
+    options: SessionOptions, allocation: AllocationOptions, *, backend: Backend, progress: Progress | None = None
+) -> Part:
+    """The part ``options.shard`` of an allocation's anchors, kept in ``options.out``: of the first look that isn't whole there.
+
+    Which anchors get more text depends on all that were measured before. So the parts of a look are merged, and the next look is cut into
+    parts again.
+    """
+    if allocation.sensitivity is not None:
+        raise InputError("with map (--map) no anchors are measured, so there are no parts: leave out shard (--shard)")
+    source, progress = model_file.read_model(options.model), progress or Silent()
+    options = calibrated(options, allocation, backend, progress)
+    base = options.base or stock_base(backend, source, options, allocation.target)
+    with open_session(replace(options, base=base), backend, progress, reports=False) as session:
+        take_noise(session)
+        table = make_table(session, allocation.rules)
+        budget = checked_budget(table, limit_of(session, table, allocation.target))
+        return part_of(session, lambda: measure_anchors(session, table, budget, allocation.seed))
 
 
 def calibrated(
