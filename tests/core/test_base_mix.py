@@ -126,6 +126,14 @@ def test_a_tensor_without_an_entry_is_left_out(ground: Path) -> None:
     assert "no entry" in barred(TensorType(BAD, "IQ2_S")) and not barred(TensorType(BAD, "Q2_K"))
 
 
+def test_a_tensor_that_the_matrix_knows_too_little_of_is_left_out(ground: Path) -> None:
+    """Of a sweep, with the reason; the others are measured. Where no tensor is left the choice is refused."""
+    source = read_model(ground / "model.gguf")
+    barred = barrier(Mix(), source, None, {BAD: frozenset({"IQ1_S"})})
+    assert "too little" in barred(TensorType(BAD, "IQ1_S"))
+    assert not barred(TensorType(BAD, "Q2_K")) and not barred(TensorType("blk.1.attn_q.weight", "IQ1_S"))
+
+
 def test_excluded_tensors_are_not_tried(ground: Path) -> None:
     """And stay as the model has them, in the base and in the written file; a second call finds the base as it is."""
     given: dict[str, Any] = {

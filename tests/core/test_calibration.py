@@ -95,12 +95,17 @@ def test_one_word_less_than_a_run_is_no_passage() -> None:
     assert [len(ids) for ids in word_ids("Das ist: gut.", "図書館 です")] == [5, 5]
 
 
-def test_a_tensor_that_it_does_not_cover_stops_the_job_before_it_begins(model: Path) -> None:
+def test_a_tensor_that_it_does_not_cover_is_left_out_and_where_none_is_left_the_job_is_refused(model: Path) -> None:
+    """Before it begins: no folder is made."""
+    half = model.parent / "half.gguf"
     entries = {f"blk.0.{ROLE}.weight": Sums(np.ones(256, np.float32), np.array([1000]))}
-    write_importance(Importance(entries, ("x",), 512), model.parent / "half.gguf", model.parent / "p")
-    with pytest.raises(TypeChoiceError, match=rf"blk\.1\.{ROLE}\.weight can't be IQ2_S"):
-        run(model, imatrix=model.parent / "half.gguf", to="IQ2_S")
+    write_importance(Importance(entries, ("x",), 512), half, model.parent / "p")
+    with pytest.raises(TypeChoiceError, match=r"none of the 1 chosen tensors can be IQ2_S"):
+        run(model, imatrix=half, to="IQ2_S", blocks=(1,))
     assert not (model.parent / "out").exists()
+    found = run(model, imatrix=half, to="IQ2_S")
+    assert [row.effect.tensor for row in found.sweep.rows] == [f"blk.0.{ROLE}.weight"]
+    assert {skip.tensor for skip in found.sweep.plan.skipped} == {f"blk.{n}.{ROLE}.weight" for n in range(1, 2)}
 
 
 def test_two_ways_to_say_it_are_one_too_many(model: Path) -> None:

@@ -110,8 +110,14 @@ def from_plain(data: Mapping[str, Any]) -> Mix:
     return Mix(lines, dict(data["left_out"]), {TensorType(tensor, kind): why for tensor, kind, why in data["cannot"]})
 
 
-def barrier(mix: Mix, source: Model, imatrix: model_file.Imatrix | None) -> Callable[[TensorType], str]:
-    """Why a swap isn't tried, as a function of it, "" where it is: the tensor is excluded, or known not to hold the type."""
+def barrier(
+    mix: Mix, source: Model, imatrix: model_file.Imatrix | None, cannot_have: Mapping[str, frozenset[str]] | None = None
+) -> Callable[[TensorType], str]:
+    """Why a swap isn't tried, as a function of it, "" where it is: the tensor is excluded, or known not to hold the type.
+
+    ``cannot_have``: tensor → types that the importance matrix's gaps forbid it.
+    """
+    forbidden = cannot_have or {}
     tensors = {tensor.name: tensor for tensor in source.tensors}
 
     def barred(swap: TensorType) -> str:
@@ -121,6 +127,8 @@ def barrier(mix: Mix, source: Model, imatrix: model_file.Imatrix | None) -> Call
             return f"can't be {swap.type}: {mix.cannot[swap]}"
         if imatrix and needs_imatrix(swap.type, swap.tensor) and not entry_fits(imatrix, tensors[swap.tensor]):
             return f"has no entry in the importance matrix, which {swap.type} needs"
+        if swap.type in forbidden.get(swap.tensor, ()):
+            return f"can't be {swap.type}: the importance matrix says too little of its inputs"
         return ""
 
     return barred

@@ -13,7 +13,6 @@ from cerebellum.allocation.plan import select_tensors
 from cerebellum.errors import ModelFileError, TextError, TypeChoiceError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
-from cerebellum.gguf.coverage import coverage_of
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, ftype_name, quant_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Engine
@@ -24,6 +23,7 @@ from cerebellum.text.corpus import read_text
 from cerebellum.text.corpus_overlap import N_WORDS, words_shared
 from cerebellum.verbs.base import DEFAULT_BASE
 from cerebellum.verbs.imatrix import KEY, ImatrixOptions, make_imatrix
+from cerebellum.verbs.imatrix_entries import coverage_in
 from cerebellum.verbs.inputs import subject_of
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.session import Session
@@ -98,19 +98,22 @@ def check_covered(
     blocks: Sequence[int] | None,
     progress: Progress,
 ) -> None:
-    """Tell what the importance matrix leaves open. Raises `TypeChoiceError` where a chosen tensor can't have a type for want of it."""
+    """Tell what the importance matrix leaves open. Raises `TypeChoiceError` where for want of it no chosen tensor can have a type.
+
+    Where some can, the others are left out when the trials are planned.
+    """
     if options.imatrix is None:
         return
     source = model_file.read_model(options.model)
-    found = coverage_of(read_importance(options.imatrix, CHUNK_TOKENS), source)
+    found = coverage_in(options.imatrix, source)
     for line in found.lines():
         progress.note(f"importance matrix: {line}")
-    wanted = {quant_type(name).name for name in types}
-    for tensor in select_tensors(source, roles, blocks):
-        if cannot := sorted(wanted & found.cannot_have.get(tensor.name, frozenset())):
+    tensors = select_tensors(source, roles, blocks)
+    for kind in dict.fromkeys(quant_type(name).name for name in types):
+        if all(kind in found.cannot_have.get(tensor.name, ()) for tensor in tensors):
             raise TypeChoiceError(
-                f"{tensor.name} can't be {cannot[0]} with {options.imatrix.name}, which says too little of its inputs: make one on more "
-                "text (cerebellum imatrix --add), or leave the tensor's role or block out"
+                f"none of the {len(tensors)} chosen tensors can be {kind} with {options.imatrix.name}, which says too little of their "
+                "inputs: make one on more text (cerebellum imatrix --add), or choose another type"
             )
 
 

@@ -20,6 +20,7 @@ from cerebellum.stats.sequential import Schedule, sequential_p
 from cerebellum.study.runner import FailedTrial, Scores, TrialRunner
 from cerebellum.verbs.base_mix import barrier
 from cerebellum.verbs.identity import keep_canary
+from cerebellum.verbs.imatrix_entries import coverage_in
 from cerebellum.verbs.session import Session
 
 #: Share of false discoveries that is tolerated among the effects of a sweep that are called real.
@@ -50,17 +51,20 @@ class SweepOptions:
 
 def make_plan(session: Session, options: SweepOptions) -> SweepPlan:
     """The trials of a sweep, with notes about fallbacks told to the user."""
-    base = session.base.model
+    base, imatrix = session.base.model, session.options.imatrix
     plan = plan_sweep(
         base,
         base.types,
         options.roles,
         options.types,
         options.blocks,
-        has_imatrix=session.options.imatrix is not None,
+        has_imatrix=imatrix is not None,
         unused=session.engines[0].unused,
         barred=barrier(
-            session.base.mix, base, load_imatrix(session.options.imatrix) if session.options.imatrix else None
+            session.base.mix,
+            base,
+            load_imatrix(imatrix) if imatrix else None,
+            coverage_in(imatrix, base).cannot_have if imatrix else None,
         ),
     )
     for note in (*plan.notes, *_left_out(plan)):
