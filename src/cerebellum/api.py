@@ -628,10 +628,13 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
             "chunks": "n_chunks",
             "chat": "chat",
             "workers": "workers",
+            "gpus_per_worker": "gpus_per_worker",
             "command": "command",
             "retry_failed": "retry_failed",
         }
     )
+    if session.get("workers") == AUTO:
+        session["workers"] = None
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
@@ -640,7 +643,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     if options.pop("race", False) or budget:
         trials["race"] = RaceOptions(**budget)
     choice = take(_CHOICE)
-    check_numbers(given)
+    check_numbers({**given, "workers": session.get("workers")})
     if options:
         raise InputError(f"unknown option {next(iter(options))!r}; cerebellum.keywords lists them")
     return (
@@ -652,7 +655,8 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
 
 #: The least that each number may be.
 _LEAST = {
-    "ctx": 8, "ubatch_size": 1, "chunks": 2, "workers": 1, "threads": 1, "gpu_layers": -1, "allow": 0, "max_growth": 0, "n_random": 0,
+    "ctx": 8, "ubatch_size": 1, "chunks": 2, "workers": 1, "gpus_per_worker": 1, "threads": 1, "gpu_layers": -1,
+    "allow": 0, "max_growth": 0, "n_random": 0,
     "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "n_shuffled": 0, "replay_bytes": 0,
 }  # fmt: skip
 
@@ -687,7 +691,7 @@ _SETTINGS = {
     "exact_reference": "exact_reference",
 }
 _PATHS = ("text", "report_text", "reference", "imatrix", "calibration_text")
-#: Words for --imatrix that aren't files.
+#: Words for --imatrix that aren't files; ``auto`` is one for --workers too.
 AUTO, NONE = "auto", "none"
 _CHOICE = {
     "policy": "policy",

@@ -17,6 +17,26 @@ def n_cores(root: Path = Path("/")) -> int:
     return max(1, math.floor(min(float(n), quota(root))))
 
 
+def core_shares(n: int, root: Path = Path("/")) -> tuple[tuple[int, ...], ...]:
+    """The cores that this process may use, as ``n`` shares of equal size: cores of one socket, and the two threads of one core, together.
+
+    Nothing where the system doesn't say which cores there are, or has fewer than ``n``.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0), key=lambda core: (*_place_of(core, root), core))
+    size = len(cores) // n
+    return tuple(tuple(sorted(cores[i * size : (i + 1) * size])) for i in range(n)) if size else ()
+
+
+def _place_of(core: int, root: Path) -> tuple[int, int]:
+    """(socket, core) of a logical core; the same for all where the system doesn't say."""
+    folder = root / f"sys/devices/system/cpu/cpu{core}/topology"
+    texts = [_read(folder / name).strip() for name in ("physical_package_id", "core_id")]
+    socket, number = (int(text) if text.isdigit() else 0 for text in texts)
+    return socket, number
+
+
 def quota(root: Path = Path("/")) -> float:
     """Cores by the tightest quota over this process, of control groups version 1 or 2; infinite where there is none."""
     folders = {"": root / "sys/fs/cgroup"}  # version 2

@@ -39,7 +39,10 @@ class MeasureKeywords(TypedDict, total=False):
     ubatch_size: int | None  # tokens decoded at a time; None: 512, fewer with a large vocabulary
     threads: int | None  # None: one for each core
     gpu_layers: int  # 0: the CPU alone
-    workers: int  # 1 engine
+    workers: (
+        int | str
+    )  # 1 engine; "auto": one for each GPU (or set of them), else as many as cores and memory have room for
+    gpus_per_worker: int | None  # GPUs that each engine has for its own; None: 1 where there are several engines
     replay_bytes: int  # 1 GiB of memory to begin each trial at the block that it changes; 0: all whole
     exact_reference: bool  # False; True: all words of the reference's rows, 2 bytes × vocabulary a scored token
     retry_failed: bool  # False; True: trials that failed before are tried again

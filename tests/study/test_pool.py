@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cerebellum.study.pool import fan_out
+from cerebellum.study.pool import Again, WorkerLost, fan_out
 
 
 def squares(worker: int, group: range) -> Iterator[tuple[int, int]]:
@@ -104,3 +104,46 @@ def test_what_others_had_when_one_failed_is_not_lost() -> None:
         for result in fan_out(range(2), ["slow", "fails"], work):
             results.append(result)
     assert results == ["slow"]
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 5])
+def test_a_group_handed_back_goes_to_another_worker_after_the_others(n_workers: int) -> None:
+    """With one worker to the same, at the end."""
+    tried: list[tuple[int, str]] = []
+
+    def work(worker: int, group: str) -> Iterator[str | Again[str]]:
+        tried.append((worker, group))
+        if group == "a" and [g for _, g in tried].count("a") == 1:
+            yield Again("a")
+        else:
+            yield group
+
+    assert sorted(fan_out(range(n_workers), ["a", "b", "c"], work)) == ["a", "b", "c"]
+    first, second = (worker for worker, group in tried if group == "a")
+    assert (first == second) == (n_workers == 1)
+    if n_workers == 1:
+        assert [group for _, group in tried] == ["a", "b", "c", "a"]
+
+
+def test_what_a_lost_worker_had_is_done_by_the_others() -> None:
+    """Also what it has handed back before, when everybody else has ended."""
+    lost = threading.Event()
+
+    def work(worker: int, group: int) -> Iterator[int | Again[int]]:
+        if worker == 0:
+            time.sleep(0.05)  # the other is through by then
+            lost.set()
+            raise WorkerLost(OSError("gone"), [group])
+        yield group
+
+    assert sorted(fan_out(range(2), range(6), work)) == list(range(6)) and lost.is_set()
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_when_all_workers_are_lost_the_reason_is_raised(n_workers: int) -> None:
+    def work(worker: int, group: int) -> Iterator[int]:
+        raise WorkerLost(OSError(f"card {worker} fell off the bus"), [group])
+        yield group
+
+    with pytest.raises(OSError, match="fell off the bus"):
+        list(fan_out(range(n_workers), range(6), work))

@@ -17,7 +17,7 @@ from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceE
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.scoring.reference import ReferenceStore
-from cerebellum.study.runner import FailedTrial, Split, TrialFailed, TrialRunner, series_facts
+from cerebellum.study.runner import FailedTrial, Split, TrialFailed, TrialRunner, grouped, series_facts
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 
@@ -345,3 +345,90 @@ def test_who_dies_in_the_bases_pass_is_not_the_trial(room: Room) -> None:
     engine.__class__ = DyingBase
     with pytest.raises(TrialFailed, match=r"^the base, before trial 'two', chunk 7: died as planted$"):
         room.runner(engine).measure([ONE, TWO], range(5, 9))
+
+
+# -- engines that die --------------------------------------------------------------------------------------------------
+
+
+class DiesSometimes(FakeEngine):
+    """Dies at the scores of these numbers, counted over its life; ``stays_dead``: can't be opened any more."""
+
+    dies_at: frozenset[int] = frozenset()
+    stays_dead = False
+    n_events = 0
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
+        for event in super().sweep(trials, chunks, reference=reference, settings=settings):
+            if isinstance(event, TrialStarted):
+                self.n_events += 1
+                yield event
+                if self.n_events in self.dies_at:
+                    self.die()
+                    raise EngineDied("the engine died by itself")
+            else:
+                yield event
+
+    def reopen(self) -> None:
+        if self.stays_dead:
+            raise EngineError("the device is gone")
+        super().reopen()
+
+
+def mortal(room: Room, *dies_at: int, stays_dead: bool = False) -> FakeEngine:
+    engine = room.engine()
+    engine.__class__ = DiesSometimes
+    engine.dies_at, engine.stays_dead = frozenset(dies_at), stays_dead  # type: ignore[attr-defined]
+    return engine
+
+
+MANY = [Trial(f"t{i}", TrialKind.SINGLE, (TensorType(f"blk.{i % 4}.{role}.weight", "Q2_K"),))
+        for i, role in enumerate(["attn_q"] * 4 + ["ffn_up"] * 4 + ["ffn_gate"] * 4 + ["ffn_down"] * 4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("n_engines", [1, 2])
+def test_a_trial_that_an_engine_died_of_once_is_measured_after_all(room: Room, n_engines: int) -> None:
+    """What else than the trial may have killed it: no failure where a second try succeeds."""
+    engines = [mortal(room, 5, 9), *(room.engine() for _ in range(n_engines - 1))]
+    scores = room.runner(*engines).measure([BASE, *MANY], range(3))
+    assert scores == straight(room, range(3), BASE, *MANY) and room.study.failures() == []
+
+
+def test_an_engine_that_cant_be_opened_any_more_leaves_its_work_to_the_others(room: Room) -> None:
+    engines = [mortal(room, 4, stays_dead=True), room.engine(), room.engine()]
+    scores = room.runner(*engines).measure([BASE, *MANY], range(3))
+    assert scores == straight(room, range(3), BASE, *MANY) and room.study.failures() == []
+
+
+def test_an_engine_that_dies_of_everything_takes_no_trial_with_it(room: Room) -> None:
+    """A sick device: its trials are whole, measured by the others."""
+    engines = [mortal(room, *range(1, 1000)), room.engine()]
+    scores = room.runner(*engines).measure([BASE, *MANY], range(3))
+    assert scores == straight(room, range(3), BASE, *MANY) and room.study.failures() == []
+
+
+def test_when_the_last_engine_is_gone_the_run_ends_and_says_why(room: Room) -> None:
+    engines = [mortal(room, 4, stays_dead=True), mortal(room, 6, stays_dead=True)]
+    with pytest.raises(EngineError, match="the device is gone"):
+        room.runner(*engines).measure([BASE, *MANY], range(3))
+
+
+@pytest.mark.parametrize("n_engines", [1, 2, 3])
+def test_a_trial_that_every_engine_dies_of_is_the_only_one_that_fails(room: Room, n_engines: int) -> None:
+    fatal = MANY[5].tensor_types[0]
+    engines = [room.engine(Fault(fatal, dies=True)) for _ in range(n_engines)]
+    scores = room.runner(*engines).measure([BASE, *MANY], range(3))
+    assert scores == straight(room, range(3), BASE, *(t for t in MANY if t is not MANY[5]))
+    assert [label for label, _, _ in room.study.failures()] == ["t5"]
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "n_chunks", "n_engines"), [(500, 2, 8), (3, 40, 4), (1, 1, 4), (40, 4, 2), (5, 3, 64), (0, 3, 2)]
+)
+def test_groups_hold_every_cell_once_and_keep_engines_busy(n_trials: int, n_chunks: int, n_engines: int) -> None:
+    trials = [Trial(f"t{i}", TrialKind.SINGLE) for i in range(n_trials)]
+    groups = grouped([(trial, range(n_chunks)) for trial in trials], n_engines)
+    cells = [(trial.label, chunk) for group in groups for trial in group.trials for chunk in group.chunks]
+    assert sorted(cells) == sorted((t.label, c) for t in trials for c in range(n_chunks))
+    assert len(groups) >= min(n_engines, n_trials * n_chunks)
+    if n_trials == 500:
+        assert all(len(group.chunks) == n_chunks for group in groups)  # each tensor is quantized once

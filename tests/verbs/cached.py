@@ -29,6 +29,13 @@ class CachedBackend:
         self._id = self._id or self._real.id
         return self._id
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return ()
+
+    def build(self, settings: Settings) -> str:
+        return self.id
+
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         return self._real.open(model, settings, sources)
 

@@ -21,7 +21,7 @@ from cerebellum.results import RunResult
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
 from cerebellum.scoring.summary import best_temperature
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
-from cerebellum.verbs.session import shared_out
+from cerebellum.verbs.fleet import shared_out
 
 GATE = "blk.{}.ffn_gate.weight"
 EFFECTS = {

@@ -50,6 +50,15 @@ def parse_blocks(_context: click.Context, _option: click.Parameter, value: str |
     return tuple(dict.fromkeys(blocks))
 
 
+def parse_workers(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
+    """``4`` → 4; ``auto`` stays."""
+    if value == "auto":
+        return value
+    if not (value.isascii() and value.isdigit() and len(value) < 5 and int(value)):
+        raise click.BadParameter(f"{value!r} is no number of engines; write a number from 1 on, or auto")
+    return int(value)
+
+
 SWEEP_OPTIONS = (
     click.option(
         "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
@@ -107,7 +116,20 @@ SWEEP_OPTIONS = (
         "holds logits twice.",
     ),
     click.option("--retry-failed", is_flag=True, help="Try trials again that failed before; else they stay left out."),
-    click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Engines side by side."),
+    click.option(
+        "--workers",
+        metavar="N|auto",
+        callback=parse_workers,
+        default="1",
+        show_default=True,
+        help="Engines side by side, each with GPUs or cores of its own; auto: one for each GPU, else as many as there is room for.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        metavar="K",
+        type=click.IntRange(min=1),
+        help="GPUs that each engine has for its own, for a model larger than one. [default: 1 where there are several engines]",
+    ),
 )
 
 BENCH_OPTIONS = (

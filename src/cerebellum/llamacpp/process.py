@@ -25,6 +25,7 @@ from cerebellum.gguf.memory import Allocated, ContextUse
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
 from cerebellum.llamacpp.one_stream import Turns, closing
+from cerebellum.llamacpp.pinning import pinnable, visible
 from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted, WeightErrors
 from cerebellum.results.health import Native
 from cerebellum.safe_path import importable
@@ -71,8 +72,8 @@ def last_words(stream: IO[bytes]) -> str:
 class Child:
     """A worker process and the two pipes to it. Not safe to share between threads."""
 
-    def __init__(self, doing: str) -> None:
-        """``doing`` names the work in messages where a call has no label of its own."""
+    def __init__(self, doing: str, devices: Sequence[str] | None = None) -> None:
+        """``doing`` names the work in messages where a call has no label of its own. ``devices``: the only GPUs that it sees."""
         self.doing = doing
         self.surroundings = surroundings()
         self.has_computed = False
@@ -86,7 +87,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=child_environment(),
+            env=child_environment() | (visible(devices, os.environ) if devices is not None else {}),
         )
 
     @property
@@ -276,6 +277,17 @@ def _build_id(_where: Surroundings) -> str:
     return cast(str, _once("asking llama.cpp for its build", "build_id"))
 
 
+@functools.lru_cache(maxsize=16)
+def _build_on(_where: Surroundings, devices: tuple[str, ...]) -> str:
+    """The build as a child that sees these devices alone has it."""
+    label = "asking llama.cpp for its build"
+    child = Child(label, devices)
+    try:
+        return cast(str, child.call(label, "build_id"))
+    finally:
+        child.close()
+
+
 def _once(label: str, method: str, *args: Any) -> Any:
     child = IDLE.take(label)
     was_idle = child.has_answered
@@ -300,8 +312,9 @@ class EngineProcess:
         self._open()
 
     def _open(self) -> None:
-        path = self._opening[0]
-        self._child = IDLE.take(f"opening {path.name}", measures=True)
+        path, settings, _ = self._opening
+        doing = f"opening {path.name}"
+        self._child = IDLE.take(doing, measures=True) if settings.devices is None else Child(doing, settings.devices)
         try:
             self.n_vocab = cast(int, self._child.call(f"opening {path.name}", "open", *self._opening))
         except BaseException:
@@ -458,6 +471,13 @@ class LlamaBackend:
     @property
     def id(self) -> str:
         return _build_id(surroundings())
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return pinnable(self.native().devices)
+
+    def build(self, settings: Settings) -> str:
+        return self.id if settings.devices is None else _build_on(surroundings(), settings.devices)
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
         return EngineProcess(model, settings, sources)

@@ -46,13 +46,15 @@ REPLAY_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads``, ``has_idle_cores`` and
-    ``replay_bytes``.
+    """How a model is opened. What can change a number is part of a measurement's key: all but ``n_threads``, ``has_idle_cores``,
+    ``replay_bytes``, ``cores`` and ``devices`` (which devices there are is in the build's identity).
 
     ``n_batch`` None: as many as give at most `LOGITS_BYTES` of logits, at most ``n_ctx`` and 2048. A batch is never more than ``n_ubatch``.
     ``has_idle_cores``: at least as many logical cores are idle as compute, so the next trial's tensors are quantized meanwhile, as where a
     GPU computes. ``replay_bytes`` bounds what a sweep keeps of the base's pass, to begin each trial at the block that it changes; 0: every
     trial is computed whole. ``exact_reference``: all words of the reference's rows are kept, as its facts in the key say.
+    ``cores``: the logical cores that the engine's process may use; ``devices``: the GPUs that it sees, as `Backend.devices` names them.
+    None: all.
     """
 
     n_ctx: int = 2048
@@ -64,6 +66,8 @@ class Settings:
     flash_attention: bool | None = None
     replay_bytes: int = REPLAY_BYTES
     exact_reference: bool = False
+    cores: tuple[int, ...] | None = None
+    devices: tuple[str, ...] | None = None
 
     @property
     def threads(self) -> int:
@@ -242,6 +246,15 @@ class Backend(Protocol):
     @property
     def id(self) -> str:
         """Identity of the build: two results are comparable only if it is the same."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """GPUs that an engine can be given for its own, by llama.cpp's names: ``CUDA0``. Raises `EngineError`."""
+        ...
+
+    def build(self, settings: Settings) -> str:
+        """`id`, as an engine that is opened with ``settings`` has it: the devices that it sees are part of it."""
         ...
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> Engine:

@@ -38,6 +38,8 @@ def load_model(path: Path, settings: Settings) -> Any:
     params = lc.llama_model_default_params()
     params.use_extra_bufts = False  # repacked weights can't be swapped
     params.n_gpu_layers = settings.n_gpu_layers
+    if settings.devices is not None and len(settings.devices) == 1:  # the only one that this process sees
+        params.split_mode, params.main_gpu = lc.LLAMA_SPLIT_MODE_NONE, 0
     if (
         file.metadata.get(ALIGNMENT, DEFAULT_ALIGNMENT) % DEFAULT_ALIGNMENT
     ):  # mapped, its tensors lie where llama.cpp can't have them

@@ -59,6 +59,8 @@ class Host:
     def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.trial.engine import LlamaEngine
 
+        if settings.cores and hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, settings.cores)  # before llama.cpp and our own pools start threads
         self.engine = LlamaEngine(path, settings, sources)
         return int(self.engine.n_vocab)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,13 @@ from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind
 from cerebellum.errors import CerebellumError, EngineDied, EngineError, TypeChoiceError
 from cerebellum.llamacpp.one_stream import closing
 from cerebellum.llamacpp.protocol import DECODING_VERSION, ChunkScored, Engine, Note, Settings, TrialStarted
+from cerebellum.parallel import pieces_of
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.stats.intervals import fault_of
 from cerebellum.study import builds
-from cerebellum.study.pool import fan_out
+from cerebellum.study.pool import Again, WorkerLost, fan_out
 from cerebellum.study.shards import PartDone, Shard
 from cerebellum.study.store import Study
 
@@ -26,6 +28,8 @@ Scores = dict[int, ChunkScore]
 
 #: Groups that each of several engines gets of the same trials: enough to share the work evenly, few enough to quantize seldom.
 PARTS = 2
+#: Trials of a group at least, where there are many: each group costs a pass of the base over its chunks.
+LEAST_TRIALS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,10 @@ class TrialRunner:
     """Engines opened on one base, a study, one series: measures trials on chunks, each once.
 
     A trial that fails (a sum that is no number, a native abort, no entry in the importance matrix) becomes a row of the study with its
-    reason, and the others go on, on an engine that is opened anew where it died. Its scores are never returned, nor is it measured again,
-    until `Study.retry_failures` is called. Where a trial of a kind in `NEEDED` fails, `TrialFailed` is raised.
+    reason, and the others go on, on an engine that is opened anew where it died. A trial that an engine died of is tried once more, on
+    another engine where there is one. An engine that can't be opened any more is left out, and the others do its work. The scores of a
+    trial that failed are never returned, nor is it measured again, until `Study.retry_failures` is called. Where a trial of a kind in
+    `NEEDED` fails, `TrialFailed` is raised.
 
     ``settings``: batch shape and threads to measure under, where they aren't the engines' own; everything is computed whole then.
     ``shard``: only this part of the trials is measured, and `PartDone` raised where the other parts' are lacking then.
@@ -199,6 +205,11 @@ class TrialRunner:
 
 Found = ChunkScore | Note | FailedTrial
 
+#: A trial that its engine's process died of is tried so often, where there are several engines on another one.
+TRIES = 2
+#: An engine of several whose process dies so often, of one trial after the other, does no more.
+DEATHS = 2
+
 
 class _Sweeper:
     """Takes groups through engines for a `TrialRunner`, and goes on without the trials that fail. Shared by the threads of `fan_out`."""
@@ -206,28 +217,65 @@ class _Sweeper:
     def __init__(self, runner: TrialRunner) -> None:
         self._runner = runner
         self._failed: set[str] = set()
+        self._deaths: collections.Counter[str] = collections.Counter()  # of trials
+        self._in_a_row: collections.Counter[int] = collections.Counter()  # of engines, since they last gave a score
+        self._n_live = len(runner.engines)
 
-    def sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, Found]]:
-        """What comes of a group: scores, what the engine says, and failures. Raises `TrialFailed` for what is in `NEEDED`."""
+    def sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, Found] | Again[Group]]:
+        """What comes of a group: scores, what the engine says, and failures. Raises `TrialFailed` for what is in `NEEDED`, and `WorkerLost`
+        where the engine can't go on and others may."""
         left = [(trial, list(group.chunks)) for trial in group.trials]
         while waiting := grouped([(t, c) for t, c in left if c and t.label not in self._failed], 1):
             part, scored = waiting[0], set[tuple[str, int]]()
+            failure: TrialFailed | None = None
             try:
                 for trial, found in self._through(engine, part):
                     if isinstance(found, ChunkScore):
                         scored.add((trial.label, found.chunk))
+                        self._in_a_row[id(engine)] = 0
                     yield trial, found
-            except TrialFailed as failure:
-                engine.reopen()
-                if not failure.is_unsure or len(part.trials) == 1:
-                    yield from self._give_up(failure)
-                else:  # alone it shows whose fault it was
-                    alone = Group(
-                        tuple(c for c in part.chunks if (failure.trial.label, c) not in scored), (failure.trial,)
-                    )
-                    left = [(t, c) for t, c in left if t is not failure.trial]
-                    yield from self.sweep(engine, alone)
+            except TrialFailed as caught:
+                failure = caught
             left = [(trial, [c for c in chunks if (trial.label, c) not in scored]) for trial, chunks in left]
+            if failure is None:
+                continue
+            is_unsure = failure.is_unsure and len(part.trials) > 1
+            try:
+                self._restart(engine, failure, left, is_blamed=failure.is_death and not is_unsure)
+            except WorkerLost as lost:
+                if self._n_live:
+                    yield part.trials[0], Note(f"warning: an engine is lost, the others do its work: {lost.error}")
+                raise
+            if is_unsure:  # alone it shows whose fault it was
+                chunks = tuple(c for c in part.chunks if (failure.trial.label, c) not in scored)
+                left = [(t, c) for t, c in left if t is not failure.trial]
+                yield from self.sweep(engine, Group(chunks, (failure.trial,)))
+            elif failure.is_death and self._deaths[failure.trial.label] < TRIES:
+                again = [(t, c) for t, c in left if failure.is_base or t is failure.trial]
+                left = [] if failure.is_base else [(t, c) for t, c in left if t is not failure.trial]
+                for lacking in grouped([(t, c) for t, c in again if c and t.label not in self._failed], 1):
+                    yield Again(lacking)
+            else:
+                yield from self._give_up(failure)
+
+    def _restart(
+        self, engine: Engine, failure: TrialFailed, left: Sequence[tuple[Trial, Sequence[int]]], *, is_blamed: bool
+    ) -> None:
+        """Open the engine anew where its process died. Raises `WorkerLost` where it doesn't open, or died too often in a row while others
+        live: then its trials aren't to blame."""
+        if is_blamed:
+            self._in_a_row[id(engine)] += 1
+        left_groups = grouped([(t, c) for t, c in left if c and t.label not in self._failed], 1)
+        if self._in_a_row[id(engine)] >= DEATHS and self._n_live > 1:
+            self._n_live -= 1
+            raise WorkerLost(failure, left_groups)
+        try:
+            engine.reopen()
+        except EngineError as error:
+            self._n_live -= 1
+            raise WorkerLost(error, left_groups) from error
+        if is_blamed:
+            self._deaths[failure.trial.label] += 1
 
     def _give_up(self, failure: TrialFailed) -> Iterator[tuple[Trial, Found]]:
         if failure.trial.kind in NEEDED or failure.is_base:
@@ -274,7 +322,11 @@ class Group:
 
 
 def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> list[Group]:
-    """All trials that lack a chunk, together with the other chunks that the same trials lack; for several engines in some parts each."""
+    """All trials that lack a chunk, together with the other chunks that the same trials lack, for several engines in groups.
+
+    A group is some trials on all their chunks where there are enough trials: then each tensor is quantized once. Groups get smaller, so
+    that all engines end together. Of few trials each group is all of them on some chunks.
+    """
     by_chunk: dict[int, list[Trial]] = {}
     for trial, chunks in lacking:
         for chunk in chunks:
@@ -282,10 +334,25 @@ def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> l
     alike: dict[tuple[str, ...], list[int]] = {}
     for chunk, trials in by_chunk.items():
         alike.setdefault(tuple(trial.label for trial in trials), []).append(chunk)
-    n_parts = 1 if n_engines == 1 else PARTS * n_engines
-    return [
-        Group(tuple(part), tuple(by_chunk[chunks[0]])) for chunks in alike.values() for part in parts(chunks, n_parts)
-    ]
+    groups: list[Group] = []
+    for chunks in alike.values():
+        groups += _cut(by_chunk[chunks[0]], chunks, n_engines)
+    return groups
+
+
+def _cut(trials: Sequence[Trial], chunks: Sequence[int], n_engines: int) -> Iterator[Group]:
+    """The same trials on the same chunks, in groups for so many engines."""
+    if n_engines == 1:
+        yield Group(tuple(chunks), tuple(trials))
+    elif len(trials) >= LEAST_TRIALS * PARTS * n_engines:
+        for first, last in pieces_of(len(trials), n_engines, LEAST_TRIALS):
+            yield Group(tuple(chunks), tuple(trials[first:last]))
+    else:
+        stretches = parts(chunks, PARTS * n_engines)
+        n = max(1, min(len(trials), PARTS * n_engines // len(stretches)))
+        for own in parts(range(len(trials)), n):
+            for stretch in stretches:
+                yield Group(tuple(stretch), tuple(trials[i] for i in own))
 
 
 def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
@@ -297,8 +364,8 @@ def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
 class TrialFailed(EngineError):
     """A trial ended in an error at a chunk; carries the trial, so that the failure can be recorded.
 
-    ``is_base``: it was the base's own pass that failed. ``is_unsure``: the process died while another trial's tensors were quantized
-    beside this one, so it may have died of them.
+    ``is_base``: it was the base's own pass that failed. ``is_death``: the engine's process died. ``is_unsure``: it died while another
+    trial's tensors were quantized beside this one, so it may have died of them.
     """
 
     def __init__(self, trial: Trial, started: TrialStarted, error: CerebellumError) -> None:
@@ -306,4 +373,5 @@ class TrialFailed(EngineError):
         super().__init__(text if where in text else f"{where}: {text.removeprefix(f'trial {trial.label!r}: ')}")
         self.trial = trial
         self.is_base = started.base
-        self.is_unsure = bool(started.ahead) and isinstance(error, EngineDied)
+        self.is_death = isinstance(error, EngineDied)
+        self.is_unsure = bool(started.ahead) and self.is_death

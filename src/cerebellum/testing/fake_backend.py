@@ -94,6 +94,7 @@ class FakeBackend:
 
     ``unused`` are tensors that no forward pass reads: their effects are ignored. ``knowledge`` is what its responders know.
     ``rounding``: another number is a processor whose last bits differ, in sums and in quantized bytes.
+    ``devices``: GPUs that its engines may be given.
     """
 
     effects: Mapping[TensorType, Effect] = field(default_factory=dict)
@@ -103,6 +104,11 @@ class FakeBackend:
     rounding: int = 0
     knowledge: Knowledge = field(default_factory=Knowledge)
     answer_faults: tuple[AnswerFault, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    def build(self, settings: Settings) -> str:
+        """With so many devices of its own as the settings name."""
+        return self.id if settings.devices is None else f"{self.id}, {len(settings.devices)} devices"
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
         return FakeEngine(self, read_model(model), settings, sources)

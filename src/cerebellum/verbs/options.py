@@ -19,6 +19,7 @@ class SessionOptions:
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
     ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
     ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
+    ``workers``: engines side by side; None: as many as there are GPUs or room for. ``gpus_per_worker``: GPUs that each has for its own.
     ``shard``: only this part of the trials is measured.
     """
 
@@ -32,10 +33,11 @@ class SessionOptions:
     imatrix: Path | None = None
     settings: Settings = field(default_factory=Settings)
     n_chunks: int | None = None
-    workers: int = 1
+    workers: int | None = 1
     command: tuple[str, ...] = ()
     retry_failed: bool = False
     calibration: Path | None = None
     make_imatrix: bool | None = None
     mix: MixOptions = field(default_factory=MixOptions)
     shard: Shard | None = None
+    gpus_per_worker: int | None = None

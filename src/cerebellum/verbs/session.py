@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.cores import n_cores
 from cerebellum.domain import Model
 from cerebellum.files import FileState, make_folder
-from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
+from cerebellum.llamacpp.protocol import Backend, Engine, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
@@ -23,6 +22,7 @@ from cerebellum.verbs.base_mix import told
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.chat_hints import chat_hints
+from cerebellum.verbs.fleet import Fleet, fleet_of
 from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
@@ -42,6 +42,7 @@ class Session:
     reference: CapturedReference
     base: Base
     engines: Sequence[Engine]
+    fleet: Fleet
     noise_floor: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
@@ -108,6 +109,10 @@ class Session:
         """Where the reference's rows of a split's text are."""
         return self.workspace.reference_store(split.corpus, self.reference_facts)
 
+    def engines_on(self, path: Path) -> contextlib.AbstractContextManager[Sequence[Engine]]:
+        """As many engines as the session's own, on another file: trials are made from the source as there."""
+        return self.fleet.open(path, Sources(self.inputs.source.path, self.inputs.imatrix))
+
     def close_engines(self) -> None:
         """Close the engines before the session ends: what comes now opens files of its own."""
         for engine in self.engines:
@@ -131,7 +136,10 @@ def open_session(
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
         progress.note(f"reading {source.path.name} ({source.path.stat().st_size / 1e6:,.1f} MB)")
-        workspace = Workspace(backend, study, options.out, options.settings, backend.id, progress)
+        fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
+        settings = replace(options.settings, devices=fleet.settings[0].devices)
+        options = replace(options, settings=settings, workers=fleet.n)
+        workspace = Workspace(backend, study, options.out, settings, backend.build(settings), progress)
         if options.imatrix is not None:
             study.watch(FileState.of(options.imatrix))
         subject = subject_of(workspace.sha256(source.path), options.imatrix)
@@ -147,31 +155,9 @@ def open_session(
         reference = capture_reference(workspace, inputs, subject, reports=reports)
         base = own_base(inputs, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)
-        engines = open_engines(workspace, base, inputs, options.workers, stack)
+        engines = stack.enter_context(fleet.open(base.model.path, Sources(source.path, inputs.imatrix)))
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
         warnings += builds.sentences(study)
-        yield Session(options, workspace, inputs, subject, reference, base, engines, warnings=warnings)
-
-
-def open_engines(workspace: Workspace, base: Base, inputs: Inputs, n: int, stack: contextlib.ExitStack) -> list[Engine]:
-    """``n`` engines on the base, each with its share of cores and memory; ``stack`` closes them."""
-    settings, sources = shared_out(workspace.settings, n), Sources(inputs.source.path, inputs.imatrix)
-    engines: list[Engine] = []
-    for _ in range(n):
-        engines.append(workspace.backend.open(base.model.path, settings, sources))
-        stack.callback(engines[-1].close)
-    return engines
-
-
-def shared_out(settings: Settings, workers: int) -> Settings:
-    """The settings of one of ``workers`` engines: memory for replays is divided among them, and the cores unless threads were asked for."""
-    cores = n_cores()
-    n_threads = settings.n_threads or max(1, cores // workers)
-    return replace(
-        settings,
-        n_threads=n_threads,
-        has_idle_cores=2 * workers * n_threads <= cores,
-        replay_bytes=settings.replay_bytes // workers,
-    )
+        yield Session(options, workspace, inputs, subject, reference, base, engines, fleet, warnings=warnings)

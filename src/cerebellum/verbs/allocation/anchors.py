@@ -16,12 +16,11 @@ from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import EngineError, InputError
-from cerebellum.llamacpp.protocol import Sources
 from cerebellum.results.allocation import Anchors
 from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.measuring import anchor_of, shuffled_chunks, steadied
 from cerebellum.verbs.identity import keep_canary
-from cerebellum.verbs.session import Session, shared_out
+from cerebellum.verbs.session import Session
 
 SOURCE_TRIAL = Trial("source", TrialKind.BASE)
 
@@ -65,13 +64,8 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
 @contextlib.contextmanager
 def source_measurer(session: Session) -> Iterator[TrialRunner]:
     """Measures trials of the source on the search split, in the job's own series: types alone tell trials apart."""
-    split, source = session.search, session.options.model
-    settings = shared_out(session.options.settings, session.options.workers)
-    with contextlib.ExitStack() as stack:
-        engines = []
-        for _ in range(session.options.workers):
-            engines.append(session.backend.open(source, settings, Sources(source, session.options.imatrix)))
-            stack.callback(engines[-1].close)
+    split = session.search
+    with session.engines_on(session.source.path) as engines:
         store = session.reference_store(split)
         yield TrialRunner(
             engines, session.study, session.series(split), session.source.types, split.corpus, store, session.progress,

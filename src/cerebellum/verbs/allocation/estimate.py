@@ -25,6 +25,7 @@ from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import checked_budget, stock_base
 from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.fleet import fleet_of
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.splits import make_splits
@@ -49,7 +50,9 @@ def estimate_allocation(
     inputs."""
     inputs = read_inputs(options)
     source, ftype = inputs.source, options.base or stock_base(backend, inputs.source, options, allocation.target)
-    engine = backend.open(source.path, options.settings, Sources(source.path, options.imatrix))
+    fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
+    settings = replace(options.settings, devices=fleet.settings[0].devices)
+    engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
     try:
         search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress or Silent())
         types = backend.types(source.path, ftype, (), options.imatrix)
@@ -76,7 +79,7 @@ def estimate_allocation(
         len(report.chunks),
         round(sum(counts.values())),
         (counts["anchors"] + counts["refinement"]) * ONE_TENSOR + counts["recipes"] + counts["reference"],
-        seconds / max(options.workers, 1),
+        seconds / fleet.n,
         disk_of(table.base, limit, ftype, source, rows_of(search, report, n_vocab, options.settings)),
         source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
         SPREAD,

@@ -20,14 +20,13 @@ from cerebellum.allocation.solver import Solution, solve
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.gguf.overrides import pairs
-from cerebellum.llamacpp.protocol import Sources
 from cerebellum.results.allocation import Anchors, Proposal, Refined, Round
 from cerebellum.scoring.summary import mean_kld
 from cerebellum.stats.intervals import mean_interval
 from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import Scores, TrialRunner
 from cerebellum.verbs.allocation.measuring import effect_values, recipe_trial, shuffled_chunks
-from cerebellum.verbs.session import Session, shared_out
+from cerebellum.verbs.session import Session
 from cerebellum.verbs.write import make_overrides
 
 #: Chunks that a step is measured on first, and at most how many a proposal is judged on.
@@ -160,16 +159,10 @@ def recipe_runner(session: Session, recipe: Trial) -> Iterator[TrialRunner]:
     """Measures trials that start from the recipe: its file, written for this round, is opened as a base."""
     path = session.options.out / ".refined.gguf"
     types = recipe.types(session.base.model.types)
-    settings = shared_out(session.options.settings, session.options.workers)
     with contextlib.ExitStack() as stack:
         stack.callback(path.unlink, missing_ok=True)
         overrides = pairs(make_overrides(session, recipe))
         session.backend.quantize(session.options.model, path, session.base.ftype, overrides, session.options.imatrix)
-        engines = []
-        for _ in range(session.options.workers):
-            engines.append(
-                session.backend.open(path, settings, Sources(session.options.model, session.options.imatrix))
-            )
-            stack.callback(engines[-1].close)
+        engines = stack.enter_context(session.engines_on(path))
         split, store = session.search, session.reference_store(session.search)
         yield TrialRunner(engines, session.study, session.series(split), types, split.corpus, store, session.progress)
