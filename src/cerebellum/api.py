@@ -635,6 +635,8 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     )
     if session.get("workers") == AUTO:
         session["workers"] = None
+    elif not isinstance(session.get("workers", 1), int):
+        raise InputError(f"workers is {session['workers']!r}; it must be a number of at least 1, or {AUTO!r}")
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
