@@ -27,7 +27,7 @@ from pathlib import Path
 
 PACKAGE = "llama-cpp-python"
 BUILD_COMMAND = "python -m benchmarks.stock"
-TARGETS = ("llama-quantize", "llama-perplexity", "llama-imatrix")
+TARGETS = ("llama-quantize", "llama-perplexity", "llama-imatrix", "llama-gguf-split")
 CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",  # scikit-build-core's default, so the wheel's
     "-DBUILD_SHARED_LIBS=ON",
@@ -54,6 +54,7 @@ class StockPrograms:
     quantize: Path
     perplexity: Path
     imatrix: Path
+    gguf_split: Path
     version: str
 
 
@@ -64,7 +65,7 @@ def find_stock() -> StockPrograms | None:
     except PackageNotFoundError:
         return None
     programs = _programs(_home(wanted), wanted)
-    found = all(os.access(path, os.X_OK) for path in (programs.quantize, programs.perplexity, programs.imatrix))
+    found = all(os.access(path, os.X_OK) for path in (_home(wanted) / "build" / "bin" / name for name in TARGETS))
     return programs if found and _stamp(programs).is_file() else None
 
 
@@ -139,8 +140,8 @@ def _home(wanted: str) -> Path:
 
 def _programs(home: Path, wanted: str) -> StockPrograms:
     folder = home / "build" / "bin"
-    quantize, perplexity, imatrix = (folder / name for name in TARGETS)
-    return StockPrograms(quantize, perplexity, imatrix, wanted)
+    quantize, perplexity, imatrix, gguf_split = (folder / name for name in TARGETS)
+    return StockPrograms(quantize, perplexity, imatrix, gguf_split, wanted)
 
 
 def _stamp(programs: StockPrograms) -> Path:

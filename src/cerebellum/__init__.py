@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         plan,
         quantize,
         run,
+        split,
         sweep,
         validity,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "plan",
     "quantize",
     "run",
+    "split",
     "sweep",
     "validity",
 ]

@@ -49,6 +49,7 @@ from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
 from cerebellum.verbs.pipeline import sweep_part as measure_sweep_part
 from cerebellum.verbs.quantize import Quantized, quantize_model
+from cerebellum.verbs.splitting import SplitModel, split_limit, split_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 from cerebellum.verbs.validity import check_models, judge_ladder_file
 
@@ -70,14 +71,32 @@ def quantize(
     imatrix: PathLike | None = None,
     exclude: str | Sequence[str] = (),
     pure: bool = False,
+    split_max_size: str | int | None = None,
+    split_max_tensors: int | None = None,
     force: bool = False,
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> Quantized:
     """Write ``model`` as ``ftype`` ("Q3_K_M"), some tensors as the override file says. ``exclude``: patterns of tensors that stay as they
-    are; ``pure``: no mix. Raises a `CerebellumError`."""
+    are; ``pure``: no mix; ``split_max_size`` ("48G"), ``split_max_tensors``: in several files. Raises a `CerebellumError`."""
     mix, paths = MixOptions(_patterns(exclude), None, pure), (_path(overrides), _path(imatrix))
-    return quantize_model(backend or _llama(), Path(model), ftype, Path(out), *paths, force, progress, mix)
+    limit = split_limit(split_max_size, split_max_tensors)
+    return quantize_model(backend or _llama(), Path(model), ftype, Path(out), *paths, force, progress, mix, limit)
+
+
+def split(
+    model: PathLike,
+    *,
+    out: PathLike,
+    split_max_size: str | int | None = None,
+    split_max_tensors: int | None = None,
+    force: bool = False,
+) -> SplitModel:
+    """Write ``model`` as the files ``OUT-00001-of-….gguf`` and so on, as llama-gguf-split does: each of at most ``split_max_size`` ("48G")
+    of tensors, or ``split_max_tensors`` of them. Raises a `CerebellumError`."""
+    if (limit := split_limit(split_max_size, split_max_tensors)) is None:
+        raise InputError("say how large a file may be: --split-max-size 48G for example, or --split-max-tensors")
+    return split_model(Path(model), Path(out), limit, force)
 
 
 def imatrix(
@@ -622,6 +641,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
         mix["overrides"] = Path(mix["overrides"])
     if "exclude" in mix:
         mix["exclude"] = _patterns(mix["exclude"])
+    makes["split"] = split_limit(options.pop("split_max_size", None), options.pop("split_max_tensors", None))
     session = take(
         {
             "base": "base",
@@ -744,6 +764,7 @@ __all__ = [
     "quantize",
     "run",
     "run_part",
+    "split",
     "sweep",
     "sweep_part",
     "validity",

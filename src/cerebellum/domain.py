@@ -86,7 +86,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a GGUF file says of itself: enough to plan with, no weights."""
+    """What a GGUF file says of itself: enough to plan with, no weights. ``files``: its files, of which ``path`` is the first, and
+    ``file_bytes`` the bytes of all."""
 
     path: Path
     architecture: str
@@ -97,6 +98,7 @@ class Model:
     tensors: tuple[Tensor, ...]
     file_bytes: int
     metadata: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    files: tuple[Path, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def types(self) -> dict[str, str]:

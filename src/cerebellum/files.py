@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -45,12 +46,32 @@ def create_new(path: Path) -> BinaryIO:
 
 def publish(partial: Path, path: Path) -> None:
     """Give a file that is written its name, after its bytes are on the disk. Raises `OSError`, also where ``partial`` is a link."""
+    _sync(partial)
+    partial.replace(path)
+
+
+def _sync(partial: Path) -> None:
     descriptor = os.open(partial, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    partial.replace(path)
+
+
+def publish_set(pairs: Sequence[tuple[Path, Path]]) -> None:
+    """Give files (written, name) that are of use only together their names: the first last, for it is the one that is opened. None has its
+    name where one can't. Raises `OSError`."""
+    for partial, _ in pairs:
+        _sync(partial)
+    done: list[Path] = []
+    try:
+        for partial, path in reversed(pairs):
+            partial.replace(path)
+            done.append(path)
+    except OSError:
+        for path in done:
+            path.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +106,12 @@ class FileState:
                 f"{self.path} changed while it was used: another file was put in its place, or it was written to. What was measured before "
                 "is kept, nothing of the changed file is; leave the file as it is and run the same command again"
             )
+
+
+def check_unchanged(states: Iterable[FileState]) -> None:
+    """Raises `InputError` where one of the files changed."""
+    for state in states:
+        state.check()
 
 
 def write_text(path: Path, text: str) -> None:

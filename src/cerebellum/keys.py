@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cerebellum.errors import InputError
 from cerebellum.text.untrusted import open_regular
 
 _BLOCK = 1 << 22
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
 
 
 def canonical_json(value: Any) -> str:
@@ -29,21 +31,23 @@ def sha256_bytes(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in blocks. Raises `InputError` if it can't be read."""
+def sha256_file(*paths: Path) -> str:
+    """Hex sha256 of a file, or of the bytes of several one after the other. Raises `InputError` if one can't be read."""
     digest = hashlib.sha256()
-    try:
-        with open_regular(Path(path)) as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"can't read {path}: {error.strerror or error}") from error
+    for path in paths:
+        try:
+            with open_regular(Path(path)) as stream:
+                while block := stream.read(_BLOCK):
+                    digest.update(block)
+        except OSError as error:
+            raise InputError(f"can't read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
 def stem_of(path: Path) -> str:
-    """A model file's name without ``.gguf``, and whole where it ends otherwise: ``Model.v1.5`` keeps its ``.5``."""
-    return path.stem if path.suffix.lower() == ".gguf" else path.name
+    """A model file's name without ``.gguf``, and whole where it ends otherwise: ``Model.v1.5`` keeps its ``.5``. Of a model in several
+    files the name that they share."""
+    return _SPLIT.sub("", path.stem) if path.suffix.lower() == ".gguf" else path.name
 
 
 def partial_of(path: Path) -> Path:

@@ -61,6 +61,13 @@ class BenchKeywords(TypedDict, total=False):
     unsafe_execution: bool  # False; True: run what a model wrote even where no sandbox can be had
 
 
+class SplitKeywords(TypedDict, total=False):
+    """In how many files the model is written."""
+
+    split_max_size: str | int | None  # "48G": bytes of tensors in a file; None: one file holds all
+    split_max_tensors: int | None  # instead: tensors in a file
+
+
 class SweepKeywords(MeasureKeywords, total=False):
     """Which tensors are tried alone, at which types."""
 
@@ -74,7 +81,7 @@ class SweepKeywords(MeasureKeywords, total=False):
     thresholds: Thresholds
 
 
-class ChooseKeywords(SweepKeywords, BenchKeywords, total=False):
+class ChooseKeywords(SweepKeywords, BenchKeywords, SplitKeywords, total=False):
     """What a sweep's choice follows."""
 
     policy: str | None  # "greedy" or "published"
@@ -96,7 +103,7 @@ class SizeKeywords(TypedDict, total=False):
     keep: Names | None  # "token_embd=Q8_0"
 
 
-class AllocateKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, total=False):
+class AllocateKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, total=False):
     """An allocation of types to all tensors."""
 
     n_shuffled: int | None  # 20 shuffled compositions as controls

@@ -158,7 +158,7 @@ def test_cut_data_names_the_tensor(model_bytes: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(model_bytes)
     header_only = open_weights(path)
-    second = header_only._offsets["blk.0.ffn_gate.weight"]
+    second = header_only.place("blk.0.ffn_gate.weight")[1]
     for n, name in ((len(model_bytes) - 1, "output_norm.weight"), (second, "blk.0.ffn_gate.weight")):
         path.write_bytes(model_bytes[:n])
         with pytest.raises(ModelFileError, match=rf"truncated: it has {n} bytes, the data of {name} ends at"):
@@ -231,7 +231,7 @@ def test_what_is_no_model_file_at_all(tmp_path: Path) -> None:
     cases = {
         "there is no such file": tmp_path / "nothing.gguf",
         "is a folder": tmp_path,
-        "is one of 3 parts": write_model(tmp_path / "split.gguf", split_count=3),
+        "is part 1 of a model in 3 files, and is not called": write_model(tmp_path / "split.gguf", split_count=3),
         "is an importance matrix": write_imatrix(tmp_path / "i.gguf", {"a": small}, {"a": np.ones((2, 1), np.float32)}),
         "without general.architecture": write_model(tmp_path / "none.gguf", architecture=None),
         "holds no tensors": write_model(tmp_path / "vocabulary.gguf", tensors={}),

@@ -52,7 +52,7 @@ def test_one_changed_byte_is_found(path: Path) -> None:
     digests = tensor_digests(path)
     name = "blk.1.ffn_up.weight"
     weights = open_weights(path)
-    where = weights._offsets[name]
+    where = weights.place(name)[1]
     with path.open("r+b") as file:
         file.seek(where)
         byte = file.read(1)[0]

@@ -63,7 +63,7 @@ def aligned(path: Path, alignment: int) -> Path:
     source = tiny.llama(path.with_name("plain.gguf"))
     header, weights = read_model(source), open_weights(source)
     data = source.read_bytes()
-    first = min(weights._offsets.values())
+    first = min(weights.place(t.name)[1] for t in weights.model.tensors)
     table = b"".join(
         _entry(t.name, t.shape, {"F32": 0, "F16": 1}[t.type], o) for t, o in _offsets(header.tensors, alignment)
     )

@@ -50,7 +50,7 @@ def message(found: Verified, what: str) -> str:
 
 def flip(path: Path, name: str, places: list[int], bit: int = 1) -> None:
     """Flip a bit of some of a tensor's bytes."""
-    start = open_weights(path)._offsets[name]
+    start = open_weights(path).place(name)[1]
     data = bytearray(path.read_bytes())
     for place in places:
         data[start + place] ^= bit

@@ -13,6 +13,7 @@ from cerebellum.gguf.types import TYPES, ftype_name
 #: GGUF's alignment where the file doesn't name another.
 ALIGNMENT = 32
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS |= {"M": 10**6, "G": 10**9}  # as llama-gguf-split has them
 _SIZE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*$")
 
 

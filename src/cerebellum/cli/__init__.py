@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cerebellum import __version__
-from cerebellum.cli.basic import inspect, perplexity, quantize
+from cerebellum.cli.basic import inspect, perplexity, quantize, split
 from cerebellum.cli.bench import bench
 from cerebellum.cli.doctor import doctor
 from cerebellum.cli.fit import fit
@@ -28,7 +28,7 @@ from cerebellum.cli.verify import verify
 
 SECTIONS = {
     "Start here": ("demo", "doctor", "run"),
-    "Make files": ("quantize", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
+    "Make files": ("quantize", "split", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
     "Measure and prove": ("inspect", "perplexity", "measure", "bench", "validity", "verify", "lm-eval"),
     "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
 }
@@ -66,6 +66,7 @@ for command in (
     demo,
     inspect,
     quantize,
+    split,
     imatrix,
     perplexity,
     measure,

@@ -16,6 +16,7 @@ from cerebellum.cli.common import (
     model_argument,
     print_json,
     quiet_option,
+    split_options,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
 from cerebellum.quoting import printable
@@ -51,6 +52,8 @@ def inspect(model: Path, as_json: bool) -> None:
 )
 @click.option("--pure", is_flag=True, help="Every tensor at TYPE's own type, without llama.cpp's mix.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The GGUF to write.")
+@split_options[0]
+@split_options[1]
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @json_option
 @quiet_option
@@ -63,6 +66,8 @@ def quantize(
     exclude: tuple[str, ...],
     pure: bool,
     out: Path,
+    split_max_size: str | None,
+    split_max_tensors: int | None,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -77,13 +82,42 @@ def quantize(
     from cerebellum.gguf.mix import MixOptions
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.verbs.quantize import quantize_model
+    from cerebellum.verbs.splitting import split_limit
 
     progress, mix = ConsoleProgress(quiet=quiet), MixOptions(exclude, None, pure)
-    result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, progress, mix)
+    limit = split_limit(split_max_size, split_max_tensors)
+    result = quantize_model(LlamaBackend(), model, type, out, overrides, imatrix, force, progress, mix, limit)
     if as_json:
         print_json(result.as_json())
         return
     print(result.summary())
+
+
+@click.command()
+@model_argument
+@split_options[0]
+@split_options[1]
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="NAME.gguf of NAME-00001-of-….gguf.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@json_option
+@guarded
+def split(
+    model: Path, split_max_size: str | None, split_max_tensors: int | None, out: Path, force: bool, as_json: bool
+) -> None:
+    """Write MODEL as several files, which llama.cpp opens by the first one. They are those of llama-gguf-split, byte for byte.
+
+    Example: cerebellum split model-Q8_0.gguf --split-max-size 48G --out split/model-Q8_0.gguf
+    """
+    from cerebellum.errors import InputError
+    from cerebellum.verbs.splitting import split_limit, split_model
+
+    if (limit := split_limit(split_max_size, split_max_tensors)) is None:
+        raise InputError("say how large a file may be: --split-max-size 48G for example, or --split-max-tensors")
+    result = split_model(model, out, limit, force)
+    if as_json:
+        print_json(result.as_json())
+        return
+    print(result.summary(limit))
 
 
 @click.command()

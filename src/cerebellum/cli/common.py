@@ -58,6 +58,16 @@ gpu_option = click.option(
 )
 
 
+split_options = (
+    click.option(
+        "--split-max-size",
+        metavar="SIZE",
+        help="Write several files, none with more than this of tensors: 48G, 500M. [default: one file]",
+    ),
+    click.option("--split-max-tensors", type=click.IntRange(min=1), help="Write several files of so many tensors."),
+)
+
+
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how a model is opened."""
     for option in (gpu_option, threads_option, batch_option, ctx_option):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, print_json
+from cerebellum.cli.common import guarded, json_option, print_json, split_options
 from cerebellum.cli.console import print_grid
 
 FilePath = click.Path(path_type=Path)
@@ -93,12 +93,15 @@ def diff(ours: Path, theirs: Path, as_json: bool) -> None:
 @base_option
 @imatrix_option
 @click.option("-o", "--out", type=FilePath, required=True, help="The GGUF to write.")
+@split_options[0]
+@split_options[1]
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 @json_option
 @guarded
 def apply(
-    recipe: Path, model: Path, base: str | None, imatrix: Path | None, out: Path, force: bool, as_json: bool
-) -> None:
+    recipe: Path, model: Path, base: str | None, imatrix: Path | None, out: Path, split_max_size: str | None,
+    split_max_tensors: int | None, force: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Write MODEL as RECIPE says: errors are refused, warnings shown, the types of the written file proven.
 
     Example: cerebellum recipe apply model.recipe.toml model-BF16.gguf --out model-mixed.gguf
@@ -106,13 +109,14 @@ def apply(
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.recipes.lint import Level
     from cerebellum.verbs.recipe import apply_recipe, lint_file
+    from cerebellum.verbs.splitting import split_limit
 
-    backend = LlamaBackend()
+    backend, limit = LlamaBackend(), split_limit(split_max_size, split_max_tensors)
     found = lint_file(backend, recipe, model, base, imatrix)
     for finding in found.findings:
         if finding.level is Level.WARNING:
             print(f"cerebellum: warning: {finding.message}", file=sys.stderr)
-    result = apply_recipe(backend, found, out, imatrix, force)
+    result = apply_recipe(backend, found, out, imatrix, force, limit)
     if as_json:
         print_json(result.as_json())
     else:

@@ -21,6 +21,7 @@ from cerebellum.cli.common import (
     model_argument,
     print_json,
     quiet_option,
+    split_options,
     threads_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_folded, print_grid, print_lines, stdout_console
@@ -214,7 +215,9 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command()
 @model_argument
-@with_options(out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS)
+@with_options(
+    out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options
+)
 @shard_option
 @click.option(
     "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."

@@ -14,7 +14,7 @@ from typing import Any
 import llama_cpp.llama_cpp as lc
 
 from cerebellum.errors import EngineError, ModelFileError, OutputError, TensorStoreError, TypeChoiceError
-from cerebellum.files import FileState, create_new, publish
+from cerebellum.files import FileState, check_unchanged, create_new, publish
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import FTYPES, STORED, ftype_name, quant_type
 from cerebellum.keys import partial_of
@@ -68,15 +68,14 @@ def write_file(source: Path, out: Path, ftype: str, overrides: Overrides, imatri
 
     Raises `OutputError`, or `InputError` where the source or the importance matrix changed meanwhile.
     """
-    states = [FileState.of(path) for path in (source, imatrix) if path is not None]
+    states = [FileState.of(path) for path in (*model_file.model_files(source), imatrix) if path is not None]
     wanted = realized_types(source, ftype, overrides, imatrix)
     partial = partial_of(out)
     try:
         _check_writable(partial)
         _run(source, os.fspath(partial), ftype, overrides, imatrix, dry_run=False)
         _check_whole(partial, out, wanted)
-        for state in states:
-            state.check()
+        check_unchanged(states)
         publish(partial, out)
     except OSError as error:
         raise OutputError(f"can't write {out}: {error.strerror or error}") from error

@@ -147,7 +147,8 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """The proven file. ``equal_chunks`` of the report split gave, bit for bit, the sums measured in memory."""
+    """The proven file, or the first one of the set that it is. ``file_bytes``: of all, ``split_bytes`` of them for being split.
+    ``equal_chunks`` of the report split gave, bit for bit, the sums measured in memory."""
 
     path: Path
     overrides_path: Path
@@ -163,6 +164,7 @@ class Written:
     summary: Summary
     from_base: Contrast
     equal_chunks: int
+    split_bytes: int = 0
 
     @property
     def reproduce(self) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cerebellum.files import FileState
+from cerebellum.files import FileState, check_unchanged
+from cerebellum.gguf.model_file import model_files
 from cerebellum.keys import sha256_file
 from cerebellum.study.store import Study
 
@@ -14,21 +15,26 @@ UNSETTLED_NS = 2_000_000_000
 
 
 def cached_sha256(study: Study, path: Path) -> str:
-    """The file's sha256, computed anew only when the file or its state is another one.
+    """The file's sha256 (of a model in several files that of all, `model_file.sha256_model`), computed anew only when a file or its state
+    is another one.
 
-    The study watches the file from now on: it takes no measurement after the file has changed. Raises `InputError` where it can't be
+    The study watches the files from now on: it takes no measurement after one has changed. Raises `InputError` where one can't be
     read, or changes while it is read.
     """
-    state = FileState.of(path)
-    mark = [
-        str(path.resolve()), state.device, state.inode, state.n_bytes, state.modified_ns, state.changed_ns
-    ]  # fmt: skip
+    states = [FileState.of(file) for file in model_files(path)]
+    mark = [x for state in states for x in _mark(state)]
     name = f"sha256 of {path.resolve()}"
     known = study.fact(name)
     if not isinstance(known, dict) or known.get("mark") != mark or not isinstance(known.get("sha256"), str):
-        is_settled = time.time_ns() - state.changed_ns > UNSETTLED_NS
-        known = {"mark": mark if is_settled else None, "sha256": sha256_file(path)}
-        state.check()
+        is_settled = time.time_ns() - max(state.changed_ns for state in states) > UNSETTLED_NS
+        known = {"mark": mark if is_settled else None, "sha256": sha256_file(*(state.path for state in states))}
+        check_unchanged(states)
         study.set_fact(name, known)
-    study.watch(state)
+    for state in states:
+        study.watch(state)
     return str(known["sha256"])
+
+
+def _mark(state: FileState) -> list[str | int]:
+    path = str(state.path.resolve())
+    return [path, state.device, state.inode, state.n_bytes, state.modified_ns, state.changed_ns]

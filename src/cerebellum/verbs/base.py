@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cerebellum.errors import OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.mix import Mix, MixOptions
 from cerebellum.gguf.overrides import pairs
+from cerebellum.gguf.split_file import joined_bytes
 from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import content_key
 from cerebellum.results import Base
@@ -36,8 +38,11 @@ def own_base(inputs: Inputs, asked: str | None, mix: MixOptions) -> Base | None:
         return None
     if mix.overrides or mix.pure:
         return None
+    ftype = source.ftype
     left_out = {tensor.name: EXCLUDED for tensor in excluded(mix.exclude, source)}
-    return Base(source, source.ftype, True, Mix(left_out=left_out))
+    if len(source.files) > 1:  # what is written of it is one file first
+        source = replace(source, file_bytes=joined_bytes(source.path))
+    return Base(source, ftype, True, Mix(left_out=left_out))
 
 
 def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None, options: MixOptions) -> Base:

@@ -90,7 +90,7 @@ def bench_study(
     tell(other_tokens(files), context.progress, warnings)
     asked = {role: ask_file(context, role, files, names, vocabularies, warnings) for role in files}
     told = {
-        role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": p.stat().st_size}
+        role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": model_file.read_model(p).file_bytes}
         for role, p in files.items()
     }
     tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)

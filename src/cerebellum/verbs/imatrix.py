@@ -100,8 +100,8 @@ def make_imatrix(options: ImatrixOptions, backend: Backend, progress: Progress |
     if text is None:
         return _finished(options, begin, model, 0, 0)
     too_long(model, options.settings.n_ctx, progress)
-    progress.note(f"reading {options.model.name} ({options.model.stat().st_size / 1e6:,.1f} MB)")
-    sha256 = sha256_file(options.model)
+    progress.note(f"reading {options.model.name} ({model.file_bytes / 1e6:,.1f} MB)")
+    sha256 = model_file.sha256_model(options.model)
     assert options.text is not None
     with contextlib.closing(backend.open(options.model, options.settings)) as engine:
         corpus = corpus_of(engine, options.text.name, text, options.settings.n_ctx, progress)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cerebellum import bundled
 from cerebellum.gguf.mix import MixOptions
+from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.study.shards import Shard
 
@@ -18,6 +19,7 @@ class SessionOptions:
     Without ``report_text`` the first half of ``text`` searches and the second half reports. ``n_chunks`` bounds each split.
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
     ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
+    ``split``: what one file of the written model may hold; None: one file holds all.
     ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
     ``workers``: engines side by side; None: as many as there are GPUs or room for. ``gpus_per_worker``: GPUs that each has for its own.
     ``shard``: only this part of the trials is measured.
@@ -41,3 +43,4 @@ class SessionOptions:
     mix: MixOptions = field(default_factory=MixOptions)
     shard: Shard | None = None
     gpus_per_worker: int | None = None
+    split: SplitLimit | None = None

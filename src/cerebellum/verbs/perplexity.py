@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cerebellum.domain import ChunkScore
 from cerebellum.errors import EngineError, TextError
-from cerebellum.files import FileState
+from cerebellum.files import FileState, check_unchanged
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
@@ -57,7 +57,7 @@ def measure_perplexity(
     meanwhile.
     """
     progress = progress or Silent()
-    state = FileState.of(model)
+    states = [FileState.of(file) for file in model_file.model_files(model)]
     source = model_file.read_model(model)
     check_predicts(source)
     content = read(text, chat)
@@ -80,9 +80,9 @@ def measure_perplexity(
             progress.step(f"{Perplexity.of(scores).perplexity:.4f}")
         progress.end()
     except EngineError:
-        state.check()  # a file that was cut short under llama.cpp is no fault of the model
+        check_unchanged(states)  # a file that was cut short under llama.cpp is no fault of the model
         raise
     finally:
         engine.close()
-    state.check()
+    check_unchanged(states)
     return replace(Perplexity.of(scores), warnings=tuple(warnings))

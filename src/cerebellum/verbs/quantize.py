@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model
-from cerebellum.errors import OutputError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.override_file import read_overrides
 from cerebellum.gguf.overrides import Hit, Overrides, check_acts, check_realized, pairs, resolve
+from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
-from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.quoting import printable
 from cerebellum.verbs.base_mix import EVERY, mix_of, write_mix
 from cerebellum.verbs.inputs import check_imatrix_fits
+from cerebellum.verbs.splitting import publish_model, refuse_output, split, unproven
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Quantized:
         """Plain data."""
         return {
             "path": str(self.model.path),
+            "files": [path.name for path in self.model.files],
             "source": str(self.source.path),
             "file_type": self.ftype,
             "file_bytes": self.model.file_bytes,
@@ -57,9 +58,10 @@ class Quantized:
     def summary(self) -> str:
         """A few lines for people."""
         types = ", ".join(f"{kind} ×{n}" for kind, n in Counter(t.type for t in self.model.tensors).most_common())
+        n_files = len(self.model.files)
         lines = [
             f"{self.model.path}: {self.ftype}, {self.model.file_bytes / 1e6:,.1f} MB, "
-            f"{self.model.bits_per_weight:.2f} bits a weight, sha256 {self.sha256[:16]}…",
+            f"{self.model.bits_per_weight:.2f} bits a weight, sha256 {self.sha256[:16]}…{f', in {n_files} files' if n_files > 1 else ''}",
             f"types: {types}",
         ]
         for hit in self.hits:
@@ -90,16 +92,17 @@ def quantize_model(
     force: bool = False,
     progress: Progress | None = None,
     mix: MixOptions | None = None,
+    limit: SplitLimit | None = None,
 ) -> Quantized:
-    """Write ``model`` as ``ftype``. Every override line must hit a tensor. A tensor that can't be stored as the file type has it stays as
-    it is, which the result says.
+    """Write ``model`` as ``ftype``, in several files where ``limit`` says so. Every override line must hit a tensor. A tensor that can't be
+    stored as the file type has it stays as it is, which the result says.
 
     Raises `OverrideError`, `TypeChoiceError`, `OutputError` (``out`` exists and not ``force``) or `EngineError`.
     """
     progress = progress or Silent()
     source = model_file.read_model(model)
     name = ftype_name(ftype)
-    refuse_output(out, model, force)
+    refuse_output(out, model, force, limit)
     asked = read_overrides(overrides) if overrides else ()
     made = mix_of(replace(mix or MixOptions(), overrides=overrides), source, name)
     lines = made.lines
@@ -112,20 +115,13 @@ def quantize_model(
         check_realized(hits, backend.types(model, name, pairs(lines), imatrix), source)
     told_hits = tuple(hit for hit in hits if hit.override in asked)
     progress.note(f"quantizing {model.name} to {name}")
-    made = write_mix(backend, source, out, name, made, imatrix, asked)
+    with unproven(out) as path:
+        made = write_mix(backend, source, path if limit else out, name, made, imatrix, asked)
+        if limit:
+            out = publish_model(split(path, limit), out)
     written = model_file.read_model(out)
     fallbacks = fallbacks_of(source, name, hits, written, made.left_out)
-    return Quantized(written, source, name, sha256_file(out), told_hits, fallbacks, dict(made.left_out))
-
-
-def refuse_output(out: Path, model: Path, force: bool) -> None:
-    """Raises `OutputError` where ``out`` can't be the file to write: a folder, the model itself, a file that exists and not ``force``."""
-    if out.is_dir():
-        raise OutputError(f"{out} is a folder; name the file to write")
-    if out.exists() and (not force or out.samefile(model)):
-        raise OutputError(
-            f"{out} exists{' and is the model itself' if out.samefile(model) else '; --force replaces it'}"
-        )
+    return Quantized(written, source, name, model_file.sha256_model(out), told_hits, fallbacks, dict(made.left_out))
 
 
 def quantize_lines(
@@ -135,7 +131,9 @@ def quantize_lines(
     hits = resolve(lines, source) if lines else ()
     backend.quantize(source.path, out, ftype, pairs(lines), imatrix)
     written = model_file.read_model(out)
-    return Quantized(written, source, ftype, sha256_file(out), hits, fallbacks_of(source, ftype, hits, written, {}))
+    return Quantized(
+        written, source, ftype, model_file.sha256_model(out), hits, fallbacks_of(source, ftype, hits, written, {})
+    )
 
 
 def fallbacks_of(

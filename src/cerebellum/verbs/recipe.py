@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,14 +15,15 @@ from cerebellum.gguf.header import MAGIC
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.overrides import Override, Overrides, format_overrides, pairs, pin, requested_types, resolve
 from cerebellum.gguf.patterns import lowered
+from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
-from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.recipes.lint import Finding, Ground, Level, Line, lint_lines, lint_shifts, read_lines
 from cerebellum.recipes.recipe import Recipe, model_id
 from cerebellum.recipes.toml_form import is_recipe, line_of, parse_recipe
 from cerebellum.verbs.provenance import stamp_file
-from cerebellum.verbs.quantize import Quantized, quantize_lines, refuse_output
+from cerebellum.verbs.quantize import Quantized, quantize_lines
+from cerebellum.verbs.splitting import publish_model, refuse_output, split, unproven
 
 #: Bytes of a recipe or an override file that are read, at most.
 MAX_BYTES = 16 << 20
@@ -226,25 +226,26 @@ def export_overrides(backend: Backend, linted: Linted, imatrix: Path | None = No
 
 
 def apply_recipe(
-    backend: Backend, linted: Linted, out: Path, imatrix: Path | None = None, force: bool = False
+    backend: Backend,
+    linted: Linted,
+    out: Path,
+    imatrix: Path | None = None,
+    force: bool = False,
+    limit: SplitLimit | None = None,
 ) -> Quantized:
     """Write the recipe's file and prove its types. Raises `RefusedError` where lint finds errors, `ProofError` where a type is wrong."""
     refuse_errors(linted)
-    refuse_output(out, linted.model.path, force)
+    refuse_output(out, linted.model.path, force, limit)
     differing, overrides = pinned_overrides(backend, linted, imatrix)
     wanted = {**backend.types(linted.model.path, linted.base, (), imatrix), **{t.tensor: t.type for t in differing}}
     recipe = Recipe(linted.base, {t.tensor: t.type for t in differing})
-    unproven = out.with_name(f".{out.stem}.unproven.gguf")
-    try:
-        result = quantize_lines(backend, linted.model, linted.base, unproven, overrides, imatrix)
+    with unproven(out) as path:
+        result = quantize_lines(backend, linted.model, linted.base, path, overrides, imatrix)
         types = result.model.types
         if wrong := [n for n, k in types.items() if wanted[n] != k]:
             raise ProofError(
                 f"the written file stores {wrong[0]} as {types[wrong[0]]}, the recipe says {wanted[wrong[0]]}"
             )
-        stamp_file(unproven, linted.model.path, linted.base, recipe.key, backend.id, imatrix)
-        unproven.replace(out)
-    finally:
-        with contextlib.suppress(OSError):
-            unproven.unlink(missing_ok=True)
-    return replace(result, model=model_file.read_model(out), sha256=sha256_file(out))
+        stamp_file(path, linted.model.path, linted.base, recipe.key, backend.id, imatrix)
+        out = publish_model(split(path, limit), out)
+    return replace(result, model=model_file.read_model(out), sha256=model_file.sha256_model(out))

@@ -135,7 +135,7 @@ def open_session(
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
-        progress.note(f"reading {source.path.name} ({source.path.stat().st_size / 1e6:,.1f} MB)")
+        progress.note(f"reading {source.path.name} ({source.file_bytes / 1e6:,.1f} MB)")
         fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
         settings = replace(options.settings, devices=fleet.settings[0].devices)
         options = replace(options, settings=settings, workers=fleet.n)

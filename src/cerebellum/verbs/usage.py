@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from cerebellum.domain import Model
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.vocabulary import TokenList, token_list
+from cerebellum.keys import stem_of
 from cerebellum.quoting import shell_line
 from cerebellum.text.chat import TEMPLATE
 from cerebellum.text.ollama import Modelfile, modelfile
@@ -53,7 +55,11 @@ def modelfile_of(path: Path, file: Path, n_ctx: int | None) -> Modelfile:
     tokens = token_list(model)
     stops = [_text(model, tokens, key) for key in _ENDS]
     license_name = model.metadata.get("general.license")
-    return modelfile(file, template, stops, n_ctx, license_name if isinstance(license_name, str) else "")
+    made = modelfile(file, template, stops, n_ctx, license_name if isinstance(license_name, str) else "")
+    if len(model.files) > 1:
+        joined = "the model is in several files, and Ollama takes one: join them with llama-gguf-split --merge"
+        made = replace(made, notes=(*made.notes, joined))
+    return made
 
 
 def commands_of(path: Path, n_ctx: int | None, type_k: str = "F16", type_v: str = "F16") -> dict[str, str]:
@@ -68,7 +74,7 @@ def commands_of(path: Path, n_ctx: int | None, type_k: str = "F16", type_v: str 
     name = f"./{path}" if str(path).startswith("-") else str(path)
     shared = ["-m", name, "-c", str(n_ctx), "-ngl", "99", *flash, *types]
     server = [*shared, *(chat if chat == ["--jinja"] else []), "--host", "127.0.0.1", "--port", "8080"]
-    short = model.path.stem.lower().replace(" ", "-")
+    short = stem_of(model.path).lower().replace(" ", "-")
     return {
         "llama-server": shell_line(["llama-server", *server]),
         "llama-cli": shell_line(["llama-cli", *shared, *chat]),

@@ -74,7 +74,7 @@ def verify_file(
     model = model_file.read_model(path)
     carried = {key: value for key, value in model.metadata.items() if key.startswith(PREFIX)}
     digests = tensor_digests(path)
-    sha256 = sha256_file(path)
+    sha256 = model_file.sha256_model(path)
     checks = [_tensors(digests, carried)]
     if study is not None:
         checks.append(_study(path, sha256, checks[0], study))

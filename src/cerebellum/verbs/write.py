@@ -10,11 +10,12 @@ from cerebellum.errors import ProofError
 from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import Overrides, format_overrides, pairs, pin, prove
-from cerebellum.keys import sha256_file, stem_of
+from cerebellum.keys import stem_of
 from cerebellum.results import Combination, Written
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Scores, TrialRunner
 from cerebellum.verbs.session import Session
+from cerebellum.verbs.splitting import publish_model, split, unproven
 from cerebellum.verbs.sweep import BASE_TRIAL
 
 
@@ -44,24 +45,23 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None) -> Wri
     Raises `ProofError` and leaves no file where the proof fails."""
     overrides = make_overrides(session, recipe)
     path = session.options.out / name if name else recipe_path(session)
-    unproven = path.with_name(f".{stem_of(path)}.unproven.gguf")
     session.progress.note(f"writing {path.name}")
-    try:
+    with unproven(path) as hidden:
         session.backend.quantize(
-            session.options.model, unproven, session.base.ftype, pairs(overrides), session.options.imatrix
+            session.options.model, hidden, session.base.ftype, pairs(overrides), session.options.imatrix
         )
-        check_types(session, recipe, unproven)
-        scores = measure_file(session, unproven)
+        n_joined = hidden.stat().st_size
+        first = split(hidden, session.options.split)
+        check_types(session, recipe, first)
+        scores = measure_file(session, first)
         in_memory = session.runner(session.report).measure(
             [recipe, BASE_TRIAL], session.report.chunks, "recipe in memory"
         )
         check_equal(path, scores, in_memory[recipe.label])
-        sha256 = sha256_file(unproven)
+        sha256, n_bytes = model_file.sha256_model(first), model_file.read_model(first).file_bytes
         overrides_path = companions(path)[0]
         write_text(overrides_path, format_overrides(overrides))
-        unproven.replace(path)
-    finally:
-        unproven.unlink(missing_ok=True)
+        path = publish_model(first, path)
     return Written(
         path=path,
         overrides_path=overrides_path,
@@ -70,13 +70,14 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None) -> Wri
         twice=session.source.is_quantized,
         imatrix=session.options.imatrix.name if session.options.imatrix else None,
         sha256=sha256,
-        file_bytes=path.stat().st_size,
+        file_bytes=n_bytes,
         base_bytes=session.base.model.file_bytes,
         overrides=overrides,
         proof=prove(overrides, session.base.model),
         summary=summarize(scores),
         from_base=contrast(scores, in_memory[BASE_TRIAL.label], noise_floor=session.noise_floor),
         equal_chunks=len(scores),
+        split_bytes=n_bytes - n_joined,
     )
 
 
@@ -93,7 +94,7 @@ def measure_file(session: Session, path: Path) -> Scores:
     """The written file, opened as any other, on the report split; its own series, for a file is judged, not its simulation."""
     trial = Trial("written file", TrialKind.FILE)
     types = model_file.read_model(path).types
-    series = session.series(session.report, {"file_sha256": sha256_file(path)})
+    series = session.series(session.report, {"file_sha256": model_file.sha256_model(path)})
     engine = session.backend.open(path, session.options.settings)
     try:
         store = session.reference_store(session.report)

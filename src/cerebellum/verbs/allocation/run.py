@@ -17,6 +17,7 @@ from cerebellum.gguf.labels import labelled
 from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
+from cerebellum.results import Written
 from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
 from cerebellum.results.part import Part
 from cerebellum.stats.intervals import Interval
@@ -112,7 +113,8 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     noise = take_noise(session)
     table = make_table(session, options.rules)
     limit = limit_of(session, table, options.target)
-    budget = checked_budget(table, limit)
+    added = session.options.split.most_added(limit, len(session.source.tensors)) if session.options.split else 0
+    budget = checked_budget(table, limit - added)
     known = options.sensitivity
     if known is None:
         anchors = measure_anchors(session, table, budget, options.seed)
@@ -127,7 +129,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     recipe = recipe_trial(session, "recipe", types)
     controls = run_controls(session, table, recipe, budget, options)
     written = write_trial(session, recipe, file_name(session, options))
-    check_size(written.file_bytes, table.file_bytes(types), limit)
+    check_size(written, table.file_bytes(types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
         session.options.model.name,
@@ -195,9 +197,9 @@ def checked_budget(table: Table, limit: int) -> int:
     return limit - table.fixed_bytes()
 
 
-def check_size(written: int, planned: int, limit: int) -> None:
-    """The file has the planned bytes and is within the limit. Raises `ProofError`."""
-    if not written == planned <= limit:
+def check_size(written: Written, planned: int, limit: int) -> None:
+    """The file (before it was split) has the planned bytes, and what was written is within the limit. Raises `ProofError`."""
+    if written.file_bytes - written.split_bytes != planned or written.file_bytes > limit:
         raise ProofError(
-            f"the file has {written:,} bytes, {planned:,} were planned and {limit:,} allowed; please report this"
+            f"the file has {written.file_bytes:,} bytes, {planned:,} were planned and {limit:,} allowed; please report this"
         )

@@ -16,6 +16,7 @@ from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError, OutputError
 from cerebellum.files import write_text
 from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.model_file import sha256_model
 from cerebellum.gguf.overrides import Overrides, check_acts, format_overrides, overrides_for
 from cerebellum.keys import sha256_file
 from cerebellum.quoting import name as quoted
@@ -118,7 +119,7 @@ def all_overrides(table: Table, types: Mapping[str, str]) -> Overrides:
 def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, build: str) -> None:
     """The map is of this model, importance matrix and build. Raises `InputError`."""
     facts = sensitivity.facts
-    if facts["model"]["sha256"] != sha256_file(model):
+    if facts["model"]["sha256"] != sha256_model(model):
         raise InputError(
             f"the map is of another model, {quoted(str(facts['model']['file']))}: its sha256 isn't {model.name}'s"
         )
