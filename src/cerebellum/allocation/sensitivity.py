@@ -63,7 +63,7 @@ class Expected:
 
 def expected_damage(model: DamageModel, table: Table, types: Mapping[str, str]) -> Expected:
     """Damages added up. The interval holds the slopes' own doubt and the misfit of proportionality, each tensor's independent of the
-    others'; it knows nothing of interaction between tensors."""
+    others'; it knows nothing of interaction between tensors. The model's floor is added once."""
     mean = variance = 0.0
     for name, kind in types.items():
         slope, error = model.slopes[name], table.errors[name][kind]
@@ -74,7 +74,7 @@ def expected_damage(model: DamageModel, table: Table, types: Mapping[str, str]) 
     if mean <= 0.0:
         return Expected(0.0, 0.0, 0.0)
     factor = math.exp(Z90 * math.sqrt(math.log1p(variance / mean**2)))
-    return Expected(mean, mean / factor, mean * factor)
+    return Expected(mean + model.floor, mean / factor + model.floor, mean * factor + model.floor)
 
 
 def corrected(predicted: Expected, ratios: Sequence[float]) -> Expected:
@@ -113,6 +113,7 @@ def map_json(sensitivity: SensitivityMap) -> dict[str, Any]:
         "stock_bytes": dict(sensitivity.stock),
         "misfit": sensitivity.model.misfit,
         "spreads": dict(sensitivity.model.spreads),
+        "floor": sensitivity.model.floor,
         "tensors": [_tensor_json(sensitivity, name) for name in table.names],
         "other_tensors": [
             {"name": t.name, "shape": list(t.shape), "type": t.type} for t in base.tensors if t.name not in table.types
@@ -208,6 +209,7 @@ class _Reader:
             {str(e["name"]): _slope(e["slope"]) for e in entries},
             _number(self.value["misfit"], 0.0),
             {str(role): _number(x, 0.0) for role, x in self.value["spreads"].items()},
+            _number(self.value.get("floor", 0.0), 0.0),
         )
         return SensitivityMap(table, model, tuple(_anchors(entries)), self.facts(), self.stock(), tuple(self.checks()))
 

@@ -107,6 +107,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
         "anchors": {
             "trials": result.anchors.n_trials,
             "chunks": result.anchors.n_chunks,
+            "floor": {"blocks": list(result.anchors.floor.blocks), "values": list(result.anchors.floor.values)},
             "misfit": result.anchors.model.misfit,
             "left_out": accuracy_json(left_out(result)),
         },

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cerebellum.allocation.damage import Anchor, DamageModel
+from cerebellum.allocation.floor import Floor
 from cerebellum.allocation.recipes import Candidate
 from cerebellum.allocation.sensitivity import Check, SensitivityMap
 from cerebellum.allocation.sizes import Target
@@ -52,13 +53,14 @@ class Rung:
 @dataclass(frozen=True, slots=True)
 class Anchors:
     """What was measured, the model of it, and how much text it took. ``n_chunks`` counts each chunk of each trial;
-    ``failed``: (tensor, type) of trials that could not be measured."""
+    ``failed``: (tensor, type) of trials that could not be measured; ``floor``: what was subtracted from the effects."""
 
     anchors: tuple[Anchor, ...]
     model: DamageModel
     n_trials: int
     n_chunks: int
     failed: tuple[tuple[str, str], ...] = ()
+    floor: Floor = field(default_factory=Floor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,20 @@ either sign and hides it (on the bundled model, 4 chunks: median t of an effect 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from cerebellum.allocation.anchors import first_anchors, open_tensors, second_anchors
 from cerebellum.allocation.damage import Anchor, fit
+from cerebellum.allocation.floor import Floor, fit_floor, harmless_types
 from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import EngineError, InputError
 from cerebellum.results.allocation import Anchors
+from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import TrialRunner
-from cerebellum.verbs.allocation.measuring import anchor_of, shuffled_chunks, steadied
+from cerebellum.verbs.allocation.measuring import anchor_of, effect_values, shuffled_chunks, steadied
 from cerebellum.verbs.identity import keep_canary
 from cerebellum.verbs.session import Session
 
@@ -42,7 +45,8 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
     order = shuffled_chunks(session.search, seed)
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with source_measurer(session) as runner:
-        found = _measure(runner, table, wanted, "anchors")
+        floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
+        found = _measure(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, found)
         for look in LOOKS[1:]:
             undecided = set(open_tensors(table, model, budget))
@@ -54,11 +58,33 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
             if not cells or len(order) <= look // 2:
                 break
             wanted |= dict.fromkeys(sorted(cells), order[:look])
-            found = _measure(runner, table, wanted, f"anchors of open decisions: {len(cells)}")
+            found = _measure(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
             model = fit(table.roles, found)
     measured = {(a.tensor, a.type) for a in found}
     failed = tuple(sorted(cell for cell in wanted if cell not in measured))
-    return Anchors(tuple(found), model, len(wanted), sum(map(len, wanted.values())), failed)
+    n_chunks = sum(map(len, wanted.values())) + n_harmless * len(order[: LOOKS[1]])
+    model = replace(model, floor=floor.whole)
+    return Anchors(tuple(found), model, len(wanted) + n_harmless, n_chunks, failed, floor)
+
+
+def measure_floor(
+    runner: TrialRunner, table: Table, types: Mapping[str, str], chunks: Sequence[int]
+) -> tuple[Floor, int]:
+    """What single changes of the source, whose tensors have ``types``, do whatever they are, and how many trials it took: none where the
+    source isn't quantized. A part of a study leaves it to the whole."""
+    harmless = harmless_types(table.tensors, types) if runner.shard is None else {}
+    if not harmless:
+        return Floor(), 0
+    trials = {name: single_trial(TensorType(name, kind)) for name, kind in harmless.items()}
+    scores = runner.measure([SOURCE_TRIAL, *trials.values()], sorted(chunks), "floor of single changes")
+    source = scores[SOURCE_TRIAL.label]
+    effects = {n: float(effect_values(scores[t.label], source).mean()) for n, t in trials.items() if t.label in scores}
+    floor = fit_floor(effects, table.tensors)
+    first, last = floor.whole * MILLI, min(floor.values, default=0.0) * MILLI
+    runner.progress.note(
+        f"floor of single changes: {first:.3f} thousandths of a nat in the first block, {last:.3f} in the last, subtracted from the anchors"
+    )
+    return floor, len(trials)
 
 
 @contextlib.contextmanager
@@ -73,8 +99,8 @@ def source_measurer(session: Session) -> Iterator[TrialRunner]:
         )  # fmt: skip
 
 
-def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str) -> list[Anchor]:
-    """The anchors that could be measured, in the order of their names. Raises `EngineError` where none could."""
+def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str, floor: Floor) -> list[Anchor]:
+    """The anchors that could be measured, less the floor, in the order of their names. Raises `EngineError` where none could."""
     longest = max(wanted.values(), key=len)
     trials = {cell: single_trial(TensorType(*cell)) for cell in sorted(wanted)}
     if runner.shard is not None:
@@ -90,5 +116,6 @@ def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str) -> li
             by_length.setdefault(len(pair[0]), []).append(anchor_of(table, *cell, *pair))
     if not by_length:
         raise EngineError(f"no trial could be measured: {runner.failed(list(trials.values()))[0].reason}")
-    found = [a for n, own in sorted(by_length.items()) for a in steadied(own, n)]
+    steady = [a for n, own in sorted(by_length.items()) for a in steadied(own, n)]
+    found = [floor.without(a, table.tensors[a.tensor]) for a in steady]
     return sorted(found, key=lambda a: (a.tensor, a.type))
