@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `plan`, `sweep`, `measure`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect` and `demo` are the
-commands as functions (`cerebellum.api`).
+`cerebellum.run`, `plan`, `sweep`, `measure`, `compare`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect`, `fit`,
+`try_model`, `doctor` and `demo` are the commands as functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
         allocate,
         bench,
         choose,
+        compare,
         demo,
+        doctor,
         estimate,
+        fit,
         imatrix,
         inspect,
         ladder,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
         run,
         split,
         sweep,
+        try_model,
         validity,
     )
     from cerebellum.errors import CerebellumError
@@ -47,8 +51,11 @@ __all__ = [
     "allocate",
     "bench",
     "choose",
+    "compare",
     "demo",
+    "doctor",
     "estimate",
+    "fit",
     "imatrix",
     "inspect",
     "ladder",
@@ -59,6 +66,7 @@ __all__ = [
     "run",
     "split",
     "sweep",
+    "try_model",
     "validity",
 ]
 

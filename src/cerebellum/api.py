@@ -18,20 +18,24 @@ from typing import Any, Unpack
 from cerebellum import bundled
 from cerebellum.allocation.candidates import TypeRules
 from cerebellum.allocation.effects import Objective
-from cerebellum.allocation.sizes import Target, parse_ladder, parse_target
+from cerebellum.allocation.sizes import Target, parse_bytes, parse_ladder, parse_target
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
 from cerebellum.gguf import model_file
+from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
 from cerebellum.keys import sha256_file
 from cerebellum.keywords import AllocateKeywords, ChooseKeywords, Names, PathLike, RunKeywords, SweepKeywords
-from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings, SpeedUse
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.results.estimate import Estimate
+from cerebellum.results.files import FileComparison
+from cerebellum.results.fit import Fit
+from cerebellum.results.health import Check
 from cerebellum.results.part import Merged, Part
 from cerebellum.results.plan import Planned
 from cerebellum.study.shards import Shard
@@ -41,7 +45,9 @@ from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
 from cerebellum.verbs.allocation.run import allocate_session, anchor_part
 from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
+from cerebellum.verbs.compare import compare_files
 from cerebellum.verbs.divergence import measure_files
+from cerebellum.verbs.fit import fit_model
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
 from cerebellum.verbs.merge import merge_studies
 from cerebellum.verbs.options import SessionOptions
@@ -51,6 +57,7 @@ from cerebellum.verbs.pipeline import sweep_part as measure_sweep_part
 from cerebellum.verbs.quantize import Quantized, quantize_model
 from cerebellum.verbs.splitting import SplitModel, split_limit, split_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
+from cerebellum.verbs.try_model import Answer, Asking, try_models
 from cerebellum.verbs.validity import check_models, judge_ladder_file
 
 #: Questions of each of the small world's sets that the demo asks.
@@ -173,6 +180,45 @@ def measure(
     return measure_files(
         backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
     )
+
+
+def compare(
+    models: Sequence[PathLike],
+    *,
+    reference: PathLike,
+    text: PathLike,
+    ctx: int = 2048,
+    ubatch_size: int | None = None,
+    chunks: int | None = None,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    out: PathLike | None = None,
+    chat: bool = False,
+    exact_reference: bool = False,
+    speed: bool | SpeedUse = False,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+) -> FileComparison:
+    """Any files, ours or others', beside each other: what `measure` finds, the types of each role and, with ``speed``, tokens a second.
+
+    ``out``: the folder that keeps the measurements, and gets ``report.md``, ``report.json`` and ``compare.svg``. ``speed``: True for 512
+    tokens read and 128 written, five times each; a `cerebellum.llamacpp.protocol.SpeedUse` for others. Raises a `CerebellumError`.
+    """
+    from cerebellum.report.comparison import write_comparison
+
+    settings = settings_of(
+        ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers, exact_reference=exact_reference
+    )
+    use = SpeedUse() if speed is True else speed or None
+    if use is not None and min(use.n_prompt, use.n_generate, use.repetitions) < 1:
+        raise InputError("speed: the tokens of the prompt, of the generation and the repetitions must be at least 1")
+    paths, folder = [Path(model) for model in models], _path(out)
+    found = compare_files(
+        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, folder, progress, chat, use
+    )
+    if folder is not None:
+        write_comparison(found, folder)
+    return found
 
 
 def validity(
@@ -552,6 +598,67 @@ def plan(
     return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 
+def fit(
+    model: PathLike,
+    vram: str | int,
+    *,
+    ctx: int | None = None,
+    cache_type_k: str = "F16",
+    cache_type_v: str = "F16",
+    gpu_layers: int = -1,
+    margin: str | int = 0,
+    check: bool = True,
+) -> Fit:
+    """Up to which context ``model`` fits into ``vram`` ("8GB", or bytes) less ``margin``: ``.largest``, and ``.rows`` by context.
+
+    ``check``: llama.cpp itself is asked too, without loading the weights. Raises a `CerebellumError`.
+    """
+    from cerebellum.llamacpp.process import LlamaBackend
+
+    limit = parse_bytes(str(vram), "vram (--vram)") - (
+        int(margin) if str(margin) == "0" else parse_bytes(str(margin), "margin")
+    )
+    if limit <= 0:
+        raise InputError(f"vram {vram} less the margin {margin} leaves nothing; give more memory or a smaller margin")
+    use = ContextUse(ctx or 0, cache_type_k.upper(), cache_type_v.upper(), gpu_layers)
+    return fit_model(Path(model), limit, use, LlamaBackend().memory if check else None)
+
+
+def try_model(
+    model: PathLike,
+    prompt: str,
+    *,
+    against: PathLike | None = None,
+    system: str | None = None,
+    raw: bool = False,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+    seed: int = 0,
+    ctx: int = 4096,
+    threads: int | None = None,
+    gpu_layers: int = 0,
+    backend: Backend | None = None,
+) -> list[Answer]:
+    """What ``model``, and the file that it is tried against, answer to ``prompt``, through the chat template where there is one.
+
+    ``raw``: the prompt as it is. ``temperature`` 0: the likeliest token each time. Raises a `CerebellumError`.
+    """
+    asking = Asking(prompt, system, raw, ctx, max_tokens, temperature, seed)
+    paths = [Path(model), *([Path(against)] if against is not None else [])]
+    return try_models(backend or _llama(), paths, asking, settings_of(ctx=ctx, threads=threads, gpu_layers=gpu_layers))
+
+
+def doctor(folder: PathLike = ".", *, backend: Backend | None = None) -> list[Check]:
+    """What is installed, what llama.cpp is built for and whether it computes, what is missing for what, with the command that mends it.
+
+    ``folder``: whose free disk is looked at. ``.state`` of a check is ok, missing, warning or broken.
+    """
+    from cerebellum.verbs.doctor import examine
+
+    used = backend or _llama()
+    return examine(used, used.native, Path(folder))
+
+
 def _pair(word: str) -> tuple[str, str]:
     pattern, equals, kind = word.partition("=")
     if not (pattern and equals and kind):
@@ -752,8 +859,11 @@ __all__ = [
     "allocate",
     "bench",
     "choose",
+    "compare",
     "demo",
+    "doctor",
     "estimate",
+    "fit",
     "imatrix",
     "inspect",
     "ladder",
@@ -767,5 +877,6 @@ __all__ = [
     "split",
     "sweep",
     "sweep_part",
+    "try_model",
     "validity",
 ]

@@ -19,8 +19,9 @@ from cerebellum.errors import InputError
 from cerebellum.gguf.labels import label_of, labelled
 from cerebellum.gguf.model_file import read_model
 from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
-from cerebellum.report.allocation_card import allocation_card, base_model, front_matter
+from cerebellum.report.allocation_card import allocation_card
 from cerebellum.report.allocation_lines import five_lines
+from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.testing import write_fake_model
 from cerebellum.verbs.inputs import Texts, conversations_unasked
@@ -120,18 +121,25 @@ def test_the_card_is_yaml_and_says_what_was_not_tested(result: Allocation) -> No
     _, front, body = card.split("---\n", 2)
     yaml = pytest.importorskip("yaml", reason="no YAML reader here")
     meta = yaml.safe_load(front)
-    assert meta["base_model"] == "OWNER/NAME" and "gguf" in meta["tags"] and meta["quantized_by"]
+    assert (
+        "base_model" not in meta
+        and "# base_model: OWNER/NAME" in front
+        and "gguf" in meta["tags"]
+        and meta["quantized_by"]
+    )
     assert "## Not tested" in body and "llama-quantize" in body and result.written.sha256 in body
 
 
 def test_front_matter_takes_what_the_metadata_says_and_nothing_breaks_it() -> None:
     yaml = pytest.importorskip("yaml", reason="no YAML reader here")
     said = {"general.license": "apache-2.0", "general.repo_url": "https://hub.example/some/model"}
-    meta = yaml.safe_load("\n".join(front_matter(said)).strip("-"))
+    meta = yaml.safe_load("\n".join(front_matter(said, "m")).strip("-"))
     assert (meta["license"], meta["base_model"]) == ("apache-2.0", "some/model")
     evil = {"general.license": 'x"\n---\n# injected: [', "general.repo_url": "https://h/a/b\n- c"}
-    meta = yaml.safe_load("\n".join(front_matter(evil)).strip("-"))
-    assert set(meta) == {"base_model", "base_model_relation", "quantized_by", "license", "tags"}
+    meta = yaml.safe_load("\n".join(front_matter(evil, "m")).strip("-"))
+    assert set(meta) == {
+        "base_model_relation", "quantized_by", "license", "license_name", "pipeline_tag", "library_name", "tags",
+    }  # fmt: skip
     assert base_model(evil) == "OWNER/NAME"
 
 

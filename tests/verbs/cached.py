@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.process import EngineProcess, LlamaBackend, ResponderProcess
-from cerebellum.llamacpp.protocol import Settings, Sources, WeightErrors
+from cerebellum.llamacpp.protocol import Settings, Sources, SpeedUse, Timed, WeightErrors
+from cerebellum.results.health import Native
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -41,6 +42,12 @@ class CachedBackend:
 
     def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> ResponderProcess:
         return self._real.respond(model, settings, n_ctx)
+
+    def native(self) -> Native:
+        return self._real.native()
+
+    def speed(self, model: Path, settings: Settings, use: SpeedUse) -> Iterator[Timed]:
+        return self._real.speed(model, settings, use)
 
     def weight_errors(
         self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int

@@ -18,7 +18,7 @@ from cerebellum.errors import EngineError, InputError, OutputError, RefusedError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.progress import Silent
-from cerebellum.report.divergence import measurement_grid
+from cerebellum.report.divergence import flat, measurement_grid
 from cerebellum.report.ladder import ladder_grid
 from cerebellum.report.noise import noise_line
 from cerebellum.results import Noise
@@ -27,7 +27,6 @@ from cerebellum.stats.intervals import quantile_interval
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 from cerebellum.verbs.capture import check_room, exact_bytes, reference_facts
-from cerebellum.verbs.divergence import flat
 from cerebellum.verbs.noise import changes_of
 from cerebellum.verbs.validity import LADDER
 

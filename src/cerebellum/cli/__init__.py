@@ -12,6 +12,7 @@ import click
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize, split
 from cerebellum.cli.bench import bench
+from cerebellum.cli.compare import compare
 from cerebellum.cli.doctor import doctor
 from cerebellum.cli.fit import fit
 from cerebellum.cli.harness import lm_eval
@@ -29,7 +30,7 @@ from cerebellum.cli.verify import verify
 SECTIONS = {
     "Start here": ("demo", "doctor", "run"),
     "Make files": ("quantize", "split", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
-    "Measure and prove": ("inspect", "perplexity", "measure", "bench", "validity", "verify", "lm-eval"),
+    "Measure and prove": ("inspect", "perplexity", "measure", "compare", "bench", "validity", "verify", "lm-eval"),
     "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
 }
 
@@ -70,6 +71,7 @@ for command in (
     imatrix,
     perplexity,
     measure,
+    compare,
     bench,
     validity,
     recipe,

@@ -19,6 +19,9 @@ INTERRUPTED = 130
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+wide_option = click.option(
+    "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
+)
 ctx_option = click.option(
     "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from cerebellum.cli.common import guarded, json_option, model_argument, print_json
 from cerebellum.cli.console import print_grid, print_lines, stdout_console
+from cerebellum.quoting import printable
 
 CACHE_TYPES = ("F16", "BF16", "F32", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 _cache_type = click.Choice(CACHE_TYPES, case_sensitive=False)
@@ -64,10 +66,12 @@ def sized(model: Path, options: dict[str, Any]) -> dict[str, Any]:
     if given := next((name for name in ("size", "bpw", "like") if options.get(name) is not None), None):
         raise InputError(f"--vram and --{given} are two sizes: leave one out")
     from cerebellum.gguf.memory import ContextUse
+    from cerebellum.report.fit import size_line
     from cerebellum.verbs.fit import size_for
 
-    use = ContextUse(n_ctx or _FIT_CTX)
-    return {**options, "size": str(size_for(model, limit_of(vram, "300MB"), use))}
+    found = size_for(model, limit_of(vram, "300MB"), ContextUse(n_ctx or _FIT_CTX))
+    print(printable(f"{size_line(found)} ({vram} less 300 MB for the driver and others)"), file=sys.stderr)
+    return {**options, "size": str(found.file_bytes)}
 
 
 @click.command()

@@ -20,6 +20,7 @@ from cerebellum.cli.console import ConsoleProgress, print_grid
 
 FilePath = click.Path(path_type=Path)
 models_argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=FilePath)
+pairs_option = click.option("--pairs", is_flag=True, help="The difference of each two files too, with its interval.")
 
 
 @click.command()
@@ -33,6 +34,7 @@ models_argument = click.argument("models", nargs=-1, required=True, metavar="MOD
 @click.option(
     "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
 )
+@pairs_option
 @json_option
 @quiet_option
 @guarded
@@ -48,30 +50,31 @@ def measure(
     n_gpu_layers: int,
     n_chunks: int | None,
     out: Path | None,
+    pairs: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """How far each MODEL is from a reference on a text: KL divergence with its tail, perplexity, agreement, all with intervals.
 
-    With several MODELs each is also compared with the first, paired by chunk.
+    With several MODELs each is also compared with the first, paired by chunk, ranked, and marked where another one is smaller and better.
+    `compare` puts the same figures on a page.
 
     Example: cerebellum measure model-Q4_K_M.gguf model-Q3_K_M.gguf --reference model-BF16.gguf --text wiki.test.raw --ctx 512
     """
     from cerebellum import api
-    from cerebellum.report.divergence import measurement_grid
-    from cerebellum.scoring.summary import as_json as plain
-    from cerebellum.verbs.divergence import flat
+    from cerebellum.report.divergence import measurement_grid, measurement_json, pairs_grid
 
     found = api.measure(
         models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks,
         threads=n_threads, gpu_layers=n_gpu_layers,
         out=out, chat=chat, exact_reference=exact_reference, progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
-    if not as_json:
-        print_grid(measurement_grid(found))
+    if as_json:
+        print_json(measurement_json(found))
         return
-    files = [plain({**flat(f, found), "from_first": f.from_first}) for f in found.files]
-    print_json({**files[0], "facts": found.facts} if len(files) == 1 else {"files": files, "facts": found.facts})
+    print_grid(measurement_grid(found))
+    if pairs and found.pairs:
+        print_grid(pairs_grid(found))
 
 
 @click.command()

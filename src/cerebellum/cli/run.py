@@ -23,6 +23,7 @@ from cerebellum.cli.common import (
     quiet_option,
     split_options,
     threads_option,
+    wide_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_folded, print_grid, print_lines, stdout_console
 from cerebellum.cli.fit import FIT_OPTIONS, sized
@@ -163,10 +164,6 @@ shard_option = click.option(
 LADDER_OPTION = click.option(
     "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
 )
-wide_option = click.option(
-    "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
-)
-
 ALLOCATION_OPTIONS = (
     click.option("--size", metavar="SIZE", help="Bytes of the finished file at most: 3.0GB, 900MB, a number."),
     click.option("--bpw", metavar="BITS", type=float, help="Bits a weight of the finished file at most."),

@@ -26,7 +26,16 @@ from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
 from cerebellum.llamacpp.one_stream import Turns, closing
 from cerebellum.llamacpp.pinning import pinnable, visible
-from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent, TrialStarted, WeightErrors
+from cerebellum.llamacpp.protocol import (
+    Collected,
+    Settings,
+    Sources,
+    SpeedUse,
+    SweepEvent,
+    Timed,
+    TrialStarted,
+    WeightErrors,
+)
 from cerebellum.results.health import Native
 from cerebellum.safe_path import importable
 from cerebellum.scoring.reference import ReferenceStore
@@ -49,13 +58,14 @@ def surroundings() -> Surroundings:
     return os.getpid(), folder, tuple(sorted(os.environ.items())), tuple(sys.path)
 
 
-def child_environment() -> dict[str, str]:
+def child_environment(waiting: Mapping[str, str] = WAITING) -> dict[str, str]:
     """The environment of a Python that runs our code alone: `importable` for its path, and nothing from the folder that it is started in.
+    ``waiting``: how its threads wait, where the user says nothing of it.
 
     A native abort prints its reason and no backtrace: where gdb is installed, ggml would attach it, and that hides the reason.
     """
     own = {"PYTHONPATH": os.pathsep.join(importable()), "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
-    return {**WAITING, **os.environ, **own}
+    return {**waiting, **os.environ, **own}
 
 
 def last_words(stream: IO[bytes]) -> str:
@@ -72,8 +82,11 @@ def last_words(stream: IO[bytes]) -> str:
 class Child:
     """A worker process and the two pipes to it. Not safe to share between threads."""
 
-    def __init__(self, doing: str, devices: Sequence[str] | None = None) -> None:
-        """``doing`` names the work in messages where a call has no label of its own. ``devices``: the only GPUs that it sees."""
+    def __init__(
+        self, doing: str, devices: Sequence[str] | None = None, *, waiting: Mapping[str, str] = WAITING
+    ) -> None:
+        """``doing`` names the work in messages where a call has no label of its own. ``devices``: the only GPUs that it sees. ``waiting``:
+        see `child_environment`."""
         self.doing = doing
         self.surroundings = surroundings()
         self.has_computed = False
@@ -87,7 +100,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=child_environment() | (visible(devices, os.environ) if devices is not None else {}),
+            env=child_environment(waiting) | (visible(devices, os.environ) if devices is not None else {}),
         )
 
     @property
@@ -523,3 +536,12 @@ class LlamaBackend:
             yield from child.stream(label, "weight_errors", source, imatrix, tuple(wanted), sampled, n_cores())
         finally:
             IDLE.give(child)
+
+    def speed(self, model: Path, settings: Settings, use: SpeedUse) -> Iterator[Timed]:
+        """In a process of its own, whose threads wait as those of llama.cpp's own programs do."""
+        label = f"speed of {model.name}"
+        child = Child(label, settings.devices, waiting={})
+        try:
+            yield from child.stream(label, "speed", model, settings, use)
+        finally:
+            child.close()

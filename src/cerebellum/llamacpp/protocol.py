@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the command line takes its defaults from here, and `--help`
     from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
     from cerebellum.gguf.importance import Importance
     from cerebellum.llamacpp.generate.protocol import Responder
+    from cerebellum.results.health import Native
     from cerebellum.scoring.reference import ReferenceStore
     from cerebellum.text.chat import Conversations
 
@@ -149,6 +150,26 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class SpeedUse:
+    """What is timed, as llama-bench does: ``n_prompt`` tokens read together and ``n_generate`` tokens one by one, each from an empty
+    memory, ``repetitions`` times after one that doesn't count. 0 tokens: not timed. ``repack``: weights may be laid out anew for faster
+    kernels, as llama.cpp's own programs do."""
+
+    n_prompt: int = 512
+    n_generate: int = 128
+    repetitions: int = 5
+    repack: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One repetition: of the prompt, or of the ``generation``."""
+
+    generation: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """The first ``n_chunks`` chunks are summed. ``importance``: the sums so far, given every few seconds and at the end, else None."""
 
@@ -257,6 +278,10 @@ class Backend(Protocol):
         """`id`, as an engine that is opened with ``settings`` has it: the devices that it sees are part of it."""
         ...
 
+    def native(self) -> Native:
+        """What this build of llama.cpp is made for. Raises `EngineError`."""
+        ...
+
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> Engine:
         """Open a GGUF. Raises `ModelFileError` or `EngineError`."""
         ...
@@ -292,4 +317,9 @@ class Backend(Protocol):
 
         Raises a `CerebellumError`.
         """
+        ...
+
+    def speed(self, model: Path, settings: Settings, use: SpeedUse) -> Iterator[Timed]:
+        """The repetitions of the prompt, then those of the generation, each as it is done, with the kernels and the memory layout that
+        llama.cpp itself takes. Raises `ModelFileError` or `EngineError`."""
         ...

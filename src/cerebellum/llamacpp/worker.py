@@ -56,6 +56,11 @@ class Host:
 
         return allocated(*args)
 
+    def speed(self, *args: Any) -> Any:
+        from cerebellum.llamacpp.speed import timed
+
+        return timed(*args)
+
     def open(self, path: Path, settings: Any, sources: Any) -> int:
         from cerebellum.llamacpp.trial.engine import LlamaEngine
 

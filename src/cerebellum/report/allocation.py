@@ -10,7 +10,7 @@ from cerebellum.evals.plain import bench_json
 from cerebellum.files import companions, write_text
 from cerebellum.quoting import code_block, markdown, printable, strict_json
 from cerebellum.report.accuracy import accuracy_grid, accuracy_json, left_out
-from cerebellum.report.allocation_card import allocation_card
+from cerebellum.report.allocation_card import allocation_card, written_model
 from cerebellum.report.allocation_lines import (
     file_lines,
     five_lines,
@@ -23,11 +23,13 @@ from cerebellum.report.allocation_pictures import allocation_picture, prediction
 from cerebellum.report.allocation_tables import (
     controls_grid,
     ladder_grid,
+    shuffled_limits,
     slopes_grid,
     tried_grid,
     types_grid,
 )
 from cerebellum.report.bench import bench_grid
+from cerebellum.report.file_facts import file_json
 from cerebellum.report.grids import comparison_grid
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.report.noise import noise_line
@@ -127,10 +129,12 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "ratio": as_json(controls.ratio),
             "from_weight_error": as_json(controls.from_weight_error),
             "shuffled": as_json(controls.shuffled),
+            "shuffled_limits": shuffled_limits(result),
             "stock_ladder": as_json(controls.ladder),
             "equivalent": as_json(controls.equivalent),
             "report": as_json(controls.comparison),
         },
         "written": as_json(result.written),
+        "file": file_json(written_model(result)),
         "bench": None if result.bench is None else bench_json(result.bench),
     }

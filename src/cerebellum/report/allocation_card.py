@@ -1,35 +1,54 @@
-"""The model card of an allocated file: front matter, five lines, tables, how to run and reproduce it, what was not tested."""
+"""The model cards of an allocated file and of a ladder: five lines, tables, how to run and reproduce it, what was not tested."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cerebellum import __version__
 from cerebellum.keys import stem_of
-from cerebellum.quoting import code_block, code_span, markdown, printable, shell_file, yaml_string
+from cerebellum.quoting import code_span, markdown, shell_file
 from cerebellum.report.allocation_lines import five_lines, weight_error_line
-from cerebellum.report.allocation_tables import controls_grid, ladder_grid, types_grid
+from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, ratio_word, types_grid
 from cerebellum.report.bench import bench_grid
-from cerebellum.report.markdown import grid_markdown, on_what
+from cerebellum.report.card_sections import (
+    details_section,
+    files_section,
+    hardware_section,
+    hub_words,
+    memory_section,
+    not_tested_section,
+    reproduce_section,
+    results_of,
+    table_of,
+    title_of,
+    types_section,
+    use_section,
+)
+from cerebellum.report.file_facts import as_written, details_of, memory_of
+from cerebellum.report.front_matter import UNKNOWN_REPO, front_matter
+from cerebellum.report.grids import measured_on, with_limits
+from cerebellum.report.markdown import grid_markdown
+from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
-    from cerebellum.results.allocation import Allocation
+    from cerebellum.domain import Model
+    from cerebellum.results.allocation import Allocation, AllocationLadder
 
-_REPOSITORY = re.compile(r"https?://[^/]+/([\w.-]+/[\w.-]+?)/?$", re.ASCII)
-#: What stands for a name that the file doesn't know.
-UNKNOWN_BASE, UNKNOWN_MAKER = "OWNER/NAME", "YOUR-NAME"
+#: The context that a ladder's memory column is for, or what the model was trained for.
+_CONTEXT = 4096
 
 
 def allocation_card(result: Allocation) -> str:
     """Markdown with the front matter of a model hub."""
-    written = result.written
-    lines = "\n".join(printable(str(line)) for line in written.overrides)
+    written, model, facts = result.written, written_model(result), result.facts
+    details = details_of(model)
+    measured = results_of(written.summary, facts, result.bench)
     parts = [
-        *front_matter(result.base.model.metadata),
+        *front_matter(
+            result.base.model.metadata, stem_of(written.path), measured, has_imatrix=facts["imatrix"] is not None
+        ),
         "",
-        f"# {markdown(stem_of(written.path))}",
+        title_of(written),
         "",
         f"{markdown(result.model)}, quantized so that each of {len(result.table.names)} tensors has the type that serves the whole best "
         f"within the bytes of {markdown(str(result.target).removeprefix('the size of '))}. The types were chosen by measurement.",
@@ -37,71 +56,135 @@ def allocation_card(result: Allocation) -> str:
         *(f"* {markdown(line)}" for line in five_lines(result)[:4]),
         f"* {markdown(weight_error_line(result))}",
         "",
-        "## Run it",
-        "",
-        code_block(f"llama-cli -m {shell_file(written.path.name)}", "sh"),
-        "",
-        f"For Ollama, a `Modelfile` with one line, {code_span(f'FROM ./{written.path.name}')}, then `ollama create NAME -f Modelfile`.",
-        "",
+        *use_section(written.path.name, details),
         grid_markdown(controls_grid(result)),
         grid_markdown(ladder_grid(result)),
-        grid_markdown(types_grid(result)),
         *([grid_markdown(bench_grid(result.bench))] if result.bench else []),
-        "## Not tested",
-        "",
-        *(f"* {line}" for line in not_tested(result)),
-        "",
-        "## Reproduce it",
-        "",
-        f"Save as {code_span(written.overrides_path.name)}:",
-        "",
-        code_block(lines),
-        "",
-        code_block(written.reproduce, "sh"),
-        "",
-        f"The file's sha256 is {code_span(written.sha256)}.",
-        "",
-        "## On what",
-        "",
-        *on_what(result, public=True),
-        "",
-        f"Made with cerebellum {__version__}.",
+        *not_tested_section(result, result.bench),
+        *memory_section(memory_of(model)),
+        grid_markdown(types_grid(result)),
+        *types_section(model, result.table.names),
+        *reproduce_section(written),
+        *files_section([written]),
+        *details_section(result, details, written),
+        *hardware_section(result),
     ]
     return "\n".join(parts) + "\n"
 
 
-def front_matter(metadata: Mapping[str, Any]) -> list[str]:
-    """The YAML block; what the model's metadata doesn't say is a name to replace."""
-    base = base_model(metadata)
-    lines = ["---", f"base_model: {yaml_string(base)}" + ("  # replace" if base == UNKNOWN_BASE else "")]
-    lines += ["base_model_relation: quantized", f"quantized_by: {UNKNOWN_MAKER}  # replace"]
-    license_name = metadata.get("general.license")
-    if isinstance(license_name, str) and license_name.strip():
-        lines.append(f"license: {yaml_string(license_name.strip().lower()[:80])}")
-    return [*lines, "tags:", *(f"- {tag}" for tag in ("gguf", "quantized", "cerebellum", "mixed-precision")), "---"]
+def written_model(result: Allocation) -> Model:
+    """The written file's header."""
+    return as_written(result.base.model, result.recipe.types(result.base.model.types))
 
 
-def base_model(metadata: Mapping[str, Any]) -> str:
-    """OWNER/NAME of the model as its metadata knows it."""
-    for key in ("general.repo_url", "general.source.repo_url", "general.base_model.0.repo_url"):
-        value = metadata.get(key)
-        if isinstance(value, str) and (found := _REPOSITORY.match(value)):
-            return found[1]
-    return UNKNOWN_BASE
+# -- a ladder ----------------------------------------------------------------------------------------------------------
 
 
-def not_tested(result: Allocation) -> list[str]:
-    """What nobody should think was shown."""
-    split = result.facts["splits"]["report"]
-    found = []
-    if result.bench is None:
-        found.append(
-            "Tasks: KL divergence is measured, and whether a task notices isn't. Run the benchmarks that matter to you."
-        )
-    found += [
-        f"Other texts: all figures are from {split['n_chunks']} chunks of {markdown(split['text'])}; code, other languages and chat can "
-        "differ.",
-        f"Contexts longer than {split['ctx']} tokens, and generation at length.",
-        "Speed: types differ in how fast a processor computes them.",
+def ladder_card(ladder: AllocationLadder) -> str:
+    """One card for all files of a ladder: which to take, each with its own figures, commands and overrides."""
+    first = ladder.results[0]
+    models = [written_model(result) for result in ladder.results]
+    metadata, facts = first.base.model.metadata, first.facts
+    entries = [
+        {
+            **entry,
+            "dataset": {**entry["dataset"], "args": {**entry["dataset"]["args"], "file": result.written.path.name}},
+        }
+        for result in ladder.results
+        for entry in results_of(result.written.summary, result.facts, result.bench)
     ]
-    return found
+    parts = [
+        *front_matter(metadata, stem_of(Path(first.model)), entries, has_imatrix=facts["imatrix"] is not None),
+        "",
+        f"# {markdown(first.model)}: {len(ladder.labels)} sizes",
+        "",
+        "Each file gives every tensor the type that serves the whole best within its bytes. The types were chosen by measurement, for each "
+        f"size anew, from one study of {len(first.table.names)} tensors.",
+        "",
+        which_to_take(ladder, models),
+        table_of(
+            "Stock files on the same text",
+            ("file", "size", "KLD"),
+            stock_rows(ladder),
+            ("The same text and reference.",),
+        ),
+        "## Run it",
+        "",
+        f"Replace {code_span(UNKNOWN_REPO)} by this repository's name; the label picks the file.",
+        "",
+        "```sh",
+        *(" ".join(["llama-server", *hub_words(r.written.path.name)]) for r in ladder.results),
+        "```",
+        "",
+        "```sh",
+        *(f"ollama run hf.co/{UNKNOWN_REPO}:{shell_file(r.written.path.name)}" for r in ladder.results),
+        "```",
+        "",
+        *not_tested_section(first, first.bench),
+        *files_section([result.written for result in ladder.results]),
+    ]
+    for label, result, model in zip(ladder.labels, ladder.results, models, strict=True):
+        parts += [f"# {markdown(label)}", "", *(f"* {markdown(line)}" for line in five_lines(result)[:4]), ""]
+        parts += [grid_markdown(controls_grid(result))]
+        parts += [grid_markdown(bench_grid(result.bench))] if result.bench else []
+        parts += [*memory_section(memory_of(model)), *types_section(model, result.table.names)]
+        parts += reproduce_section(result.written)
+    parts += [f"# {markdown(first.model)}", "", *details_section(first, details_of(models[0]), first.written)]
+    parts += hardware_section(first)
+    return "\n".join(parts) + "\n"
+
+
+def which_to_take(ladder: AllocationLadder, models: list[Model]) -> str:
+    """A row a file with a note."""
+    rows = []
+    for label, result, model in zip(ladder.labels, ladder.results, models, strict=True):
+        mean = own_mean(result)
+        rows.append(
+            (
+                label,
+                result.written.path.name,
+                megabytes(result.written.file_bytes),
+                f"{model.bits_per_weight:.2f}",
+                with_limits(mean, MILLI, 3, sign=False) if mean else "?",
+                _memory(model),
+                note_on(result),
+            )
+        )
+    columns = ("label", "file", "size", "bits a weight", "KLD", "memory, MB", "note")
+    notes = (
+        measured_on(ladder.results[0].facts, "report").partition("; ")[2],
+        "KLD: mean KL divergence to the reference, thousandths of a nat a token; less is nearer. Brackets: 95 % intervals.",
+        f"memory: of a GPU that holds all layers, with a context of {_context(models[0]):,} tokens (cache F16). Take the largest file "
+        "that your memory holds.",
+    )
+    return table_of("Which file to take", columns, rows, notes)
+
+
+def _context(model: Model) -> int:
+    return min(model.context_length or _CONTEXT, _CONTEXT)
+
+
+def _memory(model: Model) -> str:
+    at = next((row for row in memory_of(model) if row["ctx"] == _context(model) and row["cache_type"] == "F16"), None)
+    return f"{at['total'] / 1e6:,.0f}" if at else "?"
+
+
+def note_on(result: Allocation) -> str:
+    """Whether the file is worth taking, by its verdict against the stock file of its bytes."""
+    base = result.base.ftype
+    return {
+        "improves": f"better than the stock {base} file",
+        "damages": f"worse than the stock {base} file: take that one",
+    }.get(ratio_word(result.controls.ratio), f"not told from the stock {base} file: that one serves as well")
+
+
+def stock_rows(ladder: AllocationLadder) -> list[tuple[str, ...]]:
+    """The stock files with their intervals."""
+    return [
+        (
+            r.ftype,
+            megabytes(r.file_bytes),
+            with_limits(r.mean, MILLI, 3, sign=False) if r.mean else f"{r.kld * MILLI:.3f}",
+        )
+        for r in ladder.stock
+    ]

@@ -11,6 +11,7 @@ from cerebellum.allocation.sensitivity import map_json
 from cerebellum.files import write_text
 from cerebellum.quoting import code_span, markdown, strict_json
 from cerebellum.report.allocation import FORMAT
+from cerebellum.report.allocation_card import ladder_card
 from cerebellum.report.allocation_pictures import ladder_picture
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
 from cerebellum.report.grids import Grid, measured_on, with_limits
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 
 def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
-    """``report.md``, ``report.json``, ``sensitivity.json`` and ``ladder.svg`` of all sizes, into ``out``. Raises `OutputError`."""
+    """``report.md``, ``report.json``, ``sensitivity.json``, ``ladder.svg`` and the model card (``README.md``) of all sizes, into ``out``.
+
+    Raises `OutputError`.
+    """
     write_text(out / "ladder.svg", ladder_picture(ladder))
     write_text(out / "report.md", ladder_report(ladder))
     write_text(out / "report.json", strict_json(ladder_json(ladder)) + "\n")
+    write_text(out / "README.md", ladder_card(ladder))
     write_text(out / "sensitivity.json", strict_json(map_json(shared_map(ladder))) + "\n")
 
 

@@ -13,9 +13,13 @@ from cerebellum.report.svg import (
     OURS,
     QUIET,
     STOCK,
+    Place,
     circle,
+    even_place,
     even_ticks,
+    free_place,
     line,
+    log_place,
     log_ticks,
     picture,
     shade,
@@ -27,8 +31,6 @@ from cerebellum.stats.verdicts import MILLI
 if TYPE_CHECKING:
     from cerebellum.results.allocation import Allocation, AllocationLadder
     from cerebellum.stats.intervals import Interval
-
-Place = Callable[[float], float]
 
 
 # -- types by role and block -------------------------------------------------------------------------------------------
@@ -93,8 +95,8 @@ def prediction_picture(result: Allocation) -> str:
     tried = [t for t in result.tried if t.predicted > 0.0 and t.measured > 0.0]
     values = [v * MILLI for t in tried for v in (t.predicted, t.measured)] or [1.0]
     axis = log_ticks(min(values), max(values))
-    place = _log(axis, 90.0, 430.0)
-    up = _log(axis, 400.0, 60.0)
+    place = log_place(axis, 90.0, 430.0)
+    up = log_place(axis, 400.0, 60.0)
     body = [text(12, 20, "Predicted and measured KL divergence of whole recipes", bold=True, size=13)]
     for value in axis:
         body.append(line(place(value), 60, place(value), 400, "#e3e3e3"))
@@ -130,7 +132,7 @@ def ladder_picture(ladder: AllocationLadder) -> str:
     up_axis = log_ticks(max(min(limits, default=1.0), 0.3 * least), max(limits, default=1.0))
     sizes = [n / 1e6 for n, _ in points]
     axis = even_ticks(min(sizes), max(sizes))
-    x, y = _even(axis, X0, X1), _log(up_axis, Y0, Y1)
+    x, y = even_place(axis, X0, X1), log_place(up_axis, Y0, Y1)
     body = [text(12, 20, "KL divergence to the reference against the size of the file", bold=True, size=13)]
     body += [*_frame(axis, up_axis, x, y), *_legend()]
     body += _series([(r.file_bytes, r.mean, r.ftype) for r in ladder.stock], x, y, STOCK, square, below=False)
@@ -192,19 +194,3 @@ def _series(
         parts.append(text(*corner, label, fill=colour, size=11, bold=below, anchor="end" if below else "start"))
         last = at
     return parts
-
-
-def free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The place for a label at (x, y) or above it, where none of ``taken`` overlaps it (60 by 13 points)."""
-    while any(abs(x - a) < 60.0 and abs(y - b) < 13.0 for a, b in taken):
-        y -= 13.0
-    return x, y
-
-
-def _even(axis: Sequence[float], first: float, last: float) -> Place:
-    return lambda v: first + (last - first) * (v - axis[0]) / ((axis[-1] - axis[0]) or 1.0)
-
-
-def _log(axis: Sequence[float], first: float, last: float) -> Place:
-    width = math.log(axis[-1] / axis[0]) or 1.0
-    return lambda v: first + (last - first) * math.log(v / axis[0]) / width

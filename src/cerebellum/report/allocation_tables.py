@@ -78,9 +78,8 @@ def controls_grid(result: Allocation) -> Grid:
             )
         )
     shuffled = result.controls.shuffled
-    if shuffled.others and rows and (mean := result.controls.comparison.rows[0].summary.divergence):
-        limits = [mean.mean.estimate * MILLI * x for x in (min(shuffled.others), max(shuffled.others))]
-        cell = f"{limits[0]:.3f} to {limits[1]:.3f}"
+    if limits := shuffled_limits(result):
+        cell = f"{limits[0] * MILLI:.3f} to {limits[1] * MILLI:.3f}"
         rows.append(
             (
                 f"{len(shuffled.others)} shuffled",
@@ -95,6 +94,15 @@ def controls_grid(result: Allocation) -> Grid:
         "file, paired by chunk; of the shuffled: against the recipe.",
     )
     return Grid("Recipe and controls, report text", ("set", "size", "KLD", "verdict"), tuple(rows), notes)
+
+
+def shuffled_limits(result: Allocation) -> tuple[float, float] | None:
+    """The least and the largest mean KL divergence of the shuffled compositions, nats a token: as shares of the stock file's."""
+    others, rows = result.controls.shuffled.others, result.controls.comparison.rows
+    divergence = rows[0].summary.divergence if rows else None
+    if not others or divergence is None:
+        return None
+    return min(others) * divergence.mean.estimate, max(others) * divergence.mean.estimate
 
 
 def tried_grid(result: Allocation) -> Grid:
@@ -122,16 +130,20 @@ def ladder_grid(result: Allocation) -> Grid:
     """The stock ladder on the report text, with the recipe among it."""
     controls = result.controls
     row = controls.comparison.rows[1].summary.divergence
-    rows = [(r.file_bytes, f"stock {r.ftype}", r.kld) for r in controls.ladder]
+    rows = [(r.file_bytes, f"stock {r.ftype}", _kld(r.mean, r.kld)) for r in controls.ladder]
     if row is not None:
-        rows.append((result.written.file_bytes, "recipe", row.mean.estimate))
-    cells = tuple((name, f"{n:,}", f"{kld * MILLI:.3f}") for n, name, kld in sorted(rows))
+        rows.append((result.written.file_bytes, "recipe", _kld(row.mean, row.mean.estimate)))
+    cells = tuple((name, f"{n:,}", kld) for n, name, kld in sorted(rows))
     return Grid(
         "Stock files beside the recipe, report text",
         ("file", "bytes", "KLD"),
         cells,
         (measured_on(result.facts, "report"),),
     )
+
+
+def _kld(mean: Interval | None, estimate: float) -> str:
+    return f"{estimate * MILLI:.3f}" if mean is None else with_limits(mean, MILLI, 3, sign=False)
 
 
 def slopes_grid(result: Allocation) -> Grid:

@@ -1,15 +1,28 @@
-"""The model card of a written file: what it is, what it was measured on, how to run and to reproduce it."""
+"""The model card of what a sweep chose: what it is, what it was measured on, how to run and to reproduce it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cerebellum import __version__
 from cerebellum.keys import stem_of
-from cerebellum.quoting import code_block, code_span, markdown, printable, shell_file
+from cerebellum.quoting import markdown
 from cerebellum.report.bench import bench_grid
+from cerebellum.report.card_sections import (
+    details_section,
+    files_section,
+    hardware_section,
+    memory_section,
+    not_tested_section,
+    reproduce_section,
+    results_of,
+    title_of,
+    types_section,
+    use_section,
+)
+from cerebellum.report.file_facts import details_of, memory_of, written_model
+from cerebellum.report.front_matter import front_matter
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
-from cerebellum.report.markdown import grid_markdown, on_what
+from cerebellum.report.markdown import grid_markdown
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult
@@ -19,20 +32,20 @@ def model_card(result: RunResult) -> str:
     """Markdown with the front matter that model hubs read. A written file is required."""
     written, combination = result.written, result.combination
     assert written is not None and combination is not None
-    lines = "\n".join(printable(str(line)) for line in written.overrides)
-    judged = written.from_base.judgement
+    model, judged = written_model(result.base, combination), written.from_base.judgement
+    facts, details = result.facts, details_of(model)
+    measured = results_of(written.summary, facts, result.bench)
     parts = [
-        "---",
-        "tags: [gguf, quantized, cerebellum]",
-        f"# base_model: the hub's OWNER/NAME of the model that {markdown(result.model)} was made from",
-        "---",
+        *front_matter(
+            result.base.model.metadata, stem_of(written.path), measured, has_imatrix=facts["imatrix"] is not None
+        ),
         "",
-        f"# {markdown(stem_of(written.path))}",
+        title_of(written),
         "",
         f"{markdown(result.model)} quantized to {markdown(result.base.ftype)}, "
         f"{len(combination.recipe.tensor_types)} tensors stored in another type, "
-        "chosen by measuring each "
-        f"of {len(result.sweep.rows)} changes alone. {written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
+        f"chosen by the policy {markdown(result.choice.policy)} after measuring each of {len(result.sweep.rows)} changes alone. "
+        f"{written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
         "",
         f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {markdown(judged.reason)}",
         "",
@@ -40,27 +53,16 @@ def model_card(result: RunResult) -> str:
         "",
         f"Perplexity {perplexity_cell(written.summary)} on that text. {markdown(tasks_line(result))}",
         "",
-        "## Run it",
-        "",
-        code_block(f"llama-cli -m {shell_file(written.path.name)}", "sh"),
-        "",
-        f"For Ollama, a `Modelfile` with one line, {code_span(f'FROM ./{written.path.name}')}, then `ollama create NAME -f Modelfile`.",
-        "",
-        "## Reproduce it",
-        "",
-        f"Save as {code_span(written.overrides_path.name)}:",
-        "",
-        code_block(lines),
-        "",
-        code_block(written.reproduce, "sh"),
-        "",
-        grid_markdown(comparison_grid(combination.report, result.facts)),
+        *use_section(written.path.name, details),
+        grid_markdown(comparison_grid(combination.report, facts)),
         *([grid_markdown(bench_grid(result.bench))] if result.bench else []),
-        "## On what",
-        "",
-        *on_what(result, public=True),
-        "",
-        f"Made with cerebellum {__version__}.",
+        *not_tested_section(result, result.bench),
+        *memory_section(memory_of(model)),
+        *types_section(model, [t.name for t in model.tensors if len(t.shape) > 1]),
+        *reproduce_section(written),
+        *files_section([written]),
+        *details_section(result, details, written),
+        *hardware_section(result),
     ]
     return "\n".join(parts) + "\n"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cerebellum.gguf.memory import Bytes
 from cerebellum.report.grids import Grid
-from cerebellum.results.fit import Fit, FitRow
+from cerebellum.results.fit import Fit, FitRow, FitSize
 
 
 def fit_grid(fit: Fit) -> Grid:
@@ -62,6 +62,15 @@ def _asked(fit: Fit) -> str:
         return f"{row.n_ctx:,} tokens fit, with {_mb(left)} MB to spare"
     return (
         f"{row.n_ctx:,} tokens need {_mb(-left)} MB more; {fit.layers_that_fit} of {fit.n_layers} layers fit with them"
+    )
+
+
+def size_line(size: FitSize) -> str:
+    """How a size was found."""
+    host = f", and {_mb(size.host)} MB of the file stay in the host's memory" if size.host > 0 else ""
+    return (
+        f"size by --vram: of {_mb(size.limit)} MB the cache (F16) takes {_mb(size.cache)} MB and the buffers {_mb(size.compute)} MB with a "
+        f"context of {size.n_ctx:,} tokens; {_mb(size.weights)} MB are left for weights{host}: a file of at most {size.file_bytes:,} bytes"
     )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.allocation.policies import Choice
 from cerebellum.evals.plain import bench_json
+from cerebellum.report.file_facts import file_json, written_model
 from cerebellum.report.ladder import ladder_json
 from cerebellum.scoring.summary import as_json
 
@@ -33,6 +34,7 @@ def summary_of(result: RunResult) -> dict[str, Any]:
             "report": as_json(combination.report),
         },
         "written": as_json(result.written),
+        "file": None if combination is None else file_json(written_model(result.base, combination)),
         "bench": None if result.bench is None else bench_json(result.bench),
     }
 

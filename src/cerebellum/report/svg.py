@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 from cerebellum.quoting import name, printable
+
+#: Where a value lies on an axis.
+Place = Callable[[float], float]
 
 #: Blue and vermilion of the palette of Okabe and Ito (2008), and a grey.
 OURS, STOCK, QUIET = "#0072B2", "#D55E00", "#666666"
@@ -74,3 +77,21 @@ def shade(value: float, low: float, high: float) -> tuple[str, str]:
     mixed = [round(a + (place - i) * (b - a)) for a, b in zip(SCALE[i], SCALE[i + 1], strict=True)]
     light = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2]
     return "#{:02x}{:02x}{:02x}".format(*mixed), "#000" if light > 140 else "#fff"
+
+
+def free_place(x: float, y: float, taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The place for a label at (x, y) or above it, where none of ``taken`` overlaps it (60 by 13 points)."""
+    while any(abs(x - a) < 60.0 and abs(y - b) < 13.0 for a, b in taken):
+        y -= 13.0
+    return x, y
+
+
+def even_place(axis: Sequence[float], first: float, last: float) -> Place:
+    """Ticks at even steps between the points ``first`` and ``last``."""
+    return lambda v: first + (last - first) * (v - axis[0]) / ((axis[-1] - axis[0]) or 1.0)
+
+
+def log_place(axis: Sequence[float], first: float, last: float) -> Place:
+    """As `even_place`, by logarithm; all values are over 0."""
+    width = math.log(axis[-1] / axis[0]) or 1.0
+    return lambda v: first + (last - first) * math.log(v / axis[0]) / width

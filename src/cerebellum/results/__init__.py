@@ -21,6 +21,7 @@ from cerebellum.scoring.summary import (
 from cerebellum.stats.classes import Class
 from cerebellum.stats.intervals import Interval
 from cerebellum.stats.ladder import Rung, ValidityReport
+from cerebellum.stats.pareto import Standing, standings
 from cerebellum.study.runner import FailedTrial, Scores
 
 
@@ -192,12 +193,32 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePair:
+    """Two files by their numbers among those measured: ``second`` less ``first``, paired by chunk. The intervals of all pairs hold together
+    at 95 %: each has the level of `stats.pareto.pair_level`."""
+
+    first: int
+    second: int
+    contrast: Contrast
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
-    """Files against one reference on one text; ``reference_nll`` is the reference's own mean NLL, nats a token."""
+    """Files against one reference on one text; ``reference_nll`` is the reference's own mean NLL, nats a token.
+
+    ``pairs``: each two files.
+    """
 
     files: tuple[Measured, ...]
     reference_nll: Interval
     facts: dict[str, Any] = field(default_factory=dict)
+    pairs: tuple[FilePair, ...] = ()
+
+    @property
+    def standings(self) -> tuple[Standing, ...]:
+        """Rank and dominance of each file, by mean KL divergence and bytes."""
+        limits = {(p.first, p.second): (p.contrast.kld or p.contrast.ppl) for p in self.pairs}
+        return standings([f.file_bytes for f in self.files], {pair: (x.low, x.high) for pair, x in limits.items()})
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,6 +194,14 @@ def exp_nll(mean_nll: float) -> float:
     return math.exp(mean_nll)
 
 
+def exp_limits(mean_nll: Interval) -> Interval:
+    """A mean NLL (nats a token) with its limits as a perplexity with limits; the standard error is the first-order one."""
+    value = exp_nll(mean_nll.estimate)
+    low = max(math.exp(min(mean_nll.low, MOST_NLL)), 1.0) if math.isfinite(mean_nll.low) else -math.inf
+    high = math.exp(mean_nll.high) if mean_nll.high < MOST_NLL else math.inf
+    return Interval(value, low, high, value * mean_nll.std_error, mean_nll.n_chunks, mean_nll.level)
+
+
 def not_finite(score: ChunkScore) -> str:
     """Which of a chunk's sums is no finite number, with its value, or ""."""
     names = ("nll", "nll2", "kld", "kld2", "kld_var", "dp", "dp2", "dp4")

@@ -35,10 +35,13 @@ from cerebellum.llamacpp.protocol import (
     Collected,
     Settings,
     Sources,
+    SpeedUse,
     SweepEvent,
+    Timed,
     TrialStarted,
     WeightErrors,
 )
+from cerebellum.results.health import Native
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES, ReferenceRows
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.testing.fake_responder import AnswerFault, FakeResponder, Knowledge
@@ -110,6 +113,9 @@ class FakeBackend:
         """With so many devices of its own as the settings name."""
         return self.id if settings.devices is None else f"{self.id}, {len(settings.devices)} devices"
 
+    def native(self) -> Native:
+        return Native("fake", (), (), can_offload=False)
+
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
         return FakeEngine(self, read_model(model), settings, sources)
 
@@ -162,6 +168,13 @@ class FakeBackend:
         partial = out.with_name(f".{out.name}.partial")
         _write(partial, read_model(source), types, FTYPES[ftype_name(ftype)][0])
         partial.replace(out)
+
+    def speed(self, model: Path, settings: Settings, use: SpeedUse) -> Iterator[Timed]:
+        """As if a token of the prompt took a nanosecond a byte of the file and a written one four, each repetition a hundredth more."""
+        n_bytes = read_model(model).file_bytes
+        for generation, n_tokens in ((False, use.n_prompt), (True, use.n_generate)):
+            for number in range(use.repetitions if n_tokens else 0):
+                yield Timed(generation, n_tokens * n_bytes * (4e-9 if generation else 1e-9) * (1.0 + number / 100.0))
 
 
 class FakeEngine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,10 +17,11 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
-from cerebellum.results import Measured, Measurement
+from cerebellum.results import FilePair, Measured, Measurement
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.scoring.summary import contrast, mean_of, nll_sums, summarize
-from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, paired_interval
+from cerebellum.stats.intervals import ChunkSums, paired_interval
+from cerebellum.stats.pareto import pair_level
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
@@ -48,8 +49,26 @@ def measure_files(
     With ``out`` every measurement stays there and the same call goes on where it was stopped. Raises a `CerebellumError`.
     """
     progress = progress or Silent()
+    with opened_study(out) as (folder, study):
+        return measure_in(backend, study, folder, models, reference, text, settings, n_chunks, progress, chat)
+
+
+def measure_in(
+    backend: Backend,
+    study: Study,
+    folder: Path,
+    models: Sequence[Path],
+    reference: Path,
+    text: Path,
+    settings: Settings,
+    n_chunks: int | None,
+    progress: Progress,
+    chat: bool,
+) -> Measurement:
+    """As `measure_files`, in an open study whose ``folder`` keeps the reference's rows."""
     if not models:
         raise InputError("no model was given to measure")
+    names = names_of(models)
     for path in (*models, reference):
         check_predicts(model_file.read_model(path))
     rules = check_token_lists([reference, *models])
@@ -57,25 +76,48 @@ def measure_files(
     odd_marks(text.name, content, progress)
     too_long(model_file.read_model(reference), settings.n_ctx, progress)
     chat_hints(model_file.read_model(reference), text, content, progress)
-    with opened_study(out) as (folder, study):
-        sha256 = cached_sha256(study, reference)
-        study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
-        note_older(study, progress)
-        context = MeasureContext(backend, study, folder, reference, sha256, settings, backend.id, progress)
-        tell(rules, progress, context.warnings)
-        found: list[tuple[Split, ReferenceStore, Scores]] = []
-        for path in models:
-            found.append(measure_file(context, path, text.name, content, n_chunks))
-            own, others = found[0][0].corpus, found[-1][0].corpus
-            if (own.tokens_sha256, own.bos) != (others.tokens_sha256, others.bos):
-                raise InputError(f"{path.name} cuts {text.name} into other tokens than {models[0].name} does")
-        split, store, first = found[0]
-        reference_nll = {chunk: store.nll(chunk) for chunk in split.chunks}
-        files = [
-            describe(study, path, scores, reference_nll, first)
-            for path, (*_, scores) in zip(models, found, strict=True)
-        ]
-        return Measurement(tuple(files), mean_of(reference_nll), facts_of(context, split, store, text))
+    sha256 = cached_sha256(study, reference)
+    study.bind({"reference_sha256": sha256}, f"{reference.name} as a reference")
+    note_older(study, progress)
+    context = MeasureContext(backend, study, folder, reference, sha256, settings, backend.id, progress)
+    tell(rules, progress, context.warnings)
+    found: list[tuple[Split, ReferenceStore, Scores]] = []
+    for path in models:
+        found.append(measure_file(context, path, text.name, content, n_chunks))
+        own, others = found[0][0].corpus, found[-1][0].corpus
+        if (own.tokens_sha256, own.bos) != (others.tokens_sha256, others.bos):
+            raise InputError(f"{path.name} cuts {text.name} into other tokens than {models[0].name} does")
+    split, store, _ = found[0]
+    reference_nll = {chunk: store.nll(chunk) for chunk in split.chunks}
+    scores = [each for *_, each in found]
+    files = [
+        describe(study, path, name, each, reference_nll, scores[0])
+        for path, name, each in zip(models, names, scores, strict=True)
+    ]
+    facts = facts_of(context, split, store, text)
+    return Measurement(tuple(files), mean_of(reference_nll), facts, pairs_of(scores))
+
+
+def names_of(models: Sequence[Path]) -> tuple[str, ...]:
+    """What each file is called in tables: its name, with as many folders before it as tell it from the others.
+
+    Raises `InputError` where one is given twice.
+    """
+    whole = [path.absolute().parts for path in models]
+    if len(set(whole)) < len(whole):
+        twice = next(path for path, parts in zip(models, whole, strict=True) if whole.count(parts) > 1)
+        raise InputError(f"{twice} is given twice: name each file once")
+    depth = 1
+    while len({parts[-depth:] for parts in whole}) < len(whole):
+        depth += 1
+    return tuple("/".join(parts[-depth:]) for parts in whole)
+
+
+def pairs_of(scores: Sequence[Scores]) -> tuple[FilePair, ...]:
+    """Each two files, the later less the earlier."""
+    level = pair_level(len(scores))
+    numbers = itertools.combinations(range(len(scores)), 2)
+    return tuple(FilePair(i, j, contrast(scores[j], scores[i], level=level)) for i, j in numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +164,11 @@ def measure_file(
         engine.close()
 
 
-def describe(study: Study, path: Path, scores: Scores, reference: ChunkSums, first: Scores) -> Measured:
-    """A file's figures from its scores."""
+def describe(study: Study, path: Path, name: str, scores: Scores, reference: ChunkSums, first: Scores) -> Measured:
+    """A file's figures from its scores; ``name`` is what tables call it."""
     model = model_file.read_model(path)
     return Measured(
-        name=path.name,
+        name=name,
         sha256=cached_sha256(study, path),
         file_bytes=model.file_bytes,
         bits_per_weight=model.bits_per_weight,
@@ -162,35 +204,3 @@ def opened_study(out: Path | None) -> Iterator[tuple[Path, Study]]:
             make_folder(out)
             folder = out
         yield folder, stack.enter_context(Study.open(folder / "study.sqlite"))
-
-
-def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
-    """One file's figures as flat data: nats, shares (not percent); ``…_low`` and ``…_high`` are 95 % limits over chunks."""
-    summary, own = measured.summary, measurement.reference_nll
-    found: dict[str, Any] = {
-        "model": measured.name,
-        "sha256": measured.sha256,
-        "file_bytes": measured.file_bytes,
-        "bits_per_weight": measured.bits_per_weight,
-        "chunks": summary.n_chunks,
-        "tokens": summary.n_tokens,
-        "perplexity": summary.perplexity,
-        "std_error": summary.std_error,
-        "perplexity_low": math.exp(min(summary.nll.low, MOST_NLL)),
-        "perplexity_high": math.exp(min(summary.nll.high, MOST_NLL)),
-        "reference_perplexity": exp_nll(own.estimate),
-        **limits("log_ratio", measured.log_ratio),
-        "calibrated_perplexity": summary.calibrated,
-        "temperature": summary.temperature,
-    }
-    if (d := summary.divergence) is not None:
-        found |= limits("kld", d.mean) | {"kld_draw_error": d.draw_error, "kld_max": d.maximum}
-        for name, x in d.percentiles.items():
-            found |= limits(f"kld_{name}", x)
-        found |= limits("same_top", d.same_top) | limits("mean_dp", d.mean_dp) | limits("rms_dp", d.rms_dp)
-    return found
-
-
-def limits(name: str, x: Interval) -> dict[str, float]:
-    """The estimate under ``name`` and its limits."""
-    return {name: x.estimate, f"{name}_low": x.low, f"{name}_high": x.high}

@@ -17,7 +17,7 @@ from cerebellum.gguf.memory import (
     largest_context,
 )
 from cerebellum.gguf.model_file import read_model
-from cerebellum.results.fit import Fit, FitRow
+from cerebellum.results.fit import Fit, FitRow, FitSize
 
 #: Contexts that are listed, and where the metadata name no trained context the most that is tried.
 LISTED = (2048, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
@@ -104,8 +104,8 @@ def layers_that_fit(model: Model, limit: int, use: ContextUse) -> int:
     return next((n for n in layers if footprint(model, replace(use, n_gpu_layers=n)).device.total <= limit), 0)
 
 
-def size_for(path: Path, limit: int, use: ContextUse) -> int:
-    """Bytes of the file to make of the model at ``path``, so that it runs whole on a device of ``limit`` bytes with this context.
+def size_for(path: Path, limit: int, use: ContextUse) -> FitSize:
+    """The size of the file to make of the model at ``path``, so that it runs whole on a device of ``limit`` bytes with this context.
 
     Raises `ModelFileError`, or `InputError` where the context is more than the model was trained for or leaves the weights no room.
     """
@@ -114,4 +114,6 @@ def size_for(path: Path, limit: int, use: ContextUse) -> int:
         raise InputError(
             f"{path.name} was trained for {model.context_length:,} tokens; give a context of at most that (--fit-ctx)"
         )
-    return file_bytes_for(model, limit, use)
+    n_bytes = file_bytes_for(model, limit, use)
+    parts = footprint(model, replace(use, n_gpu_layers=-1)).device
+    return FitSize(path.name, limit, use.n_ctx, parts.cache, parts.compute + parts.output, n_bytes)

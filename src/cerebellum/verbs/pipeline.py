@@ -31,6 +31,7 @@ from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepare
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import combine
 from cerebellum.verbs.inputs import check_base
+from cerebellum.verbs.machine import hardware
 from cerebellum.verbs.noise_floor import measure_noise
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.race import run_race
@@ -327,6 +328,7 @@ def facts_of(session: Session) -> dict[str, Any]:
         "imatrix": session.options.imatrix
         and {"file": session.options.imatrix.name, "sha256": sha256_file(session.options.imatrix)},
         "build": session.build,
+        "hardware": hardware(session.backend, session.options.settings),
         "settings": session.options.settings.as_key(),
         "splits": {
             session.search.name: split_facts(session.search, session.options.text),
