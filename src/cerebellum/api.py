@@ -305,13 +305,18 @@ def sweep(
 ) -> SweepResult:
     """Each chosen tensor alone at another type. ``options``: `cerebellum.keywords.SweepKeywords`.
 
-    With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict.
+    With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict. The folder ``out``
+    gets ``sweep.md``, ``sweep.json`` and ``sweep.svg``.
     """
+    from cerebellum.report import write_sweep
+
     session, trials, choice = split_options(Path(model), Path(out), dict(options))
     allowed = None if options.get("allow") is None else choice.allowed_damage
     if allowed is not None and trials.race is None:
         raise InputError("allow bounds what a race goes on for; give race (--race) with it")
-    return sweep_session(session, trials, allowed, backend=backend or _llama(), progress=progress)
+    result = sweep_session(session, trials, allowed, backend=backend or _llama(), progress=progress)
+    write_sweep(result, Path(out))
+    return result
 
 
 def sweep_part(

@@ -173,6 +173,32 @@ def test_files_give_the_ladder_that_the_model_gives_in_memory(ground: Path) -> N
     files = check(ground, HONEST, "model.gguf", *(f"{rung.name}.gguf" for rung in memory.rungs))
     assert [(r.ppl, r.kld) for r in files.rungs] == [(pytest.approx(r.ppl), pytest.approx(r.kld)) for r in memory.rungs]
     assert files.report.verdict == memory.report.verdict
+    for found in (files, memory):  # with their sizes it is the stock ladder
+        on_disk = [(ground / f"{Path(r.name).stem}.gguf").stat().st_size for r in found.rungs]
+        assert [r.file_bytes for r in found.rungs] == on_disk
+        assert all(r.kld_low <= r.kld <= r.kld_high for r in found.rungs)
+        grid = ladder_grid(found)
+        assert grid.columns[1] == "MB" and grid.rows[1][1] == f"{min(on_disk, key=lambda n: -n) / 1e6:,.2f}"
+
+
+def test_a_sweep_leaves_a_report_of_its_own(ground: Path) -> None:
+    """Beside what a run writes: page, picture and data with the figures of the result."""
+    found = api.sweep(
+        ground / "model.gguf",
+        out=ground / "out",
+        text=ground / "text.txt",
+        ctx=64,
+        chunks=4,
+        blocks=[0],
+        backend=HONEST,
+    )
+    data = json.loads((ground / "out" / "sweep.json").read_text())
+    assert data["kind"] == "sweep only" and len(data["sweep"]) == len(found.sweep.rows) == 1
+    kld = found.sweep.rows[0].contrast.kld
+    assert kld and data["sweep"][0]["contrast"]["kld"]["estimate"] == kld.estimate
+    page = (ground / "out" / "sweep.md").read_text()
+    assert "1 trials: 1 damages" in page and "sweep.svg" in page and not (ground / "out" / "report.md").exists()
+    assert (ground / "out" / "sweep.svg").read_text().startswith("<svg")
 
 
 def test_a_quantized_model_alone_has_no_ladder(ground: Path) -> None:

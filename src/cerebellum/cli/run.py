@@ -281,6 +281,7 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
     show_sweep(result)
+    print_lines(stdout_console(), [f"report: {out / 'sweep.md'}"])
 
 
 @click.command()

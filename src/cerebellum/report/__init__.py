@@ -8,11 +8,25 @@ from typing import TYPE_CHECKING, Any
 from cerebellum.files import companions, write_text
 from cerebellum.quoting import strict_json
 from cerebellum.report.card import model_card
-from cerebellum.report.markdown import full_report
-from cerebellum.report.plain import summary_of
+from cerebellum.report.markdown import full_report, sweep_report
+from cerebellum.report.plain import summary_of, sweep_summary
 
 if TYPE_CHECKING:
-    from cerebellum.results import RunResult
+    from cerebellum.results import RunResult, SweepResult
+
+
+def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
+    """``sweep.md``, ``sweep.json`` and ``sweep.svg`` into ``out``, beside the report of a `run` that may be there.
+
+    Returns what ``sweep.json`` holds. Raises `OutputError`.
+    """
+    from cerebellum.report.chart import sweep_chart
+
+    write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, ()))
+    write_text(out / "sweep.md", sweep_report(result))
+    summary = sweep_summary(result)
+    write_text(out / "sweep.json", strict_json(summary) + "\n")
+    return summary
 
 
 def write_report(result: RunResult, out: Path) -> dict[str, Any]:

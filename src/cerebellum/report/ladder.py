@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.report.grids import Grid, chunks_of
@@ -14,21 +15,27 @@ if TYPE_CHECKING:
 
 
 def ladder_grid(found: LadderResult) -> Grid:
-    """The rungs from the nearest to the reference to the farthest, and the verdict beneath."""
+    """The rungs from the nearest to the reference to the farthest with their sizes, and the verdict beneath."""
     rungs = sorted(found.rungs, key=lambda r: (r.kld, r.name))
     own = found.report.reference_ppl
-    rows = [("reference", f"{own:.4f}", "", "0.000"), *(_row(rung, own) for rung in rungs)]
+    has_sizes = any(rung.file_bytes is not None for rung in rungs)
+    rows: list[tuple[str, ...]] = [("reference", "", f"{own:.4f}", "", "0.000"), *(_row(rung, own) for rung in rungs)]
+    columns: tuple[str, ...] = ("", "MB", "PPL", "from the reference's, %", "KLD, thousandths of a nat")
+    if not has_sizes:
+        rows, columns = [(row[0], *row[2:]) for row in rows], (columns[0], *columns[2:])
     notes = [f"Perplexity as a judge: {found.report.verdict}. {found.report.reason}", *_on_what(found.facts)]
-    return Grid(
-        "Ladder", ("", "PPL", "from the reference's, %", "KLD, thousandths of a nat"), tuple(rows), tuple(notes)
-    )
+    return Grid("Ladder", columns, tuple(rows), tuple(notes))
 
 
 def _row(rung: Rung, own: float) -> tuple[str, ...]:
     change = f"{100 * (rung.ppl / own - 1):+.2f}"
     if rung.ppl_low is not None and rung.ppl_high is not None:
         change += f" [{100 * (rung.ppl_low / own - 1):+.2f}, {100 * (rung.ppl_high / own - 1):+.2f}]"
-    return rung.name, f"{rung.ppl:.4f}", change, f"{rung.kld * MILLI:.3f}"
+    kld = f"{rung.kld * MILLI:.3f}"
+    if rung.kld_low is not None and rung.kld_high is not None and math.isfinite(rung.kld_low + rung.kld_high):
+        kld += f" [{rung.kld_low * MILLI:.3f}, {rung.kld_high * MILLI:.3f}]"
+    size = "" if rung.file_bytes is None else f"{rung.file_bytes / 1e6:,.2f}"
+    return rung.name, size, f"{rung.ppl:.4f}", change, kld
 
 
 def _on_what(facts: dict[str, Any]) -> list[str]:

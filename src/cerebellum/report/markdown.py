@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ from cerebellum.report.grids import (
 from cerebellum.report.ladder import ladder_grid
 
 if TYPE_CHECKING:
-    from cerebellum.results import RunResult
+    from cerebellum.results import RunResult, SweepResult
 
 
 def grid_markdown(grid: Grid, level: int = 2) -> str:
@@ -60,7 +61,22 @@ def full_report(result: RunResult) -> str:
     return "\n".join(parts) + "\n"
 
 
-def header(result: RunResult) -> list[str]:
+def sweep_report(result: SweepResult) -> str:
+    """A sweep without a choice: how many trials came to which verdict, the picture, the table, on what."""
+    facts, words = result.facts, Counter(str(row.contrast.judgement.verdict) for row in result.sweep.rows)
+    counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
+    parts = [f"# {markdown(result.model)}: each tensor alone at another type", "", *header(result), ""]
+    parts += [
+        f"{len(result.sweep.rows)} trials: {markdown(counts) or 'none was measured'}. Nothing was chosen: `run` does.",
+        "",
+    ]
+    parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {markdown(warning)}", "")]
+    parts += ["![the sweep](sweep.svg)", "", grid_markdown(sweep_grid(result.sweep, facts, result.noise))]
+    parts += ["## On what", "", *on_what(result)]
+    return "\n".join(parts) + "\n"
+
+
+def header(result: RunResult | SweepResult) -> list[str]:
     """One paragraph that a reader in a hurry needs."""
     twice = (
         " The source was quantized already, so what the recipe changes is quantized twice." if result.base.twice else ""

@@ -11,7 +11,7 @@ from cerebellum.report.ladder import ladder_json
 from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
-    from cerebellum.results import Noise, RunResult, Sweep
+    from cerebellum.results import Noise, RunResult, Sweep, SweepResult
 
 
 def summary_of(result: RunResult) -> dict[str, Any]:
@@ -36,6 +36,17 @@ def summary_of(result: RunResult) -> dict[str, Any]:
         "written": as_json(result.written),
         "file": None if combination is None else file_json(written_model(result.base, combination)),
         "bench": None if result.bench is None else bench_json(result.bench),
+    }
+
+
+def sweep_summary(result: SweepResult) -> dict[str, Any]:
+    """A sweep without a choice as plain data."""
+    return {
+        "format": 1,
+        "kind": "sweep only",
+        "facts": result.facts,
+        "noise": noise_json(result.noise),
+        **sweep_json(result.sweep),
     }
 
 

@@ -52,13 +52,17 @@ class Validity(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class Rung:
     """One file of a ladder. ``ppl_low`` and ``ppl_high`` bound its perplexity *relative to the reference*, paired by
-    chunk: interval of (rung's perplexity / reference's perplexity) · reference's perplexity. None where unknown."""
+    chunk: interval of (rung's perplexity / reference's perplexity) · reference's perplexity. ``kld_low`` and ``kld_high`` bound its mean
+    KL divergence. None where unknown."""
 
     name: str
     ppl: float
     kld: float
     ppl_low: float | None = None
     ppl_high: float | None = None
+    file_bytes: int | None = None
+    kld_low: float | None = None
+    kld_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

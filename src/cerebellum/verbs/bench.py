@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cerebellum.cores import n_cores
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.evals.asking import Asker, Forgetful, Memory
-from cerebellum.evals.code import CodeTask
-from cerebellum.evals.items import Item, Judged, Reply, Task, Write
+from cerebellum.evals.items import Item, Reply, Task
 from cerebellum.evals.lines import item_lines
 from cerebellum.evals.plain import bench_json
 from cerebellum.evals.sandbox import Sandbox
@@ -32,6 +28,7 @@ from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.store import Study
 from cerebellum.text.chat import TEMPLATE
 from cerebellum.verbs.divergence import opened_study
+from cerebellum.verbs.judging import judge_all
 from cerebellum.verbs.warned import tell
 
 #: Part of every answer's key: how requests are made into tokens.
@@ -273,25 +270,8 @@ def ask_task(context: BenchContext, asker: Asker, task: Task, what: str) -> Aske
             )
     items = [f"item {item.id}" for item in task.items for _ in item.requests]
     replies = by_item(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
-    judged = judge_all(context, task, replies, what)
+    judged = judge_all(context.study, task, replies, what, context.progress)
     return Asked(task, checks, replies, judged)
-
-
-def judge_all(context: BenchContext, task: Task, replies: Sequence[Sequence[Reply]], what: str) -> list[Judged]:
-    """Every item judged; what was written has to be run, which takes a while, so that is shown."""
-    shown = any(isinstance(request, Write) for item in task.items for request in item.requests)
-    progress = context.progress if shown else Silent()
-    progress.begin(f"judging {what}", len(task.items))
-    try:
-        judged = []
-        with ThreadPoolExecutor(n_cores()) as pool:  # boxes side by side; the harness's tasks want the main thread
-            run: Any = pool.map if isinstance(task, CodeTask) else map
-            for found in run(task.judge, task.items, replies):
-                judged.append(found)
-                progress.step()
-        return judged
-    finally:
-        progress.end()
 
 
 def by_item(items: Sequence[Item], replies: Sequence[Reply]) -> list[list[Reply]]:

@@ -9,15 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.domain import TensorTypes, Trial, TrialKind, tensor_types_of
+from cerebellum.allocation.sizes import file_bytes
+from cerebellum.domain import Model, TensorTypes, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineError, InputError, RefusedError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult
-from cerebellum.scoring.summary import mean_kld, nll_sums
-from cerebellum.stats.intervals import MOST_NLL, ChunkSums, exp_nll, paired_interval
+from cerebellum.scoring.summary import kld_sums, mean_kld, mean_of, nll_sums
+from cerebellum.stats.intervals import MOST_NLL, ChunkSums, exp_nll, paired_interval, within
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
 from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
@@ -46,19 +47,25 @@ def judge_ladder_file(path: Path) -> LadderResult:
     return LadderResult(assess(reference_ppl, rungs), rungs, {"ladder": path.name})
 
 
-def judge_scores(rungs: Mapping[str, Scores], reference: ChunkSums, facts: dict[str, Any]) -> LadderResult:
-    """From measured rungs and the reference's own NLL sums, on the same chunks."""
+def judge_scores(
+    rungs: Mapping[str, Scores], reference: ChunkSums, facts: dict[str, Any], sizes: Mapping[str, int] | None = None
+) -> LadderResult:
+    """From measured rungs and the reference's own NLL sums, on the same chunks. ``sizes``: bytes of the rungs' files."""
     n_tokens = sum(n for _, n in reference.values())
     own = exp_nll(math.fsum(total for total, _ in reference.values()) / n_tokens)
-    found = tuple(rung_of(name, scores, reference, own) for name, scores in rungs.items())
+    sizes = sizes or {}
+    found = tuple(rung_of(name, scores, reference, own, sizes.get(name)) for name, scores in rungs.items())
     return LadderResult(assess(own, found, n_tokens), found, facts)
 
 
-def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float) -> Rung:
-    """A rung with the limits of its perplexity relative to the reference, paired by chunk."""
+def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float, file_bytes: int | None = None) -> Rung:
+    """A rung with the limits of its perplexity relative to the reference, paired by chunk, and those of its KL divergence."""
+    sums = kld_sums(scores)
+    kld = within(mean_of(sums), 0.0) if sums else None
+    limits = (None, None) if kld is None else (kld.low, kld.high)
     ratio = paired_interval(nll_sums(scores), reference)
     low, high = (own * math.exp(min(x, MOST_NLL)) for x in (ratio.low, ratio.high))
-    return Rung(name, own * exp_nll(ratio.estimate), mean_kld(scores), low, high)
+    return Rung(name, own * exp_nll(ratio.estimate), mean_kld(scores), low, high, file_bytes, *limits)
 
 
 def check_models(
@@ -87,7 +94,9 @@ def check_models(
     for file in found.files:
         assert file.summary.divergence is not None
         low, high = (own * math.exp(min(x, MOST_NLL)) for x in (file.log_ratio.low, file.log_ratio.high))
-        measured.append(Rung(file.name, file.summary.perplexity, file.summary.divergence.mean.estimate, low, high))
+        kld = file.summary.divergence.mean
+        figures = (file.summary.perplexity, kld.estimate, low, high, file.file_bytes, kld.low, kld.high)
+        measured.append(Rung(file.name, *figures))
     return LadderResult(assess(own, measured, n_tokens), tuple(measured), found.facts)
 
 
@@ -139,7 +148,8 @@ def _own_ladder(
             "build": build,
             "warnings": warnings,
         } | failed_facts(runner, trials)
-        return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told)
+        sizes = sizes_of(source, trials)
+        return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told, sizes)
 
 
 def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatrix: Path | None) -> list[Trial]:
@@ -153,6 +163,11 @@ def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatr
         tensor_types = tensor_types_of({name: kind for name, kind in types.items() if kind != base[name]})
         names.setdefault(tensor_types, []).append(ftype)
     return [Trial(" = ".join(alike), TrialKind.RUNG, tensor_types) for tensor_types, alike in names.items()]
+
+
+def sizes_of(model: Model, trials: Sequence[Trial]) -> dict[str, int]:
+    """Bytes of each rung's file, made of ``model``: its tensors at other types, its header as it is."""
+    return {trial.label: file_bytes(model, trial.types(model.types)) for trial in trials}
 
 
 def failed_facts(runner: TrialRunner, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -172,7 +187,8 @@ def check_session(session: Session) -> LadderResult:
     store = session.reference_store(session.search)
     facts = {"text": split_facts(replace(session.search, chunks=chunks), session.options.text)}
     facts |= failed_facts(runner, trials)
-    return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts)
+    sizes = sizes_of(session.base.model, trials)
+    return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts, sizes)
 
 
 def refuse_invalid(found: LadderResult, trusted: bool) -> None:
