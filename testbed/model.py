@@ -41,7 +41,7 @@ class Shape:
         return [self.feed_forward * (1 + (i >= self.blocks - self.shared)) for i in range(self.blocks)]
 
 
-SHAPES = {"world-14": Shape(14, 6), "world-21": Shape(21, 9)}
+SHAPES = {"world-10": Shape(10, 4), "world-14": Shape(14, 6), "world-21": Shape(21, 9)}
 
 
 def config(shape: Shape) -> Any:

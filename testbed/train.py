@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from testbed.documents import text_of
+from testbed.grow import grow
 from testbed.model import BOS, SHAPES, VOCAB, new_model, train_tokenizer
 
 Ids = npt.NDArray[np.uint16]
@@ -25,8 +27,9 @@ DECAY_SHARE = 0.2
 SAVE_EVERY = 100
 
 
-def rate(step: int, steps: int, warm_up: int = 60) -> float:
+def rate(step: int, steps: int) -> float:
     """The learning rate's factor at a step."""
+    warm_up = min(60, max(1, steps // 10))
     decay_from = steps * (1 - DECAY_SHARE)
     return min(1.0, (step + 1) / warm_up, max(0.02, (steps - step) / (steps - decay_from)))
 
@@ -79,9 +82,13 @@ class Run:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder, self.options = folder, options
         folder.mkdir(parents=True, exist_ok=True)
+        if options.grown_from:  # the same tokens: what is compared later reads the same text
+            shutil.copyfile(options.grown_from.with_name("tokenizer.json"), folder / "tokenizer.json")
         self.train = encode(folder, "train", options.megabytes * 1_000_000, chat=True)
         self.held = encode(folder, "search", 300_000, chat=False)
         self.model = new_model(SHAPES[options.shape], options.seed)
+        if options.grown_from:
+            grow(self.model, SHAPES[options.shape], options.grown_from)
         self.forward = torch.compile(self.model) if options.compile else self.model
         self.optimizers = optimizers(self.model, options.rate)
         self.step = 0
@@ -108,7 +115,7 @@ class Run:
         long = self.step >= self.options.steps * 0.95
         length = 2048 if long else 512
         draw = np.random.default_rng([self.options.seed, self.step])
-        n = self.options.tokens // length
+        n = max(1, self.options.tokens // length)
         return rows(self.train, draw.integers(0, len(self.train) - length, n), length)
 
     def advance(self) -> float:
@@ -144,6 +151,8 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--megabytes", type=int, default=24, help="training text")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--grown-from", type=Path, help="begin with the blocks of this GGUF of another depth")
     parser.add_argument("--compile", action="store_true", help="torch.compile the 512-token step: a quarter faster")
     parser.add_argument("--stop", type=int, help="stop at this step (for trials)")
     options = parser.parse_args()
@@ -157,7 +166,7 @@ def main() -> None:
 
 def loop(run: Run, last: int) -> None:
     """Step until ``last``, logging; an interrupt saves first."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(run.options.threads)
     clock, seen = time.perf_counter(), 0
     try:
         while run.step < last:

@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
-`cerebellum.run`, `plan`, `sweep`, `measure`, `compare`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect`, `fit`,
-`try_model`, `doctor` and `demo` are the commands as functions (`cerebellum.api`).
+`cerebellum.run`, `transfer`, `plan`, `sweep`, `measure`, `compare`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect`,
+`fit`, `try_model`, `doctor` and `demo` are the commands as functions (`cerebellum.api`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         run,
         split,
         sweep,
+        transfer,
         try_model,
         validity,
     )
@@ -66,6 +67,7 @@ __all__ = [
     "run",
     "split",
     "sweep",
+    "transfer",
     "try_model",
     "validity",
 ]

@@ -27,7 +27,15 @@ from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
 from cerebellum.keys import sha256_file
-from cerebellum.keywords import AllocateKeywords, ChooseKeywords, Names, PathLike, RunKeywords, SweepKeywords
+from cerebellum.keywords import (
+    AllocateKeywords,
+    ChooseKeywords,
+    Names,
+    PathLike,
+    RunKeywords,
+    SweepKeywords,
+    TransferKeywords,
+)
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings, SpeedUse
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
@@ -42,6 +50,7 @@ from cerebellum.study.shards import Shard
 from cerebellum.verbs.allocation.estimate import estimate_allocation
 from cerebellum.verbs.allocation.ladder import allocate_ladder, ladder_part
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE, AllocationOptions
+from cerebellum.verbs.allocation.origin import read_origin
 from cerebellum.verbs.allocation.run import allocate_session, anchor_part
 from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
@@ -355,7 +364,7 @@ def run_part(
     keywords = of_allocation(given)
     sizes = keywords.pop("ladder", None)
     targets = ladder_targets(sizes, keywords) if sizes else ()
-    _, session, allocation = _allocation_job(model, out, keywords)  # type: ignore[arg-type]  # checked by name there
+    _, session, allocation = _allocation_job(model, out, keywords)
     session = replace(session, shard=own)
     if targets:
         return ladder_part(session, allocation, targets, backend=backend or _llama(), progress=progress)
@@ -479,6 +488,31 @@ def allocate(
     )  # fmt: skip
 
 
+def transfer(
+    source: PathLike,
+    model: PathLike,
+    *,
+    out: PathLike,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[TransferKeywords],
+) -> Allocation:
+    """`allocate`, begun with what ``source`` says of another model (a sensitivity.json, an allocation's folder, a recipe, a quantized
+    GGUF): few probes say whether it holds, and what doesn't hold is measured anew. ``.transferred`` has the
+    verdicts, the probes and the trials saved.
+
+    ``options``: `cerebellum.keywords.TransferKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
+    from cerebellum.report.allocation import write_allocation
+
+    benchmarks, session, allocation = _allocation_job(model, out, dict(options))
+    allocation = replace(allocation, origin=read_origin(Path(source)))
+    return allocate_session(
+        session, allocation,
+        backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
+    )  # fmt: skip
+
+
 def ladder(
     model: PathLike,
     sizes: Names,
@@ -512,17 +546,23 @@ def estimate(
     model: PathLike,
     *,
     out: PathLike = ".",
+    source: PathLike | None = None,
     progress: Progress | None = None,
     backend: Backend | None = None,
     **options: Unpack[AllocateKeywords],
 ) -> Estimate:
-    """What `allocate` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written."""
+    """What `allocate` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written.
+
+    ``source``: what a `transfer` would start from; its trials are counted as if all of it held.
+    """
     _, session, allocation = _allocation_job(model, out, options)
+    if source is not None:
+        allocation = replace(allocation, origin=read_origin(Path(source)))
     return estimate_allocation(session, allocation, backend or _llama(), progress)
 
 
 def _allocation_job(
-    model: PathLike, out: PathLike, keywords: AllocateKeywords
+    model: PathLike, out: PathLike, keywords: Mapping[str, Any]
 ) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
     options: dict[str, Any] = dict(keywords)
@@ -882,6 +922,7 @@ __all__ = [
     "split",
     "sweep",
     "sweep_part",
+    "transfer",
     "try_model",
     "validity",
 ]

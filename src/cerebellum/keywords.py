@@ -103,12 +103,17 @@ class SizeKeywords(TypedDict, total=False):
     keep: Names | None  # "token_embd=Q8_0"
 
 
-class AllocateKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, total=False):
-    """An allocation of types to all tensors."""
+class TransferKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, total=False):
+    """An allocation of types to all tensors that begins with what another model's taught."""
 
     n_shuffled: int | None  # 20 shuffled compositions as controls
     refine: bool | None  # True: the recipe is improved by measuring it
     budget_minutes: float | None  # of refinement; None: as much text as the anchors took
+
+
+class AllocateKeywords(TransferKeywords, total=False):
+    """An allocation of types to all tensors."""
+
     map: PathLike | None  # a sensitivity.json to start from
 
 

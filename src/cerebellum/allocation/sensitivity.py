@@ -42,7 +42,8 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class SensitivityMap:
-    """``facts``: model, build, imatrix, reference, text and base, as a report's. ``stock``: bytes of each stock mix's file."""
+    """``facts``: model, build, imatrix, reference, text and base, as a report's. ``stock``: bytes of each stock mix's file.
+    ``kinds``: a word for each block's attention; empty where nobody knows."""
 
     table: Table
     model: DamageModel
@@ -50,6 +51,7 @@ class SensitivityMap:
     facts: Mapping[str, Any]
     stock: Mapping[str, int]
     checks: tuple[Check, ...] = ()
+    kinds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ def map_json(sensitivity: SensitivityMap) -> dict[str, Any]:
             "fixed_bytes": table.fixed_bytes(),
             "alignment": alignment_of(base),
         },
+        "kinds": list(sensitivity.kinds),
         "stock_bytes": dict(sensitivity.stock),
         "misfit": sensitivity.model.misfit,
         "spreads": dict(sensitivity.model.spreads),
@@ -211,7 +214,9 @@ class _Reader:
             {str(role): _number(x, 0.0) for role, x in self.value["spreads"].items()},
             _number(self.value.get("floor", 0.0), 0.0),
         )
-        return SensitivityMap(table, model, tuple(_anchors(entries)), self.facts(), self.stock(), tuple(self.checks()))
+        return SensitivityMap(
+            table, model, tuple(_anchors(entries)), self.facts(), self.stock(), tuple(self.checks()), self.kinds()
+        )
 
     def tensor(self, entry: dict[str, Any], kind: str) -> Tensor:
         name, shape = str(entry["name"]), tuple(_whole(n) for n in entry["shape"])
@@ -235,6 +240,13 @@ class _Reader:
         kept = {name: self.value[name] for name in ("model", "build", "imatrix", "reference", "text", "settings")}
         str(kept["model"]["sha256"]), str(kept["model"]["file"])
         return {**kept, "base": {"ftype": str(self.value["base"])}}
+
+    def kinds(self) -> tuple[str, ...]:
+        """Maps from before have none."""
+        kinds = self.value.get("kinds", [])
+        if not isinstance(kinds, list) or len(kinds) > MOST_TENSORS:
+            raise ValueError("its kinds of blocks are no list")
+        return tuple(str(kind)[:40] for kind in kinds)
 
     def stock(self) -> dict[str, int]:
         return {ftype_name(str(name)): _whole(n) for name, n in self.value["stock_bytes"].items()}

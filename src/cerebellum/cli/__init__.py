@@ -20,15 +20,16 @@ from cerebellum.cli.imatrix import imatrix
 from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.merge import merge
 from cerebellum.cli.plan import plan
+from cerebellum.cli.profiles import profile, transfer_check
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.sections import SectionedGroup
-from cerebellum.cli.transfer import profile, transfer_check
+from cerebellum.cli.transfer import transfer
 from cerebellum.cli.usage import commands, lint_template, modelfile, try_model
 from cerebellum.cli.verify import verify
 
 SECTIONS = {
-    "Start here": ("demo", "doctor", "run"),
+    "Start here": ("demo", "doctor", "run", "transfer"),
     "Make files": ("quantize", "split", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
     "Measure and prove": ("inspect", "perplexity", "measure", "compare", "bench", "validity", "verify", "lm-eval"),
     "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
@@ -61,6 +62,7 @@ def main() -> None:
 
 for command in (
     run,
+    transfer,
     plan,
     sweep,
     merge,

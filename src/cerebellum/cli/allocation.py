@@ -42,6 +42,30 @@ def run_allocation(
         show_allocation(api.allocate(model, out=out, progress=progress, **options), out, as_json=as_json, wide=wide)
 
 
+def run_transfer(
+    source: Path,
+    model: Path,
+    out: Path,
+    options: dict[str, Any],
+    progress: ConsoleProgress,
+    *,
+    as_json: bool,
+    wide: bool,
+    dry_run: bool,
+) -> None:
+    """The estimate, and unless that was all, the transfer."""
+    from cerebellum import api
+
+    if dry_run or not (out / "study.sqlite").exists():
+        estimate = api.estimate(model, out=out, source=source, progress=progress, **options)
+        if dry_run:
+            show_estimate(estimate, None, as_json)
+            return
+        tell_estimate(estimate, None, progress)
+    result = api.transfer(source, model, out=out, progress=progress, **options)
+    show_allocation(result, out, as_json=as_json, wide=wide)
+
+
 def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:
     """The options that an estimate is made for: of a ladder its largest stock size, anchors being the same for all."""
     from cerebellum.api import ladder_targets
@@ -84,14 +108,17 @@ def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wid
     from cerebellum.report.accuracy import accuracy_grid, left_out
     from cerebellum.report.allocation import allocation_json
     from cerebellum.report.bench import bench_grid, short_bench_grid
+    from cerebellum.report.carried import probes_grid, roles_grid, transfer_lines
     from cerebellum.report.grids import comparison_grid
 
     if as_json:
         print_json(allocation_json(result))
         return
-    for line in sentences.five_lines(result):
+    for line in [*sentences.five_lines(result), *transfer_lines(result)]:
         print_folded(line)
     print()
+    if result.transferred is not None:
+        show([roles_grid(result), *([probes_grid(result)] if wide else [])], wide=wide)
     if wide:
         comparison = comparison_grid(result.controls.comparison, result.facts)
         grids = [tables.types_grid(result), tables.tried_grid(result), comparison, tables.ladder_grid(result)]

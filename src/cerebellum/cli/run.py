@@ -210,6 +210,16 @@ def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return add
 
 
+def named(option: Callable[..., Any]) -> str:
+    """The name of the parameter that an option decorator adds."""
+
+    def nothing() -> None:
+        """Only there to be decorated."""
+
+    option(nothing)
+    return str(vars(nothing)["__click_params__"][0].name)
+
+
 @click.command()
 @model_argument
 @with_options(

@@ -1,71 +1,58 @@
-"""`transfer-check`: may one model's sensitivities be used for another's? `profile show`: what they look like."""
+"""`transfer`: an allocation that begins with what another model's taught."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, print_json
-from cerebellum.cli.console import print_grid
-
-FilePath = click.Path(path_type=Path)
-
-
-@click.command("transfer-check")
-@click.argument("old", metavar="FROM.kld.json", type=FilePath)
-@click.argument("new", metavar="TO.kld.json", type=FilePath)
-@click.option(
-    "--role",
-    "roles",
-    multiple=True,
-    help="Only this role (ffn_gate); may be given again. [default: all that both have]",
+from cerebellum.cli.common import guarded, json_option, model_argument, quiet_option, split_options, wide_option
+from cerebellum.cli.console import ConsoleProgress
+from cerebellum.cli.run import (
+    ALLOCATION_OPTIONS,
+    BENCH_OPTIONS,
+    CHOICE_OPTIONS,
+    SWEEP_OPTIONS,
+    FilePath,
+    named,
+    out_option,
+    told,
+    with_options,
 )
-@click.option(
-    "--type", "kind", help="The tables of this type. [default: the first that both have, else the nearest in bits]"
-)
+
+
+def _job_options() -> list[Any]:
+    """Those of `run` that `cerebellum.transfer` takes."""
+    from cerebellum.keywords import TransferKeywords
+
+    taken = {*TransferKeywords.__annotations__, "n_threads", "n_gpu_layers", "n_ubatch", "replay_memory"}
+    options = (*ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options)
+    return [option for option in options if named(option) in taken]
+
+
+@click.command()
+@click.argument("source", metavar="SOURCE", type=FilePath)
+@model_argument
+@with_options(out_option, *_job_options())
+@click.option("--dry-run", is_flag=True, help="Count trials as if all of SOURCE held, time a chunk, and end.")
+@wide_option
 @json_option
+@quiet_option
 @guarded
-def transfer_check(old: Path, new: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
-    """Would a choice of tensors made on one model be right for another? Replayed on two published tables of sensitivities.
+def transfer(
+    source: Path, model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide: bool, **options: Any
+) -> None:
+    """Find, prove and write the best file of a given size for MODEL, beginning with what SOURCE says of a sibling of it.
 
-    The second table answers at most 8 probes a role. Each role's verdict (holds, partly, does not hold) is given from these alone; what
-    the transferred choice really keeps is read from the whole table afterwards.
+    SOURCE is a sensitivity.json, the folder of an allocation, a recipe, or a quantized GGUF. Its sensitivities are carried over by relative
+    depth, role by role; a few trials that decide most are measured and compared with the prediction. Each role holds, holds partly, or does
+    not hold; what doesn't hold is measured whole, as `run` would. Then all goes on as in `run`. Stop it with Ctrl-C; the same command
+    goes on.
 
-    Example: cerebellum transfer-check Qwen3.5-0.8B.kld.json Qwen3.5-2B.kld.json
+    Example: cerebellum transfer study-4B model-9B-F16.gguf --like Q3_K_M --text wiki.train.raw --out study-9B
     """
-    from cerebellum.report.transfer import transfer_grid, transfer_json
-    from cerebellum.verbs.transfer_check import check_transfer
+    from cerebellum.cli.allocation import run_transfer
 
-    found = check_transfer(old, new, roles, kind)
-    if as_json:
-        print_json(transfer_json(found))
-    else:
-        print_grid(transfer_grid(found))
-
-
-@click.group()
-def profile() -> None:
-    """Sensitivity by role over relative depth."""
-
-
-@profile.command()
-@click.argument("table", metavar="TABLE.kld.json", type=FilePath)
-@click.option("--role", "roles", multiple=True, help="Only this role (ffn_gate); may be given again. [default: all]")
-@click.option("--type", "kind", help="The table of this type. [default: the first]")
-@json_option
-@guarded
-def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
-    """Draw the profile of every role in the terminal.
-
-    Example: cerebellum profile show Qwen3.5-2B.kld.json --role ffn_gate
-    """
-    from cerebellum.report.profile import profile_grid, profile_json
-    from cerebellum.verbs.transfer_check import chosen_profiles, read_table
-
-    found = read_table(table)
-    name, chosen = chosen_profiles(found, roles, kind)
-    if as_json:
-        print_json(profile_json(found, name, chosen))
-    else:
-        print_grid(profile_grid(found, name, chosen))
+    progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=False)
+    run_transfer(source, model, out, given, progress, as_json=as_json, wide=wide, dry_run=dry_run)

@@ -131,15 +131,25 @@ def layers_of(model: Model) -> tuple[Layer, ...]:
         _windows(model, meta),
         _states(model, meta),
     )
-    own = meta.n_blocks - meta.number(
-        "attention.shared_kv_layers", meta.n_blocks - _OWN_KEYS.get(model.architecture, meta.n_blocks)
-    )
+    own = meta.n_blocks - n_shared(model)
     return tuple(
         Layer(0, 0, None, states[block])
         if (states[block] and model.architecture not in _BOTH) or not heads[block] or block >= own
         else Layer(*_widths(meta, heads[block], windows[block] is not None), windows[block], states[block])
         for block in range(meta.n_blocks)
     )  # fmt: skip
+
+
+def n_shared(model: Model) -> int:
+    """How many layers, the last ones, read the keys and values of an earlier one."""
+    meta = Metadata(model)
+    usual = meta.n_blocks - _OWN_KEYS.get(model.architecture, meta.n_blocks)
+    return meta.number("attention.shared_kv_layers", usual)
+
+
+def windows_of(model: Model) -> list[int | None]:
+    """How many tokens each layer looks back, None for all; of layers that share keys and values too."""
+    return _windows(model, Metadata(model))
 
 
 def _widths(meta: Metadata, heads: int, has_window: bool) -> tuple[int, int]:

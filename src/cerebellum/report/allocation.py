@@ -29,6 +29,7 @@ from cerebellum.report.allocation_tables import (
     types_grid,
 )
 from cerebellum.report.bench import bench_grid
+from cerebellum.report.carried import probes_grid, roles_grid, transfer_json, transfer_lines
 from cerebellum.report.file_facts import file_json
 from cerebellum.report.grids import comparison_grid
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -66,6 +67,7 @@ def allocation_report(result: Allocation) -> str:
     """The page: five lines, tables, pictures, and what everything was measured on."""
     comparison, facts = result.controls.comparison, result.facts
     more = [
+        *transfer_lines(result),
         weight_error_line(result),
         shuffled_line(result),
         *refinement_lines(result),
@@ -82,6 +84,7 @@ def allocation_report(result: Allocation) -> str:
     parts += [*(f"* {markdown(line)}" for line in more), ""]
     grids = [controls_grid(result), ladder_grid(result), types_grid(result)]
     parts += [grid_markdown(grid) for grid in grids]
+    parts += [grid_markdown(g(result)) for g in (roles_grid, probes_grid)] if result.transferred else []
     parts += ["![types by role and block](allocation.svg)", "", grid_markdown(tried_grid(result))]
     parts += [grid_markdown(refinement_grid(result))] if result.refined else []
     parts += ["![predicted and measured](prediction.svg)", ""]
@@ -113,6 +116,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "misfit": result.anchors.model.misfit,
             "left_out": accuracy_json(left_out(result)),
         },
+        "transfer": transfer_json(result),
         "tried": [
             {
                 "name": t.candidate.name,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from cerebellum.profiles.check import logs
+from cerebellum.profiles.depth import relative_depth
+from cerebellum.profiles.profile import RoleProfile, SensitivityTable
 from cerebellum.report.grids import Grid
-from cerebellum.transfer.check import logs
-from cerebellum.transfer.depth import relative_depth
-from cerebellum.transfer.profile import RoleProfile, SensitivityTable
 
 #: Columns that a profile is drawn in, at most, and the steps of its height.
 WIDTH, STEPS = 60, "▁▂▃▄▅▆▇█"

@@ -14,6 +14,9 @@ from cerebellum.allocation.sizes import Target
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial
 from cerebellum.evals.score import BenchResult
+from cerebellum.profiles.check import Verdict
+from cerebellum.profiles.layout import kinds_of
+from cerebellum.profiles.roles import Probe
 from cerebellum.results import Base, Comparison, Noise, Written
 from cerebellum.stats.intervals import Interval
 
@@ -61,6 +64,55 @@ class Anchors:
     n_chunks: int
     failed: tuple[tuple[str, str], ...] = ()
     floor: Floor = field(default_factory=Floor)
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTransfer:
+    """A role's profile carried over and probed. ``agreement``: rank correlation that the probes leave possible, with its 90 % interval;
+    ``odds``: that the quarter of its tensors that the profile calls least sensitive keeps 80 % of what the best quarter would;
+    ``n_measured``: tensors measured in the end, the probes among them."""
+
+    role: str
+    verdict: Verdict
+    agreement: float
+    low: float
+    high: float
+    odds: float
+    n_tensors: int
+    n_measured: int
+    probes: tuple[Probe, ...]
+
+    @property
+    def n_hits(self) -> int:
+        return sum(p.is_hit for p in self.probes)
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """What was carried over from ``origin`` (a ``form``: map or recipe) and what the probes said. ``families`` and ``blocks``: the origin's
+    and the model's. ``whole``: role → why all its tensors were measured without a prediction. ``agreement``: of all judged roles, by their
+    tensors, with its 90 % interval. ``n_full``: trials that full anchors begin with; ``n_measured``: those that were made."""
+
+    origin: str
+    form: str
+    families: tuple[str, str]
+    blocks: tuple[int, int]
+    roles: tuple[RoleTransfer, ...]
+    whole: Mapping[str, str]
+    verdict: Verdict
+    agreement: float
+    low: float
+    high: float
+    n_full: int
+    n_measured: int
+
+    @property
+    def n_saved(self) -> int:
+        return self.n_full - self.n_measured
+
+    @property
+    def probes(self) -> tuple[Probe, ...]:
+        return tuple(p for r in self.roles for p in r.probes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +183,8 @@ class Controls:
 class Allocation:
     """A finished allocation. ``limit`` is the most bytes that the file may have. ``tried``: the candidate recipes on the search text,
     the kept one marked; ``refined``: what measuring made of it (None: not asked for); ``recipe`` is what was written, ``controls``
-    what stands beside it on the report text. ``stock_bytes``: bytes of each stock mix's file."""
+    what stands beside it on the report text. ``stock_bytes``: bytes of each stock mix's file.
+    ``transferred``: what was taken over from another model, and whether it held (None: nothing)."""
 
     model: str
     base: Base
@@ -148,6 +201,7 @@ class Allocation:
     stock_bytes: Mapping[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     refined: Refined | None = None
+    transferred: Transferred | None = None
 
     @property
     def kept(self) -> Tried:
@@ -159,7 +213,15 @@ class Allocation:
         """What was measured of the model, for other sizes."""
         checks = tuple(Check(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
         facts = {**self.facts, "text": self.facts["splits"]["search"]}
-        return SensitivityMap(self.table, self.anchors.model, self.anchors.anchors, facts, self.stock_bytes, checks)
+        return SensitivityMap(
+            self.table,
+            self.anchors.model,
+            self.anchors.anchors,
+            facts,
+            self.stock_bytes,
+            checks,
+            kinds_of(self.table.base),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import InputError, TensorChoiceError
-from cerebellum.transfer.check import RoleCheck, Verdict, check_role, kept_of
-from cerebellum.transfer.probes import ENOUGH
-from cerebellum.transfer.profile import RoleProfile, SensitivityTable, common_types, parse_table
+from cerebellum.profiles.check import RoleCheck, Verdict, check_role, kept_of
+from cerebellum.profiles.probes import ENOUGH
+from cerebellum.profiles.profile import RoleProfile, SensitivityTable, common_types, parse_table
 
 #: Bytes of a table that are read, at most.
 MAX_BYTES = 64 << 20

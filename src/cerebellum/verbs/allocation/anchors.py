@@ -46,7 +46,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with source_measurer(session) as runner:
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
-        found = _measure(runner, table, wanted, "anchors", floor)
+        found = measured_anchors(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, found)
         for look in LOOKS[1:]:
             undecided = set(open_tensors(table, model, budget))
@@ -58,7 +58,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
             if not cells or len(order) <= look // 2:
                 break
             wanted |= dict.fromkeys(sorted(cells), order[:look])
-            found = _measure(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
+            found = measured_anchors(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
             model = fit(table.roles, found)
     measured = {(a.tensor, a.type) for a in found}
     failed = tuple(sorted(cell for cell in wanted if cell not in measured))
@@ -99,7 +99,7 @@ def source_measurer(session: Session) -> Iterator[TrialRunner]:
         )  # fmt: skip
 
 
-def _measure(runner: TrialRunner, table: Table, wanted: Wanted, what: str, floor: Floor) -> list[Anchor]:
+def measured_anchors(runner: TrialRunner, table: Table, wanted: Wanted, what: str, floor: Floor) -> list[Anchor]:
     """The anchors that could be measured, less the floor, in the order of their names. Raises `EngineError` where none could."""
     longest = max(wanted.values(), key=len)
     trials = {cell: single_trial(TensorType(*cell)) for cell in sorted(wanted)}

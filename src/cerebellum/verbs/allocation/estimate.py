@@ -23,6 +23,7 @@ from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import checked_budget, stock_base
+from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
 from cerebellum.verbs.fleet import fleet_of
@@ -65,8 +66,7 @@ def estimate_allocation(
         engine.close()
     limit = target_bytes(allocation.target, table.base)
     budget = checked_budget(table, limit)
-    n_first = 0 if allocation.sensitivity is not None else len(first_anchors(table, budget))
-    n_trials = n_first + round(SECOND_SHARE * n_first)
+    n_first, n_trials = counted_trials(table, budget, allocation, source)
     counts = chunk_counts(n_first, n_trials, search, report, allocation)
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
@@ -87,6 +87,17 @@ def estimate_allocation(
         chunks_to_show(0.05),
         tuple(notes_of(options, inputs.doubts, search, report, n)),
     )
+
+
+def counted_trials(table: Table, budget: int, allocation: AllocationOptions, source: Model) -> tuple[int, int]:
+    """(tensors that are measured, their trials): none with a map, few with a transfer whose profiles hold."""
+    if allocation.sensitivity is not None:
+        return 0, 0
+    cells = first_anchors(table, budget)
+    if allocation.origin is not None:
+        n = expected_trials(table, cells, allocation.origin, source)
+        return n, n
+    return len(cells), len(cells) + round(SECOND_SHARE * len(cells))
 
 
 def nominal_table(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from cerebellum.allocation.candidates import TypeRules
 from cerebellum.allocation.sensitivity import SensitivityMap
 from cerebellum.allocation.sizes import Target
+from cerebellum.profiles.origin import Origin
 
 #: The stock mix whose bytes are taken where no size is named.
 DEFAULT_LIKE = "Q4_K_M"
@@ -16,7 +17,8 @@ DEFAULT_LIKE = "Q4_K_M"
 class AllocationOptions:
     """``target``: the size; ``rules``: what types tensors may take; ``n_shuffled``: control recipes with the same types shuffled within
     their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: as much text as the anchors took).
-    ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are measured. ``label``: the
+    ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are measured. ``origin``: what is
+    carried over from another model, probed first. ``label``: the
     quantization label in the file's name (None: that of the stock mix that it is compared with)."""
 
     target: Target = field(default_factory=lambda: Target(like=DEFAULT_LIKE))
@@ -27,3 +29,4 @@ class AllocationOptions:
     seed: int = 0
     sensitivity: SensitivityMap | None = None
     label: str | None = None
+    origin: Origin | None = None

@@ -18,7 +18,7 @@ from cerebellum.keys import stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import Written
-from cerebellum.results.allocation import Allocation, Anchors, Refined, Tried
+from cerebellum.results.allocation import Allocation, Anchors, Refined, Transferred, Tried
 from cerebellum.results.part import Part
 from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
@@ -26,9 +26,11 @@ from cerebellum.verbs.allocation.choose import try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.origin import check_origin
 from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
 from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
+from cerebellum.verbs.allocation.transfer import transfer_anchors
 from cerebellum.verbs.allocation.weights import make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.calibration import with_imatrix
@@ -61,6 +63,8 @@ def allocate_session(
     options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
+    if allocation.origin is not None:
+        check_origin(allocation.origin, options.model, model_file.sha256_model(options.model))
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
@@ -115,12 +119,8 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     limit = limit_of(session, table, options.target)
     added = session.options.split.most_added(limit, len(session.source.tensors)) if session.options.split else 0
     budget = checked_budget(table, limit - added)
-    known = options.sensitivity
-    if known is None:
-        anchors = measure_anchors(session, table, budget, options.seed)
-        table = table.without(anchors.failed)
-    else:
-        anchors = anchors_of_map(session, table, known)
+    anchors, transferred = take_anchors(session, table, budget, options)
+    table = table.without(anchors.failed)
     tried = try_candidates(session, table, anchors.model, budget, session.search, options.seed)
     kept = next(t for t in tried if t.kept)
     session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
@@ -146,7 +146,19 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         stock_bytes=stock_sizes(session, table),
         facts=facts,
         refined=refined and replace(refined, ratio=gain(session, refined, kept, recipe)),
+        transferred=transferred,
     )
+
+
+def take_anchors(
+    session: Session, table: Table, budget: int, options: AllocationOptions
+) -> tuple[Anchors, Transferred | None]:
+    """The anchors that the job solves by: a map's, those of a transfer, or all its own."""
+    if options.sensitivity is not None:
+        return anchors_of_map(session, table, options.sensitivity), None
+    if options.origin is not None:
+        return transfer_anchors(session, table, options.origin, budget, options.seed)
+    return measure_anchors(session, table, budget, options.seed), None
 
 
 def file_name(session: Session, options: AllocationOptions) -> str:

@@ -9,6 +9,7 @@ probes. ρ = 1 is a perfect sibling, 0 a stranger, less than 0 a profile turned 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,33 +74,71 @@ def _tamed(values: Floats) -> Floats:
     return np.clip(values, middle - reach, middle + reach)
 
 
-def draw(belief: Belief, probed: dict[int, float], n_draws: int, seed: int) -> Floats:
-    """Draws of y that agree with the probes (place → log damage): float64 [n_draws, n]."""
+def draw(
+    belief: Belief, probed: Mapping[int, float], n_draws: int, seed: int, noise: Mapping[int, float] | None = None
+) -> Floats:
+    """Draws of y that agree with the probes (place → log damage): float64 [n_draws, n].
+
+    ``noise``: standard deviation of each probe's log damage; None: they are exact.
+    """
+    if noise is not None:
+        return _draw_noisy(belief, probed, n_draws, seed, noise)
     places = np.array(sorted(probed), dtype=np.int64)
     values = np.array([probed[int(p)] for p in places])
     log_weights = np.log(belief.weights) + _log_evidence(belief, places, values)
-    weights = np.exp(log_weights - log_weights.max())
-    random = np.random.default_rng([seed, len(places)])
-    chosen = random.choice(len(weights), n_draws, p=weights / weights.sum())
-    noise = random.standard_normal((n_draws, belief.n))
+    chosen, normal = _random(log_weights, n_draws, belief.n, [seed, len(places)])
     free = np.setdiff1d(np.arange(belief.n), places)
     draws = np.empty((n_draws, belief.n))
     draws[:, places] = values
     for cell in np.unique(chosen):
         rows = np.flatnonzero(chosen == cell)
         mean, root = _conditional(belief.means[cell], belief.covariances[cell], places, values, free)
-        draws[np.ix_(rows, free)] = mean + noise[np.ix_(rows, free)] @ root.T
+        draws[np.ix_(rows, free)] = mean + normal[np.ix_(rows, free)] @ root.T
     return draws
 
 
+def _draw_noisy(
+    belief: Belief, probed: Mapping[int, float], n_draws: int, seed: int, noise: Mapping[int, float]
+) -> Floats:
+    """`draw` where the probes are known within their noise: the probed places vary too."""
+    places = np.array(sorted(probed), dtype=np.int64)
+    values = np.array([probed[int(p)] for p in places])
+    variances = np.array([noise[int(p)] ** 2 for p in places])
+    seen = belief.covariances[:, places[:, None], places[None, :]] + np.diag(variances)
+    log_weights = np.log(belief.weights) + _log_density(seen, values - belief.means[:, places])
+    chosen, normal = _random(log_weights, n_draws, belief.n, [seed, len(places)])
+    draws = np.empty((n_draws, belief.n))
+    for cell in np.unique(chosen):
+        rows = np.flatnonzero(chosen == cell)
+        mean, covariance = belief.means[cell], belief.covariances[cell]
+        gain = np.linalg.solve(seen[cell], covariance[places]) if len(places) else np.zeros((0, belief.n))
+        left = covariance - covariance[:, places] @ gain + 1e-9 * np.eye(belief.n)
+        centre = mean + (values - mean[places]) @ gain
+        draws[rows] = centre + normal[rows] @ np.linalg.cholesky(left).T
+    return draws
+
+
+def _random(log_weights: Floats, n_draws: int, n: int, seed: list[int]) -> tuple[Places, Floats]:
+    """(the cell of every draw [m], standard normal numbers for it [m, n])."""
+    weights = np.exp(log_weights - log_weights.max())
+    random = np.random.default_rng(seed)
+    return random.choice(len(weights), n_draws, p=weights / weights.sum()), random.standard_normal((n_draws, n))
+
+
 def _log_evidence(belief: Belief, places: Places, values: Floats) -> Floats:
-    """Log density of the probes in every cell of the grid [G]."""
+    """Log density of exact probes in every cell of the grid [G]."""
     if not len(places):
         return np.zeros(len(belief.weights))
-    covariance = belief.covariances[:, places[:, None], places[None, :]]
+    return _log_density(belief.covariances[:, places[:, None], places[None, :]], values - belief.means[:, places])
+
+
+def _log_density(covariance: Floats, rest: Floats) -> Floats:
+    """Log density of ``rest`` [G, k] under normals of ``covariance`` [G, k, k], but for a constant: [G]."""
+    if not rest.shape[1]:
+        return np.zeros(len(rest))
     root = np.linalg.cholesky(covariance)
-    rest = np.linalg.solve(root, (values - belief.means[:, places])[:, :, None])[:, :, 0]
-    return np.asarray(-0.5 * (rest**2).sum(1) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1))
+    white = np.linalg.solve(root, rest[:, :, None])[:, :, 0]
+    return np.asarray(-0.5 * (white**2).sum(1) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1))
 
 
 def _conditional(

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from cerebellum.transfer.belief import Belief, draw, prior
-from cerebellum.transfer.depth import carried, relative_depth
-from cerebellum.transfer.probes import ENOUGH, kept_share, n_chosen, next_probe
-from cerebellum.transfer.profile import RoleProfile
+from cerebellum.profiles.belief import Belief, draw, prior
+from cerebellum.profiles.depth import carried, relative_depth
+from cerebellum.profiles.probes import ENOUGH, kept_share, n_chosen, next_probe
+from cerebellum.profiles.profile import RoleProfile
 
 Floats = npt.NDArray[np.float64]
 
@@ -116,10 +116,15 @@ def _look(belief: Belief, probed: dict[int, float], chosen: npt.NDArray[np.int64
 
 
 def _agreement(carried_over: Floats, draws: Floats) -> tuple[float, float, float]:
-    """Spearman's rank correlation with each draw: mean and 90 % interval; 0 where the old profile is flat."""
+    """Mean and 90 % interval of the rank correlation."""
+    each = agreements(carried_over, draws)
+    low, high = np.quantile(each, (0.05, 0.95))
+    return float(each.mean()), float(low), float(high)
+
+
+def agreements(carried_over: Floats, draws: Floats) -> Floats:
+    """Spearman's rank correlation of the carried profile [n] with each draw [m, n]: [m]; 0 where the old profile is flat."""
     ours, theirs = rankdata(carried_over), rankdata(draws, axis=1)
     ours, theirs = ours - ours.mean(), theirs - theirs.mean(axis=1, keepdims=True)
     size = np.sqrt((ours**2).sum() * (theirs**2).sum(axis=1))
-    each = np.where(size > 0.0, theirs @ ours / np.where(size > 0.0, size, 1.0), 0.0)
-    low, high = np.quantile(each, (0.05, 0.95))
-    return float(each.mean()), float(low), float(high)
+    return np.where(size > 0.0, theirs @ ours / np.where(size > 0.0, size, 1.0), 0.0)

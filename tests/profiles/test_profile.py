@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cerebellum.errors import InputError
+from cerebellum.profiles.profile import parse_table
 from cerebellum.report.profile import curve, profile_grid, profile_json
-from cerebellum.transfer.profile import parse_table
 from cerebellum.verbs.transfer_check import chosen_profiles
 from tests.cli.command import cerebellum, refused
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import InputError
-from cerebellum.transfer.check import Verdict, check_role, judge, kept_of, logs
-from cerebellum.transfer.probes import kept_share, n_chosen
-from cerebellum.transfer.profile import common_types, parse_table
+from cerebellum.profiles.check import Verdict, check_role, judge, kept_of, logs
+from cerebellum.profiles.probes import kept_share, n_chosen
+from cerebellum.profiles.profile import common_types, parse_table
 from cerebellum.verbs.transfer_check import check_transfer, read_table
 
 

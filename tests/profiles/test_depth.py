@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cerebellum.transfer.depth import carried, map_block, map_run, relative_depth
+from cerebellum.profiles.depth import carried, map_block, map_run, relative_depth
 
 
 def test_the_published_claim() -> None:

@@ -1,0 +1,71 @@
+"""`transfer-check`: may one model's sensitivities be used for another's? `profile show`: what they look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cerebellum.cli.common import guarded, json_option, print_json
+from cerebellum.cli.console import print_grid
+
+FilePath = click.Path(path_type=Path)
+
+
+@click.command("transfer-check")
+@click.argument("old", metavar="FROM.kld.json", type=FilePath)
+@click.argument("new", metavar="TO.kld.json", type=FilePath)
+@click.option(
+    "--role",
+    "roles",
+    multiple=True,
+    help="Only this role (ffn_gate); may be given again. [default: all that both have]",
+)
+@click.option(
+    "--type", "kind", help="The tables of this type. [default: the first that both have, else the nearest in bits]"
+)
+@json_option
+@guarded
+def transfer_check(old: Path, new: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
+    """Would a choice of tensors made on one model be right for another? Replayed on two published tables of sensitivities.
+
+    The second table answers at most 8 probes a role. Each role's verdict (holds, partly, does not hold) is given from these alone; what
+    the transferred choice really keeps is read from the whole table afterwards.
+
+    Example: cerebellum transfer-check Qwen3.5-0.8B.kld.json Qwen3.5-2B.kld.json
+    """
+    from cerebellum.report.transfer import transfer_grid, transfer_json
+    from cerebellum.verbs.transfer_check import check_transfer
+
+    found = check_transfer(old, new, roles, kind)
+    if as_json:
+        print_json(transfer_json(found))
+    else:
+        print_grid(transfer_grid(found))
+
+
+@click.group()
+def profile() -> None:
+    """Sensitivity by role over relative depth."""
+
+
+@profile.command()
+@click.argument("table", metavar="TABLE.kld.json", type=FilePath)
+@click.option("--role", "roles", multiple=True, help="Only this role (ffn_gate); may be given again. [default: all]")
+@click.option("--type", "kind", help="The table of this type. [default: the first]")
+@json_option
+@guarded
+def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
+    """Draw the profile of every role in the terminal.
+
+    Example: cerebellum profile show Qwen3.5-2B.kld.json --role ffn_gate
+    """
+    from cerebellum.report.profile import profile_grid, profile_json
+    from cerebellum.verbs.transfer_check import chosen_profiles, read_table
+
+    found = read_table(table)
+    name, chosen = chosen_profiles(found, roles, kind)
+    if as_json:
+        print_json(profile_json(found, name, chosen))
+    else:
+        print_grid(profile_grid(found, name, chosen))

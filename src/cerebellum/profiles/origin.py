@@ -1,0 +1,59 @@
+"""What is carried over: one model's sensitivity by role and block, from a map of it or, as far as types tell, from a recipe.
+
+A sensitivity is the log of a tensor's damage at a relative weight error of 1, a weight: slope · power ÷ weights. So models of other widths,
+weights and importance matrices can be compared. A recipe has no damages, but one that was chosen well spends a bit more where damage is
+four times as large: its sensitivities are bits · log 4, their common level unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cerebellum.allocation.sensitivity import SensitivityMap
+from cerebellum.domain import block_of, role_of
+from cerebellum.gguf.types import FTYPES, TYPES
+from cerebellum.profiles.layout import Layout
+from cerebellum.recipes.recipe import Recipe
+
+MAP, RECIPE = "sensitivity map", "recipe"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """``profiles``: role → block → log sensitivity; roles outside the blocks have none. ``misfit``: of the map's damage model."""
+
+    label: str
+    form: str
+    architecture: str
+    layout: Layout
+    profiles: Mapping[str, Mapping[int, float]]
+    sha256: str | None = None
+    misfit: float | None = None
+
+
+def origin_of_map(found: SensitivityMap, label: str) -> Origin:
+    """What a map says: slopes that were measured, or that its role and its own source say."""
+    table, profiles = found.table, dict[str, dict[int, float]]()
+    for name in table.names:
+        tensor, block = table.tensors[name], block_of(name)
+        size = found.model.slopes[name].mean * table.power[name] / tensor.n_elements
+        if block is not None and size > 0.0:
+            profiles.setdefault(tensor.role, {})[block] = math.log(size)
+    layout = Layout(table.base.n_blocks, found.kinds)
+    sha256 = found.facts["model"]["sha256"]
+    return Origin(label, MAP, table.base.architecture, layout, profiles, sha256, found.model.misfit)
+
+
+def origin_of_recipe(recipe: Recipe, layout: Layout, label: str) -> Origin:
+    """What a recipe's types say of the roles of which it names a tensor; unnamed tensors of theirs have the base's usual type."""
+    usual = TYPES[FTYPES[recipe.base][1]].bits_per_weight
+    profiles: dict[str, dict[int, float]] = {}
+    for name, kind in recipe.types.items():
+        if (block := block_of(name)) is not None and block < layout.n_blocks:
+            blocks = dict.fromkeys(range(layout.n_blocks), usual * math.log(4.0))
+            profiles.setdefault(role_of(name), {} if recipe.complete else blocks)[block] = TYPES[
+                kind
+            ].bits_per_weight * math.log(4.0)
+    return Origin(label, RECIPE, recipe.model.architecture, layout, profiles)
