@@ -22,6 +22,7 @@ from cerebellum.allocation.sizes import Target, parse_bytes, parse_ladder, parse
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
+from cerebellum.files import JOB_FILES, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
@@ -507,6 +508,7 @@ def transfer(
 
     benchmarks, session, allocation = _allocation_job(model, out, dict(options))
     allocation = replace(allocation, origin=read_origin(Path(source)))
+    session = replace(session, also_read=(*session.also_read, Path(source)))
     return allocate_session(
         session, allocation,
         backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
@@ -545,7 +547,7 @@ def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:
 def estimate(
     model: PathLike,
     *,
-    out: PathLike = ".",
+    out: PathLike | None = None,
     source: PathLike | None = None,
     progress: Progress | None = None,
     backend: Backend | None = None,
@@ -562,15 +564,19 @@ def estimate(
 
 
 def _allocation_job(
-    model: PathLike, out: PathLike, keywords: Mapping[str, Any]
+    model: PathLike, out: PathLike | None, keywords: Mapping[str, Any]
 ) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
     options: dict[str, Any] = dict(keywords)
+    read = (Path(options["map"]),) if options.get("map") is not None else ()
     benchmarks, allocation = bench_options(options), allocation_options(options)
     check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
     if options.get("chunks") is None:
         options["chunks"] = usual_chunks(options.get("ctx") or Settings().n_ctx)
-    session, *_ = split_options(Path(model), Path(out), options)
+    session, *_ = split_options(Path(model), Path(out or "."), options)
+    session = replace(session, also_read=read)
+    if out is not None:
+        refuse_inputs_in(session.out, session.files, JOB_FILES)
     return benchmarks, session, allocation
 
 

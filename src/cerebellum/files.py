@@ -74,6 +74,42 @@ def publish_set(pairs: Sequence[tuple[Path, Path]]) -> None:
         raise
 
 
+#: What verbs write into an output folder, beside hidden files: a measurement, answers to questions, a job.
+STUDY_FILES = ("study.sqlite*",)
+COMPARE_FILES = (*STUDY_FILES, "report.md", "report.json", "compare.svg")
+BENCH_FILES = (*STUDY_FILES, "bench.json", "bench/*.jsonl")
+REPORT_FILES = ("report.md", "report.json", "sensitivity.json", "*.svg", "*.overrides.txt", "*.card.md")
+JOB_FILES = (*BENCH_FILES, *REPORT_FILES, "base-*.gguf", "*-cerebellum.gguf", "*-cerebellum-*.gguf")
+
+
+def refuse_input(out: Path, inputs: Iterable[Path | None]) -> None:
+    """No verb writes onto what it reads, forced or not: raises `OutputError` where ``out`` is one of ``inputs`` by whatever name, a link
+    of either kind included, or where the hidden name that it is written under first is one."""
+    for path in inputs:
+        if path is not None and (same_file(out, path) or same_file(partial_of(out), path)):
+            raise OutputError(f"{out} is {path}, which this command reads; name another file to write")
+
+
+def refuse_inputs_in(folder: Path, inputs: Iterable[Path | None], names: Iterable[str]) -> None:
+    """The same for an output folder: no input lies there under a name that is written, one that matches a pattern of ``names``."""
+    if not folder.is_dir():
+        return
+    given = [path for path in inputs if path is not None]
+    for out in [path for pattern in names for path in folder.glob(pattern)]:
+        for path in given:
+            if same_file(out, path):
+                raise OutputError(
+                    f"{path} is {out.name} in the output folder {folder}, a name that this command writes; give another --out"
+                )
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two names lead to one file that is there."""
+    with contextlib.suppress(OSError):
+        return one.samefile(other)
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class FileState:
     """Which file lies at a path, and in which state: a copy put in its place differs in ``inode``, a write in ``changed_ns``, whatever

@@ -147,7 +147,9 @@ def test_an_existing_file_is_not_replaced_without_force(ground: Path) -> None:
     )
     assert (ground / "precious.gguf").read_text() == "precious"
     refused(
-        cerebellum(ground, "quantize", "model.gguf", "Q3_K_M", "--force", "--out", "model.gguf"), 3, "the model itself"
+        cerebellum(ground, "quantize", "model.gguf", "Q3_K_M", "--force", "--out", "model.gguf"),
+        3,
+        "which this command reads",
     )
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import cerebellum, refused
+from cerebellum.gguf.imatrix_write import read_importance
+from tests.cli.command import cerebellum, refused, start
 from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
@@ -43,7 +46,7 @@ def test_it_is_made_read_back_and_said_in_json(folder: Path) -> None:
         (("-f", "absent.txt", "-o", "o.gguf"), 2, ("absent.txt",)),
         (("-f", "short.txt", "-o", "o.gguf"), 2, ("short.txt", "tokens", "--ctx")),
         (("-f", "text.txt", "-o", "o.bin"), 2, ("o.bin", ".gguf", ".dat")),
-        (("-f", "text.txt", "-o", "model.gguf"), 3, ("model.gguf", "model itself")),
+        (("-f", "text.txt", "-o", "model.gguf"), 3, ("model.gguf", "which this command reads")),
         (("-f", "text.txt", "-o", "text.txt"), 2, ("text.txt", ".gguf")),
         (("--add", "text.txt", "-o", "o.gguf"), 2, ("text.txt",)),
         (("--add", "model.gguf", "-o", "o.gguf"), 2, ("model.gguf", "imatrix.datasets")),
@@ -54,3 +57,24 @@ def test_bad_input_is_one_clear_message(
 ) -> None:
     refused(cerebellum(folder, "imatrix", "model.gguf", "-q", *options), code, *words)
     assert not (folder / "o.gguf").exists()
+
+
+def test_killed_in_the_middle_the_same_command_goes_on_to_the_same_bits(folder: Path) -> None:
+    """SIGKILL, not an exception: the engine ends too, what was kept is taken over, and the file is that of a command never killed."""
+    (folder / "long.txt").write_text(tiny.text(16_000))
+    words = ("imatrix", "model.gguf", "-f", "long.txt", "-c", "64", "-t", "1")
+    partial, out = folder / ".killed.gguf.partial", folder / "killed.gguf"
+    process = start(folder, *words, "-o", "killed.gguf")
+    try:
+        deadline = time.monotonic() + 120
+        while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL and partial.exists() and not out.exists()
+    done = int(read_importance(partial, 64).origin["chunks_done"])
+    again = json.loads(cerebellum(folder, *words, "-o", "killed.gguf", "--json", "-q").stdout)
+    whole = json.loads(cerebellum(folder, *words, "-o", "whole.gguf", "--json", "-q").stdout)
+    assert 0 < again["chunks_before"] == done < again["chunks"] == whole["chunks"] and whole["chunks_before"] == 0
+    assert again["sha256"] == whole["sha256"] and not partial.exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from cerebellum.gguf.imatrix_write import read_importance, write_importance
 from cerebellum.gguf.importance import Importance, Sums
 from cerebellum.results import RunResult
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
-from cerebellum.text.corpus_overlap import N_WORDS, shared_ngrams, word_ids, words_shared
+from cerebellum.text.corpus_overlap import word_ids, words_overlap
+from cerebellum.text.overlap import MOST_SHARED, N_GRAM, PASSAGE, Overlap
+from cerebellum.verbs.calibration_texts import check_apart
 
 ROLE = "ffn_gate"
 
@@ -60,7 +62,7 @@ def test_one_is_made_where_it_is_asked_for_or_of_use(model: Path, options: dict[
     [
         lambda text: text,
         lambda text: "shifted by a few words " + text,
-        lambda text: words(2000, 3) + " " + text[200:1200] + " " + words(2000, 4),
+        lambda text: words(2000, 3) + " " + text + " " + words(2000, 4),
         lambda text: text.replace(" ", "\r\n\t "),
         lambda text: text.upper(),
     ],
@@ -74,25 +76,67 @@ def test_a_calibration_text_that_holds_what_measures_is_refused(model: Path, spo
     assert not (model.parent / "out" / "imatrix.gguf").exists()
 
 
-def slow_shared(a: Sequence[int], b: Sequence[int], n: int) -> int:
-    return len(
-        {tuple(a[i : i + n]) for i in range(len(a) - n + 1)} & {tuple(b[i : i + n]) for i in range(len(b) - n + 1)}
+def test_words_are_compared_without_spaces_and_case() -> None:
+    """A run of N_GRAM words is shared, one word less is not; signs and letters of scripts without spaces count as words."""
+    text = words(N_GRAM, 5)
+    assert words_overlap(f"other {text} end", [f"before {text.upper()}\r\n\tafter"]) == Overlap(
+        N_GRAM / (N_GRAM + 2), N_GRAM
     )
-
-
-def test_shared_runs_are_counted_as_a_slow_count_does() -> None:
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 5):
-        a, b = (rng.integers(0, 4, 200).astype(np.int32) for _ in range(2))
-        assert shared_ngrams(a, b, n) == slow_shared(a.tolist(), b.tolist(), n)
-    assert shared_ngrams(a[:3], b, 5) == 0
-
-
-def test_one_word_less_than_a_run_is_no_passage() -> None:
-    text = words(N_WORDS, 5)
-    assert words_shared(f"before {text} after", [f"other {text} end"]) == 1
-    assert words_shared(f"before {text.partition(' ')[2]} after", [f"other {text} end"]) == 0
+    assert words_overlap(f"other {text} end", [f"before {text.partition(' ')[2]} after"]) == Overlap(0.0, 0)
     assert [len(ids) for ids in word_ids("Das ist: gut.", "図書館 です")] == [5, 5]
+
+
+@pytest.mark.parametrize(
+    ("n_shared", "n_own", "refused"),
+    [
+        (PASSAGE, 20_000, True), (PASSAGE - 1, 20_000, False),
+        (200, round(200 / MOST_SHARED), True), (200, round(200 / MOST_SHARED) + 50, False),
+    ],
+)  # fmt: skip
+def test_one_threshold_for_all_texts(tmp_path: Path, n_shared: int, n_own: int, refused: bool) -> None:
+    """A passage, or a tenth, as between search and report text."""
+    shared = words(n_shared, 5)
+    (tmp_path / "own.txt").write_text(shared + " " + words(n_own - n_shared, 6))
+    (tmp_path / "makes.txt").write_text(words(3000, 7) + " " + shared + " " + words(3000, 8))
+    if refused:
+        with pytest.raises(TextError, match=r"makes\.txt, which made .* % of own\.txt"):
+            check_apart(tmp_path / "makes.txt", [None, tmp_path / "own.txt"], "made")
+    else:
+        check_apart(tmp_path / "makes.txt", [tmp_path / "own.txt"])
+
+
+def conversations(path: Path, seed: int, n: int = 40, system: str = "", form: str = "messages") -> Path:
+    """JSON lines of conversations with one system prompt."""
+    lines = []
+    for i in range(n):
+        turns = [("system", system), ("user", words(30, 1000 * seed + i)), ("assistant", words(60, 2000 * seed + i))]
+        talk = (
+            [{"role": role, "content": text} for role, text in turns]
+            if form == "messages"
+            else [
+                {"from": {"user": "human", "assistant": "gpt"}.get(role, role), "value": text} for role, text in turns
+            ]
+        )
+        lines.append(json.dumps({form: talk}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_conversations_are_compared_by_what_is_said(tmp_path: Path) -> None:
+    """One system prompt in two unrelated files is no passage; the same conversations in another form, or as plain text, are."""
+    system = words(400, 99)
+    one = conversations(tmp_path / "one.jsonl", 1, system=system)
+    check_apart(conversations(tmp_path / "two.jsonl", 2, system=system), [one])
+    for copy in (
+        conversations(tmp_path / "three.jsonl", 1, form="conversations"),
+        conversations(tmp_path / "four.jsonl", 1, system="another"),
+    ):
+        with pytest.raises(TextError, match="which makes the importance matrix, holds 100 %"):
+            check_apart(copy, [one])
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n\n".join(f"{words(30, 1000 + i)}\n{words(60, 2000 + i)}" for i in range(40)))
+    with pytest.raises(TextError, match="plain"):
+        check_apart(plain, [one])
 
 
 def test_a_tensor_that_it_does_not_cover_is_left_out_and_where_none_is_left_the_job_is_refused(model: Path) -> None:
@@ -106,6 +150,24 @@ def test_a_tensor_that_it_does_not_cover_is_left_out_and_where_none_is_left_the_
     found = run(model, imatrix=half, to="IQ2_S")
     assert [row.effect.tensor for row in found.sweep.rows] == [f"blk.0.{ROLE}.weight"]
     assert {skip.tensor for skip in found.sweep.plan.skipped} == {f"blk.{n}.{ROLE}.weight" for n in range(1, 2)}
+
+
+@dataclass(frozen=True)
+class Needy(FakeBackend):
+    """A stock mix that holds a type which needs a matrix, though its name doesn't say so, as IQ3_XS does."""
+
+    def types(self, source: Path, ftype: str, overrides: Any = (), imatrix: Path | None = None) -> dict[str, str]:
+        found = dict(super().types(source, ftype, overrides, imatrix))
+        return {**found, "blk.0.attn_q.weight": "IQ3_XXS"} if ftype == "IQ3_XS" else found
+
+
+def test_what_the_mix_really_holds_decides(model: Path) -> None:
+    """IQ3_XS is IQ3_S by name, and stores queries as IQ3_XXS; Q2_K_S is Q2_K, which it wants a matrix for. Neither base can be had
+    without one, so nothing is compared."""
+    for base, backend in (("IQ3_XS", Needy()), ("Q2_K_S", FakeBackend())):
+        result = run(model, backend, base=base, to="Q5_K", out=model.parent / base)
+        assert result.facts["imatrix"]["file"] == "imatrix.gguf" and "effect" not in result.facts["imatrix"]
+    assert run(model, Needy(), base="Q4_K_M", out=model.parent / "other").facts["imatrix"] is None
 
 
 def test_two_ways_to_say_it_are_one_too_many(model: Path) -> None:

@@ -97,7 +97,7 @@ def test_bad_input_is_one_clear_error(model: Path, text: Path, tmp_path: Path) -
     other = write_fake_model(tmp_path / "other.gguf", n_blocks=2, width=512)
     refused(ModelFileError, "another model", other, text, out, add=made.path)
     refused(OutputError, "--force", other, text, made.path)
-    refused(OutputError, "model itself", model, text, model)
+    refused(OutputError, "which this command reads", model, text, model)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(made.path.read_bytes()[:-200])
     refused(ModelFileError, "cut", model, text, out, add=cut)

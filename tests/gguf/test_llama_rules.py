@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 
-from cerebellum.gguf.llama_rules import n_dims, quantizable, quantizable_tensors
+from cerebellum.domain import Model, Tensor
+from cerebellum.errors import ModelFileError
+from cerebellum.gguf.llama_rules import check_numbers, n_dims, quantizable, quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 
 KEPT = (
@@ -98,3 +101,20 @@ def test_llama_cpp_agrees(tmp_path: Path) -> None:
     assert {name for name, kind in types.items() if kind != "F32"} == {
         t.name for t in quantizable_tensors(read_model(path))
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "refused"),
+    [
+        ("blk.0.ffn_gate.weight", "I32", True), ("blk.0.attn_norm.weight", "I8", True), ("blk.0.attn_q.bias", "F64", True),
+        ("blk.0.ffn_gate_tid2eid.weight", "I32", False), ("blk.0.ffn_gate.weight", "F32", False), ("blk.0.ids", "I32", False),
+    ],
+)  # fmt: skip
+def test_weights_of_whole_numbers_are_refused_by_name(name: str, kind: str, refused: bool) -> None:
+    """llama.cpp would end with SIGSEGV in the product; a routing table is no factor of one."""
+    model = Model(Path("m.gguf"), "llama", "", 1, None, 64, (Tensor(name, (32, 32), kind),), 0)
+    if refused:
+        with pytest.raises(ModelFileError, match=rf"m\.gguf holds {re.escape(name)} as {kind}"):
+            check_numbers(model)
+    else:
+        check_numbers(model)

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cerebellum import api
+from cerebellum.gguf.imatrix_write import write_importance
+from cerebellum.gguf.importance import Importance, Sums
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.process import LlamaBackend
@@ -16,6 +20,8 @@ from cerebellum.results.allocation import Allocation
 from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
+
+NAME = "blk.1.ffn_gate.weight"
 
 
 def allocate(path: Path, **more: Any) -> Allocation:
@@ -57,3 +63,28 @@ def test_the_type_that_a_quantized_source_has_costs_nothing_and_is_taken_where_i
     assert result.kept.measured == pytest.approx(0.0, abs=1e-9) and result.written.file_bytes < result.limit
     smaller = allocate(tmp_path / "model.gguf", like="Q3_K_M", refine=False)
     assert 0.0 < smaller.controls.ratio.estimate < 1.0
+
+
+def test_another_matrix_can_judge_than_the_one_that_quantizes(tmp_path: Path) -> None:
+    """A judge of ones is no judge; one of fours counts each error four times; the bytes that are judged stay those of the first matrix."""
+    model = tiny.llama(tmp_path / "m.gguf")
+    rng = np.random.default_rng(0)
+
+    def matrix(name: str, values: npt.NDArray[np.float32]) -> Path:
+        entries = {NAME: Sums(values, np.array([1]))}
+        write_importance(Importance(entries, ("x",), 512), tmp_path / name, tmp_path / "p")
+        return tmp_path / name
+
+    made = matrix("made.gguf", rng.uniform(0.1, 10, tiny.WIDTH).astype(np.float32))
+    fours = matrix("fours.gguf", np.full(tiny.WIDTH, 4, np.float32))
+
+    def error(imatrix: Path | None, judge: Path | None) -> float:
+        (found,) = LlamaBackend().weight_errors(model, imatrix, [(NAME, ("Q3_K",))], 1 << 20, judge)
+        return found.errors["Q3_K"]
+
+    assert error(None, fours) == pytest.approx(4 * error(None, None))
+    assert error(made, made) == error(made, None)
+    ones = matrix("ones.gguf", np.ones(tiny.WIDTH, np.float32))
+    assert error(None, ones) == error(None, None)
+    assert error(made, fours) == pytest.approx(4 * error(made, ones)) and error(made, ones) != error(made, None)
+    assert error(None, made) > error(made, made)  # the quantizer that knows the weighing does better by it

@@ -70,3 +70,14 @@ def test_decoders_are_measured(name: str, tmp_path: Path) -> None:
     engine = LlamaEngine(DECODERS[name](tmp_path / "model.gguf"), SETTINGS)
     assert list(engine.score((), engine.corpus("words", tiny.text(), 32).chunks([0])))
     engine.close()
+
+
+def test_a_weight_of_whole_numbers_is_refused_before_it_ends_the_process(tmp_path: Path) -> None:
+    """Stored so a matrix makes llama.cpp's product read through a null pointer."""
+    path = tiny.llama(tmp_path / "model.gguf")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"blk.0.ffn_gate.weight") + len("blk.0.ffn_gate.weight") + 4 + 2 * 8
+    data[place : place + 4] = (25).to_bytes(4, "little")  # GGML_TYPE_I16, as large as F16
+    path.write_bytes(data)
+    with pytest.raises(ModelFileError, match=r"holds blk\.0\.ffn_gate\.weight as I16"):
+        LlamaBackend().open(path, Settings(n_ctx=64, n_threads=1))

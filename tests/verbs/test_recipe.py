@@ -112,7 +112,7 @@ def test_an_existing_file_is_kept(ground: Path) -> None:
     linted = lint_file(BACKEND, ground / "r.toml", ground / "model.gguf")
     with pytest.raises(OutputError, match="--force"):
         apply_recipe(BACKEND, linted, ground / "written.gguf")
-    with pytest.raises(OutputError, match="the model itself"):
+    with pytest.raises(OutputError, match="which this command reads"):
         apply_recipe(BACKEND, linted, ground / "model.gguf", force=True)
 
 

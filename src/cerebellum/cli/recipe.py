@@ -109,8 +109,9 @@ def apply(
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.recipes.lint import Level
     from cerebellum.verbs.recipe import apply_recipe, lint_file
-    from cerebellum.verbs.splitting import split_limit
+    from cerebellum.verbs.splitting import refuse_output, split_limit
 
+    refuse_output(out, (recipe, model, imatrix), force)
     backend, limit = LlamaBackend(), split_limit(split_max_size, split_max_tensors)
     found = lint_file(backend, recipe, model, base, imatrix)
     for finding in found.findings:
@@ -138,6 +139,7 @@ def export(recipe: Path, model: Path, base: str | None, imatrix: Path | None, ou
     from cerebellum.llamacpp.process import LlamaBackend
     from cerebellum.verbs.recipe import export_overrides, lint_file
 
+    _check(out)
     backend = LlamaBackend()
     _write(export_overrides(backend, lint_file(backend, recipe, model, base, imatrix), imatrix), out)
 
@@ -159,6 +161,7 @@ def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | 
     from cerebellum.verbs.recipe import import_recipe
     from cerebellum.verbs.recipe_study import import_study
 
+    _check(out)
     backend = LlamaBackend()
     if source.is_dir():
         found = import_study(backend, source, model, imatrix)
@@ -167,14 +170,19 @@ def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | 
     _write(format_recipe(found), out)
 
 
-def _write(text: str, out: Path | None) -> None:
+def _check(out: Path | None) -> None:
     from cerebellum.errors import OutputError
+
+    if out is not None and out.exists():
+        raise OutputError(f"{out} exists; give another --out, or remove it first")
+
+
+def _write(text: str, out: Path | None) -> None:
     from cerebellum.files import write_text
 
     if out is None:
         print(text, end="")
     else:
-        if out.exists():
-            raise OutputError(f"{out} exists; give another --out, or remove it first")
+        _check(out)
         write_text(out, text)
         print(out)

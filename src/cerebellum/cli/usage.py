@@ -123,8 +123,8 @@ def modelfile(model: Path, out: Path | None, n_ctx: int | None, force: bool) -> 
 
     Example: cerebellum modelfile model-Q4_K_M.gguf -o Modelfile && ollama create mine -f Modelfile
     """
-    from cerebellum.errors import OutputError
     from cerebellum.files import write_text
+    from cerebellum.verbs.splitting import refuse_output
     from cerebellum.verbs.usage import modelfile_of
 
     file = model if out is None else _seen_from(out.parent, model)
@@ -134,8 +134,7 @@ def modelfile(model: Path, out: Path | None, n_ctx: int | None, force: bool) -> 
     if out is None:
         sys.stdout.write(made.text)
         return
-    if out.exists() and not force:
-        raise OutputError(f"{out} exists already; give another name or --force")
+    refuse_output(out, (model,), force)
     write_text(out, made.text)
     print(printable(f"{out} written: ollama create NAME -f {out}"))
 

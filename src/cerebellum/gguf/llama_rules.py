@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cerebellum.domain import Model, Tensor
+from cerebellum.errors import ModelFileError
 from cerebellum.gguf.types import COPIED
 
 #: A tensor whose name holds one of these is stored as it is.
@@ -69,3 +70,21 @@ def quantizable_tensors(model: Model) -> tuple[Tensor, ...]:
     as weights."""
     found = (t for t in model.tensors if t.type not in COPIED)
     return tuple(t for t in found if quantizable(t.name, n_dims(t.shape), model.architecture))
+
+
+#: Tables of whole numbers that models do have: which experts a token is sent to.
+_TABLES = ("tid2eid",)
+
+
+def check_numbers(model: Model) -> None:
+    """Every weight and bias is of a type that ggml multiplies: of whole numbers or doubles it ends the process (SIGSEGV).
+
+    Raises `ModelFileError`."""
+    for tensor in model.tensors:
+        if tensor.type in COPIED and tensor.name.endswith((".weight", ".bias")):
+            if any(word in tensor.name for word in _TABLES):
+                continue
+            raise ModelFileError(
+                f"{model.path.name} holds {tensor.name} as {tensor.type}, which llama.cpp can't compute with as a weight; convert the "
+                "model again"
+            )

@@ -6,6 +6,7 @@ drift from it unseen. Type names are llama.cpp's, upper case (``Q3_K``); ftype n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cerebellum.errors import TypeChoiceError
@@ -92,6 +93,11 @@ def needs_imatrix(kind: str, tensor: str, ftype: str = "") -> bool:
     if kind == "Q2_K" and ftype == "Q2_K_S":
         return tensor not in EMBEDDINGS
     return kind in NEEDS_IMATRIX and (kind in _ALWAYS_IMATRIX or tensor not in EMBEDDINGS)
+
+
+def any_needs_imatrix(types: Mapping[str, str], ftype: str = "") -> bool:
+    """Whether a file with these ``types`` (tensor → type, as a dry run says) can't be made without an importance matrix."""
+    return any(needs_imatrix(kind, tensor, ftype) for tensor, kind in types.items())
 
 
 #: What llama.cpp stores instead where a row isn't a whole number of blocks (``tensor_type_fallback`` in llama-quant.cpp).

@@ -528,12 +528,17 @@ class LlamaBackend:
             raise
 
     def weight_errors(
-        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+        self,
+        source: Path,
+        imatrix: Path | None,
+        wanted: Sequence[tuple[str, Sequence[str]]],
+        sampled: int,
+        judge: Path | None = None,
     ) -> Iterator[WeightErrors]:
         label = f"errors of the weights of {source.name}"
         child = IDLE.take(label)
         try:
-            yield from child.stream(label, "weight_errors", source, imatrix, tuple(wanted), sampled, n_cores())
+            yield from child.stream(label, "weight_errors", source, imatrix, tuple(wanted), sampled, n_cores(), judge)
         finally:
             IDLE.give(child)
 

@@ -311,9 +311,15 @@ class Backend(Protocol):
         ...
 
     def weight_errors(
-        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+        self,
+        source: Path,
+        imatrix: Path | None,
+        wanted: Sequence[tuple[str, Sequence[str]]],
+        sampled: int,
+        judge: Path | None = None,
     ) -> Iterator[WeightErrors]:
-        """The weight errors of each (tensor, types), in this order; about ``sampled`` weights of a tensor are looked at.
+        """The weight errors of each (tensor, types), in this order; about ``sampled`` weights of a tensor are looked at. ``judge``: the
+        importance matrix that weighs the errors where that isn't the one that quantizes.
 
         Raises a `CerebellumError`.
         """

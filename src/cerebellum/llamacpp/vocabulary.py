@@ -14,6 +14,7 @@ from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineError, ModelFileError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.header import DEFAULT_ALIGNMENT
+from cerebellum.gguf.llama_rules import check_numbers
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.memory_trim import drop_compiler
@@ -32,6 +33,7 @@ def load_model(path: Path, settings: Settings) -> Any:
     """llama.cpp's model. Raises `ModelFileError` with what it said, or where the model predicts no next token."""
     file = model_file.read_model(path)
     check_predicts(file)
+    check_numbers(file)
     drop_compiler()  # before the weights are in memory
     log = native.native_log()
     log.clear()

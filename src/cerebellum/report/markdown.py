@@ -111,6 +111,8 @@ def on_what(result: Found, *, public: bool = False) -> list[str]:
     ]
     if facts["imatrix"] and (effect := facts["imatrix"].get("effect")):
         lines.append(f"* with it and without: {effect['sentence']}")
+    if facts["imatrix"] and (left_out := facts["imatrix"].get("left_out")):
+        lines.append(f"* by tensor: {left_out['sentence']}")
     for name, split in facts["splits"].items():
         lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)

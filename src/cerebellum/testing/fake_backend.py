@@ -143,9 +143,14 @@ class FakeBackend:
         return {**model.types, **changed}
 
     def weight_errors(
-        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+        self,
+        source: Path,
+        imatrix: Path | None,
+        wanted: Sequence[tuple[str, Sequence[str]]],
+        sampled: int,
+        judge: Path | None = None,
     ) -> Iterator[WeightErrors]:
-        """As if an error fell four times with each bit: 4^(−bits) a weight, none at the type that a tensor has."""
+        """As if an error fell four times with each bit: 4^(−bits) a weight, none at the type that a tensor has; the same whoever judges."""
         model = read_model(source)
         for name, types in wanted:
             tensor = model.tensor(name)

@@ -15,7 +15,7 @@ from cerebellum.evals.plain import bench_json
 from cerebellum.evals.sandbox import Sandbox
 from cerebellum.evals.score import BASE, FILE, REFERENCE, UNJUDGED, Asked, BenchResult, gate_of, task_result
 from cerebellum.evals.sets import CODE, Sets, expand
-from cerebellum.files import make_folder, write_text
+from cerebellum.files import BENCH_FILES, make_folder, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.gguf.vocabulary import first_other_token, token_list
@@ -66,7 +66,7 @@ def bench_files(
     Raises a `CerebellumError`; whatever was answered by then is kept.
     """
     questions = prepared(files, options)
-    with opened_study(out) as (folder, study):
+    with opened_study(out, files.values(), BENCH_FILES) as (folder, study):
         return bench_study(backend, study, files, questions, settings, folder if out else None, progress)
 
 
@@ -187,7 +187,7 @@ def memory_of(backend: Backend, path: Path, settings: Settings, out: Path | None
     if out is None:
         yield Forgetful()
         return
-    with opened_study(out) as (_, study):
+    with opened_study(out, (path,)) as (_, study):
         yield study_memory(study, backend, path, settings)
 
 

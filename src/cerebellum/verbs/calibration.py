@@ -10,18 +10,19 @@ from typing import Any
 
 from cerebellum import bundled
 from cerebellum.allocation.plan import select_tensors
-from cerebellum.errors import ModelFileError, TextError, TypeChoiceError
-from cerebellum.files import make_folder
+from cerebellum.errors import ModelFileError, TypeChoiceError
+from cerebellum.files import JOB_FILES, make_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix_write import read_importance
-from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, ftype_name, quant_type
+from cerebellum.gguf.overrides import pairs
+from cerebellum.gguf.types import NEEDS_IMATRIX, any_needs_imatrix, ftype_name, quant_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Engine
 from cerebellum.progress import Progress
 from cerebellum.scoring.summary import Contrast, as_json, contrast
 from cerebellum.study.runner import TrialRunner, series_facts
-from cerebellum.text.corpus import read_text
-from cerebellum.text.corpus_overlap import N_WORDS, words_shared
 from cerebellum.verbs.base import DEFAULT_BASE
+from cerebellum.verbs.base_mix import mix_of
+from cerebellum.verbs.calibration_texts import check_apart
 from cerebellum.verbs.imatrix import KEY, ImatrixOptions, make_imatrix
 from cerebellum.verbs.imatrix_entries import coverage_in
 from cerebellum.verbs.inputs import subject_of
@@ -32,17 +33,21 @@ from cerebellum.verbs.sweep import BASE_TRIAL
 FILE = "imatrix.gguf"
 
 
-def wants_imatrix(options: SessionOptions, types: Sequence[str]) -> bool:
+def wants_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend) -> bool:
     """Whether one is to be made: asked for, or not refused and of use: the source is unquantized, and a calibration text was given or
-    the base or a type to try needs one."""
+    a type to try or one that the base really has (by a dry run) needs one."""
     if options.imatrix is not None or options.make_imatrix is False:
         return False
     if options.make_imatrix:
         return True
-    if model_file.read_model(options.model).is_quantized:
+    source = model_file.read_model(options.model)
+    if source.is_quantized:
         return False
-    needs = {FTYPES[ftype_name(options.base or DEFAULT_BASE)][1], *(quant_type(name).name for name in types)}
-    return options.calibration is not None or bool(needs & NEEDS_IMATRIX)
+    if options.calibration is not None or {quant_type(name).name for name in types} & NEEDS_IMATRIX:
+        return True
+    base = ftype_name(options.base or DEFAULT_BASE)
+    lines = mix_of(options.mix, source, base).lines
+    return any_needs_imatrix(backend.types(options.model, base, pairs(lines), None), base)
 
 
 def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend, progress: Progress) -> SessionOptions:
@@ -50,10 +55,11 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
 
     Raises `TextError` where the calibration text shares a passage with a text that measures, and as `make_imatrix` does.
     """
-    if not wants_imatrix(options, types):
+    refuse_inputs_in(options.out, options.files, JOB_FILES)  # before anything is written there
+    if not wants_imatrix(options, types, backend):
         return options
     text = options.calibration or bundled.CALIBRATION_TEXT
-    check_apart(text, [options.text, *([options.report_text] if options.report_text else [])])
+    check_apart(text, (options.text, options.report_text))
     make_folder(options.out)
     out = options.out / FILE
     made = make_imatrix(
@@ -71,17 +77,6 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
     )
     progress.note(f"importance matrix: {made.n_entries} entries from {made.n_chunks} chunks of {text.name}")
     return replace(options, imatrix=out)
-
-
-def check_apart(calibration: Path, measuring: Sequence[Path]) -> None:
-    """Raises `TextError` where `N_WORDS` words in a row of a measuring text stand in the calibration text too."""
-    own = read_text(calibration)
-    for path in measuring:
-        if n := words_shared(own, [read_text(path)]):
-            raise TextError(
-                f"{calibration.name} and {path.name} share {n} runs of {N_WORDS} words: what makes the importance matrix can't "
-                "measure what comes of it; give another text with --calibration-text"
-            )
 
 
 def _is_ours(path: Path) -> bool:
@@ -143,12 +138,13 @@ def imatrix_effect(session: Session) -> ImatrixEffect | None:
     options = session.options
     if options.imatrix is None or session.base.model.path == options.model:
         return None
-    if FTYPES[session.base.ftype][1] in NEEDS_IMATRIX:
+    lines = pairs(session.base.mix.lines)
+    types = session.backend.types(options.model, session.base.ftype, lines, None)
+    if any_needs_imatrix(types, session.base.ftype):
         return None
     plain = session.options.out / f".without-imatrix-{session.base.ftype}.gguf"
     chunks = session.search.chunks
     with_it = session.runner(session.search).measure([BASE_TRIAL], chunks, "base")[BASE_TRIAL.label]
-    types = session.backend.types(options.model, session.base.ftype, (), None)
     subject = subject_of(session.source_sha256, None)
     facts = series_facts(subject, session.search, options.settings, session.build, session.reference_facts)
     series = session.study.series(session.search.name, {**facts, "imatrix": "none"})
@@ -162,20 +158,19 @@ def imatrix_effect(session: Session) -> ImatrixEffect | None:
         session.progress,
     )
     if set(chunks) - runner.known(BASE_TRIAL, chunks).keys():
-        runner = replace(runner, engines=(_opened(session, plain),))
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(plain.unlink, missing_ok=True)
+            runner = replace(runner, engines=(stack.enter_context(contextlib.closing(_opened(session, plain))),))
             runner.measure([BASE_TRIAL], chunks, "base without importance matrix")
-        finally:
-            runner.engines[0].close()
-            plain.unlink(missing_ok=True)
     without = runner.known(BASE_TRIAL, chunks)
     return ImatrixEffect(session.base.ftype, len(chunks), contrast(with_it, without, noise_floor=session.noise_floor))
 
 
 def _opened(session: Session, path: Path) -> Engine:
-    """The base made without the importance matrix, opened."""
+    """The base made without the importance matrix, of the same lines, opened."""
     session.progress.note(
         f"quantizing {session.options.model.name} to {session.base.ftype} without the importance matrix, to compare"
     )
-    session.backend.quantize(session.options.model, path, session.base.ftype, (), None)
+    lines = pairs(session.base.mix.lines)
+    session.backend.quantize(session.options.model, path, session.base.ftype, lines, None)
     return session.backend.open(path, session.options.settings)

@@ -1,43 +1,59 @@
-"""The texts that made an importance matrix, where they are at hand: none of them may measure."""
+"""The texts that make an importance matrix, where they are at hand: none of them may measure what comes of it.
+
+One rule for all of them: it is that of search and report text (`Overlap.is_too_much`), over words instead of tokens, so that other spaces
+and line ends are no disguise. Of conversations the messages count, without names, brackets and system messages: unrelated files often
+share those.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from cerebellum.errors import TextError
-from cerebellum.gguf.imatrix import load_imatrix
-from cerebellum.llamacpp.protocol import Engine
-from cerebellum.study.runner import Split
+from cerebellum.gguf.imatrix import Imatrix
+from cerebellum.text.chat import Conversations, read_conversations
 from cerebellum.text.corpus import read_text
-from cerebellum.text.overlap import overlap
-from cerebellum.verbs.splits import how_much
-
-#: The shortest chunks that a text is cut into: any text that is worth comparing has two of them.
-LEAST_CTX = 8
+from cerebellum.text.corpus_overlap import words_overlap
+from cerebellum.text.overlap import PASSAGE
 
 
-def check_imatrix_text(engine: Engine, imatrix: Path | None, splits: Sequence[Split]) -> None:
-    """None of the texts that made the importance matrix and are at hand is, in part, also one that measures. Raises `TextError`."""
-    if imatrix is None:
-        return
-    for path in imatrix_texts(imatrix):
-        try:
-            made_from = engine.corpus(path.name, read_text(path), LEAST_CTX)
-        except TextError:
-            continue  # no text, or a few words: nothing that could be compared
-        for split in splits:
-            found = overlap(split.tokens, [made_from.tokens], split.scored)
-            if found.is_too_much(split.corpus.n_ctx):
-                what = how_much(split.corpus.name, found)
-                raise TextError(
-                    f"{what} is also in {path.name}, which made the importance matrix, so it can't measure what comes of it; "
-                    "give another text"
-                )
+def check_apart(makes: Path, measuring: Iterable[Path | None], verb: str = "makes") -> None:
+    """Raises `TextError` where a measuring text and one that ``makes`` the importance matrix (``verb``, for the message) aren't apart."""
+    own = words_of(makes)
+    for path in measuring:
+        if path is None:
+            continue
+        shared = words_overlap(words_of(path), [own])
+        if shared.is_too_much(PASSAGE):
+            raise TextError(
+                f"{makes.name}, which {verb} the importance matrix, holds {100 * shared.share:.3g} % of {path.name} (the longest passage: "
+                f"{shared.longest} words), so {path.name} can't measure what comes of it; give another text"
+            )
 
 
-def imatrix_texts(imatrix: Path) -> list[Path]:
-    """The texts that an importance matrix names as its own, where they are found: as it names them, or beside it."""
-    names = map(Path, load_imatrix(imatrix).datasets)
-    found = (next((p for p in (name, imatrix.parent / name.name) if p.is_file()), None) for name in names)
-    return [path for path in found if path is not None]
+def words_of(path: Path) -> str:
+    """What a file says: of conversations the messages, of anything else the text. Raises `TextError`."""
+    text = read_text(path)
+    if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
+        return text
+    try:
+        found = read_conversations(path)
+    except TextError:
+        return text  # no conversations
+    return "\n".join(said_in(found))
+
+
+def said_in(conversations: Conversations) -> Iterable[str]:
+    """What each message but the system's says."""
+    for talk in conversations.items:
+        for message in talk.messages:
+            if message.get("role") not in ("system", "developer") and isinstance(message.get("content"), str):
+                yield message["content"]
+
+
+def texts_at_hand(imatrix: Imatrix, path: Path) -> list[tuple[str, Path | None]]:
+    """Each text that the importance matrix at ``path`` names as its own, and where it is: as it is named, or beside it; None: nowhere."""
+    named = [(name, Path(name.replace("\\", "/"))) for name in imatrix.datasets]
+    places = ((name, (file, path.parent / file.name)) for name, file in named)
+    return [(name, next((p for p in where if p.is_file()), None)) for name, where in places]

@@ -12,7 +12,6 @@ from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Sources
 from cerebellum.study.runner import Split, series_facts
-from cerebellum.verbs.calibration_texts import check_imatrix_text
 from cerebellum.verbs.capture import capture_rows, reference_facts
 from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.noise import NoiseContext, measure_reference
@@ -51,7 +50,6 @@ def capture_reference(
         sha256 = workspace.sha256(path)  # before it is opened: what changes from now on is noticed
         tell(engine.warnings, progress, warnings)
         search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
-        check_imatrix_text(engine, inputs.imatrix, (search, report))
         if not inputs.is_own_reference:
             n_vocab, cuts = engine.n_vocab, [cut_plainly(engine, text) for text in inputs.texts.given]
             opened.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 from cerebellum.domain import Model
 from cerebellum.errors import EngineDied
+from cerebellum.files import COMPARE_FILES
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Backend, Settings, SpeedUse
 from cerebellum.progress import Progress, Silent
@@ -40,7 +41,7 @@ def compare_files(
     `CerebellumError`.
     """
     progress = progress or Silent()
-    with opened_study(out) as (folder, study):
+    with opened_study(out, (*models, reference, text), COMPARE_FILES) as (folder, study):
         measurement = measure_in(backend, study, folder, models, reference, text, settings, n_chunks, progress, chat)
         speeds: Sequence[Speed | None] = [None] * len(models)
         if speed is not None:

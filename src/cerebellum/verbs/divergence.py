@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.errors import InputError
-from cerebellum.files import make_folder
+from cerebellum.files import STUDY_FILES, make_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp.protocol import Backend, Settings
@@ -49,7 +49,7 @@ def measure_files(
     With ``out`` every measurement stays there and the same call goes on where it was stopped. Raises a `CerebellumError`.
     """
     progress = progress or Silent()
-    with opened_study(out) as (folder, study):
+    with opened_study(out, (*models, reference, text)) as (folder, study):
         return measure_in(backend, study, folder, models, reference, text, settings, n_chunks, progress, chat)
 
 
@@ -195,12 +195,16 @@ def facts_of(context: MeasureContext, split: Split, store: ReferenceStore, text:
 
 
 @contextlib.contextmanager
-def opened_study(out: Path | None) -> Iterator[tuple[Path, Study]]:
-    """(folder, study) in ``out``, or in a folder that is gone afterwards."""
+def opened_study(
+    out: Path | None, inputs: Iterable[Path | None], names: Sequence[str] = STUDY_FILES
+) -> Iterator[tuple[Path, Study]]:
+    """(folder, study) in ``out``, or in a folder that is gone afterwards. Raises `OutputError` where one of ``inputs`` lies in ``out``
+    under one of the ``names`` that are written."""
     with contextlib.ExitStack() as stack:
         if out is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cerebellum-")))
         else:
             make_folder(out)
+            refuse_inputs_in(out, inputs, names)
             folder = out
         yield folder, stack.enter_context(Study.open(folder / "study.sqlite"))

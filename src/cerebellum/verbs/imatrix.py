@@ -10,6 +10,7 @@ from typing import Any
 
 from cerebellum.domain import Corpus, Model
 from cerebellum.errors import InputError, ModelFileError, OutputError
+from cerebellum.files import refuse_input
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import Coverage, coverage_of
 from cerebellum.gguf.imatrix_write import LEGACY, read_importance, write_importance
@@ -126,8 +127,7 @@ def _check(options: ImatrixOptions) -> Text | None:
         raise InputError(f"{options.out} must end in .gguf, or in {LEGACY} for the older form")
     if options.out.is_dir():
         raise OutputError(f"{options.out} is a folder; name the file to write")
-    if options.out.exists() and options.out.samefile(options.model):
-        raise OutputError(f"{options.out} is the model itself; name another file")
+    refuse_input(options.out, (options.model, options.text, *options.add))
     if options.text is None:
         if options.out.exists() and not options.force:
             raise OutputError(f"{options.out} exists; --force replaces it")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,13 @@ from cerebellum.errors import InputError, ModelFileError, TextError
 from cerebellum.gguf import imatrix as imatrix_file
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix import Imatrix
-from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.llama_rules import check_numbers, quantizable_tensors
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.progress import Progress
 from cerebellum.text.corpus import read_text
-from cerebellum.text.corpus_overlap import N_WORDS, words_shared
+from cerebellum.verbs.calibration_texts import check_apart, texts_at_hand
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import Text, odd_marks, read
 
@@ -61,6 +59,7 @@ def read_inputs(options: SessionOptions) -> Inputs:
     """All that can be checked from the files alone. Raises `ModelFileError`, `InputError` or `TextError`."""
     source = model_file.read_model(options.model)
     check_predicts(source)
+    check_numbers(source)
     check_base(options, source)
     texts = Texts(
         options.text,
@@ -131,11 +130,8 @@ def check_imatrix(path: Path, source: Model, measured_on: Texts) -> list[str]:
     imatrix = imatrix_file.load_imatrix(path)
     check_imatrix_fits(imatrix, path, source)
     texts = {text: sha256_file(text) for text in (measured_on.search_path, measured_on.report_path) if text is not None}
-    for name in imatrix.datasets:
+    for name, found in texts_at_hand(imatrix, path):
         made_from = Path(name.replace("\\", "/"))
-        found = next(
-            (candidate for candidate in (made_from, path.parent / made_from.name) if candidate.is_file()), None
-        )
         sha256 = sha256_file(found) if found else None
         for text, text_sha256 in texts.items():
             if text_sha256 == sha256:
@@ -147,20 +143,17 @@ def check_imatrix(path: Path, source: Model, measured_on: Texts) -> list[str]:
                     f"{text.name} has the name of the text that made the importance matrix ({name}), which is not here to be compared. "
                     "If it is the same text, the figures flatter what the matrix has shaped: give another text."
                 )
-        if found and (shared := _in_common(found, list(texts))):
-            raise TextError(
-                f"{made_from.name}, which made the importance matrix, and {shared} share passages of {N_WORDS} words and more, so {shared} "
-                "can't measure what comes of it; give another text"
-            )
+        if found and is_text(found):
+            check_apart(found, texts, "made")
     return doubts
 
 
-def _in_common(calibration: Path, texts: Sequence[Path]) -> str | None:
-    """The name of a text that shares a passage with ``calibration``. A calibration file that isn't text shares none."""
-    with contextlib.suppress(TextError):
-        calibration_text = read_text(calibration)
-        return next((path.name for path in texts if words_shared(calibration_text, [read_text(path)])), None)
-    return None
+def is_text(path: Path) -> bool:
+    """Whether the file is one that could be compared."""
+    try:
+        return bool(read_text(path))
+    except TextError:
+        return False
 
 
 def odd_marks_of(texts: Texts, progress: Progress) -> list[str]:

@@ -23,6 +23,8 @@ class SessionOptions:
     ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
     ``workers``: engines side by side; None: as many as there are GPUs or room for. ``gpus_per_worker``: GPUs that each has for its own.
     ``shard``: only this part of the trials is measured.
+    ``left_out``: tensors whose entries of the importance matrix aren't used; None: those that a race says.
+    ``also_read``: other files that the job was made of; nothing is written onto them.
     """
 
     model: Path
@@ -44,3 +46,11 @@ class SessionOptions:
     shard: Shard | None = None
     gpus_per_worker: int | None = None
     split: SplitLimit | None = None
+    also_read: tuple[Path, ...] = ()
+    left_out: tuple[str, ...] | None = None
+
+    @property
+    def files(self) -> tuple[Path | None, ...]:
+        """All that is read."""
+        texts = (self.text, self.report_text, self.calibration)
+        return (self.model, self.reference, self.imatrix, self.mix.overrides, *texts, *self.also_read)

@@ -84,7 +84,7 @@ def run_session(
     ``publish`` writes the report of what is known, into a folder. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     check_policy(choice_options.policy)
-    check_sweep(options, sweep_options)
+    check_sweep(options, sweep_options, backend)
     check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
     options = calibrated(options, sweep_options, backend, progress or Silent())
@@ -143,7 +143,7 @@ def sweep_session(
 
     ``allowed_damage``: a race lets go what a choice within it can't take, as `run_session`'s does.
     """
-    check_sweep(options, sweep_options)
+    check_sweep(options, sweep_options, backend)
     options = calibrated(options, sweep_options, backend, progress or Silent())
     with open_session(options, backend, progress or Silent(), reports=False) as session:
         noise = take_noise(session)
@@ -160,7 +160,7 @@ def sweep_part(
     progress: Progress | None = None,
 ) -> Part:
     """The part ``options.shard`` of a sweep, kept in ``options.out``: `cerebellum.verbs.merge` joins the parts."""
-    check_sweep(options, sweep_options)
+    check_sweep(options, sweep_options, backend)
     if sweep_options.race is not None:
         raise InputError(
             "a race chooses its next trials by all that was measured before, so it has no parts: leave out race (--race, --budget-…) or "
@@ -239,14 +239,14 @@ def warn(session: Session, sweep: Sweep) -> None:
         session.progress.note(f"warning: {warning}")
 
 
-def check_sweep(options: SessionOptions, sweep_options: SweepOptions) -> None:
+def check_sweep(options: SessionOptions, sweep_options: SweepOptions, backend: Backend) -> None:
     """What can be known of a sweep from the model's header alone. Raises `ModelFileError`, `TensorChoiceError` or
     `TypeChoiceError`."""
     source = model_file.read_model(options.model)
     check_predicts(source)
     if options.base is not None:
         ftype_name(options.base)
-    has_imatrix = options.imatrix is not None or wants_imatrix(options, sweep_options.types)
+    has_imatrix = options.imatrix is not None or wants_imatrix(options, sweep_options.types, backend)
     check_choice(source, sweep_options.roles, sweep_options.types, sweep_options.blocks, has_imatrix)
 
 
@@ -311,6 +311,15 @@ def rules_of(sweep: Sweep, sweep_options: SweepOptions, options: ChoiceOptions) 
     )
 
 
+def imatrix_facts(session: Session) -> dict[str, Any] | None:
+    """Which importance matrix was used, and for which tensors it was left out."""
+    used, found = session.options.imatrix, session.left_out
+    if used is None:
+        return None
+    facts = {"file": used.name, "sha256": sha256_file(used)}
+    return facts if found is None else {**facts, "left_out": found.as_json()}
+
+
 def facts_of(session: Session) -> dict[str, Any]:
     """On what and with what all figures were measured."""
     return {
@@ -325,8 +334,7 @@ def facts_of(session: Session) -> dict[str, Any]:
             "quantized_twice": session.base.twice,
         },
         "reference": {**session.reference_facts, "file": session.reference_path.name},
-        "imatrix": session.options.imatrix
-        and {"file": session.options.imatrix.name, "sha256": sha256_file(session.options.imatrix)},
+        "imatrix": imatrix_facts(session),
         "build": session.build,
         "hardware": hardware(session.backend, session.options.settings),
         "settings": session.options.settings.as_key(),

@@ -102,7 +102,7 @@ def quantize_model(
     progress = progress or Silent()
     source = model_file.read_model(model)
     name = ftype_name(ftype)
-    refuse_output(out, model, force, limit)
+    refuse_output(out, (model, overrides, imatrix, mix.overrides if mix else None), force, limit)
     asked = read_overrides(overrides) if overrides else ()
     made = mix_of(replace(mix or MixOptions(), overrides=overrides), source, name)
     lines = made.lines

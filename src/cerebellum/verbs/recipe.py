@@ -235,7 +235,7 @@ def apply_recipe(
 ) -> Quantized:
     """Write the recipe's file and prove its types. Raises `RefusedError` where lint finds errors, `ProofError` where a type is wrong."""
     refuse_errors(linted)
-    refuse_output(out, linted.model.path, force, limit)
+    refuse_output(out, (linted.model.path, linted.path, imatrix), force, limit)
     differing, overrides = pinned_overrides(backend, linted, imatrix)
     wanted = {**backend.types(linted.model.path, linted.base, (), imatrix), **{t.tensor: t.type for t in differing}}
     recipe = Recipe(linted.base, {t.tensor: t.type for t in differing})

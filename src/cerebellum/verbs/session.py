@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model
-from cerebellum.files import FileState, make_folder
+from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
 from cerebellum.llamacpp.protocol import Backend, Engine, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
@@ -24,6 +24,7 @@ from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.chat_hints import chat_hints
 from cerebellum.verbs.fleet import Fleet, fleet_of
 from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
+from cerebellum.verbs.left_out import LeftOut, without_misled
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
 from cerebellum.verbs.tokenization import check_token_lists
@@ -44,6 +45,7 @@ class Session:
     engines: Sequence[Engine]
     fleet: Fleet
     noise_floor: float = 0.0
+    left_out: LeftOut | None = None
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -129,6 +131,7 @@ def open_session(
     The inputs are checked first, then the reference is measured, and the base quantized last. Not ``reports``: the report text is
     checked, but the reference isn't computed on it.
     """
+    refuse_inputs_in(options.out, options.files, JOB_FILES)
     inputs = read_inputs(options)
     source = inputs.source
     rules = check_token_lists([source.path, inputs.reference_path])
@@ -153,6 +156,11 @@ def open_session(
         warnings += odd_marks_of(inputs.texts, progress)
         chat_hints(source, inputs.texts.search_path, inputs.texts.search, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
+        inputs, left_out = without_misled(options, workspace, inputs, reference)
+        options, subject = (
+            replace(options, imatrix=inputs.imatrix),
+            subject_of(workspace.sha256(source.path), inputs.imatrix),
+        )
         base = own_base(inputs, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)
         engines = stack.enter_context(fleet.open(base.model.path, Sources(source.path, inputs.imatrix)))
@@ -160,4 +168,6 @@ def open_session(
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
         warnings += builds.sentences(study)
-        yield Session(options, workspace, inputs, subject, reference, base, engines, fleet, warnings=warnings)
+        yield Session(
+            options, workspace, inputs, subject, reference, base, engines, fleet, left_out=left_out, warnings=warnings
+        )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cerebellum.allocation.sizes import parse_bytes
 from cerebellum.domain import Model
-from cerebellum.errors import InputError, OutputError
-from cerebellum.files import publish_set
+from cerebellum.errors import InputError, ModelFileError, OutputError
+from cerebellum.files import publish_set, refuse_input
 from cerebellum.gguf import model_file
 from cerebellum.gguf.split_file import SplitLimit, write_set
 from cerebellum.gguf.split_set import SplitName
@@ -31,10 +31,14 @@ def split_limit(max_size: str | int | None, max_tensors: int | None) -> SplitLim
     return None if max_tensors is None else SplitLimit(max_tensors=max_tensors)
 
 
+def _hidden(out: Path) -> Path:
+    return out.with_name(f".{stem_of(out)}.unproven.gguf")
+
+
 @contextlib.contextmanager
 def unproven(out: Path) -> Iterator[Path]:
     """The hidden name under which the model ``out`` is made; whatever is left under it is removed in the end."""
-    path = out.with_name(f".{stem_of(out)}.unproven.gguf")
+    path = _hidden(out)
     try:
         yield path
     finally:
@@ -68,19 +72,29 @@ def publish_model(first: Path, out: Path) -> Path:
     return out.with_name(names[0])
 
 
-def refuse_output(out: Path, model: Path, force: bool, limit: SplitLimit | None = None) -> None:
-    """Raises `OutputError` where ``out`` can't be the file to write: a folder, the model itself, a file (or a file of the set that it
-    would be) that exists and not ``force``."""
+def refuse_output(out: Path, inputs: Iterable[Path | None], force: bool, limit: SplitLimit | None = None) -> None:
+    """Raises `OutputError` where ``out`` can't be the file to write: a folder, a file of one of ``inputs``, a file (or a file of the set
+    that it would be) that exists and not ``force``."""
     if out.is_dir():
         raise OutputError(f"{out} is a folder; name the file to write")
-    _refuse((out, *(_sets(out) if limit else ())), model, force)
+    _refuse((out, *(_sets(out) if limit else ())), inputs, force)
 
 
-def _refuse(outputs: Sequence[Path], model: Path, force: bool) -> None:
-    own = model_file.model_files(model) if model.exists() else ()
+def _refuse(outputs: Sequence[Path], inputs: Iterable[Path | None], force: bool) -> None:
+    read = [file for path in inputs if path is not None and path.exists() for file in _files(path)]
     for path in outputs:
-        if path.exists() and ((is_own := any(path.samefile(file) for file in own)) or not force):
-            raise OutputError(f"{path} exists{' and is the model itself' if is_own else '; --force replaces it'}")
+        refuse_input(path, read)
+        refuse_input(_hidden(path), read)
+        if path.exists() and not force:
+            raise OutputError(f"{path} exists; --force replaces it")
+
+
+def _files(path: Path) -> tuple[Path, ...]:
+    """All files of a model, be it a set; of anything else the one."""
+    try:
+        return model_file.model_files(path)
+    except ModelFileError:
+        return (path,)
 
 
 def _sets(out: Path) -> list[Path]:
@@ -124,7 +138,7 @@ def split_model(model: Path, out: Path, limit: SplitLimit, force: bool = False) 
     Raises `ModelFileError`, `InputError` (one file holds all) or `OutputError`.
     """
     source = model_file.read_model(model)
-    _refuse(_sets(out), model, force)
+    _refuse(_sets(out), (model,), force)
     paths = write_set(model, out, limit)
     if not paths:
         raise InputError(

@@ -121,7 +121,7 @@ def _own_ladder(
     odd_marks(text.name, content, progress)
     too_long(source, settings.n_ctx, progress)
     chat_hints(source, text, content, progress)
-    with opened_study(out) as (folder, study):
+    with opened_study(out, (model, text)) as (folder, study):
         sha256 = cached_sha256(study, model)
         study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
         note_older(study, progress)

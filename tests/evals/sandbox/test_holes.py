@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -391,3 +392,67 @@ def test_a_verdict_is_read_no_further_than_its_bound() -> None:
             assert (said if said is None else len(said)) == expected
         finally:
             runner._end(process)
+
+
+# -- the second round --------------------------------------------------------------------------------------------------
+
+
+def test_the_machines_own_devices_stay_as_they_are(sandbox: Sandbox) -> None:
+    """Their mode and times can't be changed, though they can be written to; as root of a user namespace that worked once."""
+    devices = [Path(path) for path in ("/dev/null", "/dev/zero", "/dev/urandom")]
+    before = [(path.stat().st_mode, path.stat().st_mtime_ns) for path in devices]
+    body = (
+        "    import os\n    open(os.devnull, 'wb').write(b'x' * 1000)\n"
+        "    for path in ('/dev/null', '/dev/zero', '/dev/urandom'):\n"
+        "        for change in (lambda: os.chmod(path, 0o600), lambda: os.utime(path), lambda: os.utime(path, (0, 0))):\n"
+        "            try:\n                change()\n            except OSError:\n                pass\n"
+        "    return 'written'"
+    )
+    assert answer(sandbox, body) == "written"
+    assert [(path.stat().st_mode, path.stat().st_mtime_ns) for path in devices] == before
+
+
+def test_the_folder_that_python_lies_in_is_not_shown_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An interpreter that was installed into a home shows its libraries, not the home."""
+    (tmp_path / "lib" / "python3").mkdir(parents=True)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "lib" / "python3"))
+    monkeypatch.setattr(sysconfig, "get_config_var", lambda name: str(tmp_path / "lib"))
+    shown = boxes.needed.__wrapped__()
+    assert tmp_path / "lib" in shown and not any(tmp_path.is_relative_to(path) for path in shown)
+
+
+def test_what_a_program_says_reaches_no_terminal_raw(sandbox: Sandbox) -> None:
+    """Sequences that a terminal obeys are escapes in the reason, and a line end forges no second line."""
+    said = answer(sandbox, "    raise ValueError('\\x1b]52;c;QQ==\\x07\\npassed')")
+    assert said == r"ValueError: \x1b]52;c;QQ==\x07\npassed"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        "b'\\x80\\x04' + b']' * 10**6 + b'a' * (10**6 - 1) + b'.'",  # lists in lists
+        "b'\\x80\\x04Nr\\xff\\xff\\xff\\x7f.'",  # a memo of 2^31 entries
+        "b'\\x80\\x05\\x96' + (2**62).to_bytes(8, 'little') + b'x.'",  # bytes without end
+        "b'cbuiltins\\nset\\n(cbuiltins\\nrange\\n(I1000000000\\ntRtR.'",  # 10^9 numbers
+        "b'cos\\nsystem\\n(Vtrue\\ntR.'",
+        "b'\\x80\\x04cbuiltins\\nset\\n(N}X\\x01\\x00\\x00\\x00xK\\x01stb.'",  # an attribute for a class
+    ],
+)
+def test_messages_that_attack_the_tests_are_no_verdict(sandbox: Sandbox, sent: str) -> None:
+    """Raw bytes on the program's own wire: whatever they make of the reader, nothing passes and the answer comes in time."""
+    source = (
+        f"import os\ndata = {sent}\ndata = len(data).to_bytes(4, 'little') + data\n"
+        "while data:\n    data = data[os.write(4, data):]\ndef f(x):\n    return x + 1\n"
+    )
+    began = time.monotonic()
+    outcome = sandbox.run(source, HONEST[1], "f", LIMITS)
+    assert not outcome.passed and time.monotonic() - began < LIMITS.seconds, outcome
+
+
+def test_a_program_gives_the_tests_no_check(sandbox: Sandbox) -> None:
+    """Tests that only mention ``check`` don't get the program's."""
+    outcome = sandbox.run(
+        "def check(f):\n    pass\ndef f(x):\n    return 0\n", "def test(f):\n    assert f(1) == 2\ncheck\n", "f", LIMITS
+    )
+    assert not outcome.passed and "check" in outcome.reason

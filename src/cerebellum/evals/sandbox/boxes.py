@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -150,12 +151,16 @@ def write_filters(folder: Path) -> None:
 
 
 def bubblewrap(paths: Sequence[str]) -> list[str]:
-    """bubblewrap, with what a box needs; nothing in it can be written but /tmp."""
+    """bubblewrap, with what a box needs; nothing in it can be written but /tmp.
+
+    It has no devices: bubblewrap can't bind one read-only, and root's box could change the mode of the machine's own /dev/null. That name
+    leads to a plain file in the scratch.
+    """
     binds = [word for path in paths for word in ("--ro-bind", path, path)]
     user = ["--unshare-all", *no_nesting(), "--uid", "65534", "--gid", "65534"]
     ends = ["--die-with-parent", "--new-session", "--clearenv"]
-    scratch = ["--dev", "/dev", "--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp"]
-    return ["bwrap", *user, *ends, *scratch, *binds, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/tmp"]
+    scratch = ["--size", str(SCRATCH_BYTES), "--tmpfs", "/tmp", "--symlink", "/tmp/null", "/dev/null"]
+    return ["bwrap", *user, *ends, *scratch, *binds, "--remount-ro", "/", "--chdir", "/tmp"]
 
 
 def missing_rights() -> str:
@@ -203,8 +208,14 @@ def interpreter() -> str:
 
 @functools.cache
 def needed() -> tuple[Path, ...]:
-    """What the interpreter reads: its own installation and the system's libraries."""
-    paths = [Path(os.path.realpath(sys.base_prefix)), *map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache"))]
+    """What the interpreter reads: itself, its libraries and the system's. Not the whole folder that it was installed in: that may be a
+    person's home."""
+    own = (
+        interpreter(),
+        *map(sysconfig.get_path, ("stdlib", "platstdlib")),
+        sysconfig.get_config_var("LIBDIR") or "/lib",
+    )
+    paths = [*map(Path, map(os.path.realpath, own)), *map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache"))]
     found: list[Path] = []
     for path in paths:
         if path.exists() and not any(path.is_relative_to(other) for other in found):

@@ -48,8 +48,9 @@ def mount(source: str, target: str, kind: str | None, flags: int, data: str | No
     checked(f"mount {target}", libc.mount(encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3]))
 
 
-def show(path: str, root: str, read_only: bool = True) -> None:
-    """Bind what is at ``path``, and what is mounted below, to the same place under ``root``."""
+def show(path: str, root: str, device: bool = False) -> None:
+    """Bind what is at ``path``, and what is mounted below, to the same place under ``root``, read-only. A device is written to all the
+    same, but its mode, owner and times are those of the machine's own file and must stay."""
     target = root + path
     if os.path.isdir(path):
         os.makedirs(target, exist_ok=True)
@@ -58,19 +59,18 @@ def show(path: str, root: str, read_only: bool = True) -> None:
         with open(target, "wb"):
             pass
     mount(path, target, None, BIND | REC)
-    if read_only:
-        make_read_only(target)
+    make_read_only(target, RDONLY | NOSUID | (NOEXEC if device else NODEV))
 
 
-def make_read_only(target: str) -> None:
+def make_read_only(target: str, flags: int) -> None:
     """A mount and all below it; other options stay, since some are locked. In one call, or before Linux 5.12 one by one."""
-    attributes = (ctypes.c_uint64 * 4)(RDONLY | NOSUID | NODEV, 0, 0, 0)
+    attributes = (ctypes.c_uint64 * 4)(flags, 0, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     if libc.syscall(MOUNT_SETATTR, HERE, os.fsencode(target), RECURSIVE, attributes, size) == 0:
         return
     for point, options in mounts(target):
-        kept = sum(OPTIONS.get(option, 0) for option in options if option not in ("nosuid", "nodev"))
-        mount("none", point, None, BIND | REMOUNT | RDONLY | NOSUID | NODEV | kept)
+        kept = sum(flag for option, flag in OPTIONS.items() if option in options and not flags & flag)
+        mount("none", point, None, BIND | REMOUNT | flags | kept)
 
 
 def mounts(root: str) -> list[tuple[str, list[str]]]:
@@ -88,9 +88,9 @@ def unescaped(word: bytes) -> str:
 
 
 def check_read_only(box: str) -> None:
-    """Raise OSError where something in ``box`` is mounted to be written, devices apart."""
+    """Raise OSError where something in ``box`` is mounted to be written."""
     for point, options in mounts(box):
-        if "ro" not in options and not point.startswith(box + "/dev/"):
+        if "ro" not in options:
             raise OSError(f"{point.removeprefix(box)} could not be mounted read-only")
 
 
@@ -106,7 +106,7 @@ def make_root(place: str, scratch_bytes: int, read_only: list[str]) -> None:
     for path in read_only:
         show(path, box)
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
-        show(device, box, read_only=False)
+        show(device, box, device=True)
     check_read_only(box)
     os.makedirs(box + "/tmp", exist_ok=True)
     os.chmod(box + "/tmp", 0o777)

@@ -169,7 +169,7 @@ def limit(memory: int, cpu_seconds: int, file_bytes: int, processes: int) -> Non
 def wire_of_standard_streams() -> Wire:
     """Take standard input and output for messages; what is printed goes to a file that may not grow large."""
     wire = Wire(os.dup(0), os.dup(1))
-    null = os.open(os.devnull, os.O_RDONLY)
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CREAT, 0o600)  # a plain file where a box has no devices
     printed = os.open("printed.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(null, 0)
     os.dup2(printed, 1)
@@ -370,9 +370,9 @@ def proxy(name: str, remote: Remote) -> Any:
 
 
 def mentioned(tests: str) -> set[str]:
-    """Names that the tests use and Python doesn't have: those of the program's that they may be given."""
+    """Names that the tests use and Python doesn't have: those of the program's that they may be given. The verdict is never its own."""
     names = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    return {name for name in names if not hasattr(builtins, name) and not name.startswith("__")}
+    return {name for name in names if not hasattr(builtins, name) and not name.startswith("__")} - {"check"}
 
 
 def judge(tests: str, entry_point: str, wire: Wire) -> str:

@@ -31,7 +31,9 @@ def open_doors(visible: list[str]) -> list[str]:
     machine = os.uname().machine
     doors = [f"system call {number}" for number in REFUSED[machine] if answers(number)]
     doors += [f"sockets of family {n}" for n in (AF_INET, AF_NETLINK, AF_VSOCK) if answers(SOCKET[machine], n, 1)]
-    doors += [f"{path} can be written" for path in visible if not os.statvfs(path).f_flag & os.ST_RDONLY]
+    devices = [entry.path for entry in os.scandir("/dev") if not entry.is_symlink()]
+    closed = [*visible, *devices]
+    doors += [f"{path} can be written" for path in closed if not os.statvfs(path).f_flag & os.ST_RDONLY]
     doors += ["the user is root"] if 0 in os.getresuid() + os.getresgid() else []
     try:
         if os.fork() == 0:

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from cerebellum.errors import SandboxError
 from cerebellum.evals.sandbox.boxes import REFUSED, Box, box_folder, refusals, remove_stale, working_box
+from cerebellum.quoting import printable
 
 #: How a program's process ends that a limit has killed, told by itself or by the one that entered the box for it.
 KILLED = {code for number in (signal.SIGXCPU, signal.SIGKILL) for code in (-number, 256 - number, 128 + number)}
@@ -124,7 +125,7 @@ def _verdict(judge: subprocess.Popen[bytes], program: subprocess.Popen[bytes], l
     for sign, word in SIGNS.items():
         if sign in reason:
             reason = word
-    return Outcome(reason == "passed", reason)
+    return Outcome(reason == "passed", printable(reason))
 
 
 def _said(process: subprocess.Popen[bytes], deadline: float) -> str | None:
@@ -150,7 +151,7 @@ def _said(process: subprocess.Popen[bytes], deadline: float) -> str | None:
 def _raise_if_refused(said: str) -> None:
     """Nothing in a box that is closed can write there: this is what made it."""
     if said.startswith(REFUSED):
-        raise SandboxError(f"a box for what a model wrote could not be made: {said.removeprefix(REFUSED)}")
+        raise SandboxError(f"a box for what a model wrote could not be made: {printable(said.removeprefix(REFUSED))}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

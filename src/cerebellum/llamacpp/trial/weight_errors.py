@@ -24,31 +24,45 @@ LEAST_ROWS = 32
 
 
 def weight_errors(
-    path: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int, n_threads: int
+    path: Path,
+    imatrix: Path | None,
+    wanted: Sequence[tuple[str, Sequence[str]]],
+    sampled: int,
+    n_threads: int,
+    judge: Path | None = None,
 ) -> Iterator[WeightErrors]:
     """The errors of each (tensor, types) of the GGUF at ``path``, one tensor at a time.
 
-    ``sampled``: about how many weights of a tensor are looked at. Raises a `CerebellumError`.
+    ``sampled``: about how many weights of a tensor are looked at. ``judge``: the importance matrix that weighs the errors; None: the one
+    that quantizes. Raises a `CerebellumError`.
     """
     weights = model_file.open_weights(path)
     entries = model_file.load_imatrix(imatrix).entries if imatrix else {}
+    judging = entries if judge is None else model_file.load_imatrix(judge).entries
     threads = Threads.of(n_threads)
     try:
         for name, types in wanted:
             tensor = weights.tensor(name)
             importance = imatrix_rows(tensor, entries.get(name))
-            yield _errors(tensor, weights.raw(name), types, importance, sampled, threads)
+            weights_of = imatrix_rows(tensor, judging.get(name))
+            yield _errors(tensor, weights.raw(name), types, importance, weights_of, sampled, threads)
     finally:
         threads.close()
 
 
 def _errors(
-    tensor: Tensor, raw: Bytes, types: Sequence[str], importance: Floats | None, sampled: int, threads: Threads
+    tensor: Tensor,
+    raw: Bytes,
+    types: Sequence[str],
+    importance: Floats | None,
+    judging: Floats | None,
+    sampled: int,
+    threads: Threads,
 ) -> WeightErrors:
     sample, rows = sample_rows(tensor, raw, sampled)
     share = len(raw) / max(len(rows), 1)
     source = to_floats(quant_type(tensor.type), rows, tensor.row_length)
-    column = column_importance(sample, importance)
+    column = column_importance(sample, judging)
     errors = {}
     for kind in types:
         stored = quantize_rows(sample, rows, kind, importance, threads)

@@ -58,7 +58,7 @@ def estimate_allocation(
         search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress or Silent())
         types = backend.types(source.path, ftype, (), options.imatrix)
         named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-        makes = wants_imatrix(replace(options, base=ftype), named)
+        makes = wants_imatrix(replace(options, base=ftype), named, backend)
         table = nominal_table(source, ftype, types, allocation, inputs, engine, makes)
         seconds = timed(engine, search)
         n_vocab = engine.n_vocab

@@ -11,6 +11,7 @@ from typing import Any
 from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
+from cerebellum.files import REPORT_FILES, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
@@ -47,6 +48,8 @@ def allocate_ladder(
     for target in targets:  # one importance matrix for all, where any size wants one
         options = calibrated(options, replace(allocation, target=target), backend, progress)
     labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
+    for label in labels:
+        refuse_inputs_in(options.out / label, options.files, REPORT_FILES)
     found: dict[str, Allocation] = {}
     for label in from_the_middle(list(labels)):
         progress.note(f"ladder: {label} ({len(found) + 1} of {len(labels)})")

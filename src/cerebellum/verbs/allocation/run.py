@@ -28,7 +28,7 @@ from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin
 from cerebellum.verbs.allocation.refine import refine
-from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map
+from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map, left_out_of
 from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
 from cerebellum.verbs.allocation.transfer import transfer_anchors
 from cerebellum.verbs.allocation.weights import make_table
@@ -62,6 +62,7 @@ def allocate_session(
     progress = progress or Silent()
     options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
+        options = replace(options, left_out=left_out_of(allocation.sensitivity))
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
     if allocation.origin is not None:
         check_origin(allocation.origin, options.model, model_file.sha256_model(options.model))

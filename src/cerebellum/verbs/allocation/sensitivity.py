@@ -13,7 +13,7 @@ from cerebellum.allocation.sizes import Target, target_bytes
 from cerebellum.allocation.solver import solve
 from cerebellum.allocation.table import Table
 from cerebellum.domain import tensor_types_of
-from cerebellum.errors import InputError, OutputError
+from cerebellum.errors import InputError
 from cerebellum.files import write_text
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import sha256_model
@@ -24,6 +24,7 @@ from cerebellum.results.allocation import Anchors
 from cerebellum.results.plan import Planned
 from cerebellum.text.untrusted import open_regular
 from cerebellum.verbs.session import Session
+from cerebellum.verbs.splitting import refuse_output
 
 #: A map is smaller than this; of a model with a hundred thousand tensors too.
 MOST_BYTES = 256 << 20
@@ -51,6 +52,8 @@ def read_map(path: Path) -> SensitivityMap:
 
 def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, force: bool = False) -> Planned:
     """The best file of a size by the map alone; its override file into ``out``. Raises `InputError` or `OutputError`."""
+    if out is not None:
+        refuse_output(out, (path,), force)
     sensitivity = read_map(path)
     table = narrowed(sensitivity.table, rules)
     limit = limit_of(sensitivity, target)
@@ -62,8 +65,6 @@ def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, for
     solution = solve(table.offers(sensitivity.model.damage), limit - table.fixed_bytes())
     overrides = all_overrides(table, solution.types)
     if out is not None:
-        if out.exists() and not force:
-            raise OutputError(f"{quoted(str(out))} is there already; give another --out, or --force")
         write_text(out, format_overrides(overrides))
     return Planned(
         sensitivity,
@@ -116,6 +117,12 @@ def all_overrides(table: Table, types: Mapping[str, str]) -> Overrides:
 # -- run --map ---------------------------------------------------------------------------------------------------------
 
 
+def left_out_of(sensitivity: SensitivityMap) -> tuple[str, ...]:
+    """Tensors that the map's figures are without the importance matrix for."""
+    found = ((sensitivity.facts["imatrix"] or {}).get("left_out") or {}).get("tensors", ())
+    return tuple(map(str, found))
+
+
 def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, build: str) -> None:
     """The map is of this model, importance matrix and build. Raises `InputError`."""
     facts = sensitivity.facts
@@ -123,7 +130,9 @@ def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, bu
         raise InputError(
             f"the map is of another model, {quoted(str(facts['model']['file']))}: its sha256 isn't {model.name}'s"
         )
-    theirs, ours = (facts["imatrix"] or {}).get("sha256"), sha256_file(imatrix) if imatrix else None
+    told = facts["imatrix"] or {}
+    theirs = (told.get("left_out") or {}).get("whole_sha256") or told.get("sha256")
+    ours = sha256_file(imatrix) if imatrix else None
     if theirs != ours:
         raise InputError(
             "the map was made with another importance matrix (or one of the two is without): give the same (--imatrix)"

@@ -1,0 +1,149 @@
+"""What an importance matrix is worth: KL divergence of files made with ours, with stock llama-imatrix's and with none, on a report text.
+
+python -m benchmarks.imatrix_kld MODEL --calibration FILE --report FILE [--types Q2_K,IQ2_S,IQ3_S,Q3_K_M,Q4_K_M] [--ctx 512] [--chunks 12]
+    [--imatrix-chunks 40] [--threads N] [--no-stock] [--keep DIR]
+
+A row a type: mean KL divergence to MODEL in thousandths of a nat a token with its 95 % interval, and whether the files of both matrices
+have the same bytes. Exit code 1 where the two matrices' figures differ by more than their intervals allow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.running import OURS, CommandFailedError, positive, run, run_ours, show
+from benchmarks.stock import StockBuildError, stock_programs
+from cerebellum.cores import n_cores
+from cerebellum.gguf.model_file import open_weights
+from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS
+
+TYPES = "Q2_K,IQ2_S,IQ3_S,Q3_K_M,Q4_K_M"
+#: Whose matrix, in the order of the columns.
+NONE, MADE, STOCK = "none", "ours", "stock"
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """Mean KL divergence, nats a token, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def cell(self) -> str:
+        """In thousandths."""
+        return f"{1e3 * self.mean:.2f} [{1e3 * self.low:.2f}, {1e3 * self.high:.2f}]"
+
+    def is_apart(self, other: Divergence) -> bool:
+        """Whether the intervals have nothing in common."""
+        return self.high < other.low or other.high < self.low
+
+
+def matrices(options: argparse.Namespace, folder: Path) -> dict[str, Path | None]:
+    """Each matrix by whose it is, made now. Raises CommandFailedError, StockBuildError."""
+    size = ["-f", options.calibration, "-c", options.ctx, "--chunks", options.imatrix_chunks, "-t", options.threads]
+    made: dict[str, Path | None] = {NONE: None, MADE: folder / "ours.imatrix.gguf"}
+    run([*OURS, "imatrix", options.model, *map(str, size), "-o", str(made[MADE]), "--quiet"])
+    if options.stock:
+        made[STOCK] = folder / "stock.imatrix.gguf"
+        run(
+            [
+                stock_programs().imatrix,
+                "-m",
+                options.model,
+                *map(str, size),
+                "-o",
+                str(made[STOCK]),
+                "--no-ppl",
+                "--no-repack",
+            ]
+        )
+    return made
+
+
+def measured(options: argparse.Namespace, folder: Path, kind: str, whose: str, matrix: Path | None) -> Divergence:
+    """A file of one type with one matrix, made with our own quantizer, which a comparison of its own proves to be the stock one's."""
+    path = folder / f"{kind}.{whose}.gguf"
+    given = [] if matrix is None else ["--imatrix", str(matrix)]
+    run([*OURS, "quantize", options.model, kind, *given, "--out", str(path), "--force", "--quiet"])
+    limit = [] if options.chunks is None else ["--chunks", str(options.chunks)]
+    found = run_ours("measure", path, "--reference", options.model, "--text", options.report, "--ctx", str(options.ctx),
+                     *limit, "--quiet")  # fmt: skip
+    return Divergence(found["kld"], found["kld_low"], found["kld_high"])
+
+
+def same_tensors(one: Path, other: Path) -> bool:
+    """Whether two files hold the same tensors, byte for byte; their metadata name different matrices."""
+    first, second = open_weights(one), open_weights(other)
+    return first.model.types == second.model.types and all(
+        first.raw(t.name).tobytes() == second.raw(t.name).tobytes() for t in first.model.tensors
+    )
+
+
+def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[bool, list[str]]]:
+    """For each type whether it passes, and its row."""
+    made = matrices(options, folder)
+    for kind in options.types.upper().split(","):
+        found = {
+            whose: measured(options, folder, kind, whose, matrix)
+            for whose, matrix in made.items()
+            if matrix is not None or not needs_matrix(kind)
+        }
+        cells = [found[whose].cell if whose in found else "can't be had" for whose in made]
+        if STOCK in found:
+            same = same_tensors(folder / f"{kind}.{MADE}.gguf", folder / f"{kind}.{STOCK}.gguf")
+            cells.append("same" if same else "others")
+        yield not (STOCK in found and found[MADE].is_apart(found[STOCK])), [kind, *cells]
+        if not options.keep:
+            for path in folder.glob(f"{kind}.*.gguf"):
+                path.unlink()
+
+
+def needs_matrix(kind: str) -> bool:
+    """Whether stock llama-quantize makes no file of this type without a matrix."""
+    return FTYPES[kind][1] in NEEDS_IMATRIX or kind in ("Q2_K_S", "IQ3_XS")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.imatrix_kld", description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the unquantized model")
+    parser.add_argument("--calibration", type=Path, required=True, help="the text that makes the matrices")
+    parser.add_argument("--report", type=Path, required=True, help="another text, to measure on")
+    parser.add_argument("--types", default=TYPES)
+    parser.add_argument("--ctx", type=positive, default=CHUNK_TOKENS)
+    parser.add_argument("--chunks", type=positive, help="only so many chunks of the report text")
+    parser.add_argument("--imatrix-chunks", type=positive, default=40)
+    parser.add_argument("--threads", type=positive, default=n_cores())
+    parser.add_argument("--no-stock", dest="stock", action="store_false", help="without stock llama-imatrix")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print the table; 0 where all pass, 1 where not, 2 where a program failed."""
+    options = arguments().parse_args(argv)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = options.keep or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            found = list(rows(options, folder))
+    except (CommandFailedError, StockBuildError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    columns = ["type", "no matrix", "ours", *(["stock's", "tensors of both"] if options.stock else [])]
+    show(
+        f"Mean KL divergence to {options.model.name}, thousandths of a nat a token", columns, (row for _, row in found)
+    )
+    return 0 if all(passes for passes, _ in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
