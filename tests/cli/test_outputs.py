@@ -47,6 +47,7 @@ FOLDERS = {
     ],
     ("sweep",): [("model.gguf --text {report.md}", "text")],
     ("measure",): [("model.gguf --reference model.gguf --text {study.sqlite-wal}", "text")],
+    ("transfer",): [("map.json model.gguf --text {report.md}", "text")],
     ("compare",): [("model.gguf --reference model.gguf --text {report.json}", "text")],
     ("validity",): [("model.gguf --text {study.sqlite}", "text")],
     ("bench",): [("{bench.json} --tasks world_facts", "model")],
