@@ -50,9 +50,14 @@ class CachedBackend:
         return self._real.speed(model, settings, use)
 
     def weight_errors(
-        self, source: Path, imatrix: Path | None, wanted: Sequence[tuple[str, Sequence[str]]], sampled: int
+        self,
+        source: Path,
+        imatrix: Path | None,
+        wanted: Sequence[tuple[str, Sequence[str]]],
+        sampled: int,
+        judge: Path | None = None,
     ) -> Iterator[WeightErrors]:
-        return self._real.weight_errors(source, imatrix, wanted, sampled)
+        return self._real.weight_errors(source, imatrix, wanted, sampled, judge)
 
     def types(self, source: Path, ftype: str, overrides: Pairs = (), imatrix: Path | None = None) -> Mapping[str, str]:
         key = (sha256_file(source), ftype, tuple(overrides), imatrix)
