@@ -51,7 +51,7 @@ def allocation_card(result: Allocation) -> str:
         title_of(written),
         "",
         f"{markdown(result.model)}, quantized so that each of {len(result.table.names)} tensors has the type that serves the whole best "
-        f"within the bytes of {markdown(str(result.target).removeprefix('the size of '))}. The types were chosen by measurement.",
+        f"within {markdown(str(result.target))}. The types were chosen by measurement.",
         "",
         *(f"* {markdown(line)}" for line in five_lines(result)[:4]),
         f"* {markdown(weight_error_line(result))}",
