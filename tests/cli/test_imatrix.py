@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cerebellum.gguf.imatrix_write import read_importance
+from cerebellum.gguf.imatrix_write import read_importance, write_importance
+from cerebellum.gguf.importance import Sums
 from tests.cli.command import cerebellum, refused, start
 from tests.llamacpp import tiny
 
@@ -78,3 +80,16 @@ def test_killed_in_the_middle_the_same_command_goes_on_to_the_same_bits(folder: 
     whole = json.loads(cerebellum(folder, *words, "-o", "whole.gguf", "--json", "-q").stdout)
     assert 0 < again["chunks_before"] == done < again["chunks"] == whole["chunks"] and whole["chunks_before"] == 0
     assert again["sha256"] == whole["sha256"] and not partial.exists()
+
+
+def test_a_matrix_of_another_model_is_named_as_such(folder: Path) -> None:
+    """Same names, other sizes: before anything is quantized, in words of ours."""
+    made = cerebellum(
+        folder, "imatrix", "model.gguf", "-f", "text.txt", "-c", "64", "--chunks", "2", "-o", "ours.gguf", "-q"
+    )
+    assert made.returncode == 0
+    entries = read_importance(folder / "ours.gguf", 64)
+    short = {name: Sums(sums.values[:128], sums.counts) for name, sums in entries.entries.items()}
+    write_importance(replace(entries, entries=short), folder / "theirs.gguf", folder / "p")
+    done = cerebellum(folder, "quantize", "model.gguf", "Q3_K_M", "--imatrix", "theirs.gguf", "-o", "q.gguf", "-q")
+    refused(done, 2, "theirs.gguf isn't of model.gguf", "another size", "another model")

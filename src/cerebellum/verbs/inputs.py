@@ -14,11 +14,12 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix import Imatrix
 from cerebellum.gguf.llama_rules import check_numbers, quantizable_tensors
 from cerebellum.gguf.next_token import check_predicts
-from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
+from cerebellum.gguf.types import EMBEDDINGS, FTYPES, TYPES, ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.progress import Progress
 from cerebellum.text.corpus import read_text
 from cerebellum.verbs.calibration_texts import check_apart, texts_at_hand
+from cerebellum.verbs.imatrix_entries import entry_fits
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import Text, odd_marks, read
 
@@ -165,10 +166,19 @@ def odd_marks_of(texts: Texts, progress: Progress) -> list[str]:
 
 
 def check_imatrix_fits(imatrix: Imatrix, path: Path, source: Model) -> None:
-    """Some tensor of the model has an entry. Raises `ModelFileError`."""
-    if not {t.name for t in quantizable_tensors(source)} & set(imatrix.entries):
+    """Some tensor of the model has an entry, and none has one of another size, but embeddings, of which llama.cpp passes over it.
+
+    Raises `ModelFileError`."""
+    known = [t for t in quantizable_tensors(source) if t.name in imatrix.entries]
+    if not known:
         raise ModelFileError(
             f"the importance matrix {path} has no entry for any tensor of {source.path.name}; it was made for another model"
+        )
+    wrong = next((t.name for t in known if t.name not in EMBEDDINGS and not entry_fits(imatrix, t)), None)
+    if wrong is not None:
+        raise ModelFileError(
+            f"the importance matrix {path} isn't of {source.path.name}: its entry for {wrong} has another size than the tensor; it was "
+            "made for another model"
         )
 
 
