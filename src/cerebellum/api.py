@@ -27,6 +27,12 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import quant_type
+from cerebellum.hub.fetch import fetch as fetch_file
+from cerebellum.hub.fetch import takes_hub_names
+from cerebellum.hub.names import is_hub_name
+from cerebellum.hub.publish import Published
+from cerebellum.hub.publish import publish as publish_folder
+from cerebellum.hub.remote import inspect_remote
 from cerebellum.keys import sha256_file
 from cerebellum.keywords import (
     AllocateKeywords,
@@ -75,10 +81,36 @@ DEMO_QUESTIONS = 50
 
 
 def inspect(model: PathLike) -> Model:
-    """What a GGUF says of itself. Raises `ModelFileError`."""
-    return model_file.read_model(Path(model))
+    """What a GGUF says of itself; of one on a hub (``hf:org/name:Q4_K_M``) only the header is fetched. Raises `ModelFileError`."""
+    return inspect_remote(str(model)).model if is_hub_name(model) else model_file.read_model(Path(model))
 
 
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """A model of a hub, ``hf:org/name[@revision][:file or label]``, as a local path. Every function that takes a model takes such a name
+    too. Raises `InputError` where nothing is meant, `HubError` where the hub refuses or can't be reached."""
+    return fetch_file(name, progress)
+
+
+def publish(
+    folder: PathLike,
+    repo: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    force: bool = False,
+    card: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Put the results in ``folder`` into the repository ``repo`` ("user/name") of the hub; ``dry_run`` only says what would be sent.
+
+    What is there is not sent again. Files of the same names and other content are replaced with ``force`` only. Raises a `CerebellumError`.
+    """
+    return publish_folder(
+        Path(folder), repo, private=private, dry_run=dry_run, force=force, card=_path(card), progress=progress
+    )
+
+
+@takes_hub_names
 def quantize(
     model: PathLike,
     ftype: str,
@@ -101,6 +133,7 @@ def quantize(
     return quantize_model(backend or _llama(), Path(model), ftype, Path(out), *paths, force, progress, mix, limit)
 
 
+@takes_hub_names
 def split(
     model: PathLike,
     *,
@@ -116,6 +149,7 @@ def split(
     return split_model(Path(model), Path(out), limit, force)
 
 
+@takes_hub_names
 def imatrix(
     model: PathLike,
     text: PathLike | None = None,
@@ -145,6 +179,7 @@ def imatrix(
     return make_imatrix(options, backend or _llama(), progress)
 
 
+@takes_hub_names
 def perplexity(
     model: PathLike,
     text: PathLike,
@@ -163,6 +198,7 @@ def perplexity(
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
+@takes_hub_names
 def measure(
     models: PathLike | Sequence[PathLike],
     *,
@@ -192,6 +228,7 @@ def measure(
     )
 
 
+@takes_hub_names
 def compare(
     models: Sequence[PathLike],
     *,
@@ -231,6 +268,7 @@ def compare(
     return found
 
 
+@takes_hub_names
 def validity(
     models: PathLike | Sequence[PathLike] = (),
     *,
@@ -267,6 +305,7 @@ def validity(
     )
 
 
+@takes_hub_names
 def bench(
     model: PathLike,
     tasks: Names,
@@ -305,6 +344,7 @@ def bench(
     return bench_files(backend or _llama(), files, options, settings, _path(out), progress)
 
 
+@takes_hub_names
 def sweep(
     model: PathLike,
     *,
@@ -329,6 +369,7 @@ def sweep(
     return result
 
 
+@takes_hub_names
 def sweep_part(
     model: PathLike,
     shard: str,
@@ -344,6 +385,7 @@ def sweep_part(
     return measure_sweep_part(session, trials, backend=backend or _llama(), progress=progress)
 
 
+@takes_hub_names
 def run_part(
     model: PathLike,
     shard: str,
@@ -394,6 +436,7 @@ def merge(
     )
 
 
+@takes_hub_names
 def run(
     model: PathLike,
     *,
@@ -445,6 +488,7 @@ def of_sweep(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
 
 
+@takes_hub_names
 def choose(
     model: PathLike,
     *,
@@ -468,6 +512,7 @@ def choose(
     )  # fmt: skip
 
 
+@takes_hub_names
 def allocate(
     model: PathLike,
     *,
@@ -489,6 +534,7 @@ def allocate(
     )  # fmt: skip
 
 
+@takes_hub_names
 def transfer(
     source: PathLike,
     model: PathLike,
@@ -515,6 +561,7 @@ def transfer(
     )  # fmt: skip
 
 
+@takes_hub_names
 def ladder(
     model: PathLike,
     sizes: Names,
@@ -544,6 +591,7 @@ def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:
     return parse_ladder(names(sizes))
 
 
+@takes_hub_names
 def estimate(
     model: PathLike,
     *,
@@ -649,6 +697,7 @@ def plan(
     return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 
+@takes_hub_names
 def fit(
     model: PathLike,
     vram: str | int,
@@ -675,6 +724,7 @@ def fit(
     return fit_model(Path(model), limit, use, LlamaBackend().memory if check else None)
 
 
+@takes_hub_names
 def try_model(
     model: PathLike,
     prompt: str,
@@ -914,6 +964,7 @@ __all__ = [
     "demo",
     "doctor",
     "estimate",
+    "fetch",
     "fit",
     "imatrix",
     "inspect",
@@ -922,6 +973,7 @@ __all__ = [
     "merge",
     "perplexity",
     "plan",
+    "publish",
     "quantize",
     "run",
     "run_part",

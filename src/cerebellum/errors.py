@@ -14,7 +14,8 @@
     ├── StudyError                  exit 5   a foreign, newer or damaged study database
     ├── ProofError                  exit 6   the written file is not what was measured
     ├── RefusedError                exit 7   a policy refuses to choose (perplexity not valid, say)
-    └── SandboxError                exit 8   nothing here can run what a model wrote in isolation
+    ├── SandboxError                exit 8   nothing here can run what a model wrote in isolation
+    └── HubError                    exit 9   a hub that refused, failed or can't be reached
 
 Exit code 130 is Ctrl-C: what was measured is kept and the same command goes on.
 """
@@ -97,6 +98,12 @@ class RefusedError(CerebellumError):
     """A policy that refuses to choose, with its reason."""
 
     exit_code = 7
+
+
+class HubError(CerebellumError):
+    """A hub that refused, failed, can't be reached, or gave other bytes than it said."""
+
+    exit_code = 9
 
 
 class SandboxError(CerebellumError):

@@ -21,6 +21,7 @@ from cerebellum.cli.measure import measure, validity
 from cerebellum.cli.merge import merge
 from cerebellum.cli.plan import plan
 from cerebellum.cli.profiles import profile, transfer_check
+from cerebellum.cli.publish import publish
 from cerebellum.cli.recipe import recipe
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.sections import SectionedGroup
@@ -32,7 +33,7 @@ SECTIONS = {
     "Start here": ("demo", "doctor", "run", "transfer"),
     "Make files": ("quantize", "split", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
     "Measure and prove": ("inspect", "perplexity", "measure", "compare", "bench", "validity", "verify", "lm-eval"),
-    "Use a file": ("fit", "try", "commands", "modelfile", "lint-template"),
+    "Use a file": ("publish", "fit", "try", "commands", "modelfile", "lint-template"),
 }
 
 
@@ -87,5 +88,6 @@ for command in (
     commands,
     modelfile,
     lint_template,
+    publish,
 ):
     main.add_command(command)

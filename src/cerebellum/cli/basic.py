@@ -27,19 +27,29 @@ from cerebellum.quoting import printable
 @json_option
 @guarded
 def inspect(model: Path, as_json: bool) -> None:
-    """Architecture, blocks, tensors by role and type, sizes, bits per weight.
+    """Architecture, blocks, tensors by role and type, sizes, bits per weight. Of a model on a hub (hf:org/name:Q4_K_M) only the header is
+    fetched.
 
     Example: cerebellum inspect model-F16.gguf
     """
     from cerebellum.gguf import model_file
+    from cerebellum.hub.names import is_hub_name
     from cerebellum.verbs.inspect import describe, tables
 
-    found = model_file.read_model(model)
+    remote = None
+    if is_hub_name(model):
+        from cerebellum.hub.remote import inspect_remote
+
+        remote = inspect_remote(str(model))
+    found = model_file.read_model(model) if remote is None else remote.model
     if as_json:
-        print_json(describe(found))
+        fetched = {} if remote is None else {"fetched_bytes": remote.n_fetched, "requests": remote.n_requests}
+        print_json({**describe(found), **fetched})
         return
     for table in tables(found):
         stdout_console().print(table)
+    if remote is not None:
+        print(remote.summary())
 
 
 @click.command()

@@ -86,12 +86,12 @@ def print_json(value: Any) -> None:
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors a user can meet into one line on standard error and the exit code of `cerebellum.errors`."""
 
-    keeps = command.__name__ != "quantize"
+    keeps, fetches = command.__name__ != "quantize", command.__name__ != "inspect"
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            return command(*args, **_fetched(kwargs) if fetches else kwargs)
         except CerebellumError as error:
             _end(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
@@ -112,6 +112,17 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return run
+
+
+def _fetched(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The options with every ``hf:…`` among them brought here. Only where there is one is anything of hubs imported."""
+    values = [v for value in kwargs.values() for v in (value if isinstance(value, list | tuple) else (value,))]
+    if not any(isinstance(v, str | Path) and str(v).startswith("hf:") for v in values):
+        return kwargs
+    from cerebellum.cli.console import ConsoleProgress
+    from cerebellum.hub.fetch import local
+
+    return local(kwargs, ConsoleProgress(quiet=bool(kwargs.get("quiet"))))
 
 
 def _end(message: str, code: int) -> None:

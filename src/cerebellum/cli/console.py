@@ -39,6 +39,11 @@ class ConsoleProgress:
         self._task: TaskID | None = None
         self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
 
+    @property
+    def shows(self) -> bool:
+        """Whether bars are drawn."""
+        return self._live
+
     def note(self, text: str) -> None:
         self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 

@@ -64,13 +64,23 @@ class Header:
     data_end: int
 
 
+class HeaderIncomplete(ModelFileError):
+    """Only the first bytes of a file are at hand, and the header needs ``n_bytes`` of them at least."""
+
+    def __init__(self, n_bytes: int) -> None:
+        super().__init__(f"the header needs {n_bytes} bytes")
+        self.n_bytes = n_bytes
+
+
 class _Cursor:
-    """Reads values one after the other; running off the end is a `ModelFileError` that says where."""
+    """Reads values one after the other; running off the end is a `ModelFileError` that says where. Of a file of ``size`` bytes the
+    buffer may hold the first ones only: `HeaderIncomplete` where more are needed."""
 
     def __init__(self, buffer: Buffer, size: int, label: str) -> None:
         self._buffer, self._size, self._label = buffer, size, label
         self.position = 0
         self._n_elements = 0
+        self._at_hand = min(size, len(buffer))
 
     def fail(self, problem: str) -> ModelFileError:
         return ModelFileError(f"{self._label} is not a GGUF that can be used: {problem}; fetch or convert it again")
@@ -80,6 +90,8 @@ class _Cursor:
             raise ModelFileError(
                 f"{self._label} is truncated: it ends after {self._size} bytes, inside {what}; fetch or copy it again"
             )
+        if n_bytes > self._at_hand - self.position:
+            raise HeaderIncomplete(self.position + n_bytes)
 
     def scalar(self, kind: struct.Struct, what: str) -> Any:
         self.need(kind.size, what)
@@ -112,16 +124,17 @@ class _Cursor:
             raise self.fail(f"{what} is not UTF-8") from error
 
     def skip_strings(self, count: int, what: str) -> None:
-        unpack, buffer, size, position = _U64.unpack_from, self._buffer, self._size, self.position
+        unpack, buffer, size, position = _U64.unpack_from, self._buffer, self._at_hand, self.position
         for _ in range(count):
             if position + 8 > size:
+                position += 8
                 break
             position += 8 + unpack(buffer, position)[0]
         else:
             if position <= size:
                 self.position = position
                 return
-        self.need(self._size + 1, what)
+        self.need(position - self.position, what)
 
 
 @contextmanager
@@ -147,7 +160,10 @@ def _reason(path: Path, error: OSError) -> str:
 
 
 def read_header(buffer: Buffer, size: int, label: str) -> Header:
-    """The header of the GGUF in ``buffer`` (``size`` bytes), called ``label`` in errors. Raises `ModelFileError`."""
+    """The header of the GGUF in ``buffer`` (``size`` bytes, of which it may hold the first ones only), called ``label`` in errors.
+
+    Raises `ModelFileError`; `HeaderIncomplete` where the header is longer than the buffer.
+    """
     cursor = _Cursor(buffer, size, label)
     n_tensors, n_pairs = _start(cursor, buffer, size, label)
     metadata = _metadata(cursor, n_pairs)
@@ -176,6 +192,8 @@ def _padded(position: int, alignment: int) -> int:
 
 
 def _start(cursor: _Cursor, buffer: Buffer, size: int, label: str) -> tuple[int, int]:
+    if len(buffer) < len(MAGIC) <= size:
+        raise HeaderIncomplete(len(MAGIC))
     if size < len(MAGIC) or bytes(buffer[:4]) != MAGIC:
         raise ModelFileError(
             f"{label} is not a GGUF: it starts with {bytes(buffer[:4])!r}, not {MAGIC!r}; give a .gguf file"
