@@ -78,7 +78,9 @@ def publish_set(pairs: Sequence[tuple[Path, Path]]) -> None:
 STUDY_FILES = ("study.sqlite*",)
 COMPARE_FILES = (*STUDY_FILES, "report.md", "report.json", "compare.svg")
 BENCH_FILES = (*STUDY_FILES, "bench.json", "bench/*.jsonl")
-REPORT_FILES = ("report.md", "report.json", "sensitivity.json", "*.svg", "*.overrides.txt", "*.card.md")
+REPORT_FILES = (
+    "report.md", "report.json", "sensitivity.json", "*.svg", "*.overrides.txt", "*.card.md", "README.md", "sweep.md", "sweep.json",
+)  # fmt: skip
 JOB_FILES = (*BENCH_FILES, *REPORT_FILES, "base-*.gguf", "*-cerebellum.gguf", "*-cerebellum-*.gguf")
 
 
