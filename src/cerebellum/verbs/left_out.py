@@ -218,9 +218,8 @@ def _scores(job: _Job, left_out: Sequence[str], chunks: Sequence[int]) -> Scores
         runner = TrialRunner((), workspace.study, series, types, search.corpus, store, workspace.progress)
         if set(chunks) - runner.known(trial, chunks).keys():
             stack.callback(file.unlink, missing_ok=True)
-            workspace.progress.note(
-                f"quantizing to {job.ftype} without {len(left_out)} entries of the importance matrix, to compare"
-            )
+            which = f"without {len(left_out)} of its entries" if left_out else "whole"
+            workspace.progress.note(f"quantizing to {job.ftype} with the importance matrix {which}, to compare")
             workspace.backend.quantize(job.inputs.source.path, file, job.ftype, job.lines, path)
             engine = stack.enter_context(contextlib.closing(workspace.backend.open(file, workspace.settings)))
             replace(runner, engines=(engine,)).measure([trial], chunks, "base, entries left out")
