@@ -2,6 +2,7 @@
 
 * ``docs/reference/commands.md``: every command with its options, from the command line's own definitions.
 * ``docs/reference/database.md``: the study database's tables, from its migrations.
+* ``docs/reference/exit-codes.md``: what each exit code means, from the error tree.
 
 ``python -m tools.docs --demo FOLDER`` besides writes what a demo run determines: see `tools.demo`.
 """
@@ -95,7 +96,21 @@ def database_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/reference/commands.md": commands_page, "docs/reference/database.md": database_page}
+def exit_codes_page() -> str:
+    """What each exit code means, and the errors of Python that end with it."""
+    from cerebellum import errors
+
+    classes: dict[int, list[str]] = {}
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, errors.CerebellumError):
+            classes.setdefault(value.exit_code, []).append(f"`{name}`")
+    lines = ["# Exit codes", "", NOTE, "", "Every command ends with one of these. In a notebook the same failures are the errors on the right, all of"]
+    lines += ["them `CerebellumError`.", "", "| code | meaning | error |", "|---|---|---|"]
+    lines += [f"| {code} | {_escaped(meaning)} | {', '.join(classes.get(code, []))} |" for code, meaning in errors.EXIT_CODES.items()]
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {"docs/reference/commands.md": commands_page, "docs/reference/database.md": database_page, "docs/reference/exit-codes.md": exit_codes_page}
 
 
 def main(arguments: Sequence[str] = ()) -> None:

@@ -22,7 +22,7 @@ from cerebellum.allocation.sizes import Target, parse_bytes, parse_ladder, parse
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
-from cerebellum.files import JOB_FILES, refuse_inputs_in
+from cerebellum.files import JOB_FILES, check_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
@@ -33,7 +33,7 @@ from cerebellum.hub.names import is_hub_name
 from cerebellum.hub.publish import Published
 from cerebellum.hub.publish import publish as publish_folder
 from cerebellum.hub.remote import inspect_remote
-from cerebellum.keys import sha256_file
+from cerebellum.keyword_checks import blocks_of, check_ranges, checked
 from cerebellum.keywords import (
     AllocateKeywords,
     ChooseKeywords,
@@ -44,6 +44,7 @@ from cerebellum.keywords import (
     TransferKeywords,
 )
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, Backend, Settings, SpeedUse
+from cerebellum.notebook import attach
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Measurement, RunResult, SweepResult
 from cerebellum.results.allocation import Allocation, AllocationLadder
@@ -80,17 +81,20 @@ from cerebellum.verbs.validity import check_models, judge_ladder_file
 DEMO_QUESTIONS = 50
 
 
+@checked
 def inspect(model: PathLike) -> Model:
     """What a GGUF says of itself; of one on a hub (``hf:org/name:Q4_K_M``) only the header is fetched. Raises `ModelFileError`."""
     return inspect_remote(str(model)).model if is_hub_name(model) else model_file.read_model(Path(model))
 
 
+@checked
 def fetch(name: str, *, progress: Progress | None = None) -> Path:
     """A model of a hub, ``hf:org/name[@revision][:file or label]``, as a local path. Every function that takes a model takes such a name
     too. Raises `InputError` where nothing is meant, `HubError` where the hub refuses or can't be reached."""
     return fetch_file(name, progress)
 
 
+@checked
 def publish(
     folder: PathLike,
     repo: str,
@@ -110,6 +114,7 @@ def publish(
     )
 
 
+@checked
 @takes_hub_names
 def quantize(
     model: PathLike,
@@ -133,6 +138,7 @@ def quantize(
     return quantize_model(backend or _llama(), Path(model), ftype, Path(out), *paths, force, progress, mix, limit)
 
 
+@checked
 @takes_hub_names
 def split(
     model: PathLike,
@@ -149,6 +155,7 @@ def split(
     return split_model(Path(model), Path(out), limit, force)
 
 
+@checked
 @takes_hub_names
 def imatrix(
     model: PathLike,
@@ -179,6 +186,7 @@ def imatrix(
     return make_imatrix(options, backend or _llama(), progress)
 
 
+@checked
 @takes_hub_names
 def perplexity(
     model: PathLike,
@@ -198,6 +206,7 @@ def perplexity(
     return measure_perplexity(backend or _llama(), Path(model), Path(text), settings, chunks, progress, chat)
 
 
+@checked
 @takes_hub_names
 def measure(
     models: PathLike | Sequence[PathLike],
@@ -228,6 +237,7 @@ def measure(
     )
 
 
+@checked
 @takes_hub_names
 def compare(
     models: Sequence[PathLike],
@@ -268,6 +278,7 @@ def compare(
     return found
 
 
+@checked
 @takes_hub_names
 def validity(
     models: PathLike | Sequence[PathLike] = (),
@@ -305,6 +316,7 @@ def validity(
     )
 
 
+@checked
 @takes_hub_names
 def bench(
     model: PathLike,
@@ -344,6 +356,7 @@ def bench(
     return bench_files(backend or _llama(), files, options, settings, _path(out), progress)
 
 
+@checked
 @takes_hub_names
 def sweep(
     model: PathLike,
@@ -360,6 +373,7 @@ def sweep(
     """
     from cerebellum.report import write_sweep
 
+    check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
     session, trials, choice = split_options(Path(model), Path(out), dict(options))
     allowed = None if options.get("allow") is None else choice.allowed_damage
     if allowed is not None and trials.race is None:
@@ -369,6 +383,7 @@ def sweep(
     return result
 
 
+@checked
 @takes_hub_names
 def sweep_part(
     model: PathLike,
@@ -385,6 +400,7 @@ def sweep_part(
     return measure_sweep_part(session, trials, backend=backend or _llama(), progress=progress)
 
 
+@checked
 @takes_hub_names
 def run_part(
     model: PathLike,
@@ -414,6 +430,7 @@ def run_part(
     return anchor_part(session, allocation, backend=backend or _llama(), progress=progress)
 
 
+@checked
 def merge(
     study: PathLike,
     parts: PathLike | Sequence[PathLike],
@@ -436,6 +453,7 @@ def merge(
     )
 
 
+@checked
 @takes_hub_names
 def run(
     model: PathLike,
@@ -488,6 +506,7 @@ def of_sweep(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in OF_ALLOCATION}
 
 
+@checked
 @takes_hub_names
 def choose(
     model: PathLike,
@@ -505,6 +524,7 @@ def choose(
 
     given: dict[str, Any] = dict(options)
     benchmarks = bench_options(given)
+    check_text_named(Path(model), given.get("text"), bool(given.get("chat")))
     session, trials, choice = split_options(Path(model), Path(out), given)
     return run_session(
         session, trials, choice,
@@ -512,6 +532,7 @@ def choose(
     )  # fmt: skip
 
 
+@checked
 @takes_hub_names
 def allocate(
     model: PathLike,
@@ -534,6 +555,7 @@ def allocate(
     )  # fmt: skip
 
 
+@checked
 @takes_hub_names
 def transfer(
     source: PathLike,
@@ -561,6 +583,7 @@ def transfer(
     )  # fmt: skip
 
 
+@checked
 @takes_hub_names
 def ladder(
     model: PathLike,
@@ -591,6 +614,7 @@ def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:
     return parse_ladder(names(sizes))
 
 
+@checked
 @takes_hub_names
 def estimate(
     model: PathLike,
@@ -645,8 +669,9 @@ def check_text_named(model: Path, text: PathLike | None, chat: bool) -> None:
 
 
 def _is_bundled(model: Path) -> bool:
-    ours = bundled.MODEL
-    return model.stat().st_size == ours.stat().st_size and sha256_file(model) == sha256_file(ours)
+    """Whether it is the bundled model or, by its name and number of weights, a quantization of it."""
+    given, ours = (model_file.read_model(path) for path in (model, bundled.MODEL))
+    return (given.name, given.architecture, given.n_weights) == (ours.name, ours.architecture, ours.n_weights)
 
 
 #: Tokens of each text that are measured where no number of chunks is named.
@@ -676,6 +701,7 @@ def _rules(given: dict[str, Any]) -> TypeRules:
     return TypeRules(**rules, keep=tuple(_pair(word) for word in names(given.get("keep") or ())))
 
 
+@checked
 def plan(
     map: PathLike,
     *,
@@ -697,6 +723,7 @@ def plan(
     return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 
+@checked
 @takes_hub_names
 def fit(
     model: PathLike,
@@ -724,6 +751,7 @@ def fit(
     return fit_model(Path(model), limit, use, LlamaBackend().memory if check else None)
 
 
+@checked
 @takes_hub_names
 def try_model(
     model: PathLike,
@@ -749,6 +777,7 @@ def try_model(
     return try_models(backend or _llama(), paths, asking, settings_of(ctx=ctx, threads=threads, gpu_layers=gpu_layers))
 
 
+@checked
 def doctor(folder: PathLike = ".", *, backend: Backend | None = None) -> list[Check]:
     """What is installed, what llama.cpp is built for and whether it computes, what is missing for what, with the command that mends it.
 
@@ -767,6 +796,7 @@ def _pair(word: str) -> tuple[str, str]:
     return pattern, quant_type(kind).name
 
 
+@checked
 def demo(
     *,
     out: PathLike,
@@ -823,6 +853,7 @@ def bench_options(options: dict[str, Any]) -> BenchOptions | None:
 
 def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[SessionOptions, SweepOptions, ChoiceOptions]:
     """The flat options of `run` as the three things they are about. Raises `InputError` for one that doesn't exist."""
+    check_folder(out)
     options = {name: value for name, value in given.items() if value is not None}
 
     def take(names: dict[str, str]) -> dict[str, Any]:
@@ -868,7 +899,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
-        trials["blocks"] = tuple(trials["blocks"])
+        trials["blocks"] = blocks_of(trials["blocks"])
     budget = take({"budget_tokens": "budget_tokens", "budget_minutes": "budget_minutes"})
     if options.pop("race", False) or budget:
         trials["race"] = RaceOptions(**budget)
@@ -879,16 +910,8 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     return (
         SessionOptions(model, out, settings=settings, mix=MixOptions(**mix), **paths, **makes, **session),
         SweepOptions(**trials),
-        ChoiceOptions(**choice),
+        ChoiceOptions(**with_growth(choice)),
     )
-
-
-#: The least that each number may be.
-_LEAST = {
-    "ctx": 8, "ubatch_size": 1, "chunks": 2, "workers": 1, "gpus_per_worker": 1, "threads": 1, "gpu_layers": -1,
-    "allow": 0, "max_growth": 0, "n_random": 0,
-    "seed": 0, "budget_tokens": 1, "budget_minutes": 0, "n_shuffled": 0, "replay_bytes": 0,
-}  # fmt: skip
 
 
 def settings_of(**given: Any) -> Settings:
@@ -898,11 +921,10 @@ def settings_of(**given: Any) -> Settings:
 
 
 def check_numbers(given: dict[str, Any]) -> None:
-    """Raises `InputError` for a number that is not finite or too small, or an objective that doesn't exist."""
-    for name, least in _LEAST.items():
-        value = given.get(name)
-        if value is not None and not (math.isfinite(value) and value >= least):
-            raise InputError(f"{name} is {value}; it must be a number of at least {least}")
+    """Raises `InputError` for a number that is not finite or out of range, or an objective that doesn't exist."""
+    check_ranges(given)
+    if given.get("chunks") == 1:
+        raise InputError("chunks (--chunks) is 1; two are the least that give an interval")
     if given.get("budget_minutes") == 0:
         raise InputError(
             "budget_minutes (--budget-minutes) is 0, in which nothing can be measured: give more than 0, or leave it out to race without "
@@ -910,6 +932,26 @@ def check_numbers(given: dict[str, Any]) -> None:
         )
     if given.get("objective") not in (None, "kld", "nll"):
         raise InputError(f"unknown objective {given['objective']!r}; the objectives are kld and nll")
+
+
+def with_growth(choice: dict[str, Any]) -> dict[str, Any]:
+    """The options of a choice, of which the growth may be a text."""
+    growth = choice.get("max_growth_bytes")
+    return choice | growth_of(growth) if isinstance(growth, str) else choice
+
+
+def growth_of(text: str) -> dict[str, Any]:
+    """``5%`` of the base's file, or a size, as `ChoiceOptions` has it. Raises `InputError`."""
+    number = text.strip().removesuffix("%")
+    if number != text.strip():
+        try:
+            share = float(number) / 100.0
+        except ValueError:
+            share = math.nan
+        if not 0.0 <= share <= 100.0:
+            raise InputError(f"{text!r} is no share of the base (--max-growth); write 5% or a number of bytes")
+        return {"max_growth_share": share}
+    return {"max_growth_bytes": 0 if number == "0" else parse_bytes(number, "--max-growth")}
 
 
 _SETTINGS = {
@@ -955,8 +997,29 @@ def _llama() -> Backend:
     return LlamaBackend()
 
 
+attach()
+
 __all__ = [
+    "Allocation",
+    "AllocationLadder",
+    "BenchResult",
+    "Estimate",
+    "FileComparison",
+    "Fit",
+    "LadderResult",
+    "MadeImatrix",
+    "Measurement",
+    "Merged",
+    "Model",
     "Objective",
+    "Part",
+    "Perplexity",
+    "Planned",
+    "Published",
+    "Quantized",
+    "RunResult",
+    "SplitModel",
+    "SweepResult",
     "allocate",
     "bench",
     "choose",

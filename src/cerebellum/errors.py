@@ -17,10 +17,25 @@
     ├── SandboxError                exit 8   nothing here can run what a model wrote in isolation
     └── HubError                    exit 9   a hub that refused, failed or can't be reached
 
-Exit code 130 is Ctrl-C: what was measured is kept and the same command goes on.
+Exit code 130 is Ctrl-C: what was measured is kept and the same command goes on. `EXIT_CODES` says what each code means.
 """
 
 from __future__ import annotations
+
+#: What the command line ends with, and what it means: one meaning each. ``docs/reference/exit-codes.md`` is made of it.
+EXIT_CODES = {
+    0: "It is done. A verdict, whatever the word, is a result too.",
+    1: "An error that nobody foresaw. Python's traceback is printed: please report it.",
+    2: "What was given can't be used: an option, a model, a text, a type, a tensor, an override line; a recipe or template has errors. "
+    "Nothing was measured in vain; the message says what to give instead.",
+    3: "Something can't be written: the folder, a full disk, a file that exists. What was measured is kept.",
+    4: "llama.cpp failed, or isn't installed as it must be (`doctor`). The message names the trial. What was measured is kept.",
+    5: "The study's database is of another model, of a newer version, or damaged.",
+    6: "A file is not what it should be: the written file differs from what was measured, or `verify` found a change.",
+    7: "It was measured, and the answer is no: a policy refuses to choose, or a task's gate fails (`--fail-on-loss`).",
+    8: "Nothing on this machine can run in isolation what a model wrote.",
+    130: "Stopped with Ctrl-C. What was measured is kept, and the same command goes on.",
+}
 
 
 class CerebellumError(Exception):

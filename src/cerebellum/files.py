@@ -19,13 +19,22 @@ from cerebellum.keys import partial_of, stem_of
 
 def make_folder(out: Path) -> None:
     """The output folder, made if missing. Raises `OutputError` where it can't be written."""
+    check_folder(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        why = f"{out} is a file" if out.is_file() else f"can't make the output folder {out}: {error.strerror or error}"
-        raise OutputError(f"{why}; give another folder with --out") from error
+        raise OutputError(
+            f"can't make the output folder {out}: {error.strerror or error}; give another folder with --out"
+        ) from error
     if not os.access(out, os.W_OK):
         raise OutputError(f"can't write in the output folder {out}: permission denied")
+
+
+def check_folder(out: Path) -> None:
+    """Raises `OutputError` where ``out``, or what it would lie in, is a file. Nothing is made."""
+    with contextlib.suppress(OSError):
+        if wrong := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+            raise OutputError(f"{wrong} is a file, no folder; give another folder with --out")
 
 
 #: Tries to create a file whose name somebody else takes again and again.

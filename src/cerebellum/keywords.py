@@ -73,7 +73,7 @@ class SweepKeywords(MeasureKeywords, total=False):
 
     role: Names | None  # ("ffn_gate",); "all" for every role
     to: Names | None  # ("Q2_K",)
-    blocks: Sequence[int] | None  # None: all
+    blocks: str | Sequence[int] | None  # "0-3,7" or numbers; None: all
     race: bool  # False; True: each trial gets text only until its verdict is settled
     budget_tokens: int | None  # of a race; None: no bound
     budget_minutes: float | None  # of a race, or of an allocation's refinement; None: no bound
@@ -86,7 +86,7 @@ class ChooseKeywords(SweepKeywords, BenchKeywords, SplitKeywords, total=False):
 
     policy: str | None  # "greedy" or "published"
     objective: Objective | None  # "kld" or "nll"
-    max_growth: int | None  # 0 bytes
+    max_growth: int | str | None  # 0 bytes; "2MB"; "5%" of the base's file
     n_random: int | None  # 3 random sets as controls
     trust_perplexity: bool  # False; True: perplexity may choose where its ladder says that it can't
 

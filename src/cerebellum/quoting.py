@@ -7,6 +7,7 @@ function here, and everything that goes over that edge goes through it.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -46,6 +47,18 @@ def _shown(character: str) -> str:
     code = ord(character)
     short = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(character)
     return short or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """`` (did you mean Q3_K_M?)`` for ``Q3KM`` among file types; "" where none of ``words`` is near."""
+    plain = {_bare(each): each for each in words}
+    key = _bare(word[:NAME_LENGTH])
+    near = [key] if key in plain else difflib.get_close_matches(key, plain, 1, 0.75)
+    return f" (did you mean {plain[near[0]]}?)" if near else ""
+
+
+def _bare(word: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
 # -- JSON --------------------------------------------------------------------------------------------------------------

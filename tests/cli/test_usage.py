@@ -129,8 +129,8 @@ def test_commands_are_lines_of_a_shell(tmp_path: Path) -> None:
     assert words[words.index("-ctv") + 1] == "q8_0" and words[words.index("-fa") + 1] == "on"
 
 
-@pytest.mark.parametrize(("template", "code"), [(CHATML, 0), (CHATML.replace("message['content']", "'x'"), 1), ("", 0)])
-def test_lint_ends_with_1_for_errors(tmp_path: Path, template: str, code: int) -> None:
+@pytest.mark.parametrize(("template", "code"), [(CHATML, 0), (CHATML.replace("message['content']", "'x'"), 2), ("", 0)])
+def test_lint_ends_with_2_for_errors(tmp_path: Path, template: str, code: int) -> None:
     done = cerebellum(tmp_path, "lint-template", tiny.llama(tmp_path / "m.gguf", chat_template=template))
     assert done.returncode == code and ("error: " in done.stdout) == bool(code)
 

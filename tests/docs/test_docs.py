@@ -72,3 +72,15 @@ def test_options_that_documents_name_exist(page: Path) -> None:
             known = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
             wrong += [f"{line.strip()}: {w}" for w in words if w.startswith("-") and w.split("=")[0] not in known]
     assert wrong == []
+
+
+def test_every_exit_code_has_one_meaning() -> None:
+    """The error tree, its docstring and the table agree; no two codes share a sentence."""
+    from cerebellum import errors
+    from cerebellum.cli.common import INTERRUPTED
+
+    tree = [x for x in vars(errors).values() if isinstance(x, type) and issubclass(x, errors.CerebellumError)]
+    assert {0, INTERRUPTED} | {error.exit_code for error in tree} == set(errors.EXIT_CODES)
+    assert len(set(errors.EXIT_CODES.values())) == len(errors.EXIT_CODES)
+    drawn = dict(re.findall(r"(\w+) +exit (\d+)", errors.__doc__ or ""))
+    assert drawn == {error.__name__: str(error.exit_code) for error in tree if "exit_code" in vars(error)}

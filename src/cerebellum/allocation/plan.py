@@ -16,12 +16,10 @@ import numpy as np
 from cerebellum.domain import Model, Tensor, TensorType, TensorTypes, Trial, TrialKind, role_of, tensor_types_of
 from cerebellum.errors import TensorChoiceError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import NEEDS_IMATRIX, fallback_type, quant_type
+from cerebellum.gguf.types import fallback_type, needs_imatrix, quant_type
+from cerebellum.quoting import did_you_mean
 
 ALL_ROLES = "all"
-#: Never in need of an importance matrix but for the types that ggml itself refuses without one.
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
-_ALWAYS_IMATRIX = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
 #: Draws tried before a random set that differs from all earlier ones is given up.
 _DRAWS = 1000
 
@@ -136,7 +134,7 @@ def select_tensors(model: Model, roles: Sequence[str], blocks: Iterable[int] | N
             kept = any(t.role == role for t in model.tensors)
             problem = "which llama.cpp never quantizes" if kept else f"which {model.path.name} doesn't have"
             raise TensorChoiceError(
-                f"the role {role!r} was asked for, {problem}; the roles are {listed}, or {ALL_ROLES}"
+                f"the role {role!r} was asked for, {problem}{did_you_mean(role, counts)}; the roles are {listed}, or {ALL_ROLES}"
             )
     chosen = set(counts) if ALL_ROLES in roles else set(roles)
     found = tuple(t for t in tensors if t.role in chosen)
@@ -164,19 +162,13 @@ def _check_type(kind: str, tensors: Sequence[Tensor], has_imatrix: bool) -> str:
             f"{kind} needs rows of a multiple of {quant.block_size} weights, the chosen tensors have {lengths}: "
             f"llama.cpp would store {second} instead; ask for that"
         )
-    if not has_imatrix and (name := _needs_imatrix(kind, fits)):
+    if not has_imatrix and (name := next((t.name for t in fits if needs_imatrix(kind, t.name)), None)):
         raise TypeChoiceError(f"{kind} needs an importance matrix for {name}; give one with --imatrix")
     short = Counter(fallback_type(kind, t.row_length).name for t in tensors if t not in fits)
     return "; ".join(
         f"{n} of {len(tensors)} tensors can't hold {kind} in their rows and are stored as {second}"
         for second, n in sorted(short.items())
     )
-
-
-def _needs_imatrix(kind: str, tensors: Iterable[Tensor]) -> str | None:
-    if kind not in NEEDS_IMATRIX:
-        return None
-    return next((t.name for t in tensors if kind in _ALWAYS_IMATRIX or t.name not in _EMBEDDINGS), None)
 
 
 def _replay_order(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from cerebellum.allocation.effects import Effects, Objective, Prediction, SingleEffect, predict_additive
 from cerebellum.domain import TensorTypes, tensor_types_of
 from cerebellum.errors import InputError
+from cerebellum.figures import significant
 from cerebellum.stats.classes import Class, Thresholds, Word, classify
 from cerebellum.stats.verdicts import MILLI
 
@@ -166,7 +167,7 @@ def choose_greedy(effects: Effects, rules: Rules) -> Choice:
     return Choice(
         "greedy",
         _ordered(taken.values()),
-        f"{how}; damage spent {MILLI * spent:.3g} of {MILLI * rules.allowed_damage:.3g} thousandths of a nat a token",
+        f"{how}; damage spent {significant(MILLI * spent)} of {significant(MILLI * rules.allowed_damage)} thousandths of a nat a token",
     )
 
 

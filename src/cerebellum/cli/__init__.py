@@ -28,6 +28,7 @@ from cerebellum.cli.sections import SectionedGroup
 from cerebellum.cli.transfer import transfer
 from cerebellum.cli.usage import commands, lint_template, modelfile, try_model
 from cerebellum.cli.verify import verify
+from cerebellum.silence import open_standard_streams
 
 SECTIONS = {
     "Start here": ("demo", "doctor", "run", "transfer"),
@@ -41,6 +42,7 @@ class _Commands(SectionedGroup):
     """The verbs. What the terminal's encoding lacks is written as an escape: a name from a file never ends a command."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_standard_streams()
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 with contextlib.suppress(OSError, ValueError):

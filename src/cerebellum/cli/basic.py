@@ -19,6 +19,7 @@ from cerebellum.cli.common import (
     split_options,
 )
 from cerebellum.cli.console import ConsoleProgress, stdout_console
+from cerebellum.figures import counted
 from cerebellum.quoting import printable
 
 
@@ -173,10 +174,11 @@ def perplexity(
             }
         )
         return
-    parts = f"conversations of at most {n_ctx}" if chat else f"chunks of {n_ctx}"
+    chunks = counted(result.chunks, "conversation" if chat else "chunk")
+    most = "at most " if chat else ""
     batches = "" if n_ubatch is None else f", decoded {n_ubatch} tokens at a time"
     line = (
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f} (one standard error over tokens) "
-        f"of {model.name} on {text.name}: {result.chunks} {parts} tokens, {result.tokens} scored{batches}"
+        f"of {model.name} on {text.name}: {chunks} of {most}{n_ctx} tokens, {result.tokens} scored{batches}"
     )
     print(printable(line))

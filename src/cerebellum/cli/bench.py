@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cerebellum.cli.common import (
+    decimal,
     gpu_option,
     guarded,
     json_option,
@@ -14,6 +15,7 @@ from cerebellum.cli.common import (
     print_json,
     quiet_option,
     threads_option,
+    whole,
 )
 from cerebellum.cli.console import ConsoleProgress, print_grid
 
@@ -31,18 +33,16 @@ unsafe_option = click.option(
 )
 @click.option("-r", "--reference", type=FilePath, help="GGUF of the unquantized model, for comparison.")
 @click.option("--data", type=FilePath, help="Folder with the questions as files, instead of the hub.")
-@click.option("--limit", type=click.IntRange(min=1), help="Ask only so many questions of each task. [default: all]")
-@click.option("--margin", type=click.FloatRange(min=0), help="Points that may be lost. [default: 2, on code 5]")
+@click.option("--limit", type=whole("limit"), help="Ask only so many questions of each task. [default: all]")
+@click.option("--margin", type=decimal("margin"), help="Points that may be lost. [default: 2, on code 5]")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=1, show_default=True, help="Replies to each function; 1 is greedy."
+    "--samples", type=whole("samples"), default=1, show_default=True, help="Replies to each function; 1 is greedy."
 )
 @click.option(
-    "--shots", type=click.IntRange(min=0), help="Examples before each question. [default: the task's; mmlu_redux: 5]"
+    "--shots", type=whole("shots"), help="Examples before each question. [default: the task's; mmlu_redux: 5]"
 )
 @click.option("--chat", is_flag=True, help="Ask in the model's own chat template.")
-@click.option(
-    "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens of context."
-)
+@click.option("-c", "--ctx", "n_ctx", type=whole("ctx"), default=2048, show_default=True, help="Tokens of context.")
 @threads_option
 @gpu_option
 @unsafe_option

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,21 +13,48 @@ from typing import Any
 import click
 
 from cerebellum.errors import CerebellumError, OutputError
+from cerebellum.keyword_checks import RANGES
 from cerebellum.quoting import printable, strict_json
 
 INTERRUPTED = 130
 
+
+class FiniteRange(click.FloatRange):
+    """A number within a range: neither ``nan``, which no comparison finds out of it, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+def whole(option: str, least: int | None = None) -> click.IntRange:
+    """The whole numbers that the option of `cerebellum.keywords` may be, from ``least`` on where that is given."""
+    low, high = RANGES[option]
+    return click.IntRange(int(low) if least is None else least, None if math.isinf(high) else int(high))
+
+
+def decimal(option: str) -> FiniteRange:
+    """The numbers that the option of `cerebellum.keywords` may be."""
+    low, high = RANGES[option]
+    return FiniteRange(low, None if math.isinf(high) else high)
+
+
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+wide_option = click.option(
+    "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 wide_option = click.option(
     "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
 )
 ctx_option = click.option(
-    "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."
+    "-c", "--ctx", "n_ctx", type=whole("ctx"), default=2048, show_default=True, help="Tokens in a chunk."
 )
 chunks_option = click.option(
-    "--chunks", "n_chunks", type=click.IntRange(min=1), help="Use only this many chunks of the text. [default: all]"
+    "--chunks", "n_chunks", type=whole("chunks"), help="Use only this many chunks of the text. [default: all]"
 )
 chat_option = click.option(
     "--chat",
@@ -40,13 +68,13 @@ exact_option = click.option(
     "all of up to 8,192 words, else 2 kB a token, which estimates KL divergence without bias]",
 )
 threads_option = click.option(
-    "-t", "--threads", "n_threads", type=click.IntRange(min=1), help="Threads for llama.cpp. [default: all cores]"
+    "-t", "--threads", "n_threads", type=whole("threads"), help="Threads for llama.cpp. [default: all cores]"
 )
 batch_option = click.option(
     "-ub",
     "--ubatch-size",
     "n_ubatch",
-    type=click.IntRange(min=1),
+    type=whole("ubatch_size"),
     help="Tokens decoded at a time: fewer need less memory for logits. Figures differ a little from one size to another: compare only "
     "what was measured with the same. [default: 512, with a large vocabulary fewer]",
 )
@@ -54,7 +82,7 @@ gpu_option = click.option(
     "-ngl",
     "--gpu-layers",
     "n_gpu_layers",
-    type=click.IntRange(min=-1),
+    type=whole("gpu_layers"),
     default=0,
     show_default=True,
     help="Layers on the GPU. 0: the processor alone; 99 or -1: all. With some of them there every trial is computed whole.",

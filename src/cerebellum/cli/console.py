@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from cerebellum.quoting import name, printable
@@ -38,6 +38,7 @@ class ConsoleProgress:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
+        self._times: list[float] = []
 
     @property
     def shows(self) -> bool:
@@ -51,6 +52,7 @@ class ConsoleProgress:
         what = name(what)
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
+        self._times = [self._started]
         if self._live:
             self._bar = _bar(self._console)
             self._task = self._bar.add_task(what, total=total, completed=done, now="")
@@ -60,22 +62,44 @@ class ConsoleProgress:
 
     def step(self, what: str = "") -> None:
         self._done += 1
+        self._times.append(time.monotonic())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done, now=name(what))
         elif time.monotonic() - self._last > PLAIN_EVERY:
             self._last = time.monotonic()
-            self.note(f"{self._what}: {self._done} of {self._total}, {self._left():.0f} s left")
-
-    def _left(self) -> float:
-        fresh = self._done - self._first
-        return (time.monotonic() - self._started) / max(1, fresh) * (self._total - self._done)
+            self.note(f"{self._what}: {self._done} of {self._total}{time_left(self._times, self._total - self._done)}")
 
     def end(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
         if self._done > self._first:
-            self.note(f"{self._what}: {self._done} of {self._total} in {time.monotonic() - self._started:.1f} s")
+            self.note(f"{self._what}: {self._done} of {self._total} in {clock(time.monotonic() - self._started)}")
+
+
+#: Steps by which a rate is told: what the first ones took says little, since files are opened and loops compiled in them.
+LEAST_STEPS = 4
+
+
+def time_left(times: Sequence[float], n_left: int) -> str:
+    """``, 1 h 5 min left``: by the rate of the later half of the steps that ended at ``times[1:]`` (seconds; work began at ``times[0]``).
+    Empty while there are too few to tell."""
+    n = len(times) - 1
+    if n < LEAST_STEPS:
+        return ""
+    late = n - n // 2
+    return f", {clock((times[-1] - times[late]) / (n - late) * n_left, whole=True)} left"
+
+
+def clock(seconds: float, *, whole: bool = False) -> str:
+    """A span of time as people say it: ``12.3 s`` (``12 s`` where ``whole``), ``4 min``, ``1 h 5 min``, ``2 d 3 h``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s" if whole else f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def _bar(console: Console) -> Progress:
@@ -124,6 +148,11 @@ def print_grid(grid: Grid) -> None:
     for note in grid.notes:
         print_lines(console, [note], style="dim")
     console.print()
+
+
+def print_table(grid: Grid, *, wide: bool = False) -> None:
+    """A table within 80 columns; as wide as it is where ``wide``."""
+    (print_grid if wide else print_narrow)(grid)
 
 
 def print_narrow(grid: Grid, width: int = NARROW) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cerebellum.cli.common import guarded, json_option, print_json
+from cerebellum.errors import EngineError
 
 if TYPE_CHECKING:
     from cerebellum.results.health import Check
@@ -24,7 +25,7 @@ _SIGNS = {"ok": "ok", "missing": "--", "warning": "!", "broken": "BROKEN"}
 def doctor(as_json: bool) -> None:
     """What is installed, which devices and CPU features llama.cpp uses, whether it computes, what is missing for what.
 
-    A small computation is made in a process of its own, so that a build whose kernels end the process is noticed. Exit code 1 where
+    A small computation is made in a process of its own, so that a build whose kernels end the process is noticed. Exit code 4 where
     nothing can be measured.
 
     Example: cerebellum doctor
@@ -34,7 +35,7 @@ def doctor(as_json: bool) -> None:
         from cerebellum.verbs.doctor import BUILDS, build_command, examine
     except ImportError as error:  # without numpy, say, nothing of ours can be imported
         print(f"BROKEN: {error}\n  pip install --force-reinstall cerebellum")
-        sys.exit(1)
+        sys.exit(EngineError.exit_code)
 
     backend = LlamaBackend()
     checks = examine(backend, backend.native, Path.cwd())
@@ -46,7 +47,7 @@ def doctor(as_json: bool) -> None:
         for device, arguments in BUILDS.items():
             print(f"  {device}: {build_command(arguments)}")
     if any(check.state == "broken" for check in checks):
-        sys.exit(1)
+        sys.exit(EngineError.exit_code)
 
 
 def _show(checks: Iterable[Check]) -> None:

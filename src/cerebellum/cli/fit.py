@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, model_argument, print_json
+from cerebellum.cli.common import guarded, json_option, model_argument, print_json, whole
 from cerebellum.cli.console import print_grid, print_lines, stdout_console
 from cerebellum.quoting import printable
 
 CACHE_TYPES = ("F16", "BF16", "F32", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
+#: Tokens of a context that anything can be said of.
+MOST_CTX = 1 << 27
 _cache_type = click.Choice(CACHE_TYPES, case_sensitive=False)
 
 vram_option = click.option("--vram", metavar="SIZE", help="Memory of the device: 4GB, 8GiB, a number of bytes.")
@@ -34,7 +36,9 @@ margin_option = click.option(
 FIT_OPTIONS = (
     vram_option,
     click.option(
-        "--fit-ctx", type=click.IntRange(min=1), help="With --vram: tokens of context that must fit. [default: 4096]"
+        "--fit-ctx",
+        type=click.IntRange(1, MOST_CTX),
+        help="With --vram: tokens of context that must fit. [default: 4096]",
     ),
 )
 _FIT_CTX = 4096
@@ -77,14 +81,14 @@ def sized(model: Path, options: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @model_argument
 @click.option("--vram", metavar="SIZE", required=True, help="Memory of the device: 4GB, 8GiB, a number of bytes.")
-@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(min=1), help="Tokens of context that are asked for.")
+@click.option("-c", "--ctx", "n_ctx", type=click.IntRange(1, MOST_CTX), help="Tokens of context that are asked for.")
 @cache_k_option
 @cache_v_option
 @click.option(
     "-ngl",
     "--gpu-layers",
     "n_gpu_layers",
-    type=click.IntRange(min=-1),
+    type=whole("gpu_layers"),
     default=-1,
     show_default=True,
     help="Layers on the device; -1: all, 0: none (then --vram is the machine's memory).",
@@ -93,7 +97,7 @@ def sized(model: Path, options: dict[str, Any]) -> dict[str, Any]:
     "-ub",
     "--ubatch-size",
     "n_ubatch",
-    type=click.IntRange(min=1),
+    type=whole("ubatch_size"),
     default=512,
     show_default=True,
     help="Tokens decoded at a time.",

@@ -15,6 +15,7 @@ from cerebellum.cli.common import (
     print_json,
     quiet_option,
     threads_option,
+    whole,
 )
 from cerebellum.cli.console import ConsoleProgress
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS
@@ -29,7 +30,7 @@ FilePath = click.Path(path_type=Path)
     "-c",
     "--ctx",
     "n_ctx",
-    type=click.IntRange(min=8),
+    type=whole("ctx"),
     default=CHUNK_TOKENS,
     show_default=True,
     help="Tokens in a chunk.",

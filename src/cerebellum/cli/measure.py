@@ -15,8 +15,10 @@ from cerebellum.cli.common import (
     json_option,
     print_json,
     quiet_option,
+    whole,
+    wide_option,
 )
-from cerebellum.cli.console import ConsoleProgress, print_grid
+from cerebellum.cli.console import ConsoleProgress, print_table
 
 FilePath = click.Path(path_type=Path)
 models_argument = click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=FilePath)
@@ -34,6 +36,7 @@ pairs_option = click.option("--pairs", is_flag=True, help="The difference of eac
 @click.option(
     "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
 )
+@wide_option
 @pairs_option
 @json_option
 @quiet_option
@@ -53,6 +56,7 @@ def measure(
     pairs: bool,
     as_json: bool,
     quiet: bool,
+    wide: bool,
 ) -> None:
     """How far each MODEL is from a reference on a text: KL divergence with its tail, perplexity, agreement, all with intervals.
 
@@ -72,9 +76,9 @@ def measure(
     if as_json:
         print_json(measurement_json(found))
         return
-    print_grid(measurement_grid(found))
+    print_table(measurement_grid(found), wide=wide)
     if pairs and found.pairs:
-        print_grid(pairs_grid(found))
+        print_table(pairs_grid(found), wide=wide)
 
 
 @click.command()
@@ -88,11 +92,12 @@ def measure(
 @exact_option
 @engine_options
 @click.option(
-    "--chunks", "n_chunks", type=click.IntRange(min=2), default=32, show_default=True, help="At most this many chunks."
+    "--chunks", "n_chunks", type=whole("chunks", 2), default=32, show_default=True, help="At most this many chunks."
 )
 @click.option(
     "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
 )
+@wide_option
 @json_option
 @quiet_option
 @guarded
@@ -111,6 +116,7 @@ def validity(
     out: Path | None,
     as_json: bool,
     quiet: bool,
+    wide: bool,
 ) -> None:
     """May perplexity rank quantizations of a model on a text? Says valid, doubtful or invalid, and why.
 
@@ -129,4 +135,4 @@ def validity(
     if as_json:
         print_json(ladder_json(found))
     else:
-        print_grid(ladder_grid(found))
+        print_table(ladder_grid(found), wide=wide)

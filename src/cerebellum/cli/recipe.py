@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, print_json, split_options
-from cerebellum.cli.console import print_grid
+from cerebellum.cli.common import guarded, json_option, print_json, split_options, wide_option
+from cerebellum.cli.console import print_table
+from cerebellum.errors import InputError
 
 FilePath = click.Path(path_type=Path)
 recipe_argument = click.argument("recipe", metavar="RECIPE", type=FilePath)
@@ -25,9 +26,10 @@ def recipe() -> None:
 
 @recipe.command()
 @recipe_argument
+@wide_option
 @json_option
 @guarded
-def show(recipe: Path, as_json: bool) -> None:
+def show(recipe: Path, as_json: bool, wide: bool) -> None:
     """What a recipe, or the type map of a GGUF, says.
 
     Example: cerebellum recipe show model.recipe.toml
@@ -39,7 +41,7 @@ def show(recipe: Path, as_json: bool) -> None:
     if as_json:
         print_json(recipe_json(found))
     else:
-        print_grid(recipe_grid(found, recipe.name))
+        print_table(recipe_grid(found, recipe.name), wide=wide)
 
 
 @recipe.command()
@@ -47,9 +49,10 @@ def show(recipe: Path, as_json: bool) -> None:
 @model_argument
 @base_option
 @imatrix_option
+@wide_option
 @json_option
 @guarded
-def lint(recipe: Path, model: Path, base: str | None, imatrix: Path | None, as_json: bool) -> None:
+def lint(recipe: Path, model: Path, base: str | None, imatrix: Path | None, as_json: bool, wide: bool) -> None:
     """What may go wrong when RECIPE (a recipe, an override file, a GGUF) is applied to MODEL. Ends with exit code 2 where there are errors.
 
     Example: cerebellum recipe lint overrides.txt model-BF16.gguf --base Q3_K_M
@@ -62,17 +65,18 @@ def lint(recipe: Path, model: Path, base: str | None, imatrix: Path | None, as_j
     if as_json:
         print_json(lint_json(found))
     else:
-        print_grid(lint_grid(found))
+        print_table(lint_grid(found), wide=wide)
     if found.errors:
-        sys.exit(2)
+        sys.exit(InputError.exit_code)
 
 
 @recipe.command()
 @click.argument("ours", metavar="RECIPE", type=FilePath)
 @click.argument("theirs", metavar="OTHER", type=FilePath)
+@wide_option
 @json_option
 @guarded
-def diff(ours: Path, theirs: Path, as_json: bool) -> None:
+def diff(ours: Path, theirs: Path, as_json: bool, wide: bool) -> None:
     """Tensors that two recipes (or GGUFs) treat differently.
 
     Example: cerebellum recipe diff mine.recipe.toml published-Q3_K_M.gguf
@@ -84,7 +88,7 @@ def diff(ours: Path, theirs: Path, as_json: bool) -> None:
     if as_json:
         print_json(diff_json(first, second))
     else:
-        print_grid(diff_grid(first, second, (ours.name, theirs.name)))
+        print_table(diff_grid(first, second, (ours.name, theirs.name)), wide=wide)
 
 
 @recipe.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from cerebellum.cli.bench import unsafe_option
 from cerebellum.cli.common import (
     batch_option,
     chat_option,
+    decimal,
     exact_option,
     gpu_option,
     guarded,
@@ -23,10 +24,13 @@ from cerebellum.cli.common import (
     quiet_option,
     split_options,
     threads_option,
+    whole,
     wide_option,
 )
-from cerebellum.cli.console import ConsoleProgress, print_folded, print_grid, print_lines, stdout_console
+from cerebellum.cli.console import ConsoleProgress, print_folded, print_table
 from cerebellum.cli.fit import FIT_OPTIONS, sized
+from cerebellum.errors import InputError
+from cerebellum.keyword_checks import blocks_of
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
@@ -40,16 +44,10 @@ def parse_blocks(_context: click.Context, _option: click.Parameter, value: str |
     """``0-3,7`` → (0, 1, 2, 3, 7)."""
     if value is None:
         return None
-    blocks: list[int] = []
-    for part in value.split(","):
-        first, dash, last = part.strip().partition("-")
-        numbers = [first, last] if dash else [first]
-        if not all(n.isascii() and n.isdigit() and len(n) < 5 for n in numbers):
-            raise click.BadParameter(f"{part!r} is not a block or a range of blocks; write 0-3,7 for example")
-        if last and int(last) < int(first):
-            raise click.BadParameter(f"{part!r} is a range that ends before it begins; write {last}-{first}")
-        blocks += range(int(first), int(last or first) + 1)
-    return tuple(dict.fromkeys(blocks))
+    try:
+        return blocks_of(value)
+    except InputError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def parse_workers(_context: click.Context, _option: click.Parameter, value: str) -> int | str:
@@ -94,16 +92,16 @@ SWEEP_OPTIONS = (
         type=FilePath,
         help="Text that the importance matrix is made on, apart from those that measure. [default: a bundled one]",
     ),
-    click.option("-c", "--ctx", type=click.IntRange(min=8), default=2048, show_default=True, help="Tokens in a chunk."),
-    click.option("--chunks", type=click.IntRange(min=2), help="At most this many chunks of each text. [default: all]"),
+    click.option("-c", "--ctx", type=whole("ctx"), default=2048, show_default=True, help="Tokens in a chunk."),
+    click.option("--chunks", type=whole("chunks", 2), help="At most this many chunks of each text. [default: all]"),
     click.option(
         "--race",
         is_flag=True,
         help="Give each trial text only until its verdict (in run: its place in the choice) is settled.",
     ),
-    click.option("--budget-tokens", type=click.IntRange(min=1), help="Race within this many decoded tokens."),
+    click.option("--budget-tokens", type=whole("budget_tokens"), help="Race within this many decoded tokens."),
     click.option(
-        "--budget-minutes", type=click.FloatRange(min=0), help="Race, or refine an allocation, within this time."
+        "--budget-minutes", type=decimal("budget_minutes"), help="Race, or refine an allocation, within this time."
     ),
     batch_option,
     threads_option,
@@ -129,7 +127,7 @@ SWEEP_OPTIONS = (
     click.option(
         "--gpus-per-worker",
         metavar="K",
-        type=click.IntRange(min=1),
+        type=whole("gpus_per_worker"),
         help="GPUs that each engine has for its own, for a model larger than one. [default: 1 where there are several engines]",
     ),
 )
@@ -140,16 +138,14 @@ BENCH_OPTIONS = (
         metavar="TASKS",
         help="Benchmarks of the written file, the base and the reference, as in `bench --tasks`.",
     ),
-    click.option(
-        "--bench-limit", type=click.IntRange(min=1), help="Ask only so many questions of each. [default: all]"
-    ),
+    click.option("--bench-limit", type=whole("bench_limit"), help="Ask only so many questions of each. [default: all]"),
     click.option("--bench-data", type=FilePath, help="Folder with the questions as files, instead of the hub."),
     click.option(
-        "--bench-margin", type=click.FloatRange(min=0), help="Points that may be lost. [default: 2, on code 5]"
+        "--bench-margin", type=decimal("bench_margin"), help="Points that may be lost. [default: 2, on code 5]"
     ),
     click.option(
         "--bench-shots",
-        type=click.IntRange(min=0),
+        type=whole("bench_shots"),
         help="Examples before each question. [default: the task's own number]",
     ),
     unsafe_option,
@@ -164,6 +160,7 @@ shard_option = click.option(
 LADDER_OPTION = click.option(
     "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
 )
+
 ALLOCATION_OPTIONS = (
     click.option("--size", metavar="SIZE", help="Bytes of the finished file at most: 3.0GB, 900MB, a number."),
     click.option("--bpw", metavar="BITS", type=float, help="Bits a weight of the finished file at most."),
@@ -174,7 +171,7 @@ ALLOCATION_OPTIONS = (
     click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
     LADDER_OPTION,
     click.option("--map", metavar="MAP", type=FilePath, help="Start from this sensitivity.json of an earlier run: measure no anchors."),
-    click.option("--shuffled", "n_shuffled", type=click.IntRange(min=0), help="Controls: its types, shuffled. [default: 20]"),
+    click.option("--shuffled", "n_shuffled", type=whole("n_shuffled"), help="Controls: its types, shuffled. [default: 20]"),
     click.option("--no-refine", "refine", flag_value=False, default=None, help="Don't improve the recipe by measuring it."),
 )  # fmt: skip
 
@@ -185,13 +182,13 @@ CHOICE_OPTIONS = (
         help="What greedy minimizes: KL divergence, or the NLL that perplexity is made of. [default: kld]",
     ),
     click.option(
-        "--allow", type=click.FloatRange(min=0),
+        "--allow", type=decimal("allow"),
         help="Sweep: share of the base's own KL divergence that smaller types together may add. [default: 0.05]",
     ),
-    click.option("--max-growth", type=click.IntRange(min=0), help="Sweep: bytes the file may grow by. [default: 0]"),
-    click.option("--random", "n_random", type=click.IntRange(min=0), help="Sweep: random sets as controls. [default: 3]"),
+    click.option("--max-growth", metavar="SIZE", help="Sweep: what the file may grow by: 2MB, bytes, or 5% of the base. [default: 0]"),
+    click.option("--random", "n_random", type=whole("n_random"), help="Sweep: random sets as controls. [default: 3]"),
     click.option("--trust-perplexity", is_flag=True, help="Let perplexity choose even where its ladder says that it can't."),
-    click.option("--seed", type=click.IntRange(min=0), help="Seed of the random sets. [default: 0]"),
+    click.option("--seed", type=whole("seed"), help="Seed of the random sets. [default: 0]"),
 )  # fmt: skip
 
 out_option = click.option(
@@ -256,7 +253,7 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
         run_allocation(model, out, api.of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
     else:
         refuse_dry_run(dry_run, "of an allocation: leave out the options of a sweep")
-        show_run(api.choose(model, out=out, progress=progress, **api.of_sweep(given)), out, as_json)
+        show_run(api.choose(model, out=out, progress=progress, **api.of_sweep(given)), out, as_json, wide=wide)
 
 
 @click.command()
@@ -264,14 +261,15 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
 @with_options(out_option, *SWEEP_OPTIONS)
 @click.option(
     "--allow",
-    type=click.FloatRange(min=0),
+    type=decimal("allow"),
     help="With --race: only to what a choice within this share of the base's KL divergence could take, as in run.",
 )
 @shard_option
+@wide_option
 @json_option
 @quiet_option
 @guarded
-def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) -> None:
+def sweep(model: Path, out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> None:
     """Measure each tensor of the chosen roles alone at another type.
 
     The measurements stay in the folder: `run` with the same options takes them over.
@@ -290,8 +288,8 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, **options: Any) ->
     if as_json:
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
-    show_sweep(result)
-    print_lines(stdout_console(), [f"report: {out / 'sweep.md'}"])
+    show_sweep(result, wide=wide)
+    print_folded(f"report: {out / 'sweep.md'}")
 
 
 @click.command()
@@ -344,46 +342,49 @@ def told(options: dict[str, Any], *, bundled_text: bool = True) -> dict[str, Any
     return {**options, "command": ("cerebellum", *sys.argv[1:])}
 
 
-def show_sweep(result: SweepResult) -> None:
+def show_sweep(result: SweepResult, *, wide: bool = False) -> None:
     """The sweep's table."""
-    from cerebellum.report.grids import sweep_grid
+    from cerebellum.report.grids import short_sweep_grid, sweep_grid
 
-    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
+    print_table((sweep_grid if wide else short_sweep_grid)(result.sweep, result.facts, result.noise), wide=wide)
 
 
-def show_run(result: RunResult, out: Path, as_json: bool) -> None:
+def show_run(result: RunResult, out: Path, as_json: bool, *, wide: bool = False) -> None:
     """Sweep, choice, combination, controls, file."""
-    from cerebellum.report.bench import bench_grid
+    from cerebellum.report.bench import bench_grid, short_bench_grid
     from cerebellum.report.grids import (
         choice_lines,
         comparison_grid,
         controls_lines,
         prediction_grid,
-        sweep_grid,
+        short_comparison_grid,
         written_lines,
     )
     from cerebellum.report.ladder import ladder_grid
     from cerebellum.report.plain import summary_of
+    from cerebellum.results import SweepResult
 
     if as_json:
         print_json(summary_of(result))
         return
-    say = stdout_console()
     if result.validity is not None:
-        print_grid(ladder_grid(result.validity))
-    print_grid(sweep_grid(result.sweep, result.facts, result.noise))
-    say.print("[bold]Choice[/bold]")
-    print_lines(say, choice_lines(result))
-    say.print()
+        print_table(ladder_grid(result.validity), wide=wide)
+    show_sweep(SweepResult(result.model, result.base, result.sweep, result.noise, result.facts), wide=wide)
+    show_lines("Choice", choice_lines(result))
     if result.combination is not None:
-        print_grid(prediction_grid(result.combination))
-        print_grid(comparison_grid(result.combination.report, result.facts))
-        say.print("[bold]Controls[/bold]")
-        print_lines(say, controls_lines(result))
-        say.print()
-    say.print("[bold]File[/bold]")
-    print_lines(say, written_lines(result))
+        print_table(prediction_grid(result.combination), wide=wide)
+        comparison = comparison_grid if wide else short_comparison_grid
+        print_table(comparison(result.combination.report, result.facts), wide=wide)
+        show_lines("Controls", controls_lines(result))
+    show_lines("File", written_lines(result))
     if result.bench is not None:
-        say.print()
-        print_grid(bench_grid(result.bench))
-    say.print(f"\n  report: {out / 'report.md'}", highlight=False, markup=False)
+        print_table((bench_grid if wide else short_bench_grid)(result.bench), wide=wide)
+    print_folded(f"  report: {out / 'report.md'}", indent="    ")
+
+
+def show_lines(title: str, lines: Iterable[str]) -> None:
+    """Lines of prose under a title, within 80 columns."""
+    print(title)
+    for line in lines:
+        print_folded(f"  {line}", indent="    ")
+    print()

@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cerebellum.cli.common import gpu_option, guarded, json_option, model_argument, print_json, threads_option
+from cerebellum.cli.common import (
+    FiniteRange,
+    gpu_option,
+    guarded,
+    json_option,
+    model_argument,
+    print_json,
+    threads_option,
+    whole,
+)
 from cerebellum.cli.console import print_lines, stdout_console
 from cerebellum.cli.fit import cache_k_option, cache_v_option
+from cerebellum.errors import InputError
+from cerebellum.figures import counted
 from cerebellum.quoting import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -23,7 +34,7 @@ _ctx_option = click.option(
     "-c",
     "--ctx",
     "n_ctx",
-    type=click.IntRange(min=8),
+    type=whole("ctx"),
     help="Tokens of context. [default: 8192, or what it was trained for]",
 )
 
@@ -37,19 +48,22 @@ _ctx_option = click.option(
 @click.option("--system", help="System message.")
 @click.option("--raw", is_flag=True, help="The prompt as it is, without the chat template.")
 @click.option(
-    "-n", "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens written at most."
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(1, 1 << 20),
+    default=256,
+    show_default=True,
+    help="Tokens written at most.",
 )
 @click.option(
     "--temperature",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(0, 1000),
     default=0.0,
     show_default=True,
     help="0: the likeliest token each time.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "-c", "--ctx", "n_ctx", type=click.IntRange(min=8), default=4096, show_default=True, help="Tokens of context."
-)
+@click.option("--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True)
+@click.option("-c", "--ctx", "n_ctx", type=whole("ctx"), default=4096, show_default=True, help="Tokens of context.")
 @gpu_option
 @threads_option
 @json_option
@@ -98,7 +112,8 @@ def _show_answers(answers: list[Answer]) -> None:
     if len(answers) > 1:
         n = first_difference(answers[0].text, answers[1].text)
         console.print(
-            "the two answers are equal" if n is None else f"the two answers are equal for {n} words", highlight=False
+            "the two answers are equal" if n is None else f"the two answers are equal for {counted(n, 'word')}",
+            highlight=False,
         )
     for warning in dict.fromkeys(w for answer in answers for w in answer.warnings):
         print(printable(f"warning: {warning}"), file=sys.stderr)
@@ -107,7 +122,7 @@ def _show_answers(answers: list[Answer]) -> None:
 def _headline(answer: Answer) -> str:
     how = "" if answer.chat else ", without a chat template"
     cut = ", cut at --max-tokens" if answer.ended == "length" else ""
-    return printable(f"{answer.model}: {answer.n_tokens} tokens in {answer.seconds:.1f} s{how}{cut}")
+    return printable(f"{answer.model}: {counted(answer.n_tokens, 'token')} in {answer.seconds:.1f} s{how}{cut}")
 
 
 @click.command()
@@ -174,7 +189,7 @@ def commands(model: Path, n_ctx: int | None, type_k: str, type_v: str, as_json: 
 def lint_template(model: Path, as_json: bool) -> None:
     """Is MODEL's chat template sound? Made-up conversations are rendered through it, and what comes out is checked.
 
-    Errors end with exit code 1: the template does not render, writes BOS twice, ignores the generation prompt, drops a system message,
+    Errors end with exit code 2: the template does not render, writes BOS twice, ignores the generation prompt, drops a system message,
     an answer or a question, changes what a message says, or marks no end of a turn.
 
     Example: cerebellum lint-template model-it-BF16.gguf
@@ -189,4 +204,4 @@ def lint_template(model: Path, as_json: bool) -> None:
     else:
         print_lines(stdout_console(), [f"{f.level}: {f.check}: {f.message}" for f in findings] or ["no fault found"])
     if any(f.level == "error" for f in findings or ()):
-        sys.exit(1)
+        sys.exit(InputError.exit_code)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, print_json
-from cerebellum.cli.console import print_grid
+from cerebellum.cli.common import guarded, json_option, print_json, wide_option
+from cerebellum.cli.console import print_table
 from cerebellum.errors import ProofError
 
 FilePath = click.Path(path_type=Path)
@@ -22,10 +22,17 @@ FilePath = click.Path(path_type=Path)
 @click.option("--study", type=FilePath, help="The folder of the study that wrote it.")
 @click.option("--imatrix", type=FilePath, help="The importance matrix it was made with.")
 @click.option("--base", help="Base mix to rebuild on. [default: what the file says]")
+@wide_option
 @json_option
 @guarded
 def verify(
-    file: Path, source: Path | None, study: Path | None, imatrix: Path | None, base: str | None, as_json: bool
+    file: Path,
+    source: Path | None,
+    study: Path | None,
+    imatrix: Path | None,
+    base: str | None,
+    as_json: bool,
+    wide: bool,
 ) -> None:
     """What FILE says of itself, and whether its tensors still are what they were. Ends with exit code 6 where a check fails.
 
@@ -41,6 +48,6 @@ def verify(
     if as_json:
         print_json(verify_json(found))
     else:
-        print_grid(verify_grid(found))
+        print_table(verify_grid(found), wide=wide)
     if found.failed:
         sys.exit(ProofError.exit_code)

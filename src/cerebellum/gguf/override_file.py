@@ -22,4 +22,10 @@ def read_overrides(path: Path) -> Overrides:
             f"the overrides {path} begin with a byte-order mark (BOM), which llama-quantize would take for a part of the first pattern; "
             "save the file as UTF-8 without BOM"
         )
-    return parse_overrides(text)
+    try:
+        lines = parse_overrides(text)
+    except OverrideError as error:
+        raise OverrideError(f"{path.name}, {error}") from error
+    if not lines:
+        raise OverrideError(f"the overrides {path} hold no line: write pattern=type, one a line, or leave the file out")
+    return lines

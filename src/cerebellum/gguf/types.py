@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cerebellum.errors import TypeChoiceError
+from cerebellum.quoting import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +157,10 @@ _FTYPE_NAMES = {number: name for name, (number, _) in FTYPES.items()}
 
 def quant_type(name: str) -> QuantType:
     """The type called ``name`` (any case). Raises `TypeChoiceError` with the names there are."""
-    found = TYPES.get(name.strip().upper())
-    if found is None:
-        raise TypeChoiceError(f"unknown type {name!r}; the types are {', '.join(TYPES)}")
-    return found
+    kind = TYPES.get(name.strip().upper())
+    if kind is None:
+        raise TypeChoiceError(f"unknown type {name!r}{did_you_mean(name, TYPES)}; the types are {', '.join(TYPES)}")
+    return kind
 
 
 def ftype_name(name: str) -> str:
@@ -167,7 +168,9 @@ def ftype_name(name: str) -> str:
     upper = name.strip().upper()
     upper = _FTYPE_ALIASES.get(upper, upper)
     if upper not in FTYPES:
-        raise TypeChoiceError(f"unknown file type {name!r}; the file types are {', '.join(FTYPES)}")
+        raise TypeChoiceError(
+            f"unknown file type {name!r}{did_you_mean(name, FTYPES)}; the file types are {', '.join(FTYPES)}"
+        )
     return upper
 
 

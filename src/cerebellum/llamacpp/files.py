@@ -143,6 +143,10 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
                 else "the importance matrix has no entry for it"
             )
             raise TensorStoreError(f"{name} can't be stored as {kind}: {why}", name, kind)
+        if imatrix is not None and "imatrix size" in message:
+            raise ModelFileError(
+                f"the importance matrix {imatrix} was made for another model than {source} ({message})"
+            )
         if "importance matrix" in message.lower() or "imatrix" in message.lower():
             raise TypeChoiceError(f"{ftype} needs an importance matrix: give one with --imatrix ({message})")
         if "unknown model architecture" in message:

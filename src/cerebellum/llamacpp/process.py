@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from cerebellum.cores import n_cores
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
-from cerebellum.errors import EngineDied, EngineError
+from cerebellum.errors import EngineDied, EngineError, InputError
 from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.memory import Allocated, ContextUse
 from cerebellum.keys import partial_of
@@ -301,6 +301,22 @@ def _build_on(_where: Surroundings, devices: tuple[str, ...]) -> str:
         child.close()
 
 
+@functools.lru_cache(maxsize=4)
+def _can_offload(_where: Surroundings) -> bool:
+    """Whether llama.cpp, as a child in these surroundings sees it, has a device to put layers on."""
+    return bool(cast(Native, _once("asking llama.cpp for its devices", "native")).can_offload)
+
+
+def check_device(settings: Settings) -> None:
+    """Raises `InputError` where layers are to be on a GPU and there is none: llama.cpp would use the processor without a word."""
+    if settings.n_gpu_layers and not _can_offload(surroundings()):
+        raise InputError(
+            f"gpu_layers (--gpu-layers, -ngl) is {settings.n_gpu_layers}, but llama.cpp finds no GPU here: it was built without one, or "
+            "the driver is missing. Leave the option out to compute on the processor; `cerebellum doctor` has the line that builds it for "
+            "a GPU"
+        )
+
+
 def _once(label: str, method: str, *args: Any) -> Any:
     child = IDLE.take(label)
     was_idle = child.has_answered
@@ -493,9 +509,11 @@ class LlamaBackend:
         return self.id if settings.devices is None else _build_on(surroundings(), settings.devices)
 
     def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> EngineProcess:
+        check_device(settings)
         return EngineProcess(model, settings, sources)
 
     def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> ResponderProcess:
+        check_device(settings)
         return ResponderProcess(model, settings, n_ctx)
 
     def native(self) -> Native:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import significant
 from cerebellum.report.grids import (
     Grid,
     batches_of,
@@ -53,7 +54,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
     if main and math.isfinite(main[0].std_error):
         least = min(smallest_detectable(x.std_error, x.n_chunks) for x in main)
         notes.append(
-            f"Smallest difference that this much text shows four times in five: {least * MILLI:.3g} thousandths of a nat."
+            f"Smallest difference that this much text shows four times in five: {significant(least * MILLI)} thousandths of a nat."
         )
     notes += draw_note(measured.summary for measured in measurement.files)
     notes += ranking_notes(measurement)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.allocation.effects import Prediction
 from cerebellum.domain import TrialKind
+from cerebellum.figures import counted, fixed, significant
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.report.noise import noise_line
 from cerebellum.scoring.summary import Contrast, Summary
@@ -37,14 +38,12 @@ class Grid:
 
 def signed(x: float, digits: int = 2) -> str:
     """A difference with its sign; nothing where it isn't known."""
-    return f"{x:+.{digits}f}" if math.isfinite(x) else "?"
+    return fixed(x, digits, sign=True)
 
 
 def with_limits(x: Interval, scale: float = 1.0, digits: int = 2, *, sign: bool = True) -> str:
     """``estimate [low, high]``; a question mark stands for a limit that isn't known."""
-    estimate, low, high = (
-        f"{v * scale:{'+' if sign else ''}.{digits}f}" if math.isfinite(v) else "?" for v in (x.estimate, x.low, x.high)
-    )
+    estimate, low, high = (fixed(v * scale, digits, sign=sign) for v in (x.estimate, x.low, x.high))
     return f"{estimate} [{low}, {high}]" if x.n_chunks > 1 else f"{estimate} [?]"
 
 
@@ -93,7 +92,7 @@ def draw_note(summaries: Iterable[Summary]) -> list[str]:
         return []
     return [
         "KLD counts all words, without bias: the less likely ones by a draw, the same for every file. The draw adds a standard error of "
-        f"at most {largest * MILLI:.2g} thousandths of a nat to a mean; the brackets hold it."
+        f"at most {significant(largest * MILLI, 2)} thousandths of a nat to a mean; the brackets hold it."
     ]
 
 
@@ -131,9 +130,9 @@ def interval_note(
     if known:
         least = median(smallest_detectable(x.std_error, x.n_chunks) for x in known)
         unit = (
-            f"{least * MILLI:.3g} thousandths of a nat"
+            f"{significant(least * MILLI)} thousandths of a nat"
             if contrasts[0].kld
-            else f"{100 * math.expm1(least):.3g} % of perplexity"
+            else f"{significant(100 * math.expm1(least))} % of perplexity"
         )
         notes.append(
             f"Smallest difference that this much text shows four times in five (median over the rows): {unit}."
@@ -166,6 +165,17 @@ def sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
         *unknown_note(rows),
     )
     return Grid("Sweep: each tensor alone at another type", tuple(columns), tuple(rows), notes)
+
+
+def short_sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
+    """The columns that decide, for a terminal: tensor, type, size, change of KL divergence (of perplexity where there is none), verdict."""
+    whole = sweep_grid(sweep, facts, noise)
+    change = "KLD change" if sweep.base.divergence else "PPL change, %"
+    names = ("tensor", "type", "size", change, "verdict")
+    places = [whole.columns.index(name) for name in names]
+    rows = tuple(tuple(row[place] for place in places) for row in whole.rows)
+    lines = [note for note in whole.notes if not note.startswith(("at best T:", "class:"))]
+    return Grid(whole.title, names, rows, (*lines, "--wide shows all columns."))
 
 
 def race_note(sweep: Sweep) -> list[str]:
@@ -245,6 +255,16 @@ def comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
     return Grid(f"Recipe and controls, {comparison.split} text", columns, rows, notes)
 
 
+def short_comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid:
+    """The columns that decide, for a terminal."""
+    whole = comparison_grid(comparison, facts)
+    names = ("set", "size", "KLD", "KLD change", "verdict")
+    if not any(row.summary.divergence for row in comparison.rows):
+        names = ("set", "size", "PPL", "PPL change, %", "verdict")
+    places = [whole.columns.index(name) for name in names]
+    return Grid(whole.title, names, tuple(tuple(row[place] for place in places) for row in whole.rows), whole.notes)
+
+
 def _comparison_row(row: Row) -> tuple[str, ...]:
     divergence = row.summary.divergence
     tensors = f" ({len(row.trial.tensor_types)})" if row.trial.tensor_types else ""
@@ -280,7 +300,7 @@ def prediction_grid(combination: Combination) -> Grid:
     ]
     gap = search.from_base.percent.estimate - report.from_base.percent.estimate
     gap_kld = [c.from_base.kld.estimate for c in (search, report) if c.from_base and c.from_base.kld]
-    kld = f"{(gap_kld[0] - gap_kld[1]) * MILLI:+.3f}" if len(gap_kld) == 2 else ""
+    kld = signed((gap_kld[0] - gap_kld[1]) * MILLI, 3) if len(gap_kld) == 2 else ""
     rows.append(("winner's curse: search less report", signed(gap), kld))
     notes = (
         "Change from the base. The interval of a sum is the sum of the intervals: wide enough for any correlation, blind to interaction.",
@@ -292,7 +312,7 @@ def _percent(predicted: Prediction) -> str:
     if predicted.nll_low is None or predicted.nll_high is None:
         return signed(predicted.percent)
     low, high = (100 * math.expm1(x) if x < 700 else math.inf for x in (predicted.nll_low, predicted.nll_high))
-    return f"{predicted.percent:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return f"{signed(predicted.percent)} [{signed(low)}, {signed(high)}]"
 
 
 def _kld(predicted: Prediction) -> str:
@@ -300,7 +320,7 @@ def _kld(predicted: Prediction) -> str:
         return ""
     if predicted.kld_low is None or predicted.kld_high is None:
         return signed(predicted.kld * MILLI, 3)
-    return f"{predicted.kld * MILLI:+.3f} [{predicted.kld_low * MILLI:+.3f}, {predicted.kld_high * MILLI:+.3f}]"
+    return f"{signed(predicted.kld * MILLI, 3)} [{signed(predicted.kld_low * MILLI, 3)}, {signed(predicted.kld_high * MILLI, 3)}]"
 
 
 def choice_lines(result: RunResult) -> list[str]:
@@ -329,7 +349,7 @@ def controls_lines(result: RunResult) -> list[str]:
     else:
         lines.append("no random sets: no other set of as many tensors is in the sweep")
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
-        lines.append(f"{row.trial.label}, all {len(row.trial.tensor_types)} tensors: {_verdict(row)}")
+        lines.append(f"{row.trial.label}, {counted(len(row.trial.tensor_types), 'tensor')}: {_verdict(row)}")
     room, taken = result.facts["choice"]["max_growth_bytes"], rows[1].delta_bytes
     for row in (row for row in rows if row.trial.tensor_types):
         fits = row.delta_bytes <= taken or room is None or row.delta_bytes <= room > 0

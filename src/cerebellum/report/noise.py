@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cerebellum.figures import significant
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
@@ -24,4 +25,4 @@ def noise_line(noise: Noise) -> str:
 
 
 def _tiny(x: float | None) -> str:
-    return "?" if x is None else f"{x * MILLI:.2g}"
+    return "?" if x is None else significant(x * MILLI, 2)

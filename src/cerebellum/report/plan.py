@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import significant
 from cerebellum.report.grids import Grid, chunks_of
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
 def plan_lines(plan: Planned) -> list[str]:
     """Size, expected damage, how far such predictions were off, what was written, what to do next."""
     facts, expected = plan.sensitivity.facts, plan.expected
-    low, high = expected.low * MILLI, expected.high * MILLI
+    mean, low, high = (significant(x * MILLI) for x in (expected.mean, expected.low, expected.high))
     lines = [
         f"{plan.file_bytes:,} bytes of at most {plan.limit:,} ({plan.target}) for {facts['model']['file']}",
-        f"expected KL divergence: {expected.mean * MILLI:.3g} thousandths of a nat a token [{low:.3g}, {high:.3g}, 90 %]; not "
-        "measured",
-        f"that is {plan.predicted.mean * MILLI:.3g}, effects of single tensors added up, and what they were off before",
+        f"expected KL divergence: {mean} thousandths of a nat a token [{low}, {high}, 90 %]; not measured",
+        f"that is {significant(plan.predicted.mean * MILLI)}, effects of single tensors added up, and what they were off before",
         ratios_line(plan),
     ]
     if facts.get("text"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from cerebellum.figures import counted, fixed, significant
 from cerebellum.stats.intervals import Interval, percent_change
 
 SCALE = 0.02
@@ -113,7 +114,7 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
         )
     if ppl is not None:
         change = percent_change(ppl)
-        text = f"{change.estimate:+.2f} % ({change.low:+.2f} to {change.high:+.2f} %)"
+        text = f"{fixed(change.estimate, sign=True)} % ({fixed(change.low, sign=True)} to {fixed(change.high, sign=True)} %)"
         parts.append(f"Perplexity changes by {text}" + ("" if kld is not None else f", {_chunks(ppl)}"))
     if kld is None:
         why += "; perplexity alone, without a reference"
@@ -121,12 +122,12 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
 
 
 def _milli(nats: float) -> str:
-    return f"{MILLI * nats:+.3g}"
+    return significant(MILLI * nats, sign=True)
 
 
 def _within(nats: float) -> str:
-    return f"±{MILLI * nats:.3g} thousandths of a nat"
+    return f"±{significant(MILLI * nats)} thousandths of a nat"
 
 
 def _chunks(x: Interval) -> str:
-    return f"{100 * x.level:.4g} % interval from {x.n_chunks} {'chunk' if x.n_chunks == 1 else 'chunks'}"
+    return f"{100 * x.level:.4g} % interval from {counted(x.n_chunks, 'chunk')}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from cerebellum.domain import Corpus, Mask, Tokens, Turns
 from cerebellum.errors import TextError
+from cerebellum.figures import counted
 from cerebellum.keys import sha256_bytes
 from cerebellum.text.untrusted import read_regular
 
@@ -39,7 +40,7 @@ def check_length(name: str, n_tokens: int, n_ctx: int) -> None:
     """Raises `TextError` unless there are two whole chunks, as llama-perplexity wants."""
     if n_tokens < 2 * n_ctx:
         raise TextError(
-            f"{name} is only {n_tokens} tokens; two chunks of {n_ctx} are the least that can be measured: "
+            f"{name} has only {counted(n_tokens, 'token')}; two chunks of {n_ctx} are the least that can be measured: "
             "give a longer text or a smaller --ctx"
         )
 

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Model
-from cerebellum.errors import OutputError
+from cerebellum.errors import OutputError, TypeChoiceError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import Mix, MixOptions
 from cerebellum.gguf.overrides import pairs
 from cerebellum.gguf.split_file import joined_bytes
-from cerebellum.gguf.types import ftype_name
+from cerebellum.gguf.types import ftype_name, needs_imatrix
 from cerebellum.keys import content_key
+from cerebellum.llamacpp.protocol import Backend
 from cerebellum.results import Base
 from cerebellum.verbs.base_mix import EXCLUDED, excluded, from_plain, mix_of, plain, write_mix
 from cerebellum.verbs.inputs import Inputs, subject_of
@@ -31,9 +33,8 @@ def base_ftype(source: Model, asked: str | None) -> str:
     return source.ftype if source.is_quantized and source.ftype is not None else DEFAULT_BASE
 
 
-def own_base(inputs: Inputs, asked: str | None, mix: MixOptions) -> Base | None:
+def own_base(source: Model, asked: str | None, mix: MixOptions) -> Base | None:
     """The source itself where it is quantized already to the file type of the base, and no mix makes that another file."""
-    source = inputs.source
     if not source.is_quantized or source.ftype is None or base_ftype(source, asked) != source.ftype:
         return None
     if mix.overrides or mix.pure:
@@ -43,6 +44,25 @@ def own_base(inputs: Inputs, asked: str | None, mix: MixOptions) -> Base | None:
     if len(source.files) > 1:  # what is written of it is one file first
         source = replace(source, file_bytes=joined_bytes(source.path))
     return Base(source, ftype, True, Mix(left_out=left_out))
+
+
+def planned_types(
+    backend: Backend, source: Model, imatrix: Path | None, asked: str | None, options: MixOptions
+) -> Mapping[str, str]:
+    """The types that the base will have, by a dry run: nothing is computed. Raises `OverrideError`, or `TypeChoiceError` where a tensor is
+    to have a type that needs an importance matrix, and there is none."""
+    if (own := own_base(source, asked, options)) is not None:
+        return own.model.types
+    ftype = base_ftype(source, asked)
+    types = backend.types(source.path, ftype, pairs(mix_of(options, source, ftype).lines), imatrix)
+    for tensor in quantizable_tensors(source) if imatrix is None else ():
+        kind = types.get(tensor.name, tensor.type)
+        if kind != tensor.type and needs_imatrix(kind, tensor.name, ftype):
+            raise TypeChoiceError(
+                f"the base {ftype} stores {tensor.name} as {kind}, which needs an importance matrix: give one (--imatrix FILE, or "
+                "--imatrix auto to have it made), or another base (--base)"
+            )
+    return types
 
 
 def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None, options: MixOptions) -> Base:

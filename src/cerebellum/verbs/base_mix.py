@@ -31,14 +31,18 @@ EVERY = "."
 
 def excluded(patterns: Sequence[str], source: Model) -> tuple[Tensor, ...]:
     """The tensors that ``patterns`` are found in, in the order of the file. Raises `OverrideError` for one that is found in none."""
-    found: set[str] = set()
+    names: set[str] = set()
     for pattern in patterns:
+        if not pattern.strip():
+            raise OverrideError(
+                "exclude (--exclude) is empty, which would leave every tensor out: name a part of a tensor's name"
+            )
         search = compiled_pattern(lowered(pattern)).search
         hits = {tensor.name for tensor in quantizable_tensors(source) if search(tensor.name)}
         if not hits:
             raise OverrideError(f"--exclude {pattern} is found in no tensor of {source.path.name} that is quantized")
-        found |= hits
-    return tuple(tensor for tensor in quantizable_tensors(source) if tensor.name in found)
+        names |= hits
+    return tuple(tensor for tensor in quantizable_tensors(source) if tensor.name in names)
 
 
 def mix_of(options: MixOptions, source: Model, ftype: str) -> Mix:
@@ -49,9 +53,12 @@ def mix_of(options: MixOptions, source: Model, ftype: str) -> Mix:
     kept = excluded(options.exclude, source)
     lines = list(overrides_for(tensor_types_of((t.name, t.type) for t in kept), source))
     if options.overrides is not None:
-        own = read_overrides(options.overrides)
-        resolve(own, source)
-        lines += own
+        named = read_overrides(options.overrides)
+        try:
+            resolve(named, source)
+        except OverrideError as error:
+            raise OverrideError(f"{options.overrides.name}: {error}") from error
+        lines += named
     if options.pure:
         lines.append(Override(EVERY, FTYPES[ftype][1]))
     return Mix(tuple(lines), {t.name: EXCLUDED for t in kept})

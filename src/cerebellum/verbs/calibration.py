@@ -11,6 +11,7 @@ from typing import Any
 from cerebellum import bundled
 from cerebellum.allocation.plan import select_tensors
 from cerebellum.errors import ModelFileError, TypeChoiceError
+from cerebellum.figures import counted
 from cerebellum.files import JOB_FILES, make_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix_write import read_importance
@@ -75,7 +76,7 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
         backend,
         progress,
     )
-    progress.note(f"importance matrix: {made.n_entries} entries from {made.n_chunks} chunks of {text.name}")
+    progress.note(f"importance matrix: {made.n_entries} entries from {counted(made.n_chunks, 'chunk')} of {text.name}")
     return replace(options, imatrix=out)
 
 

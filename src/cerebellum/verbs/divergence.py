@@ -28,7 +28,7 @@ from cerebellum.study.store import Study
 from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
 from cerebellum.verbs.captured import check_vocabulary
 from cerebellum.verbs.chat_hints import chat_hints
-from cerebellum.verbs.text import Text, corpus_of, odd_marks, read, split_facts, too_long
+from cerebellum.verbs.text import Text, corpus_of, fewer_chunks, odd_marks, read, split_facts, too_long
 from cerebellum.verbs.tokenization import check_cut_alike, check_token_lists, cut_plainly
 from cerebellum.verbs.warned import tell
 
@@ -146,6 +146,7 @@ def measure_file(
     try:
         tell(engine.warnings, context.progress, context.warnings)
         corpus = corpus_of(engine, name, content, context.settings.n_ctx, context.progress)
+        tell(fewer_chunks(corpus, n_chunks), context.progress, context.warnings)
         split = Split("text", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
         facts = reference_facts(context.reference_sha256, engine.n_vocab, context.settings.exact_reference)
         store = store_for(context.folder, corpus, facts, context.settings, context.build, context.study.watched)

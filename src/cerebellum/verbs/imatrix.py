@@ -10,6 +10,7 @@ from typing import Any
 
 from cerebellum.domain import Corpus, Model
 from cerebellum.errors import InputError, ModelFileError, OutputError
+from cerebellum.figures import counted
 from cerebellum.files import refuse_input
 from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import Coverage, coverage_of
@@ -80,7 +81,7 @@ class MadeImatrix:
         """A few lines for people."""
         before = f", {self.n_before} of them from before" if self.n_before else ""
         chunks = (
-            f"{self.n_chunks} chunks of {self.chunk_size} tokens{before}"
+            f"{counted(self.n_chunks, 'chunk')} of {self.chunk_size} tokens{before}"
             if self.n_chunks
             else "joined, nothing computed"
         )

@@ -11,11 +11,15 @@ from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 
 
+def n_inputs(tensor: Tensor) -> int:
+    """How many inputs of its matrix products an importance matrix has a value for: a column each, of each expert."""
+    return tensor.row_length * (tensor.shape[2] if len(tensor.shape) > 2 else 1)
+
+
 def entry_fits(imatrix: Imatrix, tensor: Tensor) -> bool:
-    """Whether there is an entry of the tensor's size: a value for each column of each expert."""
+    """Whether there is an entry of the tensor's size."""
     entry = imatrix.entries.get(tensor.name)
-    experts = tensor.shape[2] if len(tensor.shape) > 2 else 1
-    return entry is not None and entry.size == tensor.row_length * experts
+    return entry is not None and entry.size == n_inputs(tensor)
 
 
 def coverage_in(imatrix: Path, source: Model) -> Coverage:

@@ -172,7 +172,8 @@ def check_imatrix_fits(imatrix: Imatrix, path: Path, source: Model) -> None:
     known = [t for t in quantizable_tensors(source) if t.name in imatrix.entries]
     if not known:
         raise ModelFileError(
-            f"the importance matrix {path} has no entry for any tensor of {source.path.name}; it was made for another model"
+            f"the importance matrix {path} has no entry for any tensor of {source.path.name}; it was made for another model; make one with "
+            "`cerebellum imatrix`"
         )
     wrong = next((t.name for t in known if t.name not in EMBEDDINGS and not entry_fits(imatrix, t)), None)
     if wrong is not None:

@@ -16,7 +16,7 @@ from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.stats import intervals
 from cerebellum.verbs.chat_hints import chat_hints
-from cerebellum.verbs.text import corpus_of, odd_marks, read, too_long
+from cerebellum.verbs.text import corpus_of, fewer_chunks, odd_marks, read, too_long
 from cerebellum.verbs.warned import tell
 
 
@@ -70,6 +70,7 @@ def measure_perplexity(
         corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
         if n_chunks is not None and n_chunks < 1:
             raise TextError(f"--chunks must be at least 1, not {n_chunks}")
+        tell(fewer_chunks(corpus, n_chunks), progress, warnings)
         numbers = range(min(n_chunks or corpus.n_chunks, corpus.n_chunks))
         progress.begin(f"perplexity of {model.name}", len(numbers))
         scores = []

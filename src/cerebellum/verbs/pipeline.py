@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.allocation.effects import Objective
-from cerebellum.allocation.plan import check_choice, select_tensors
+from cerebellum.allocation.plan import check_choice, plan_sweep, select_tensors
 from cerebellum.allocation.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError
@@ -26,7 +26,7 @@ from cerebellum.results.part import Part
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.study.shards import PartDone
-from cerebellum.verbs.base import base_ftype
+from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import combine
@@ -52,13 +52,15 @@ BENCH_CTX = 2048
 class ChoiceOptions:
     """How to choose. ``allowed_damage``: share of the base's own KL divergence that the demotions together may add.
 
-    ``trust_perplexity``: let perplexity choose even where the ladder says that it can't rank anything.
+    ``max_growth_share`` of the base's file, where given, becomes ``max_growth_bytes``. ``trust_perplexity``: let perplexity choose even
+    where the ladder says that it can't rank anything.
     """
 
     policy: str = "greedy"
     objective: Objective = "kld"
     allowed_damage: float = 0.05
     max_growth_bytes: int | None = 0
+    max_growth_share: float | None = None
     n_random: int = 3
     seed: int = 0
     trust_perplexity: bool = False
@@ -67,6 +69,12 @@ class ChoiceOptions:
     def by_perplexity(self) -> bool:
         """Whether perplexity decides, which it may only where the ladder shows it valid."""
         return self.policy == "published" or self.objective == "nll"
+
+    def on(self, base_bytes: int) -> ChoiceOptions:
+        """The same for a base of so many bytes."""
+        if self.max_growth_share is None:
+            return self
+        return replace(self, max_growth_bytes=int(self.max_growth_share * base_bytes))
 
 
 def run_session(
@@ -88,7 +96,9 @@ def run_session(
     check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
     options = calibrated(options, sweep_options, backend, progress or Silent())
+    check_measurable(options, sweep_options, backend)
     with open_session(options, backend, progress or Silent()) as session:
+        choice_options = choice_options.on(session.base.model.file_bytes)
         validity = gate(session, choice_options)
         noise = take_noise(session)
         effect = take_effect(session)
@@ -145,6 +155,7 @@ def sweep_session(
     """
     check_sweep(options, sweep_options, backend)
     options = calibrated(options, sweep_options, backend, progress or Silent())
+    check_measurable(options, sweep_options, backend)
     with open_session(options, backend, progress or Silent(), reports=False) as session:
         noise = take_noise(session)
         sweep = measure_sweep(session, sweep_options, allowed_damage)
@@ -167,6 +178,7 @@ def sweep_part(
             "shard (--shard)"
         )
     options = calibrated(options, sweep_options, backend, progress or Silent())
+    check_measurable(options, sweep_options, backend)
     with open_session(options, backend, progress or Silent(), reports=False) as session:
         take_noise(session)
         return part_of(session, lambda: run_sweep(session, make_plan(session, sweep_options), sweep_options))
@@ -274,6 +286,15 @@ def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None
     check_acts(base_ftype(source, options.base))
     chosen = select_tensors(source, sweep_options.roles, sweep_options.blocks)
     overrides_for(tensor_types_of((tensor.name, tensor.type) for tensor in chosen), source)
+
+
+def check_measurable(options: SessionOptions, sweep_options: SweepOptions, backend: Backend) -> None:
+    """Something is left to measure beside the base, whose types a dry run tells. Raises as `plan_sweep` and `planned_types` do."""
+    source = model_file.read_model(options.model)
+    types = planned_types(backend, source, options.imatrix, options.base, options.mix)
+    has_imatrix = options.imatrix is not None
+    roles, kinds, blocks = sweep_options.roles, sweep_options.types, sweep_options.blocks
+    plan_sweep(source, types, roles, kinds, blocks, has_imatrix=has_imatrix)
 
 
 def left_from_before(session: Session) -> list[str]:

@@ -17,7 +17,7 @@ from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study import builds
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
-from cerebellum.verbs.base import own_base, prepare_base
+from cerebellum.verbs.base import own_base, planned_types, prepare_base
 from cerebellum.verbs.base_mix import told
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
@@ -135,6 +135,7 @@ def open_session(
     inputs = read_inputs(options)
     source = inputs.source
     rules = check_token_lists([source.path, inputs.reference_path])
+    planned_types(backend, source, options.imatrix, options.base, options.mix)
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
@@ -161,7 +162,7 @@ def open_session(
             replace(options, imatrix=inputs.imatrix),
             subject_of(workspace.sha256(source.path), inputs.imatrix),
         )
-        base = own_base(inputs, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
+        base = own_base(source, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)
         engines = stack.enter_context(fleet.open(base.model.path, Sources(source.path, inputs.imatrix)))
         if base.twice:

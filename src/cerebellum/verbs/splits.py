@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cerebellum import bundled
 from cerebellum.domain import Corpus
 from cerebellum.errors import TextError
+from cerebellum.figures import counted
 from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
 from cerebellum.study.runner import Split
 from cerebellum.text.overlap import N_GRAM, Overlap, overlap
 from cerebellum.verbs.inputs import Texts
-from cerebellum.verbs.text import corpus_of
+from cerebellum.verbs.text import corpus_of, fewer_chunks
 
 
 def make_splits(engine: Engine, texts: Texts, n_ctx: int, progress: Progress) -> tuple[Split, Split]:
     """The search split and the report split. Raises `TextError` where there are too few chunks, or shared ones."""
     corpus = corpus_of(engine, texts.search_path.name, texts.search, n_ctx, progress)
     if texts.report_path is None or texts.report is None:
-        return halves(corpus, texts)
+        search, report = halves(corpus, texts)
+        tell_fewer((search, report), texts.n_chunks, progress)
+        return search, report
     other = corpus_of(engine, texts.report_path.name, texts.report, n_ctx, progress)
     search = split_of("search", corpus, range(corpus.n_chunks), texts.n_chunks)
     report = split_of("report", other, range(other.n_chunks), texts.n_chunks)
     if (texts.search_path, texts.report_path) != (bundled.SEARCH_TEXT, bundled.REPORT_TEXT):
         check_disjoint(search, report)  # the bundled ones share but patterns of a small world
+    tell_fewer((search, report), texts.n_chunks, progress)
     return search, report
+
+
+def tell_fewer(splits: Iterable[Split], wanted: int | None, progress: Progress) -> None:
+    """Tell where a split has fewer chunks than ``wanted``."""
+    for split in splits:
+        for line in fewer_chunks(split.corpus, wanted, len(split.chunks), split.name):
+            progress.note(line)
 
 
 def halves(corpus: Corpus, texts: Texts) -> tuple[Split, Split]:
     """One text's first half to search, its second half to report. Raises `TextError`."""
     half = corpus.n_chunks // 2
     if half < 2:
-        unit = "conversations" if texts.is_chat else f"chunks of {corpus.n_ctx} tokens"
+        there = counted(corpus.n_chunks, "conversation" if texts.is_chat else "chunk")
+        unit = "" if texts.is_chat else f" of {corpus.n_ctx} tokens"
         raise TextError(
-            f"{corpus.name} has only {corpus.n_chunks} {unit}; two must choose and two others report: give a longer text, a smaller --ctx, "
+            f"{corpus.name} has only {there}{unit}; two must choose and two others report: give a longer text, a smaller --ctx, "
             "or --report-text"
         )
     search = split_of("search", corpus, range(half), texts.n_chunks)

@@ -7,6 +7,7 @@ from typing import Any
 
 from cerebellum.bundled import REPORT_TEXT, SEARCH_TEXT
 from cerebellum.domain import Corpus, Model
+from cerebellum.figures import counted
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
@@ -29,7 +30,7 @@ def corpus_of(engine: Engine, name: str, text: Text, n_ctx: int, progress: Progr
     corpus = engine.chat_corpus(text, n_ctx)
     if corpus.turns and corpus.turns.refused:
         progress.note(
-            f"warning: {name}: {len(corpus.turns.refused)} conversations are left out. The first: {corpus.turns.refused[0]}"
+            f"warning: {name}: {counted(len(corpus.turns.refused), 'conversation')} left out. The first: {corpus.turns.refused[0]}"
         )
     if corpus.turns and (corpus.turns.n_cut or corpus.turns.n_dropped):
         progress.note(
@@ -37,6 +38,16 @@ def corpus_of(engine: Engine, name: str, text: Text, n_ctx: int, progress: Progr
             f"{corpus.turns.n_dropped} left out, for no word of the assistant is before that"
         )
     return corpus
+
+
+def fewer_chunks(corpus: Corpus, wanted: int | None, there: int | None = None, what: str = "") -> list[str]:
+    """That a text has fewer chunks than ``wanted``, where it has: ``there`` (None: all of the corpus) for ``what``."""
+    n = corpus.n_chunks if there is None else there
+    if wanted is None or n >= wanted:
+        return []
+    amount = counted(n, "conversation") if corpus.turns else f"{counted(n, 'chunk')} of {corpus.n_ctx} tokens"
+    purpose = f" for the {what} text" if what else ""
+    return [f"{corpus.name} has {amount}{purpose}, fewer than the {wanted} wanted (--chunks): all of them are measured"]
 
 
 def odd_marks(name: str, text: Text, progress: Progress) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cerebellum.errors import EngineError
+from cerebellum.figures import counted
 from cerebellum.llamacpp.generate.protocol import Prompt, Responder
 from cerebellum.llamacpp.protocol import Backend, Settings
 
@@ -55,7 +56,7 @@ def _answer(backend: Backend, model: Path, asking: Asking, settings: Settings) -
         room = min(asking.max_tokens, responder.n_ctx - len(tokens))
         if room < 1:
             raise EngineError(
-                f"the prompt has {len(tokens)} tokens and the context {responder.n_ctx}: give a larger one (--ctx)"
+                f"the prompt has {counted(len(tokens), 'token')} and the context {responder.n_ctx}: give a larger one (--ctx)"
             )
         request = Prompt(tokens, (), room, asking.temperature, asking.seed)
         return _written(responder, model, request, chat)

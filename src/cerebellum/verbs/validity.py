@@ -64,7 +64,7 @@ def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float, file_by
     kld = within(mean_of(sums), 0.0) if sums else None
     limits = (None, None) if kld is None else (kld.low, kld.high)
     ratio = paired_interval(nll_sums(scores), reference)
-    low, high = (own * math.exp(min(x, MOST_NLL)) for x in (ratio.low, ratio.high))
+    low, high = (max(1.0, own * math.exp(min(x, MOST_NLL))) for x in (ratio.low, ratio.high))
     return Rung(name, own * exp_nll(ratio.estimate), mean_kld(scores), low, high, file_bytes, *limits)
 
 
@@ -93,7 +93,7 @@ def check_models(
     measured = []
     for file in found.files:
         assert file.summary.divergence is not None
-        low, high = (own * math.exp(min(x, MOST_NLL)) for x in (file.log_ratio.low, file.log_ratio.high))
+        low, high = (max(1.0, own * math.exp(min(x, MOST_NLL))) for x in (file.log_ratio.low, file.log_ratio.high))
         kld = file.summary.divergence.mean
         figures = (file.summary.perplexity, kld.estimate, low, high, file.file_bytes, kld.low, kld.high)
         measured.append(Rung(file.name, *figures))
