@@ -104,13 +104,26 @@ def exit_codes_page() -> str:
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, errors.CerebellumError):
             classes.setdefault(value.exit_code, []).append(f"`{name}`")
-    lines = ["# Exit codes", "", NOTE, "", "Every command ends with one of these. In a notebook the same failures are the errors on the right, all of"]
+    lines = [
+        "# Exit codes",
+        "",
+        NOTE,
+        "",
+        "Every command ends with one of these. In a notebook the same failures are the errors on the right, all of",
+    ]
     lines += ["them `CerebellumError`.", "", "| code | meaning | error |", "|---|---|---|"]
-    lines += [f"| {code} | {_escaped(meaning)} | {', '.join(classes.get(code, []))} |" for code, meaning in errors.EXIT_CODES.items()]
+    lines += [
+        f"| {code} | {_escaped(meaning)} | {', '.join(classes.get(code, []))} |"
+        for code, meaning in errors.EXIT_CODES.items()
+    ]
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"docs/reference/commands.md": commands_page, "docs/reference/database.md": database_page, "docs/reference/exit-codes.md": exit_codes_page}
+PAGES = {
+    "docs/reference/commands.md": commands_page,
+    "docs/reference/database.md": database_page,
+    "docs/reference/exit-codes.md": exit_codes_page,
+}
 
 
 def main(arguments: Sequence[str] = ()) -> None:
