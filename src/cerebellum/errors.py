@@ -34,6 +34,7 @@ EXIT_CODES = {
     6: "A file is not what it should be: the written file differs from what was measured, or `verify` found a change.",
     7: "It was measured, and the answer is no: a policy refuses to choose, or a task's gate fails (`--fail-on-loss`).",
     8: "Nothing on this machine can run in isolation what a model wrote.",
+    9: "A hub refused, or can't be reached.",
     130: "Stopped with Ctrl-C. What was measured is kept, and the same command goes on.",
 }
 
