@@ -18,7 +18,11 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One member of the family. ``shared`` counts the last blocks, which read the keys and values of an earlier one."""
+    """One member of the family. ``shared`` counts the last blocks, which read the keys and values of an earlier one.
+
+    llama.cpp takes the last two blocks that own keys and values for a sliding and a full one, in this order: ``blocks`` − ``shared`` must
+    be a multiple of 4.
+    """
 
     blocks: int
     shared: int
@@ -41,7 +45,7 @@ class Shape:
         return [self.feed_forward * (1 + (i >= self.blocks - self.shared)) for i in range(self.blocks)]
 
 
-SHAPES = {"world-10": Shape(10, 4), "world-14": Shape(14, 6), "world-21": Shape(21, 9)}
+SHAPES = {"world-10": Shape(10, 2), "world-14": Shape(14, 6), "world-21": Shape(21, 9)}
 
 
 def config(shape: Shape) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -109,7 +109,8 @@ def map_json(sensitivity: SensitivityMap) -> dict[str, Any]:
         "file": {
             "architecture": base.architecture,
             "bytes": base.file_bytes,
-            "fixed_bytes": table.fixed_bytes(),
+            "fixed_bytes": table.fixed_bytes() - table.extra_bytes,
+            "key_bytes": table.extra_bytes,
             "alignment": alignment_of(base),
         },
         "kinds": list(sensitivity.kinds),
@@ -208,6 +209,7 @@ class _Reader:
             {t.name: _number(e["power"], 0.0) for t, e in zip(tensors, entries, strict=True)},
         )  # fmt: skip
         self.check_bytes(table, entries, _whole(file["fixed_bytes"]))
+        table = replace(table, extra_bytes=_whole(file.get("key_bytes", 0), 0))
         model = DamageModel(
             {str(e["name"]): _slope(e["slope"]) for e in entries},
             _number(self.value["misfit"], 0.0),

@@ -17,13 +17,15 @@ Cost = Callable[[str, float], float]
 @dataclass(frozen=True, slots=True)
 class Table:
     """``types``: tensor → the types it may take, smallest first. ``errors`` knows these and the base's own type; ``power`` is the
-    importance-weighted square of the source's weights. ``base`` is the file that stands for the stock mix."""
+    importance-weighted square of the source's weights. ``base`` is the file that stands for the stock mix; ``extra_bytes``: what the
+    finished file's header has more than its (keys that say where it comes from)."""
 
     base: Model
     tensors: Mapping[str, Tensor]
     types: Mapping[str, tuple[str, ...]]
     errors: Mapping[str, Mapping[str, float]]
     power: Mapping[str, float]
+    extra_bytes: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,12 +47,20 @@ class Table:
 
     def fixed_bytes(self) -> int:
         """Bytes of the file that no choice changes: header and all other tensors."""
-        return self.base.file_bytes - sum(self.n_bytes(name, kind) for name, kind in self.base_types.items())
+        return (
+            self.base.file_bytes
+            + self.extra_bytes
+            - sum(self.n_bytes(name, kind) for name, kind in self.base_types.items())
+        )
 
     def file_bytes(self, types: Mapping[str, str]) -> int:
         """Bytes of the finished file with these types; tensors that aren't named have the base's."""
         chosen = {**self.base_types, **{n: k for n, k in types.items() if n in self.types}}
         return self.fixed_bytes() + sum(self.n_bytes(name, kind) for name, kind in chosen.items())
+
+    def least_bytes(self) -> int:
+        """Bytes of the smallest file that the types give."""
+        return self.file_bytes({n: min(kinds, key=lambda k: self.n_bytes(n, k)) for n, kinds in self.types.items()})
 
     def offers(self, cost: Cost) -> dict[str, tuple[Offer, ...]]:
         """What the solver chooses from: types that no other beats, at the damage that ``cost`` gives them."""

@@ -25,6 +25,8 @@ Value = str | int | float
 
 _STRING, _UINT64, _FLOAT64 = 8, 10, 12
 _COPIED = 1 << 22
+#: Bytes before the first key: magic, version and two counts.
+_FIXED = len(MAGIC) + struct.calcsize("<IQQ")
 
 
 def tensor_digests(path: Path) -> dict[str, str]:
@@ -55,6 +57,16 @@ def changed_tensors(path_digests: Mapping[str, str], carried: str) -> tuple[str,
         return tuple(names)
     parts = {name: carried[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(names)}
     return tuple(name for name in names if parts[name] != path_digests[name])
+
+
+def grown_by(path: Path, values: Mapping[str, Value]) -> int:
+    """Bytes that `stamp` with values of these lengths adds to the file at ``path``. Raises `ModelFileError`."""
+    with mapped(path) as (buffer, size):
+        sections = read_sections(buffer, size, str(path))
+        kept = (span for key, span in sections.pairs.items() if not key.startswith(PREFIX))
+        first, last = sections.table
+        n = _FIXED + sum(b - a for a, b in kept) + sum(len(_pair(k, v)) for k, v in values.items()) + last - first
+        return n + -n % sections.alignment - sections.data
 
 
 def stamp(path: Path, values: Mapping[str, Value]) -> None:

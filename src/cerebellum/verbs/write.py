@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cerebellum.domain import ChunkScore, Trial, TrialKind
@@ -39,8 +39,12 @@ def write_recipe(session: Session, combination: Combination) -> Written:
     return write_trial(session, combination.recipe)
 
 
-def write_trial(session: Session, recipe: Trial, name: str | None = None) -> Written:
-    """The GGUF, called ``name``, and its override file in the output folder.
+#: Writes keys into a file that was just written, before it is measured.
+Stamp = Callable[[Path], None]
+
+
+def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp: Stamp | None = None) -> Written:
+    """The GGUF, called ``name``, and its override file in the output folder; ``stamp`` puts keys into its header.
 
     Raises `ProofError` and leaves no file where the proof fails."""
     overrides = make_overrides(session, recipe)
@@ -50,6 +54,8 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None) -> Wri
         session.backend.quantize(
             session.options.model, hidden, session.base.ftype, pairs(overrides), session.options.imatrix
         )
+        if stamp is not None:
+            stamp(hidden)
         n_joined = hidden.stat().st_size
         first = split(hidden, session.options.split)
         check_types(session, recipe, first)

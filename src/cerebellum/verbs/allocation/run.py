@@ -29,6 +29,7 @@ from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin
 from cerebellum.verbs.allocation.refine import refine
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map, left_out_of
+from cerebellum.verbs.allocation.stamped import stamp_of, with_keys
 from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
 from cerebellum.verbs.allocation.transfer import transfer_anchors
 from cerebellum.verbs.allocation.weights import make_table
@@ -91,8 +92,7 @@ def anchor_part(
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress, reports=False) as session:
         take_noise(session)
-        table = make_table(session, allocation.rules)
-        budget = checked_budget(table, limit_of(session, table, allocation.target))
+        table, _, budget = table_and_budget(session, allocation)
         return part_of(session, lambda: measure_anchors(session, table, budget, allocation.seed))
 
 
@@ -116,10 +116,7 @@ def stock_base(backend: Backend, source: Model, options: SessionOptions, target:
 def allocate(session: Session, options: AllocationOptions) -> Allocation:
     """Everything of a job that is open."""
     noise = take_noise(session)
-    table = make_table(session, options.rules)
-    limit = limit_of(session, table, options.target)
-    added = session.options.split.most_added(limit, len(session.source.tensors)) if session.options.split else 0
-    budget = checked_budget(table, limit - added)
+    table, limit, budget = table_and_budget(session, options)
     anchors, transferred = take_anchors(session, table, budget, options)
     table = table.without(anchors.failed)
     tried = try_candidates(session, table, anchors.model, budget, session.search, options.seed)
@@ -129,7 +126,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     types = kept.candidate.types if refined is None else refined.types
     recipe = recipe_trial(session, "recipe", types)
     controls = run_controls(session, table, recipe, budget, options)
-    written = write_trial(session, recipe, file_name(session, options))
+    written = write_trial(session, recipe, file_name(session, options), stamp_of(session, table, recipe))
     check_size(written, table.file_bytes(types), limit)
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     return Allocation(
@@ -190,6 +187,15 @@ def gain(session: Session, refined: Refined, kept: Tried, recipe: Trial) -> Inte
     split = session.report
     scores = session.runner(split).measure([before, recipe], split.chunks, "what refinement brought")
     return kld_ratio(scores[recipe.label], scores[before.label])
+
+
+def table_and_budget(session: Session, options: AllocationOptions) -> tuple[Table, int, int]:
+    """(the job's table, the most bytes of the finished file, those of the table's tensors in it)."""
+    table = make_table(session, options.rules)
+    limit = limit_of(session, table, options.target)
+    added = session.options.split.most_added(limit, len(session.source.tensors)) if session.options.split else 0
+    table = with_keys(session, table, limit - added)
+    return table, limit, checked_budget(table, limit - added)
 
 
 def limit_of(session: Session, table: Table, target: Target) -> int:

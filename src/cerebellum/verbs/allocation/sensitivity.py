@@ -51,14 +51,18 @@ def read_map(path: Path) -> SensitivityMap:
 
 
 def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, force: bool = False) -> Planned:
-    """The best file of a size by the map alone; its override file into ``out``. Raises `InputError` or `OutputError`."""
+    """The best file of a size by the map alone; its override file into ``out``. Raises `InputError` or `OutputError`.
+
+    There is room for the keys that `run` writes, so that both choose alike; the bytes are those of llama-quantize's file, without them.
+    """
     if out is not None:
         refuse_output(out, (path,), force)
     sensitivity = read_map(path)
     table = narrowed(sensitivity.table, rules)
     limit = limit_of(sensitivity, target)
-    smallest = {name: min(types, key=lambda k: table.n_bytes(name, k)) for name, types in table.types.items()}
-    if (least := table.file_bytes(smallest)) > limit:
+    if table.least_bytes() > limit:
+        table = replace(table, extra_bytes=0)
+    if (least := table.least_bytes()) > limit:
         raise InputError(
             f"the smallest file that these types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size"
         )
@@ -71,7 +75,7 @@ def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, for
         target,
         limit,
         solution.types,
-        table.file_bytes(solution.types),
+        table.file_bytes(solution.types) - table.extra_bytes,
         expected_damage(sensitivity.model, table, solution.types),
         overrides,
         out,
