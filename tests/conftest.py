@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,3 +24,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_pages() -> Iterator[None]:
+    """Pages of reports have plain pictures, but in ``tests/report``: to bundle the charts' JavaScript takes each process seconds."""
+    from cerebellum.report.page import vega
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vega, "is_available", lambda: False)
+        yield

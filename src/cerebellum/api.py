@@ -521,15 +521,17 @@ def choose(
     ``options``: `cerebellum.keywords.ChooseKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report import write_report
+    from cerebellum.report.page.live import LivePage
 
     given: dict[str, Any] = dict(options)
     benchmarks = bench_options(given)
     check_text_named(Path(model), given.get("text"), bool(given.get("chat")))
     session, trials, choice = split_options(Path(model), Path(out), given)
-    return run_session(
-        session, trials, choice,
-        backend=backend or _llama(), publish=write_report, progress=progress, bench_options=benchmarks,
-    )  # fmt: skip
+    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+        return run_session(
+            session, trials, choice,
+            backend=backend or _llama(), publish=write_report, progress=watched, bench_options=benchmarks,
+        )  # fmt: skip
 
 
 @checked
@@ -547,12 +549,14 @@ def allocate(
     ``options``: `cerebellum.keywords.AllocateKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report.allocation import write_allocation
+    from cerebellum.report.page.live import LivePage
 
     benchmarks, session, allocation = _allocation_job(model, out, options)
-    return allocate_session(
-        session, allocation,
-        backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
-    )  # fmt: skip
+    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+        return allocate_session(
+            session, allocation,
+            backend=backend or _llama(), publish=write_allocation, progress=watched, bench_options=benchmarks,
+        )  # fmt: skip
 
 
 @checked
@@ -598,13 +602,23 @@ def ladder(
     one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
     from cerebellum.report.allocation import write_allocation
     from cerebellum.report.allocation_ladder import write_allocation_ladder
+    from cerebellum.report.page.live import LivePage
 
     targets = ladder_targets(sizes, dict(options))
     benchmarks, session, allocation = _allocation_job(model, out, options)
-    return allocate_ladder(
-        session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
-        publish_ladder=write_allocation_ladder, progress=progress, bench_options=benchmarks,
-    )  # fmt: skip
+    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+        return allocate_ladder(
+            session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
+            publish_ladder=write_allocation_ladder, progress=watched, bench_options=benchmarks,
+        )  # fmt: skip
+
+
+def report(folder: PathLike) -> tuple[Path, ...]:
+    """The page of a finished folder, drawn again from its ``report.json``, and of a ladder the page of each size; their paths, the folder's
+    own first. Raises `InputError`, or `OutputError`."""
+    from cerebellum.report.page import redraw
+
+    return redraw(Path(folder))
 
 
 def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:

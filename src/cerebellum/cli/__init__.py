@@ -23,6 +23,7 @@ from cerebellum.cli.plan import plan
 from cerebellum.cli.profiles import profile, transfer_check
 from cerebellum.cli.publish import publish
 from cerebellum.cli.recipe import recipe
+from cerebellum.cli.report import report
 from cerebellum.cli.run import demo, run, sweep
 from cerebellum.cli.sections import SectionedGroup
 from cerebellum.cli.transfer import transfer
@@ -34,7 +35,7 @@ SECTIONS = {
     "Start here": ("demo", "doctor", "run", "transfer"),
     "Make files": ("quantize", "split", "imatrix", "plan", "sweep", "merge", "recipe", "profile", "transfer-check"),
     "Measure and prove": ("inspect", "perplexity", "measure", "compare", "bench", "validity", "verify", "lm-eval"),
-    "Use a file": ("publish", "fit", "try", "commands", "modelfile", "lint-template"),
+    "Use a file": ("report", "publish", "fit", "try", "commands", "modelfile", "lint-template"),
 }
 
 
@@ -91,5 +92,6 @@ for command in (
     modelfile,
     lint_template,
     publish,
+    report,
 ):
     main.add_command(command)

@@ -130,7 +130,7 @@ def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wid
     print("File")
     for line in sentences.file_lines(result):
         print_folded(f"  {line}", indent="    ")
-    print_folded(f"  report: {out / 'report.md'}", indent="    ")
+    print_folded(f"  report: {out / 'report.html'}, {out / 'report.md'}", indent="    ")
 
 
 def show_ladder(ladder: AllocationLadder, out: Path, *, as_json: bool = False, wide: bool = False) -> None:
@@ -144,7 +144,7 @@ def show_ladder(ladder: AllocationLadder, out: Path, *, as_json: bool = False, w
     for result in ladder.results:
         print_folded(result.written.path.name)
     print_folded(f"picture: {out / 'ladder.svg'}")
-    print_folded(f"report: {out / 'report.md'}")
+    print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")
 
 
 def show(grids: list[Grid], *, wide: bool = False) -> None:

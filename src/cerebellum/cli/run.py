@@ -379,7 +379,7 @@ def show_run(result: RunResult, out: Path, as_json: bool, *, wide: bool = False)
     show_lines("File", written_lines(result))
     if result.bench is not None:
         print_table((bench_grid if wide else short_bench_grid)(result.bench), wide=wide)
-    print_folded(f"  report: {out / 'report.md'}", indent="    ")
+    print_folded(f"  report: {out / 'report.html'}, {out / 'report.md'}", indent="    ")
 
 
 def show_lines(title: str, lines: Iterable[str]) -> None:

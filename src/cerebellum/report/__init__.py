@@ -30,16 +30,18 @@ def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
 
 
 def write_report(result: RunResult, out: Path) -> dict[str, Any]:
-    """``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``.
+    """``report.html``, ``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``.
 
     Returns what ``report.json`` holds. Raises `OutputError`.
     """
     from cerebellum.report.chart import sweep_chart
+    from cerebellum.report.page import write_page
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.tensor_types))
     write_text(out / "report.md", full_report(result))
     summary = summary_of(result)
     write_text(out / "report.json", strict_json(summary) + "\n")
+    write_page(summary, out)
     if result.written is not None:
         write_text(companions(result.written.path)[1], model_card(result))
     return summary

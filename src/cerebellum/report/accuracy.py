@@ -16,6 +16,7 @@ from cerebellum.report.grids import Grid
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cerebellum.allocation.damage import Anchor
     from cerebellum.results.allocation import Allocation
 
 
@@ -32,12 +33,14 @@ class RoleAccuracy:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """By role, and the rank correlation of effects with what three rules expect of them: nan where there are too few."""
+    """By role, and the rank correlation of effects with what three rules expect of them: nan where there are too few. ``pairs``: each
+    anchor with its prediction."""
 
     roles: Mapping[str, RoleAccuracy]
     model: float
     weight_error: float
     parameters: float
+    pairs: tuple[tuple[Anchor, float], ...] = ()
 
 
 def left_out(result: Allocation) -> Accuracy:
@@ -54,6 +57,7 @@ def left_out(result: Allocation) -> Accuracy:
         rank_correlation(effects, [predicted for _, predicted in pairs]),
         rank_correlation(effects, [anchor.error_change for anchor, _ in pairs]),
         rank_correlation(effects, [float(table.tensors[anchor.tensor].n_elements) for anchor, _ in pairs]),
+        tuple(pairs),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cerebellum import __version__
 from cerebellum.allocation.sensitivity import map_json
 from cerebellum.evals.plain import bench_json
 from cerebellum.files import companions, write_text
@@ -34,8 +35,10 @@ from cerebellum.report.file_facts import file_json
 from cerebellum.report.grids import comparison_grid
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.report.noise import noise_line
+from cerebellum.report.page import write_page
 from cerebellum.report.plain import noise_json
 from cerebellum.report.refinement import refinement_grid, refinement_json, refinement_lines
+from cerebellum.report.tensors import commands_json, effects_json, tensors_json
 from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ FORMAT = 1
 
 
 def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
-    """``report.md``, ``report.json``, ``sensitivity.json`` and the pictures into ``out``, the model card beside the file.
+    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json`` and the pictures into ``out``, the model card beside the file.
 
     Returns what ``report.json`` holds. Raises `OutputError`.
     """
@@ -55,6 +58,7 @@ def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
     write_text(out / "prediction.svg", prediction_picture(result))
     write_text(out / "report.md", allocation_report(result))
     write_text(out / "report.json", strict_json(summary) + "\n")
+    write_page(summary, out)
     write_text(out / "sensitivity.json", strict_json(map_json(result.sensitivity)) + "\n")
     write_text(companions(result.written.path)[1], allocation_card(result))
     return summary
@@ -100,23 +104,28 @@ def allocation_report(result: Allocation) -> str:
 def allocation_json(result: Allocation) -> dict[str, Any]:
     """The result as plain data."""
     controls = result.controls
-    recipe = result.recipe.types(result.base.model.types)
+    recipe, accuracy = result.recipe.types(result.base.model.types), left_out(result)
     return {
         "format": FORMAT,
         "kind": "allocation",
+        "version": __version__,
         "facts": result.facts,
         "noise": noise_json(result.noise),
         "target": {"asked": str(result.target), "limit_bytes": result.limit},
         "verdict": verdict_lines(result),
+        "commands": commands_json(result.facts, result.written),
         "recipe": {name: recipe[name] for name in result.table.names},
         "anchors": {
             "trials": result.anchors.n_trials,
             "chunks": result.anchors.n_chunks,
             "floor": {"blocks": list(result.anchors.floor.blocks), "values": list(result.anchors.floor.values)},
             "misfit": result.anchors.model.misfit,
-            "left_out": accuracy_json(left_out(result)),
+            "left_out": accuracy_json(accuracy),
+            "effects": effects_json(accuracy.pairs),
         },
         "transfer": transfer_json(result),
+        "tensors": tensors_json(result),
+        "other_bytes": result.table.fixed_bytes(),
         "tried": [
             {
                 "name": t.candidate.name,

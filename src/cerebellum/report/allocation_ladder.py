@@ -7,15 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cerebellum import __version__
 from cerebellum.allocation.sensitivity import map_json
 from cerebellum.files import write_text
 from cerebellum.quoting import code_span, markdown, strict_json
 from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_card import ladder_card
+from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import ladder_picture
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
+from cerebellum.report.page import write_page
+from cerebellum.report.plain import noise_json
+from cerebellum.report.tensors import commands_json, tensors_json
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
@@ -26,13 +31,13 @@ if TYPE_CHECKING:
 
 
 def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
-    """``report.md``, ``report.json``, ``sensitivity.json``, ``ladder.svg`` and the model card (``README.md``) of all sizes, into ``out``.
-
-    Raises `OutputError`.
-    """
+    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json``, ``ladder.svg`` and the model card (``README.md``) of all sizes,
+    into ``out``. Raises `OutputError`."""
     write_text(out / "ladder.svg", ladder_picture(ladder))
     write_text(out / "report.md", ladder_report(ladder))
-    write_text(out / "report.json", strict_json(ladder_json(ladder)) + "\n")
+    summary = ladder_json(ladder)
+    write_text(out / "report.json", strict_json(summary) + "\n")
+    write_page(summary, out)
     write_text(out / "README.md", ladder_card(ladder))
     write_text(out / "sensitivity.json", strict_json(map_json(shared_map(ladder))) + "\n")
 
@@ -126,7 +131,10 @@ def ladder_json(ladder: AllocationLadder) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "kind": "ladder",
+        "version": __version__,
         "facts": ladder.results[0].facts,
+        "noise": noise_json(ladder.results[0].noise),
+        "commands": commands_json(ladder.results[0].facts, None),
         "recipes": [
             {
                 "label": label,
@@ -136,6 +144,9 @@ def ladder_json(ladder: AllocationLadder) -> dict[str, Any]:
                 "kld": as_json(own_mean(r)),
                 "ratio": as_json(r.controls.ratio),
                 "equivalent": as_json(r.controls.equivalent),
+                "verdict": five_lines(r),
+                "tensors": tensors_json(r),
+                "other_bytes": r.table.fixed_bytes(),
             }
             for label, r in zip(ladder.labels, ladder.results, strict=True)
         ],

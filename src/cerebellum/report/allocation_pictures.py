@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from cerebellum.gguf.types import TYPES
+from cerebellum.gguf.types import STORED
 from cerebellum.report.allocation_tables import own_mean
 from cerebellum.report.grids import measured_on
 from cerebellum.report.svg import (
@@ -26,6 +26,7 @@ from cerebellum.report.svg import (
     square,
     text,
 )
+from cerebellum.report.views import Recipe
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
@@ -39,32 +40,40 @@ CELL_W, CELL_H, LEFT, TOP = 26, 20, 170, 70
 
 
 def allocation_picture(result: Allocation) -> str:
-    """A cell for each tensor, by role and block, coloured by the bits a weight of its type, and below it the single tensors."""
-    table, types = result.table, result.recipe.types(result.base.model.types)
-    blocks = sorted({t.block for t in table.tensors.values() if t.block is not None})
-    roles = sorted({t.role for t in table.tensors.values() if t.block is not None})
-    single = [n for n in table.names if table.tensors[n].block is None]
-    at = {(t.role, t.block): n for n, t in table.tensors.items()}
-    bits = [TYPES[types[n]].bits_per_weight for n in table.names]
-    low, high = min(bits), max(bits)
-    body = [text(12, 20, f"Bits a weight, role by block: {result.written.path.name}", bold=True, size=13)]
-    body += _key(sorted({types[n] for n in table.names}, key=lambda k: (TYPES[k].bits_per_weight, k)), low, high)
+    """`heat_picture` of the recipe."""
+    types = result.recipe.types(result.base.model.types)
+    tensors = [(n, t.role, t.block, types[n]) for n, t in result.table.tensors.items()]
+    return heat_picture(result.written.path.name, tensors)
+
+
+def heat_picture(file: str, tensors: Sequence[tuple[str, str, int | None, str]]) -> str:
+    """A cell for each tensor (name, role, block, type), by role and block, coloured by the bits a weight of its type, and below it the
+    single tensors."""
+    blocks = sorted({block for _, _, block, _ in tensors if block is not None})
+    roles = sorted({role for _, role, block, _ in tensors if block is not None})
+    single = [(name, kind) for name, _, block, kind in tensors if block is None]
+    at = {(role, block): kind for _, role, block, kind in tensors}
+    kinds = {kind for *_, kind in tensors}
+    bits = [STORED[kind].bits_per_weight for kind in kinds]
+    low, high = min(bits, default=0.0), max(bits, default=0.0)
+    body = [text(12, 20, f"Bits a weight, role by block: {file}", bold=True, size=13)]
+    body += _key(sorted(kinds, key=lambda k: (STORED[k].bits_per_weight, k)), low, high)
     for row, role in enumerate(roles):
         y = TOP + row * CELL_H
         body.append(text(LEFT - 8, y + 14, role, anchor="end"))
         for column, block in enumerate(blocks):
-            if name := at.get((role, block)):
-                body.append(_cell(LEFT + column * CELL_W, y, types[name], low, high, CELL_W))
+            if kind := at.get((role, block)):
+                body.append(_cell(LEFT + column * CELL_W, y, kind, low, high, CELL_W))
     y = TOP + len(roles) * CELL_H
     body += [
         text(LEFT + (i + 0.5) * CELL_W, y + 14, str(b), anchor="middle", fill=QUIET, size=10)
         for i, b in enumerate(blocks)
     ]
     body.append(text(LEFT - 8, y + 14, "block", anchor="end", fill=QUIET, size=10))
-    for row, name in enumerate(single):
+    for row, (name, kind) in enumerate(single):
         body.append(text(LEFT - 8, y + 38 + row * CELL_H, name.removesuffix(".weight"), anchor="end"))
-        body.append(_cell(LEFT, y + 24 + row * CELL_H, types[name], low, high, CELL_W))
-        body.append(text(LEFT + CELL_W + 8, y + 38 + row * CELL_H, types[name], fill=QUIET))
+        body.append(_cell(LEFT, y + 24 + row * CELL_H, kind, low, high, CELL_W))
+        body.append(text(LEFT + CELL_W + 8, y + 38 + row * CELL_H, kind, fill=QUIET))
     return picture(
         "Types of the recipe", max(LEFT + len(blocks) * CELL_W + 20, 640), y + 40 + len(single) * CELL_H, body
     )
@@ -81,7 +90,7 @@ def _key(kinds: Sequence[str], low: float, high: float) -> list[str]:
 
 
 def _cell(x: float, y: float, kind: str, low: float, high: float, width: float) -> str:
-    bits = TYPES[kind].bits_per_weight
+    bits = STORED[kind].bits_per_weight
     fill, ink = shade(bits, low, high)
     box = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width - 1:g}" height="{CELL_H - 1:g}" fill="{fill}"><title>{kind}</title></rect>'
     return box + text(x + (width - 1) / 2, y + 13, f"{bits:.2g}", anchor="middle", fill=ink, size=9)
@@ -91,8 +100,14 @@ def _cell(x: float, y: float, kind: str, low: float, high: float, width: float) 
 
 
 def prediction_picture(result: Allocation) -> str:
+    """`recipes_picture` of the candidate recipes."""
+    recipes = [Recipe(t.candidate.name, t.file_bytes, t.predicted, t.measured, t.kept) for t in result.tried]
+    return recipes_picture(recipes, measured_on(result.facts, "search"))
+
+
+def recipes_picture(recipes: Sequence[Recipe], note: str) -> str:
     """Each measured recipe's KL divergence against the predicted one; on the line they are equal."""
-    tried = [t for t in result.tried if t.predicted > 0.0 and t.measured > 0.0]
+    tried = [t for t in recipes if t.predicted > 0.0 and t.measured > 0.0]
     values = [v * MILLI for t in tried for v in (t.predicted, t.measured)] or [1.0]
     axis = log_ticks(min(values), max(values))
     place = log_place(axis, 90.0, 430.0)
@@ -112,9 +127,9 @@ def prediction_picture(result: Allocation) -> str:
         for at in ((x, y), (456.0, 62.0 + 22 * i)):
             body.append(mark(*at, colour, 8.0))
             body.append(text(at[0], at[1] + 4, str(i), anchor="middle", fill="#fff", size=10, bold=True))
-        words = one.candidate.name + (" (kept)" if one.kept else "")
+        words = one.name + (" (kept)" if one.kept else "")
         body.append(text(472, 66 + 22 * i, words, size=11, bold=one.kept))
-    body.append(text(12, 460, measured_on(result.facts, "search"), fill=QUIET, size=10))
+    body.append(text(12, 460, note, fill=QUIET, size=10))
     return picture("Predicted and measured", 720, 472, body)
 
 
@@ -124,9 +139,19 @@ X0, X1, Y0, Y1 = 80.0, 640.0, 400.0, 60.0
 
 
 def ladder_picture(ladder: AllocationLadder) -> str:
+    """`sizes_picture` of all sizes."""
+    ours = [(r.written.file_bytes, own_mean(r), label) for label, r in zip(ladder.labels, ladder.results, strict=True)]
+    stock = [(r.file_bytes, r.mean, r.ftype) for r in ladder.stock]
+    return sizes_picture(ours, stock, measured_on(ladder.results[0].facts, "report").partition("; ")[2])
+
+
+#: Bytes of a file, its mean KL divergence, its label.
+Sized = tuple[float, "Interval | None", str]
+
+
+def sizes_picture(ours: Sequence[Sized], stock: Sequence[Sized], note: str) -> str:
     """KL divergence against bytes on the report text: stock files and ours, each with its 95 % interval."""
-    ours = [(r.written.file_bytes, own_mean(r)) for r in ladder.results]
-    points = [*((n, x) for n, x in ours), *((r.file_bytes, r.mean) for r in ladder.stock)]
+    points = [(n, x) for n, x, _ in (*ours, *stock)]
     limits = [v * MILLI for _, x in points if x for v in (x.low, x.estimate, x.high) if math.isfinite(v) and v > 0.0]
     least = min((x.estimate * MILLI for _, x in points if x and x.estimate > 0.0), default=1.0)
     up_axis = log_ticks(max(min(limits, default=1.0), 0.3 * least), max(limits, default=1.0))
@@ -135,10 +160,9 @@ def ladder_picture(ladder: AllocationLadder) -> str:
     x, y = even_place(axis, X0, X1), log_place(up_axis, Y0, Y1)
     body = [text(12, 20, "KL divergence to the reference against the size of the file", bold=True, size=13)]
     body += [*_frame(axis, up_axis, x, y), *_legend()]
-    body += _series([(r.file_bytes, r.mean, r.ftype) for r in ladder.stock], x, y, STOCK, square, below=False)
-    named = zip(ladder.labels, ours, strict=True)
-    body += _series([(n, mean, label) for label, (n, mean) in named], x, y, OURS, circle, below=True)
-    body.append(text(12, 470, measured_on(ladder.results[0].facts, "report").partition("; ")[2], fill=QUIET, size=10))
+    body += _series(stock, x, y, STOCK, square, below=False)
+    body += _series(ours, x, y, OURS, circle, below=True)
+    body.append(text(12, 470, note, fill=QUIET, size=10))
     return picture("Ladder", 720, 482, body)
 
 
@@ -167,7 +191,7 @@ def _legend() -> list[str]:
 
 
 def _series(
-    points: Iterable[tuple[int, Interval | None, str]],
+    points: Iterable[Sized],
     x: Place,
     y: Place,
     colour: str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -37,28 +38,41 @@ def ticks(low: float, high: float, n: int = 5) -> list[float]:
     return [step * i for i in range(first, last + 1)]
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A row of the picture: its label, its value with limits (equal to the value where not known), its verdict; a ring for the chosen."""
+
+    label: str
+    value: tuple[float, float, float]
+    word: str
+    chosen: bool
+
+
 def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: TensorTypes) -> str:
     """SVG of the sweep in the order of blocks, with what it was measured on; a ring marks the chosen."""
-    rows = sweep.rows
-    by_kld = all(row.contrast.kld for row in rows)
-    values = [(row.contrast.kld or row.contrast.ppl) if by_kld else row.contrast.percent for row in rows]
-    scale, unit = (
-        (1e3, "change of KL divergence, thousandths of a nat a token") if by_kld else (1.0, "change of perplexity, %")
+    by_kld = all(row.contrast.kld for row in sweep.rows)
+    marks = []
+    for row in sweep.rows:
+        value = _finite(row.contrast.kld or row.contrast.ppl, 1e3) if by_kld else _finite(row.contrast.percent, 1.0)
+        label = f"{row.effect.tensor.removesuffix('.weight')} → {row.effect.to_type}"
+        marks.append(Mark(label, value, str(row.contrast.judgement.verdict), row.effect.swap in chosen))
+    return marks_chart(marks, by_kld, f"{measured_on(facts, 'search')}{'; rings: chosen' if chosen else ''}")
+
+
+def marks_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
+    """SVG of trials, one a row: change of KL divergence in thousandths of a nat, or of perplexity in percent."""
+    unit = "change of KL divergence, thousandths of a nat a token" if by_kld else "change of perplexity, %"
+    axis = ticks(
+        min((mark.value[1] for mark in marks), default=0.0), max((mark.value[2] for mark in marks), default=0.0)
     )
-    marks = [_finite(v, scale) for v in values]
-    axis = ticks(min(low for _, low, _ in marks), max(high for *_, high in marks))
-    height = TOP + ROW * len(rows) + 40
-    note = f"{measured_on(facts, 'search')}{'; rings: chosen' if chosen else ''}"
+    height = TOP + ROW * len(marks) + 40
     body = [
         _axis(axis, height - 40, unit),
         f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(printable(note))}</text>',
     ]
-    for place, (row, mark) in enumerate(zip(rows, marks, strict=True)):
-        label = f"{row.effect.tensor.removesuffix('.weight')} → {row.effect.to_type}"
-        word = str(row.contrast.judgement.verdict)
-        body.append(
-            _row(TOP + ROW * (place + 0.5), label, word, [_x(v, axis) for v in mark], row.effect.swap in chosen)
-        )
+    for place, mark in enumerate(marks):
+        xs = [_x(v, axis) for v in mark.value]
+        body.append(_row(TOP + ROW * (place + 0.5), mark.label, mark.word, xs, mark.chosen))
     total = LEFT + WIDTH + RIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" width="{total}" height="{height}" '

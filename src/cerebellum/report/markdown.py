@@ -96,8 +96,17 @@ class Found(Protocol):
 
 
 def on_what(result: Found, *, public: bool = False) -> list[str]:
-    """Hashes, versions, settings and the command; ``public`` leaves out the folders on this machine."""
+    """Hashes, versions, settings and the command, as a list; ``public`` leaves out the folders on this machine."""
     facts = result.facts
+    listed = [f"* {markdown(line)}" for line in fact_lines(facts)]
+    if facts.get("command"):
+        words = (Path(word).name if public and "/" in word else word for word in facts["command"])
+        listed.append(f"* command: {code_span(shell_line(words))}")
+    return listed
+
+
+def fact_lines(facts: dict[str, Any], version: str = __version__) -> list[str]:
+    """On what the figures rest: hashes, versions, settings. ``version``: the Cerebellum that measured."""
     lines = [
         f"model: {facts['model']['file']} ({facts['model']['architecture']}), sha256 {facts['model']['sha256']}",
         f"reference: {facts['reference'].get('file', '')}, sha256 {facts['reference']['sha256']}, "
@@ -116,9 +125,4 @@ def on_what(result: Found, *, public: bool = False) -> list[str]:
     for name, split in facts["splits"].items():
         lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
-    lines += [f"settings: {settings}", f"build: {facts['build']}, cerebellum {__version__}"]
-    listed = [f"* {markdown(line)}" for line in lines]
-    if facts.get("command"):
-        words = (Path(word).name if public and "/" in word else word for word in facts["command"])
-        listed.append(f"* command: {code_span(shell_line(words))}")
-    return listed
+    return [*lines, f"settings: {settings}", f"build: {facts['build']}, cerebellum {version}"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum import __version__
 from cerebellum.allocation.policies import Choice
 from cerebellum.evals.plain import bench_json
 from cerebellum.report.file_facts import file_json, written_model
+from cerebellum.report.grids import choice_lines, controls_lines, written_lines
 from cerebellum.report.ladder import ladder_json
+from cerebellum.report.tensors import base_tensors_json, commands_json
 from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
@@ -16,12 +19,18 @@ if TYPE_CHECKING:
 
 def summary_of(result: RunResult) -> dict[str, Any]:
     """The result as plain data: the JSON report."""
-    combination = result.combination
+    combination, tensors = result.combination, base_tensors_json(result)
+    file_bytes = result.base.model.file_bytes if result.written is None else result.written.file_bytes
     return {
         "format": 1,
         "kind": "sweep",
+        "version": __version__,
         "facts": result.facts,
         "noise": noise_json(result.noise),
+        "verdict": [*choice_lines(result), *controls_lines(result), *written_lines(result)],
+        "commands": commands_json(result.facts, result.written),
+        "tensors": tensors,
+        "other_bytes": file_bytes - sum(row["bytes"] for row in tensors),
         "validity": None if result.validity is None else ladder_json(result.validity),
         **sweep_json(result.sweep),
         "choice": choice_json(result.choice),

@@ -20,12 +20,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sqlite3
 import stat
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -121,6 +123,19 @@ _SCORE_COLUMNS = (
     "chunk n_tokens nll nll2 tempered kld kld2 kld_var same_top dp dp2 dp4 kld_tokens"
 ).split()  # fmt: skip
 _REAL_COLUMNS = frozenset("nll nll2 kld kld2 kld_var dp dp2 dp4".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A trial under way: its perplexity on ``n_chunks`` chunks of a series, and its mean KL divergence, nats a token, where there is a
+    reference."""
+
+    series: str
+    label: str
+    kind: str
+    n_chunks: int
+    perplexity: float
+    kld: float | None
 
 
 class Study:
@@ -381,6 +396,26 @@ class Study:
         done = {key for key, _, version in rows if version == metric_version}
         return [
             (str(label), int(v)) for key, label, v in rows if v is not None and v < metric_version and key not in done
+        ]
+
+    def progressed(self, most: int) -> list[Progressed]:
+        """The newest trials that anything was measured of, at most ``most``, newest first: means over their chunks so far."""
+        rows = self._rows(
+            "SELECT series.name, label, kind, count(*), sum(n_tokens), sum(nll), sum(kld) FROM score JOIN trial ON trial.id = score.trial "
+            "JOIN series ON series.id = trial.series GROUP BY trial.id ORDER BY trial.id DESC LIMIT ?",
+            most,
+        )
+        return [
+            Progressed(
+                str(series),
+                str(label),
+                str(kind),
+                n,
+                math.exp(min(nll / tokens, 700.0)),
+                None if kld is None else kld / tokens,
+            )
+            for series, label, kind, n, tokens, nll, kld in rows
+            if tokens
         ]
 
     def chunks_done(self, trial: int) -> set[int]:

@@ -20,7 +20,11 @@ from cerebellum.results.health import Check, Native
 
 #: Packages that everything needs, and those of the extras: what for.
 NEEDED = ("llama-cpp-python", "gguf", "numpy", "scipy", "numba", "click", "jinja2", "rich", "filelock")
-EXTRAS = (("lm_eval", "benchmarks from lm-evaluation-harness", "pip install 'cerebellum[bench]'"),)
+EXTRAS = (
+    ("lm_eval", "benchmarks from lm-evaluation-harness", "pip install 'cerebellum[bench]'"),
+    ("altair", "interactive charts in report.html", "pip install 'cerebellum[report]'"),
+    ("vl-convert-python", "interactive charts in report.html", "pip install 'cerebellum[report]'"),
+)
 PROGRAMS = (
     ("ollama", "running a file with `ollama run`", "see Ollama's download page"),
     ("llama-server", "serving a file", "see llama.cpp's releases"),
