@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 
 def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
-    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json``, ``ladder.svg`` and the model card (``README.md``) of all sizes,
-    into ``out``. Raises `OutputError`."""
+    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json``, ``ladder.svg`` and the model card (``README.md``) of all
+    sizes, into ``out``. Raises `OutputError`."""
     write_text(out / "ladder.svg", ladder_picture(ladder))
     write_text(out / "report.md", ladder_report(ladder))
     summary = ladder_json(ladder)
