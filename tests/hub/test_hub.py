@@ -70,6 +70,7 @@ def test_a_model_is_fetched_once_and_then_from_the_cache(hub: Hub, monkeypatch: 
     assert api.fetch("hf:org/model:m-F16.gguf") == path and hub.served == len(MODEL)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert api.fetch("hf:org/model:F16") == path
+    assert inspect_remote("hf:org/model:F16").summary() == "read from the cache: nothing was fetched"
     with pytest.raises(InputError, match=r"no model labelled Q4_K_M; .* has F16|holds"):
         api.fetch("hf:org/model:Q4_K_M")
     with pytest.raises(HubError, match="HF_HUB_OFFLINE is set, and the cache doesn't hold"):

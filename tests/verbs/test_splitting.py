@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -68,6 +69,10 @@ def test_an_allocation_from_a_set_into_a_set(tmp_path: Path, whole: Path, shards
     assert len(files) > 1 and written.path.name.endswith(f"-00001-of-0000{len(files)}.gguf")
     assert written.file_bytes == sum(file.stat().st_size for file in files) <= ours.limit
     assert written.sha256 == sha256_model(written.path) and written.equal_chunks > 0
+    card = next((tmp_path / "out").glob("*.card.md")).read_text()
+    for file in files:
+        assert f"| {file.name} | {file.stat().st_size:,} | `{hashlib.sha256(file.read_bytes()).hexdigest()}` |" in card
+    assert "ollama run" not in card
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert not [name for name in names if "unproven" in name or name.endswith(".partial")]
     stem = files[0].name.removesuffix(f"-00001-of-0000{len(files)}.gguf")

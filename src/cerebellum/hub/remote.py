@@ -8,14 +8,15 @@ from pathlib import Path
 from cerebellum.domain import Model
 from cerebellum.errors import HubError
 from cerebellum.gguf.header import Header, HeaderIncomplete, read_header
-from cerebellum.gguf.model_file import model_of
+from cerebellum.gguf.model_file import model_of, read_model
 from cerebellum.gguf.split_set import names_of_set, refuse_missing
 from cerebellum.hub.client import PATIENCE, Listing, asking, listing
+from cerebellum.hub.fetch import fetch
 from cerebellum.hub.names import HubName, choose
 from cerebellum.progress import Progress, Silent
 
-#: Bytes of a file that are asked for at first, and at most.
-_FIRST, _MOST = 1 << 19, 1 << 30
+#: Bytes of a file that are asked for at first (of the later files of a set fewer: they have no vocabulary), and at most.
+_FIRST, _OTHERS, _MOST = 1 << 19, 1 << 16, 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,8 @@ class RemoteModel:
     def summary(self) -> str:
         """In words."""
         n = self.n_requests
+        if not n:
+            return "read from the cache: nothing was fetched"
         return (
             f"fetched {self.n_fetched:,} of {self.model.file_bytes:,} bytes, in {n} {'request' if n == 1 else 'requests'}: "
             "the header only"
@@ -41,9 +44,9 @@ class _Reader:
     def __init__(self, name: HubName, repository: Listing) -> None:
         self.name, self.repository, self.n_fetched, self.n_requests = name, repository, 0, 0
 
-    def header(self, path: str) -> Header:
+    def header(self, path: str, wanted: int) -> Header:
         """Of one file, by as many ranges as it takes. Raises `HubError` or `ModelFileError`."""
-        size, data, wanted = self.repository.files[path].size, b"", _FIRST
+        size, data = self.repository.files[path].size, b""
         while True:
             data += self._range(path, len(data), min(wanted, size))
             try:
@@ -79,14 +82,14 @@ def inspect_remote(name: str | HubName, progress: Progress | None = None) -> Rem
     meant = name if isinstance(name, HubName) else HubName.parse(name)
     repository = listing(meant, progress or Silent())
     if repository.is_private is None:
-        raise HubError(f"{meant} can't be looked into without the hub; give the file in the cache")
+        return RemoteModel(read_model(fetch(meant, progress)), 0, 0)
     first = choose(meant, repository.files)[0]
     reader = _Reader(meant, repository)
-    headers = [reader.header(first)]
+    headers = [reader.header(first, _FIRST)]
     folder, slash, file = first.rpartition("/")
     names = [folder + slash + n for n in names_of_set(file, headers[0].metadata, first)]
     refuse_missing(names, repository.files.__contains__, first)
-    headers += [reader.header(path) for path in names[1:]]
+    headers += [reader.header(path, _OTHERS) for path in names[1:]]
     where = [Path(f"hf:{meant.repo}/{path}") for path in names]
     model = model_of(where, headers, [repository.files[path].size for path in names])
     return RemoteModel(model, reader.n_fetched, reader.n_requests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cerebellum import __version__
@@ -46,10 +47,7 @@ def use_section(file: str, details: Mapping[str, Any]) -> list[str]:
         "",
         code_block(f"llama-cli -m {shell_file(file)}", "sh"),
         "",
-        "Ollama:",
-        "",
-        code_block(f"ollama run hf.co/{UNKNOWN_REPO}:{shell_file(file)}", "sh"),
-        "",
+        *ollama_lines(file),
         f"or {code_span('cerebellum modelfile')} with the file, then `ollama create`: then the file's own chat template is carried over."
         if details["has_chat_template"]
         else "The model has no chat template, so it writes on where a text ends.",
@@ -61,6 +59,13 @@ def use_section(file: str, details: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def ollama_lines(file: str) -> list[str]:
+    """How Ollama takes the file; a model in several files it doesn't take."""
+    if stem_of_name(file) != file.removesuffix(".gguf"):
+        return ["Ollama takes one file: join these with `llama-gguf-split --merge`;", ""]
+    return ["Ollama:", "", code_block(f"ollama run hf.co/{UNKNOWN_REPO}:{shell_file(file)}", "sh"), ""]
+
+
 def hub_words(file: str) -> list[str]:
     """What llama.cpp takes to fetch this file: by its label where that stands at its end, else by its name."""
     label = label_of(file)
@@ -70,8 +75,8 @@ def hub_words(file: str) -> list[str]:
 
 
 def stem_of_name(file: str) -> str:
-    """A file's name without its ending."""
-    return file.removesuffix(".gguf")
+    """A file's name without its ending; of a model in several files the name that they share."""
+    return stem_of(Path(file))
 
 
 def memory_section(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -88,7 +93,10 @@ def files_section(written: Sequence[Written]) -> list[str]:
     for each in written:
         text = format_overrides(each.overrides).encode()
         rows += [
-            (each.path.name, f"{each.file_bytes:,}", each.sha256),
+            *(
+                (name, f"{n:,}", sha256)
+                for name, n, sha256 in each.files or [(each.path.name, each.file_bytes, each.sha256)]
+            ),
             (each.overrides_path.name, f"{len(text):,}", hashlib.sha256(text).hexdigest()),
         ]
     table = ["| file | bytes | sha256 |", "|---|---|---|"]

@@ -149,7 +149,7 @@ class Combination:
 @dataclass(frozen=True, slots=True)
 class Written:
     """The proven file, or the first one of the set that it is. ``file_bytes``: of all, ``split_bytes`` of them for being split.
-    ``equal_chunks`` of the report split gave, bit for bit, the sums measured in memory."""
+    ``files``: (name, bytes, sha256) of each. ``equal_chunks`` of the report split gave, bit for bit, the sums measured in memory."""
 
     path: Path
     overrides_path: Path
@@ -166,6 +166,7 @@ class Written:
     from_base: Contrast
     equal_chunks: int
     split_bytes: int = 0
+    files: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def reproduce(self) -> str:

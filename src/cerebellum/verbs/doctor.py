@@ -24,6 +24,7 @@ EXTRAS = (
     ("lm_eval", "benchmarks from lm-evaluation-harness", "pip install 'cerebellum[bench]'"),
     ("altair", "interactive charts in report.html", "pip install 'cerebellum[report]'"),
     ("vl-convert-python", "interactive charts in report.html", "pip install 'cerebellum[report]'"),
+    ("huggingface_hub", "models of a hub, publishing", "pip install 'cerebellum[hub]'"),
 )
 PROGRAMS = (
     ("ollama", "running a file with `ollama run`", "see Ollama's download page"),

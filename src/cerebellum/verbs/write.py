@@ -10,7 +10,7 @@ from cerebellum.errors import ProofError
 from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import Overrides, format_overrides, pairs, pin, prove
-from cerebellum.keys import stem_of
+from cerebellum.keys import sha256_file, stem_of
 from cerebellum.results import Combination, Written
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Scores, TrialRunner
@@ -68,6 +68,7 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp:
         overrides_path = companions(path)[0]
         write_text(overrides_path, format_overrides(overrides))
         path = publish_model(first, path)
+    paths = model_file.model_files(path)
     return Written(
         path=path,
         overrides_path=overrides_path,
@@ -84,6 +85,7 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp:
         from_base=contrast(scores, in_memory[BASE_TRIAL.label], noise_floor=session.noise_floor),
         equal_chunks=len(scores),
         split_bytes=n_bytes - n_joined,
+        files=tuple((p.name, p.stat().st_size, sha256_file(p) if len(paths) > 1 else sha256) for p in paths),
     )
 
 
