@@ -27,6 +27,9 @@ def test_the_demos_pages_follow_its_stored_figures() -> None:
     readme = (ROOT / demo.README).read_text(encoding="utf-8")
     assert (ROOT / demo.PAGE).read_text(encoding="utf-8") == demo.page(figures), again
     assert demo.with_block(readme, figures) == readme, again
+    tutorial = (ROOT / demo.TUTORIAL).read_text(encoding="utf-8")
+    assert demo.with_outputs(tutorial, figures) == tutorial, again
+    assert all(len(line) <= demo.COLUMNS for line in [*demo.five_lines(figures), *demo.controls(figures)])
     table = [line for line in demo.block(figures).splitlines() if line.startswith("|")]
     assert {line.count("|") - 1 for line in table} == {5}
     sets = {one["name"]: one["kld"]["estimate"] for one in figures["sets"]}
@@ -35,7 +38,7 @@ def test_the_demos_pages_follow_its_stored_figures() -> None:
 
 
 def test_a_folder_without_a_demo_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = {name: (ROOT / name).read_bytes() for name in (demo.JSON, demo.PAGE, demo.README)}
+    before = {name: (ROOT / name).read_bytes() for name in (demo.JSON, demo.PAGE, demo.README, demo.TUTORIAL)}
     (tmp_path / "report.json").write_text('{"format": 1, "kind": "ladder"}')
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(SystemExit):

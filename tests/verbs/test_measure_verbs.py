@@ -131,7 +131,7 @@ def test_ubatch_size_reaches_every_engine(ground: Path) -> None:
 def test_a_ubatch_size_that_is_none_is_refused(ground: Path, verb: Any, size: int) -> None:
     more = {api.measure: {"reference": ground / "model.gguf"}, api.sweep: {"out": ground / "none"}}.get(verb, {})
     backend = CountingBackend(HONEST.effects)
-    with pytest.raises(InputError, match=f"ubatch_size is {size}; "):
+    with pytest.raises(InputError, match=f"ubatch_size .* is {size}; "):
         verb(ground / "model.gguf", text=ground / "text.txt", ctx=64, ubatch_size=size, backend=backend, **more)
     assert not backend.opened
 
