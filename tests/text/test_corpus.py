@@ -52,7 +52,7 @@ def test_a_text_that_can_not_be_read(tmp_path: Path) -> None:
 def test_two_chunks_are_the_least() -> None:
     """One token less is refused, with both numbers."""
     check_length("t", 128, 64)
-    with pytest.raises(TextError, match="t is only 127 tokens; two chunks of 64"):
+    with pytest.raises(TextError, match="t has only 127 tokens; two chunks of 64"):
         check_length("t", 127, 64)
 
 
