@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "src" / "cerebellum" / "bundled"
 ELDER = BUNDLED / "world-gemma4-F16.gguf"
 OUT = ROOT / "testbed" / "siblings"
-SHAPE, STEPS, TOKENS, RATE, SEED, MEGABYTES = "world-10", 40, 512, 1e-3, 2, 6
+SHAPE, STEPS, TOKENS, RATE, SEED, MEGABYTES = "world-10", 20, 512, 1e-3, 2, 6
+CHUNKS = 16  # of the report text
 PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "numpy")
 
 
@@ -47,7 +48,7 @@ def measured(path: Path, threads: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, model in (("sibling", path), ("elder", ELDER)):
         with Runner(model, threads=threads) as runner:
-            chunks = evaluate.chunks_of(runner.tokenize(text), runner.bos)
+            chunks = evaluate.chunks_of(runner.tokenize(text), runner.bos)[:CHUNKS]
             found[name] = evaluate.perplexity(evaluate.model_nll(runner, chunks)) | {"chunks": len(chunks)}
     return found
 

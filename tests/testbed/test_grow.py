@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+from pathlib import Path
+
 import pytest
 
 from cerebellum import bundled
+from cerebellum.gguf.model_file import read_model
+from cerebellum.profiles.layout import kinds_of
 from testbed.grow import elder_of, origins
 from testbed.model import SHAPES, Shape
+
+SIBLINGS = Path(__file__).resolve().parents[2] / "testbed" / "siblings"
 
 
 @pytest.mark.parametrize(
@@ -48,3 +56,16 @@ def test_a_kind_that_the_elder_lacks_is_refused() -> None:
 
 def test_the_bundled_model_is_known_by_its_depth() -> None:
     assert elder_of(bundled.MODEL) == SHAPES["world-14"]
+
+
+def test_the_sibling_is_what_its_card_says() -> None:
+    (path,) = SIBLINGS.glob("*.gguf")
+    (sha256,) = re.findall(r"sha256 `(\w{64})`", (SIBLINGS / "README.md").read_text(encoding="utf-8"))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    model, elder = read_model(path), read_model(bundled.MODEL)
+    assert (model.architecture, model.n_blocks, elder.n_blocks) == ("gemma4", 10, 14)
+    assert {t.role for t in model.tensors} == {t.role for t in elder.tensors}
+    assert model.metadata["tokenizer.ggml.tokens"] == elder.metadata["tokenizer.ggml.tokens"]
+    shared = [b for b, kind in enumerate(kinds_of(model)) if "shared" in kind]
+    assert shared == [8, 9]
+    assert path.stat().st_size <= 20_000_000
