@@ -902,14 +902,14 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
             "chat": "chat",
             "workers": "workers",
             "gpus_per_worker": "gpus_per_worker",
+            "cluster": "cluster",
+            "cluster_files": "cluster_files",
+            "same_build_only": "same_build_only",
             "command": "command",
             "retry_failed": "retry_failed",
         }
     )
-    if session.get("workers") == AUTO:
-        session["workers"] = None
-    elif not isinstance(session.get("workers", 1), int):
-        raise InputError(f"workers is {session['workers']!r}; it must be a number of at least 1, or {AUTO!r}")
+    check_fleet(session)
     trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
@@ -926,6 +926,19 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
         SweepOptions(**trials),
         ChoiceOptions(**with_growth(choice)),
     )
+
+
+def check_fleet(session: dict[str, Any]) -> None:
+    """Put the options of who computes as `SessionOptions` has them. Raises `InputError`."""
+    session["cluster_files"] = _patterns(session.get("cluster_files", ()))
+    if session["cluster_files"] and "cluster" not in session:
+        raise InputError(
+            "cluster_files (--cluster-files) is of a cluster's nodes: give cluster (--cluster ray) with it"
+        )
+    if session.get("workers") == AUTO:
+        session["workers"] = None
+    elif not isinstance(session.get("workers", 1), int):
+        raise InputError(f"workers is {session['workers']!r}; it must be a number of at least 1, or {AUTO!r}")
 
 
 def settings_of(**given: Any) -> Settings:

@@ -42,6 +42,9 @@ class MeasureKeywords(TypedDict, total=False):
     workers: (
         int | str
     )  # 1 engine; "auto": one for each GPU (or set of them), else as many as cores and memory have room for
+    cluster: str | None  # "ray", or "ray://HOST:PORT": the nodes that measure; None: this machine
+    cluster_files: str | Sequence[str]  # folders where the nodes have the model's files
+    same_build_only: bool  # False; True: no node of another build, even where its figures agree
     gpus_per_worker: int | None  # GPUs that each engine has for its own; None: 1 where there are several engines
     replay_bytes: int  # 1 GiB of memory to begin each trial at the block that it changes; 0: all whole
     exact_reference: bool  # False; True: all words of the reference's rows, 2 bytes × vocabulary a scored token

@@ -12,11 +12,11 @@ from cerebellum import api
 from cerebellum.cores import core_shares
 from cerebellum.domain import TensorType
 from cerebellum.errors import EngineError, InputError
+from cerebellum.fleet import local as fleet
+from cerebellum.fleet.local import auto_workers, device_sets, fleet_settings, free_bytes
 from cerebellum.llamacpp.pinning import pinnable, visible
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, write_fake_model
-from cerebellum.verbs import fleet
-from cerebellum.verbs.fleet import auto_workers, device_sets, fleet_settings, free_bytes
 
 EFFECTS = {TensorType(f"blk.{i}.ffn_gate.weight", "Q2_K"): Effect(kld=0.01 * i) for i in range(4)}
 FOUR = ("CUDA0", "CUDA1", "CUDA2", "CUDA3")

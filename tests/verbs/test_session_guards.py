@@ -14,6 +14,7 @@ import pytest
 from cerebellum import api
 from cerebellum.domain import ChunkScore, TensorType
 from cerebellum.errors import CerebellumError, InputError, ModelFileError, ProofError, TextError
+from cerebellum.fleet.local import shared_out
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.progress import Silent
 from cerebellum.report.grids import controls_lines
@@ -21,7 +22,6 @@ from cerebellum.results import RunResult
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
 from cerebellum.scoring.summary import best_temperature
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
-from cerebellum.verbs.fleet import shared_out
 
 GATE = "blk.{}.ffn_gate.weight"
 EFFECTS = {

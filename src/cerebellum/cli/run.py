@@ -125,6 +125,22 @@ SWEEP_OPTIONS = (
         help="Engines side by side, each with GPUs or cores of its own; auto: one for each GPU, else as many as there is room for.",
     ),
     click.option(
+        "--cluster",
+        metavar="ray[://HOST:PORT]",
+        help="Measure on the nodes of a Ray cluster: one that this machine is a node of. --workers: engines on a node without GPUs.",
+    ),
+    click.option(
+        "--cluster-files",
+        metavar="FOLDER",
+        multiple=True,
+        help="Where the nodes have MODEL and its files, if not at the same paths as here; ~ is each node's own.",
+    ),
+    click.option(
+        "--same-build-only",
+        is_flag=True,
+        help="With no node of another build or processor, even where its figures agree bit for bit.",
+    ),
+    click.option(
         "--gpus-per-worker",
         metavar="K",
         type=whole("gpus_per_worker"),

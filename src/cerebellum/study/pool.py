@@ -56,14 +56,21 @@ class Waiting(Generic[Group]):
         workers may still hand some back."""
         with self._changed:
             while not self._stopped:
-                for at, (group, avoids) in enumerate(self._waiting):
-                    if avoids != worker or self._alive == 1:
-                        del self._waiting[at]
-                        self._running += 1
-                        return group
+                if (group := self.try_take(worker)) is not None:
+                    return group
                 if not self._running and not self._waiting:
                     return None
                 self._changed.wait()
+            return None
+
+    def try_take(self, worker: int) -> Group | None:
+        """As `take`, without waiting: None where nothing is there for this worker now."""
+        with self._changed:
+            for at, (group, avoids) in enumerate(self._waiting):
+                if avoids != worker or self._alive == 1:
+                    del self._waiting[at]
+                    self._running += 1
+                    return group
             return None
 
     def again(self, group: Group, worker: int) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import bisect
 import collections
 import functools
+import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind
+from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind, block_of
 from cerebellum.errors import CerebellumError, EngineDied, EngineError, TypeChoiceError
 from cerebellum.llamacpp.one_stream import closing
 from cerebellum.llamacpp.protocol import DECODING_VERSION, ChunkScored, Engine, Note, Settings, TrialStarted
-from cerebellum.parallel import pieces_of
 from cerebellum.progress import Progress, Silent
 from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
@@ -26,10 +28,14 @@ from cerebellum.study.store import Study
 
 Scores = dict[int, ChunkScore]
 
-#: Groups that each of several engines gets of the same trials: enough to share the work evenly, few enough to quantize seldom.
+#: Stretches of chunks that each of several engines gets of the same trials, where there are enough chunks.
 PARTS = 2
-#: Trials of a group at least, where there are many: each group costs a pass of the base over its chunks.
-LEAST_TRIALS = 4
+#: Chunks of a stretch at least, where there are many trials: while they are computed the next tensor is quantized.
+LEAST_CHUNKS = 4
+#: A group is one of so many shares, for each engine, of the work that is left.
+SHARES = 1.2
+#: What a trial of the last block costs beside one of the first, about: scoring and its tensor.
+LEAST_COST = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +149,7 @@ class TrialRunner:
         self.progress.begin(what, total, total - missing)
         failures: dict[str, str] = {}
         try:
-            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), _Sweeper(self).sweep):
+            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), Sweeper(self).sweep):
                 if isinstance(found, Note):
                     self.progress.note(found.text)
                 elif isinstance(found, ChunkScore):
@@ -211,7 +217,7 @@ TRIES = 2
 DEATHS = 2
 
 
-class _Sweeper:
+class Sweeper:
     """Takes groups through engines for a `TrialRunner`, and goes on without the trials that fail. Shared by the threads of `fan_out`."""
 
     def __init__(self, runner: TrialRunner) -> None:
@@ -324,8 +330,9 @@ class Group:
 def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> list[Group]:
     """All trials that lack a chunk, together with the other chunks that the same trials lack, for several engines in groups.
 
-    A group is some trials on all their chunks where there are enough trials: then each tensor is quantized once. Groups get smaller, so
-    that all engines end together. Of few trials each group is all of them on some chunks.
+    Chunks are shared out first, in stretches that are long enough for the next tensor to be quantized meanwhile; then the trials of a
+    stretch, by what they compute. Groups get smaller, so that all engines end together. Trials of late blocks come first: a group costs
+    the base's pass up to its last block, so small groups of early blocks cost little beside their trials.
     """
     by_chunk: dict[int, list[Trial]] = {}
     for trial, chunks in lacking:
@@ -344,15 +351,36 @@ def _cut(trials: Sequence[Trial], chunks: Sequence[int], n_engines: int) -> Iter
     """The same trials on the same chunks, in groups for so many engines."""
     if n_engines == 1:
         yield Group(tuple(chunks), tuple(trials))
-    elif len(trials) >= LEAST_TRIALS * PARTS * n_engines:
-        for first, last in pieces_of(len(trials), n_engines, LEAST_TRIALS):
-            yield Group(tuple(chunks), tuple(trials[first:last]))
-    else:
-        stretches = parts(chunks, PARTS * n_engines)
-        n = max(1, min(len(trials), PARTS * n_engines // len(stretches)))
-        for own in parts(range(len(trials)), n):
-            for stretch in stretches:
-                yield Group(tuple(stretch), tuple(trials[i] for i in own))
+        return
+    least = LEAST_CHUNKS if len(trials) >= n_engines else 1
+    stretches = parts(chunks, min(PARTS * n_engines, max(1, len(chunks) // least)))
+    n_each = -(-n_engines // len(stretches))
+    if n_each == 1 or len(trials) == 1:
+        yield from (Group(tuple(stretch), tuple(trials)) for stretch in stretches)
+        return
+    ordered = sorted(trials, key=_first_block, reverse=True)
+    before = _work(ordered)
+    first = 0
+    while first < len(ordered):
+        end = bisect.bisect_left(before, before[first] + (1.0 - before[first]) / (SHARES * n_each))
+        end = min(max(end, first + 1), len(ordered))
+        yield from (Group(tuple(stretch), tuple(ordered[first:end])) for stretch in stretches)
+        first = end
+
+
+def _first_block(trial: Trial) -> int:
+    """The block that a trial begins at: -1 for tensors before the blocks or after them."""
+    blocks = [block_of(swap.tensor) for swap in trial.tensor_types]
+    return min((-1 if block is None else block for block in blocks), default=-1)
+
+
+def _work(ordered: Sequence[Trial]) -> list[float]:
+    """Share of the work that lies before each trial: one that begins at a late block computes less, though never nothing."""
+    blocks = [max(_first_block(trial), 0) for trial in ordered]
+    n_blocks = max(blocks) + 1
+    costs = [1.0 - (1.0 - LEAST_COST) * block / n_blocks for block in blocks]
+    total = math.fsum(costs)
+    return [before / total for before in itertools.accumulate(costs[:-1], initial=0.0)]
 
 
 def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:

@@ -22,6 +22,7 @@ class SessionOptions:
     ``split``: what one file of the written model may hold; None: one file holds all.
     ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
     ``workers``: engines side by side; None: as many as there are GPUs or room for. ``gpus_per_worker``: GPUs that each has for its own.
+    ``cluster``: the Ray cluster that measures, whose nodes look for files in ``cluster_files`` too. ``same_build_only``: no other build.
     ``shard``: only this part of the trials is measured.
     ``left_out``: tensors whose entries of the importance matrix aren't used; None: those that a race says.
     ``also_read``: other files that the job was made of; nothing is written onto them.
@@ -54,3 +55,6 @@ class SessionOptions:
         """All that is read."""
         texts = (self.text, self.report_text, self.calibration)
         return (self.model, self.reference, self.imatrix, self.mix.overrides, *texts, *self.also_read)
+    cluster: str | None = None
+    cluster_files: tuple[str, ...] = ()
+    same_build_only: bool = False

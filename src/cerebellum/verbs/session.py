@@ -10,11 +10,22 @@ from typing import Any
 
 from cerebellum.domain import Model
 from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
+from cerebellum.cores import n_cores
+from cerebellum.domain import Model, tensor_types_of
+from cerebellum.files import FileState, make_folder
+from cerebellum.fleet.admission import Canary
+from cerebellum.fleet.local import CORES_EACH, Fleet, LocalFleet, fleet_of
+from cerebellum.fleet.node import Made
+from cerebellum.fleet.ray_fleet import RayFleet, connected
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.overrides import pairs
+from cerebellum.gguf.types import quant_type
 from cerebellum.llamacpp.protocol import Backend, Engine, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study import builds
+from cerebellum.study.builds import note_build
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, planned_types, prepare_base
@@ -22,7 +33,6 @@ from cerebellum.verbs.base_mix import told
 from cerebellum.verbs.capture import note_older
 from cerebellum.verbs.captured import CapturedReference, capture_reference
 from cerebellum.verbs.chat_hints import chat_hints
-from cerebellum.verbs.fleet import Fleet, fleet_of
 from cerebellum.verbs.inputs import Inputs, odd_marks_of, read_inputs, subject_of
 from cerebellum.verbs.left_out import LeftOut, without_misled
 from cerebellum.verbs.options import SessionOptions
@@ -111,8 +121,10 @@ class Session:
         """Where the reference's rows of a split's text are."""
         return self.workspace.reference_store(split.corpus, self.reference_facts)
 
-    def engines_on(self, path: Path) -> contextlib.AbstractContextManager[Sequence[Engine]]:
-        """As many engines as the session's own, on another file: trials are made from the source as there."""
+    def engines_on(self, path: Path, made: Made | None = None) -> contextlib.AbstractContextManager[Sequence[Engine]]:
+        """As many engines as the session's own, on another file: trials are made from the source as there. ``made``: how the file was."""
+        if isinstance(self.fleet, RayFleet) and made is not None:
+            self.fleet.made[path] = made
         return self.fleet.open(path, Sources(self.inputs.source.path, self.inputs.imatrix))
 
     def close_engines(self) -> None:
@@ -143,6 +155,10 @@ def open_session(
         fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
         settings = replace(options.settings, devices=fleet.settings[0].devices)
         options = replace(options, settings=settings, workers=fleet.n)
+        progress.note(f"reading {source.path.name} ({source.path.stat().st_size / 1e6:,.1f} MB)")
+        ray = stack.enter_context(connected(options.cluster)) if options.cluster is not None else None
+        local = local_fleet(options, backend, source)
+        settings = replace(options.settings, devices=local.settings[0].devices)
         workspace = Workspace(backend, study, options.out, settings, backend.build(settings), progress)
         if options.imatrix is not None:
             study.watch(FileState.of(options.imatrix))
@@ -164,7 +180,10 @@ def open_session(
         )
         base = own_base(source, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)
+        fleet = local if ray is None else cluster_fleet(ray, options, workspace, reference.search, base)
+        options = replace(options, settings=settings, workers=fleet.n)
         engines = stack.enter_context(fleet.open(base.model.path, Sources(source.path, inputs.imatrix)))
+        warnings += builds.sentences(study)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
@@ -172,3 +191,41 @@ def open_session(
         yield Session(
             options, workspace, inputs, subject, reference, base, engines, fleet, left_out=left_out, warnings=warnings
         )
+        yield Session(options, workspace, inputs, subject, reference, base, engines, fleet, warnings=warnings)
+
+
+def local_fleet(options: SessionOptions, backend: Backend, source: Model) -> LocalFleet:
+    """The engines of this machine; where a cluster measures, the one that does what is done here."""
+    workers, gpus_per_worker = options.workers, options.gpus_per_worker
+    if options.cluster is not None:
+        workers, gpus_per_worker = 1, (gpus_per_worker or 1) if options.settings.n_gpu_layers else None
+    return fleet_of(backend, options.settings, workers, gpus_per_worker, source.file_bytes)
+
+
+#: Types that builds of a cluster's nodes are compared by, and chunks.
+_CANARY_TYPES, _CANARY_CHUNKS = ("Q2_K", "Q4_K", "Q6_K", "Q8_0"), 2
+
+
+def cluster_fleet(ray: Any, options: SessionOptions, workspace: Workspace, search: Split, base: Base) -> RayFleet:
+    """The engines of a Ray cluster for a job."""
+    small = sorted(quantizable_tensors(base.model), key=lambda t: (t.n_elements, t.name))[: len(_CANARY_TYPES)]
+    swaps = [
+        (t.name, kind) for t, kind in zip(small, _CANARY_TYPES, strict=False) if quant_type(kind).fits(t.row_length)
+    ]
+    canary = Canary(tuple(search.corpus.chunks(search.chunks[:_CANARY_CHUNKS])), tensor_types_of(swaps))
+    is_own = base.model.path == options.model
+    return RayFleet(
+        ray,
+        workspace.backend,
+        workspace.settings,
+        workspace.build,
+        workspace.progress,
+        workspace.sha256,
+        lambda build, why: note_build(workspace.study, build, "admitted", why),
+        options.workers or max(1, n_cores() // CORES_EACH),
+        options.gpus_per_worker or 1,
+        options.cluster_files,
+        options.same_build_only,
+        canary,
+        {} if is_own else {base.model.path: Made(base.ftype, tuple(pairs(base.mix.lines)))},
+    )

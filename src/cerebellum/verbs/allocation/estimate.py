@@ -13,6 +13,7 @@ from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candi
 from cerebellum.allocation.sizes import file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
+from cerebellum.fleet.local import fleet_of
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress, Silent
@@ -26,7 +27,6 @@ from cerebellum.verbs.allocation.run import checked_budget, stock_base
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
-from cerebellum.verbs.fleet import fleet_of
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.splits import make_splits

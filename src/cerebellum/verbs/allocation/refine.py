@@ -19,6 +19,7 @@ from cerebellum.allocation.recipes import predicted_kld
 from cerebellum.allocation.solver import Solution, solve
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
+from cerebellum.fleet.node import Made
 from cerebellum.gguf.overrides import pairs
 from cerebellum.results.allocation import Anchors, Proposal, Refined, Round
 from cerebellum.scoring.summary import mean_kld
@@ -163,6 +164,6 @@ def recipe_runner(session: Session, recipe: Trial) -> Iterator[TrialRunner]:
         stack.callback(path.unlink, missing_ok=True)
         overrides = pairs(make_overrides(session, recipe))
         session.backend.quantize(session.options.model, path, session.base.ftype, overrides, session.options.imatrix)
-        engines = stack.enter_context(session.engines_on(path))
+        engines = stack.enter_context(session.engines_on(path, Made(session.base.ftype, tuple(overrides))))
         split, store = session.search, session.reference_store(session.search)
         yield TrialRunner(engines, session.study, session.series(split), types, split.corpus, store, session.progress)
