@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from cerebellum.progress import Progress
 START_SECONDS = 120.0
 #: Seconds after which a cluster knows that a node is gone, about.
 SEEN_SECONDS = 10.0
+#: Seconds that a cluster's address has to answer in.
+ANSWER_SECONDS = 10.0
 #: Actors that are started at a time.
 STARTED_TOGETHER = 32
 
@@ -269,6 +272,9 @@ def connected(address: str) -> Iterator[Any]:
         raise InputError("--cluster needs Ray: pip install 'cerebellum[ray]', here and on every node") from error
     if not (was_there := ray.is_initialized()):
         try:
+            if match[1]:  # Ray itself waits for minutes
+                host, _, port = match[1].rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS).close()
             ray.init(match[1] or "auto", log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
         except Exception as error:  # whatever Ray can raise
             where = match[1] or "this machine"
