@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,27 @@ NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 << 20, "include
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def patient(get_node: Any) -> Any:
+    """Ray gives a node 30 s to start, which a busy machine doesn't keep."""
+
+    def get(*arguments: Any) -> Any:
+        for _ in range(60):
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                time.sleep(2.0)
+        return get_node(*arguments)
+
+    return get
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two nodes, and this process connected to them."""
+    from ray._private import services
     from ray.cluster_utils import Cluster
 
+    services.get_node = patient(services.get_node)
     found = Cluster(initialize_head=True, head_node_args=NODE)
     found.add_node(**NODE)
     ray.init(found.address, log_to_driver=False, logging_level=logging.ERROR)

@@ -46,6 +46,9 @@ class SessionOptions:
     mix: MixOptions = field(default_factory=MixOptions)
     shard: Shard | None = None
     gpus_per_worker: int | None = None
+    cluster: str | None = None
+    cluster_files: tuple[str, ...] = ()
+    same_build_only: bool = False
     split: SplitLimit | None = None
     also_read: tuple[Path, ...] = ()
     left_out: tuple[str, ...] | None = None
@@ -55,6 +58,3 @@ class SessionOptions:
         """All that is read."""
         texts = (self.text, self.report_text, self.calibration)
         return (self.model, self.reference, self.imatrix, self.mix.overrides, *texts, *self.also_read)
-    cluster: str | None = None
-    cluster_files: tuple[str, ...] = ()
-    same_build_only: bool = False

@@ -8,11 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.domain import Model
-from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
 from cerebellum.cores import n_cores
 from cerebellum.domain import Model, tensor_types_of
-from cerebellum.files import FileState, make_folder
+from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
 from cerebellum.fleet.admission import Canary
 from cerebellum.fleet.local import CORES_EACH, Fleet, LocalFleet, fleet_of
 from cerebellum.fleet.node import Made
@@ -152,10 +150,6 @@ def open_session(
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(Study.open(options.out / "study.sqlite"))
         progress.note(f"reading {source.path.name} ({source.file_bytes / 1e6:,.1f} MB)")
-        fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
-        settings = replace(options.settings, devices=fleet.settings[0].devices)
-        options = replace(options, settings=settings, workers=fleet.n)
-        progress.note(f"reading {source.path.name} ({source.path.stat().st_size / 1e6:,.1f} MB)")
         ray = stack.enter_context(connected(options.cluster)) if options.cluster is not None else None
         local = local_fleet(options, backend, source)
         settings = replace(options.settings, devices=local.settings[0].devices)
@@ -180,10 +174,11 @@ def open_session(
         )
         base = own_base(source, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
         tell(told(base.mix, source), progress, warnings)
-        fleet = local if ray is None else cluster_fleet(ray, options, workspace, reference.search, base)
+        fleet: LocalFleet | RayFleet = (
+            local if ray is None else cluster_fleet(ray, options, workspace, reference.search, base)
+        )
         options = replace(options, settings=settings, workers=fleet.n)
         engines = stack.enter_context(fleet.open(base.model.path, Sources(source.path, inputs.imatrix)))
-        warnings += builds.sentences(study)
         if base.twice:
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
@@ -191,7 +186,6 @@ def open_session(
         yield Session(
             options, workspace, inputs, subject, reference, base, engines, fleet, left_out=left_out, warnings=warnings
         )
-        yield Session(options, workspace, inputs, subject, reference, base, engines, fleet, warnings=warnings)
 
 
 def local_fleet(options: SessionOptions, backend: Backend, source: Model) -> LocalFleet:
