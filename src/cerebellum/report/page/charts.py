@@ -7,6 +7,7 @@ colours in for pictures outside of a page. Marks differ in shape too. Text from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 import altair as alt
@@ -157,7 +158,8 @@ def types(view: View) -> Drawn:
     shades = [shade(STORED[k].bits_per_weight, low, high) for k in kinds]
     blocks = sorted({c.block for c in every if c.block is not None})
     columns = ["–"] * any(c.block is None for c in every) + [str(b) for b in blocks]
-    roles = sorted({c.role for c in every if c.block is not None}) + sorted({c.role for c in every if c.block is None})
+    inside, outside = (sorted({c.role for c in every if (c.block is None) == alone}) for alone in (False, True))
+    roles = list(dict.fromkeys([*inside, *outside]))
     chart = named()
     if view.sizes:
         pick = alt.param(
@@ -182,7 +184,7 @@ def types(view: View) -> Drawn:
         ink = alt.Color("ink:N", scale=None)
         layers.append(chart_text(chart).encode(x=x, y=y, text="short:N", color=ink, tooltip=tips))
     chart = alt.layer(*layers).resolve_scale(color="independent")
-    return chart.properties(width="container", height=alt.Step(24)), {"rows": rows}
+    return chart.properties(width="container", height=24 * len(roles)), {"rows": rows}
 
 
 def chart_text(chart: Any) -> Any:
@@ -288,7 +290,7 @@ def sweep(view: View) -> Drawn:
     columns = ["–"] * any(s.block is None for s in view.singles) + [str(b) for b in blocks]
     x = alt.X("column:O", title="block", sort=columns, axis=alt.Axis(labelAngle=0, labelOverlap=True))
     title = f"change of {KLD_TITLE}" if by_kld else "change of perplexity, %"
-    y = alt.Y("y:Q", title=title)
+    y = alt.Y("y:Q", title=title, **change_axis([v for r in rows for v in (r["low"], r["y"], r["high"])]))
     domain = alt.Scale(domain=kinds, range=[TYPE_COLOURS[i % len(TYPE_COLOURS)] for i in range(len(kinds))])
     shapes = alt.Scale(domain=kinds, range=[TYPE_SHAPES[i % len(TYPE_SHAPES)] for i in range(len(kinds))])
     offset: dict[str, Any] = {"xOffset": alt.XOffset("type:N", sort=kinds)} if len(kinds) > 1 else {}
@@ -303,6 +305,24 @@ def sweep(view: View) -> Drawn:
     )  # fmt: skip
     zero = named("zero").mark_rule(color=QUIET).encode(y="y:Q")
     return alt.layer(zero, bars, marks).properties(width="container", height=340), {"rows": rows, "zero": [{"y": 0}]}
+
+
+#: Where the largest change is so many times the usual one, the axis is logarithmic on both sides of zero.
+SKEWED = 30.0
+
+
+def change_axis(values: Sequence[float]) -> dict[str, Any]:
+    """Keywords of a channel of changes: linear, or where a few changes dwarf all others linear near zero and logarithmic beyond."""
+    sizes = [abs(v) for v in values if v]
+    usual, largest = (median(sizes), max(sizes)) if sizes else (1.0, 1.0)
+    if largest <= SKEWED * usual:
+        return {}
+    ticks = [t for t in log_ticks(usual, largest) if f"{t:e}".startswith(("1", "9.99"))]
+    marks = [*(-t for t in ticks if min(values) < -0.3 * t), 0.0, *ticks]
+    return {
+        "scale": alt.Scale(type="symlog", constant=usual),
+        "axis": alt.Axis(values=marks, format="~g", labelOverlap=True),
+    }
 
 
 def first_role(view: View, roles: Sequence[str]) -> str:
@@ -371,7 +391,7 @@ def scores(view: View) -> Drawn:
         shape=by_series(alt.Shape, used, shapes, legend=key),
         tooltip=hover("task=task", "series=file", "value=score, % [95 %]", "n=items"),
     )  # fmt: skip
-    chart = alt.layer(bars, marks).properties(width="container", height=alt.Step(22, **{"for": "offset"}))
+    chart = alt.layer(bars, marks).properties(width="container", height=22 * len(rows))
     return chart, {"rows": rows}
 
 
@@ -389,12 +409,16 @@ def flips(view: View) -> Drawn:
             rows.append({**tips, "series": "lost", "n": -f.lost, "count": str(f.lost)})
             rows.append({**tips, "series": "gained", "n": f.gained, "count": str(f.gained)})
     colours = {"lost": "var(--stock)", "gained": "var(--ours)"}
-    x = alt.X("n:Q", title="answers lost (left) and gained (right)", axis=alt.Axis(tickMinStep=1))
+    x = alt.X(
+        "n:Q",
+        title="answers lost (left) and gained (right)",
+        axis=alt.Axis(tickMinStep=1, labelExpr="abs(datum.value)"),
+    )
     key = alt.Legend(title=None, orient="top")
     chart = named().mark_bar().encode(
         x=x, y=alt.Y("what:N", title=None, sort=None), color=by_series(alt.Color, list(colours), colours, legend=key),
         tooltip=hover("what=", "series=", "count=items", "change=change, points [95 %]", "p=McNemar's p"),
-    ).properties(width="container", height=alt.Step(26))  # fmt: skip
+    ).properties(width="container", height=26 * len({row["what"] for row in rows}))  # fmt: skip
     return chart, {"rows": rows}
 
 
@@ -423,5 +447,5 @@ def bytes_by_role(view: View) -> Drawn:
         yOffset=alt.YOffset("series:N", sort=used),
         color=by_series(alt.Color, used, COLOURS, legend=alt.Legend(title=None, orient="top")),
         tooltip=hover("role=role", "series=file", "n=bytes", "share=share of the file"),
-    ).properties(width="container", height=alt.Step(11, **{"for": "offset"}))  # fmt: skip
+    ).properties(width="container", height=13 * len(rows))  # fmt: skip
     return chart, {"rows": rows}
