@@ -822,7 +822,7 @@ def demo(
     small enough for three minutes on two cores."""
     options: dict[str, Any] = dict(keywords)
     small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
-    small |= {"like": "Q3_K_M"} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
+    small |= {"like": bundled.DEMO_LIKE} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     return allocate(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **given})
@@ -907,6 +907,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
             "same_build_only": "same_build_only",
             "command": "command",
             "retry_failed": "retry_failed",
+            "force": "force",
         }
     )
     check_fleet(session)

@@ -11,3 +11,5 @@ REPORT_TEXT = FOLDER / "report.txt"
 QUESTIONS = FOLDER / "questions"
 #: What an importance matrix is made on where no other text is given.
 CALIBRATION_TEXT = FOLDER / "calibration" / "general.txt"
+#: The stock file whose bytes the demo asks for where no size is named.
+DEMO_LIKE = "Q3_K_M"

@@ -71,6 +71,12 @@ class SplitKeywords(TypedDict, total=False):
     split_max_tensors: int | None  # instead: tensors in a file
 
 
+class OutKeywords(TypedDict, total=False):
+    """What may happen to what lies in the folder."""
+
+    force: bool  # False; True: a finished result of other settings is replaced
+
+
 class SweepKeywords(MeasureKeywords, total=False):
     """Which tensors are tried alone, at which types."""
 
@@ -84,7 +90,7 @@ class SweepKeywords(MeasureKeywords, total=False):
     thresholds: Thresholds
 
 
-class ChooseKeywords(SweepKeywords, BenchKeywords, SplitKeywords, total=False):
+class ChooseKeywords(SweepKeywords, BenchKeywords, SplitKeywords, OutKeywords, total=False):
     """What a sweep's choice follows."""
 
     policy: str | None  # "greedy" or "published"
@@ -106,7 +112,7 @@ class SizeKeywords(TypedDict, total=False):
     keep: Names | None  # "token_embd=Q8_0"
 
 
-class TransferKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, total=False):
+class TransferKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, OutKeywords, total=False):
     """An allocation of types to all tensors that begins with what another model's taught."""
 
     n_shuffled: int | None  # 20 shuffled compositions as controls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from cerebellum import api
 from cerebellum.allocation.solver import solve
 from cerebellum.domain import TensorType
-from cerebellum.errors import InputError, TensorChoiceError
+from cerebellum.errors import InputError, ProofError, TensorChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
@@ -81,6 +82,34 @@ def test_the_verdict_names_sizes_ratio_and_controls(model: Path) -> None:
     assert len(report["controls"]["shuffled"]["others"]) == 20
     assert result.controls.shuffled.n_worse >= 19
     assert "Damage model" in (model.parent / "out" / "report.md").read_text()
+
+
+@dataclass(frozen=True)
+class Padding(FakeBackend):
+    """Writes a recipe's file with more bytes than its tensors and header have."""
+
+    def quantize(self, source: Path, out: Path, *rest: Any, **named: Any) -> None:
+        super().quantize(source, out, *rest, **named)
+        if "unproven" in out.name:
+            out.write_bytes(out.read_bytes() + b"\0" * 32)
+
+
+def test_a_file_of_another_size_than_planned_never_stands_under_its_final_name(model: Path) -> None:
+    seen: list[str] = []
+    with pytest.raises(ProofError, match="were planned"):
+        allocate(model, Padding(planted(model).effects), progress=Watching(model.parent / "out", seen))
+    left = [path.name for path in (model.parent / "out").glob("*.gguf")]
+    assert left == ["base-Q3_K_M.gguf"] and not [name for name in seen if "cerebellum" in name]
+
+
+class Watching(Silent):
+    """Notes which models stand in a folder after every step."""
+
+    def __init__(self, out: Path, seen: list[str]) -> None:
+        self._out, self._seen = out, seen
+
+    def end(self) -> None:
+        self._seen += [path.name for path in self._out.glob("*.gguf")]
 
 
 def test_more_bytes_never_predict_worse(model: Path) -> None:

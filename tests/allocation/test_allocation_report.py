@@ -10,20 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import Option
 
-from cerebellum import api
+from cerebellum import api, bundled
 from cerebellum.allocation.damage import Anchor
 from cerebellum.allocation.sizes import parse_ladder
 from cerebellum.cli.allocation import show_allocation, show_estimate, show_ladder
+from cerebellum.cli.run import demo, run
 from cerebellum.errors import InputError
 from cerebellum.gguf.labels import label_of, labelled
 from cerebellum.gguf.model_file import read_model
+from cerebellum.progress import Silent
 from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
 from cerebellum.report.allocation_card import allocation_card
 from cerebellum.report.allocation_lines import five_lines
+from cerebellum.report.estimate import duration
 from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.testing import write_fake_model
+from cerebellum.verbs.allocation.options import DEFAULT_LIKE
 from cerebellum.verbs.inputs import Texts, conversations_unasked
 from tests.allocation.test_allocation import BLOCKS, allocate, planted
 
@@ -238,7 +243,7 @@ def test_names_carry_one_label_at_the_end(stem: str, name: str) -> None:
 
 
 def test_a_file_of_another_size_has_another_name(ground: Path, result: Allocation) -> None:
-    other = allocate(ground / "model-F16.gguf", like=None, bpw=3.9, map=ground / "out" / "sensitivity.json")
+    other = allocate(ground / "model-F16.gguf", like=None, bpw=3.9, map=ground / "out" / "sensitivity.json", force=True)
     assert result.written.path.name == "model-cerebellum-Q3_K_M.gguf" != other.written.path.name
     assert "3.9bpw" in other.written.path.name and label_of(other.written.path.name) == other.base.ftype
     assert read_model(result.written.path).file_bytes == result.written.file_bytes
@@ -265,6 +270,39 @@ def test_the_estimate_counts_the_trials_that_the_run_makes(
     assert "smallest difference" in printed and "has only 30 chunks" in printed
     with pytest.raises(InputError, match="smallest file"):
         api.estimate(path, backend=planted(path), **{**options, "like": None}, size=1000)
+
+
+class Told(Silent):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_an_estimate_says_what_it_is_doing_before_each_slow_step(ground: Path) -> None:
+    path, told = ground / "model-F16.gguf", Told()
+    api.estimate(path, backend=planted(path), text=ground / "text.txt", ctx=64, progress=told)
+    assert [any(word in note for note in told.notes) for word in ("reading", "stock", "opening", "timing")] == [
+        True
+    ] * 4
+
+
+def test_times_are_hours_and_minutes() -> None:
+    given = (0.4, 12.2, 59.4, 61.0, 90.0, 1507.0, math.nan)
+    found = [duration(minutes) for minutes in given]
+    assert found[:3] == ["about a minute", "about 12 minutes", "about 59 minutes"]
+    assert found[3:6] == ["about 1 h 00 min", "about 1 h 30 min", "about 25 h 05 min"] and "isn't known" in found[6]
+
+
+def test_help_says_what_the_defaults_are() -> None:
+    """Of `run` and of `demo`, whose sizes differ, and of chunks."""
+    helps = {command.name: {p.name: p.help for p in command.params if isinstance(p, Option)} for command in (run, demo)}
+    assert f"[default: {DEFAULT_LIKE}]" in (helps["run"]["like"] or "")
+    assert f"[default: {bundled.DEMO_LIKE}]" in (helps["demo"]["like"] or "")
+    assert f"{api.USUAL_TOKENS:,} tokens, {api.usual_chunks(1 << 30)} at least" in (helps["run"]["chunks"] or "")
 
 
 def test_with_a_map_no_trial_is_expected(ground: Path, result: Allocation) -> None:

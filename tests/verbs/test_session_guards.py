@@ -129,7 +129,7 @@ def test_a_run_killed_while_its_base_was_written_goes_on(ground: Path) -> None:
 def test_another_reference_has_rows_of_its_own(ground: Path) -> None:
     FakeBackend(EFFECTS).quantize(ground / "model.gguf", ground / "near.gguf", "Q3_K_M")
     own = run(ground).sweep.base.divergence
-    near = run(ground, reference=ground / "near.gguf").sweep.base.divergence
+    near = run(ground, reference=ground / "near.gguf", force=True).sweep.base.divergence
     assert own and near and own.mean.estimate > 0.03 and near.mean.estimate == 0.0
 
 
@@ -211,7 +211,7 @@ def test_a_base_that_is_its_own_reference_still_gets_a_choice(ground: Path) -> N
 def test_what_an_earlier_run_left_is_named(ground: Path) -> None:
     kept = run(ground, allow=0.05).written
     assert kept is not None
-    result = run(ground, allow=0.0, blocks=[2])
+    result = run(ground, allow=0.0, blocks=[2], force=True)
     assert result.written is None and kept.path.name in result.facts["left_from_before"]
     assert kept.path.name in (ground / "out" / "report.md").read_text()
 

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from cerebellum.domain import Model, Tensor
 from cerebellum.errors import TensorChoiceError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import NEEDS_IMATRIX, TYPES, fallback_type, quant_type
+from cerebellum.gguf.types import TYPES, fallback_type, needs_imatrix, quant_type
 
 #: Types that may be taken where the user names none. The last line: only with an importance matrix.
 DEFAULT_TYPES = (
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS",
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS",
 )  # fmt: skip
-#: ggml itself can't quantize to these without an importance matrix, whichever tensor it is.
-_ALWAYS_IMATRIX = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"})
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +81,9 @@ def _types_of(tensor: Tensor, types: Sequence[str], forbidden: set[str], known: 
     if tensor.type != "F32" and tensor.type not in forbidden:
         realized.add(tensor.type)
     fits = [
-        kind for kind in realized if tensor.type == kind or not needs_imatrix(tensor.name, kind) or tensor.name in known
+        kind for kind in realized if tensor.type == kind or not needs_imatrix(kind, tensor.name) or tensor.name in known
     ]
     return tuple(sorted(fits, key=lambda kind: (tensor.bytes_as(TYPES[kind]), kind)))
-
-
-def needs_imatrix(tensor: str, kind: str) -> bool:
-    """Whether llama.cpp refuses to store the tensor as ``kind`` without an importance matrix."""
-    return kind in _ALWAYS_IMATRIX or (kind in NEEDS_IMATRIX and tensor not in _EMBEDDINGS)
 
 
 def kept_types(tensors: Sequence[Tensor], rules: TypeRules) -> dict[str, str]:

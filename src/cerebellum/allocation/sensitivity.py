@@ -43,7 +43,8 @@ class Check:
 @dataclass(frozen=True, slots=True)
 class SensitivityMap:
     """``facts``: model, build, imatrix, reference, text and base, as a report's. ``stock``: bytes of each stock mix's file.
-    ``kinds``: a word for each block's attention; empty where nobody knows."""
+    ``kinds``: a word for each block's attention; empty where nobody knows. ``failed``: (tensor, type) that could not be measured, which no
+    recipe may have."""
 
     table: Table
     model: DamageModel
@@ -52,6 +53,7 @@ class SensitivityMap:
     stock: Mapping[str, int]
     checks: tuple[Check, ...] = ()
     kinds: tuple[str, ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ def _tensor_json(sensitivity: SensitivityMap, name: str) -> dict[str, Any]:
         "power": table.power[name],
         "errors": dict(errors),
         "bytes": {kind: table.n_bytes(name, kind) for kind in errors},
+        "failed": [kind for tensor, kind in sensitivity.failed if tensor == name],
         "anchors": [
             {"type": a.type, "error_change": a.error_change, "effect": a.effect, "std_error": a.std_error}
             for a in sensitivity.anchors
@@ -216,8 +219,16 @@ class _Reader:
             {str(role): _number(x, 0.0) for role, x in self.value["spreads"].items()},
             _number(self.value.get("floor", 0.0), 0.0),
         )
+        failed = tuple((str(e["name"]), _type(kind)) for e in entries for kind in e.get("failed", ()))
         return SensitivityMap(
-            table, model, tuple(_anchors(entries)), self.facts(), self.stock(), tuple(self.checks()), self.kinds()
+            table,
+            model,
+            tuple(_anchors(entries)),
+            self.facts(),
+            self.stock(),
+            tuple(self.checks()),
+            self.kinds(),
+            failed,
         )
 
     def tensor(self, entry: dict[str, Any], kind: str) -> Tensor:
@@ -258,6 +269,12 @@ class _Reader:
             Check(str(c["name"]), _whole(c["file_bytes"]), _number(c["predicted"], 0.0), _number(c["measured"]))
             for c in self.value["checks"]
         ]
+
+
+def _type(kind: Any) -> str:
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise ValueError(f"{str(kind)[:40]!r} is no type")
+    return kind
 
 
 def _types(entry: dict[str, Any]) -> tuple[str, ...]:

@@ -114,7 +114,8 @@ def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wid
     if as_json:
         print_json(allocation_json(result))
         return
-    for line in [*sentences.five_lines(result), *transfer_lines(result)]:
+    lines = [*sentences.five_lines(result), *sentences.warning_lines(result), *sentences.failed_lines(result)]
+    for line in [*lines, *transfer_lines(result)]:
         print_folded(line)
     print()
     if result.transferred is not None:
@@ -143,6 +144,8 @@ def show_ladder(ladder: AllocationLadder, out: Path, *, as_json: bool = False, w
     show([report.recipes_grid(ladder), report.stock_grid(ladder)], wide=wide)
     for result in ladder.results:
         print_folded(result.written.path.name)
+    for line in report.missed_lines(ladder):
+        print_folded(line)
     print_folded(f"picture: {out / 'ladder.svg'}")
     print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")
 

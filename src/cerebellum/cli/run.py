@@ -59,6 +59,9 @@ def parse_workers(_context: click.Context, _option: click.Parameter, value: str)
     return int(value)
 
 
+CHUNKS_HELP = (
+    "At most this many chunks of each text. [default: all; in an allocation as many as have 32,768 tokens, 16 at least]"
+)
 SWEEP_OPTIONS = (
     click.option(
         "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
@@ -93,7 +96,7 @@ SWEEP_OPTIONS = (
         help="Text that the importance matrix is made on, apart from those that measure. [default: a bundled one]",
     ),
     click.option("-c", "--ctx", type=whole("ctx"), default=2048, show_default=True, help="Tokens in a chunk."),
-    click.option("--chunks", type=whole("chunks", 2), help="At most this many chunks of each text. [default: all]"),
+    click.option("--chunks", type=whole("chunks", 2), help=CHUNKS_HELP),
     click.option(
         "--race",
         is_flag=True,
@@ -176,11 +179,23 @@ shard_option = click.option(
 LADDER_OPTION = click.option(
     "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
 )
+force_option = click.option(
+    "--force", is_flag=True, help="Replace a finished result of other settings in --out. [default: it is refused]"
+)
 
+
+def like_option(default: str) -> Callable[..., Any]:
+    """``--like`` of a command that asks for the bytes of ``default`` where no size is named."""
+    return click.option(
+        "--like", metavar="TYPE", help=f"As many bytes as the stock file of this type. [default: {default}]"
+    )
+
+
+LIKE_OPTION = like_option("Q4_K_M")
 ALLOCATION_OPTIONS = (
     click.option("--size", metavar="SIZE", help="Bytes of the finished file at most: 3.0GB, 900MB, a number."),
     click.option("--bpw", metavar="BITS", type=float, help="Bits a weight of the finished file at most."),
-    click.option("--like", metavar="TYPE", help="As many bytes as the stock file of this type. [default: Q4_K_M]"),
+    LIKE_OPTION,
     click.option("--types", metavar="TYPES", help="Types that tensors may take, names or patterns with commas between. [default: all]"),
     click.option("--never", metavar="TYPES", help="Types that no tensor may take, 'IQ*' for example."),
     click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
@@ -190,6 +205,12 @@ ALLOCATION_OPTIONS = (
     click.option("--shuffled", "n_shuffled", type=whole("n_shuffled"), help="Controls: its types, shuffled. [default: 20]"),
     click.option("--no-refine", "refine", flag_value=False, default=None, help="Don't improve the recipe by measuring it."),
 )  # fmt: skip
+
+DEMO_OPTIONS = tuple(
+    like_option(bundled.DEMO_LIKE) if option is LIKE_OPTION else option
+    for option in ALLOCATION_OPTIONS
+    if option is not LADDER_OPTION
+)
 
 CHOICE_OPTIONS = (
     click.option("--policy", help="How to choose: allocate, or after a sweep of --role and --to greedy or published. [default: allocate]"),
@@ -242,6 +263,7 @@ def named(option: Callable[..., Any]) -> str:
 @click.option(
     "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."
 )
+@force_option
 @wide_option
 @json_option
 @quiet_option
@@ -310,7 +332,8 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, wide: bool, **opti
 
 @click.command()
 @click.option("-o", "--out", type=FilePath, default=Path("demo-out"), show_default=True, help="Folder for the results.")
-@with_options(threads_option, *(option for option in ALLOCATION_OPTIONS if option is not LADDER_OPTION))
+@with_options(threads_option, *DEMO_OPTIONS)
+@force_option
 @wide_option
 @json_option
 @quiet_option

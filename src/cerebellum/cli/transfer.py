@@ -15,6 +15,7 @@ from cerebellum.cli.run import (
     CHOICE_OPTIONS,
     SWEEP_OPTIONS,
     FilePath,
+    force_option,
     named,
     out_option,
     told,
@@ -35,6 +36,7 @@ def _job_options() -> list[Any]:
 @click.argument("source", metavar="SOURCE", type=FilePath)
 @model_argument
 @with_options(out_option, *_job_options())
+@force_option
 @click.option("--dry-run", is_flag=True, help="Count trials as if all of SOURCE held, time a chunk, and end.")
 @wide_option
 @json_option

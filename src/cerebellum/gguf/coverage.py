@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from cerebellum.domain import Model, Tensor
 from cerebellum.gguf.importance import Importance, Sums
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import NEEDS_IMATRIX
+from cerebellum.gguf.types import NEEDS_IMATRIX, needs_imatrix
 
 #: Fewer rows than these tell little of an expert's inputs.
 FEW_ROWS = 128
 #: Columns that ggml's kernels weigh together.
 BLOCK = 32
 
-EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
-#: What llama.cpp refuses even an embedding without importance, and what dies of columns that count nothing.
-ALWAYS, DIE_OF_ZEROS = frozenset({"IQ1_S", "IQ2_XXS", "IQ2_XS"}), frozenset({"IQ1_S", "IQ1_M"})
+#: What dies of columns that count nothing.
+DIE_OF_ZEROS = frozenset({"IQ1_S", "IQ1_M"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class Gap:
     def cannot_have(self) -> frozenset[str]:
         """Types that the tensor can't be stored in."""
         if not self.has_entry:
-            return ALWAYS if self.tensor in EMBEDDINGS else NEEDS_IMATRIX
+            return frozenset(kind for kind in NEEDS_IMATRIX if needs_imatrix(kind, self.tensor))
         return DIE_OF_ZEROS if self.zero_blocks else frozenset()
 
 

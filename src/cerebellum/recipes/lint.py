@@ -11,7 +11,7 @@ from cerebellum.errors import OverrideError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.overrides import Hit, Override, parse_overrides, resolve
 from cerebellum.gguf.patterns import compiled_pattern
-from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, TYPES, fallback_type
+from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, TYPES, fallback_type, needs_imatrix
 
 #: Tensors outside the blocks whose names are found in others' names too.
 OUTSIDE = ("output.weight", "token_embd.weight")
@@ -134,12 +134,11 @@ def _types(line: Line, hit: Hit, ground: Ground) -> list[Finding]:
             stored = fallback_type(kind.name, row).name
             text = f"{name} has rows of {row}, which {kind.name} (blocks of {kind.block_size}) can't hold: llama.cpp stores {stored}"
             findings.append(Finding(Level.ERROR, "row-cannot-hold", text, line.number, name))
-    if kind.name in NEEDS_IMATRIX:
-        lacking = [n for n in hit.tensors if ground.important is None or n not in ground.important]
-        if lacking:
-            why = "none was given" if ground.important is None else f"the one given has no entry for {_list(lacking)}"
-            text = f"{kind.name} needs an importance matrix, and {why}"
-            findings.append(Finding(Level.ERROR, "needs-imatrix", text, line.number, lacking[0]))
+    needy = [n for n in hit.tensors if needs_imatrix(kind.name, n)]
+    if lacking := [n for n in needy if ground.important is None or n not in ground.important]:
+        why = "none was given" if ground.important is None else f"the one given has no entry for {_list(lacking)}"
+        text = f"{kind.name} needs an importance matrix, and {why}"
+        findings.append(Finding(Level.ERROR, "needs-imatrix", text, line.number, lacking[0]))
     return findings
 
 

@@ -13,11 +13,13 @@ from cerebellum.quoting import code_block, markdown, printable, strict_json
 from cerebellum.report.accuracy import accuracy_grid, accuracy_json, left_out
 from cerebellum.report.allocation_card import allocation_card, written_model
 from cerebellum.report.allocation_lines import (
+    failed_lines,
     file_lines,
     five_lines,
     shuffled_line,
     size_lines,
     verdict_lines,
+    warning_lines,
     weight_error_line,
 )
 from cerebellum.report.allocation_pictures import allocation_picture, prediction_picture
@@ -76,6 +78,7 @@ def allocation_report(result: Allocation) -> str:
         shuffled_line(result),
         *refinement_lines(result),
         *size_lines(result),
+        *failed_lines(result),
         *file_lines(result),
     ]
     parts = [
@@ -84,7 +87,7 @@ def allocation_report(result: Allocation) -> str:
         *(f"1. {markdown(line)}" for line in five_lines(result)),
         "",
     ]
-    parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {markdown(warning)}", "")]
+    parts += [line for warning in warning_lines(result) for line in (f"**{markdown(warning)}**", "")]
     parts += [*(f"* {markdown(line)}" for line in more), ""]
     grids = [controls_grid(result), ladder_grid(result), types_grid(result)]
     parts += [grid_markdown(grid) for grid in grids]
@@ -120,6 +123,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "chunks": result.anchors.n_chunks,
             "floor": {"blocks": list(result.anchors.floor.blocks), "values": list(result.anchors.floor.values)},
             "misfit": result.anchors.model.misfit,
+            "failed": [list(cell) for cell in result.anchors.failed],
             "left_out": accuracy_json(accuracy),
             "effects": effects_json(accuracy.pairs),
         },
@@ -145,6 +149,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "shuffled_limits": shuffled_limits(result),
             "stock_ladder": as_json(controls.ladder),
             "equivalent": as_json(controls.equivalent),
+            "failed": as_json(controls.failed),
             "report": as_json(controls.comparison),
         },
         "written": as_json(result.written),

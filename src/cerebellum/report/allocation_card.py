@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.keys import stem_of
 from cerebellum.quoting import code_span, markdown, shell_file
-from cerebellum.report.allocation_lines import five_lines, weight_error_line
+from cerebellum.report.allocation_lines import five_lines, warning_lines, weight_error_line
 from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, ratio_word, types_grid
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.card_sections import (
@@ -55,6 +55,7 @@ def allocation_card(result: Allocation) -> str:
         "",
         *(f"* {markdown(line)}" for line in five_lines(result)[:4]),
         f"* {markdown(weight_error_line(result))}",
+        *(f"* {markdown(line)}" for line in warning_lines(result)),
         "",
         *use_section(written.path.name, details),
         grid_markdown(controls_grid(result)),

@@ -50,7 +50,9 @@ def shared_map(ladder: AllocationLadder) -> SensitivityMap:
 
 
 def percent(ratio: Interval) -> str:
-    """A share of the stock file's KL divergence, with its interval."""
+    """A share of the stock file's KL divergence, with its interval; "none" where that has none."""
+    if not math.isfinite(ratio.estimate):
+        return "none"
     low, high = (f"{100 * max(v, 0.0):.0f}" if math.isfinite(v) else "?" for v in (ratio.low, ratio.high))
     return f"{100 * ratio.estimate:.0f} % [{low}, {high}]"
 
@@ -88,6 +90,11 @@ def equal_cell(result: Allocation) -> str:
     return "none" if found is None else f"{megabytes(found)} {100 * (found / result.written.file_bytes - 1):+.0f} %"
 
 
+def missed_lines(ladder: AllocationLadder) -> list[str]:
+    """The sizes without a file, and why."""
+    return [f"No file for {label}, {why}." for label, why in ladder.missed.items()]
+
+
 def stock_grid(ladder: AllocationLadder) -> Grid:
     """The stock files on the same text."""
     rows = tuple(
@@ -118,6 +125,7 @@ def ladder_report(ladder: AllocationLadder) -> str:
         "## Files",
         "",
         *files,
+        *(f"* {markdown(line)}" for line in missed_lines(ladder)),
         "",
         "## On what",
         "",
@@ -151,4 +159,5 @@ def ladder_json(ladder: AllocationLadder) -> dict[str, Any]:
             for label, r in zip(ladder.labels, ladder.results, strict=True)
         ],
         "stock": [as_json(rung) for rung in ladder.stock],
+        "missed": dict(ladder.missed),
     }

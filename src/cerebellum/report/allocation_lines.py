@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from cerebellum.allocation.recipes import WEIGHT_ERROR
 from cerebellum.quoting import shell_file
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
 from cerebellum.report.grids import perplexity_cell
 from cerebellum.report.refinement import refinement_lines
+from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.results.allocation import Allocation
@@ -36,8 +39,15 @@ def size_line(result: Allocation) -> str:
 
 
 def ratio_line(result: Allocation) -> str:
-    """KL divergence as a share of the stock file's, in percent."""
+    """KL divergence as a share of the stock file's, in percent; as it is where the stock file has none."""
     ratio = result.controls.ratio
+    if not math.isfinite(ratio.estimate):
+        mean = own_mean(result)
+        figure = f"{mean.estimate * MILLI:.3f} thousandths of a nat a token" if mean else "not known"
+        return (
+            f"KL divergence: {figure} on text that had no part in the choice; the stock {result.base.ftype} file is the reference itself, "
+            "so there is no share of its."
+        )
     low, high = (f"{100 * max(v, 0.0):.0f}" if v == v and abs(v) < 1e6 else "?" for v in (ratio.low, ratio.high))
     return (
         f"KL divergence: {100 * ratio.estimate:.0f} % of the stock {result.base.ftype} file's [{low}, {high}] on text that had no part in "
@@ -48,6 +58,8 @@ def ratio_line(result: Allocation) -> str:
 def verdict_line(result: Allocation) -> str:
     """What is shown, in one of the words for differences, with what the controls say."""
     controls = result.controls
+    if not math.isfinite(controls.ratio.estimate):
+        return f"Verdict: none, since the stock {result.base.ftype} file is the reference itself."
     words = {"improves": "improves on", "damages": "damages, beside"}
     word = words.get(ratio_word(controls.ratio), "undecided against")
     shuffled = controls.shuffled
@@ -60,8 +72,10 @@ def next_line(result: Allocation) -> str:
     mean = own_mean(result)
     if mean is not None and mean.estimate <= result.noise.floor:
         return "Next: its KL divergence is under the noise floor, so only tasks can judge it: the same command with --bench TASKS."
+    if not math.isfinite(result.controls.ratio.estimate):
+        return "Next: the same command with --reference and the unquantized model, if you have it."
     if ratio_word(result.controls.ratio) != "improves":
-        return "Next: more text (--chunks) may show a difference; another size (--size) may have one."
+        return "Next: more text (--chunks) may show a difference; another size (--size) may have one; each with another --out."
     asked = "" if result.bench else "; tasks: the same command with --bench TASKS"
     return f"Next: llama-cli -m {shell_file(result.written.path.name)}{asked}; other sizes: cerebellum plan sensitivity.json --size SIZE."
 
@@ -74,6 +88,26 @@ def verdict_lines(result: Allocation) -> list[str]:
         shuffled_line(result),
         *refinement_lines(result),
         *size_lines(result),
+        *failed_lines(result),
+    ]
+
+
+def failed_lines(result: Allocation) -> list[str]:
+    """Tensors at types, and controls, that could not be measured; the verdict is made from the others."""
+    cells = [f"{name} at {kind}" for name, kind in result.anchors.failed]
+    lines = [f"Left out, since they can't be measured: {', '.join(cells)}."] if cells else []
+    if failed := result.controls.failed:
+        named = "; ".join(f"{failure.label} ({failure.reason})" for failure in failed)
+        lines.append(f"Controls that can't be measured, so nothing is said of them: {named}.")
+    return lines
+
+
+def warning_lines(result: Allocation) -> list[str]:
+    """What makes the figures less useful than they look, and what the importance matrix leaves open."""
+    imatrix = result.facts.get("imatrix") or {}
+    return [
+        *(f"Warning: {warning}" for warning in result.facts["warnings"]),
+        *(f"Importance matrix: {line}." for line in imatrix.get("coverage", ())),
     ]
 
 
@@ -94,6 +128,8 @@ def equivalent_line(result: Allocation) -> str:
 def beyond_line(result: Allocation) -> str:
     """What is known where the recipe is nearer to the reference than all stock files tried, or farther."""
     rungs, mean = result.controls.ladder, own_mean(result)
+    if not rungs:
+        return "As good as: can't be said, since no stock file can be measured."
     best, worst = (f(rungs, key=lambda rung: rung.kld) for f in (min, max))
     farther = mean is not None and mean.estimate > worst.kld
     rung, word = (worst, "far from") if farther else (best, "near to")
@@ -106,6 +142,10 @@ def beyond_line(result: Allocation) -> str:
 def weight_error_line(result: Allocation) -> str:
     """What measuring added to weight error alone."""
     ratio = result.controls.from_weight_error
+    if any(failure.label == WEIGHT_ERROR for failure in result.controls.failed):
+        return "What measuring added to weight error alone can't be said: that choice can't be measured on the report text."
+    if not math.isfinite(ratio.estimate):
+        return "Weight error alone chooses a file without any KL divergence, so there is no share of its."
     if ratio.std_error == 0.0:
         return "Weight error alone chooses the same: measuring added nothing here."
     return f"KL divergence is {share(ratio)} of what the choice by weight error alone has at these bytes: {ratio_word(ratio)}."
@@ -115,12 +155,22 @@ def shuffled_line(result: Allocation) -> str:
     """What the shuffled compositions say."""
     found = result.controls.shuffled
     if not found.others:
-        return "No shuffled controls: no role has two tensors of different types."
+        lost = any(failure.label.startswith("shuffled") for failure in result.controls.failed)
+        why = (
+            "none of them can be measured"
+            if lost
+            else "none was asked for, or no role has two tensors of different types"
+        )
+        return f"No shuffled controls: {why}."
     low, high = min(found.others), max(found.others)
     p = (1 + len(found.others) - found.n_worse) / (1 + len(found.others))
     return (
         f"The same types shuffled within their roles: {found.n_worse} of {len(found.others)} are worse than the recipe (p = {p:.2g}), at "
-        f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {found.recipe:.2f} ({found.n_chunks} chunks)."
+        + (
+            f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {found.recipe:.2f} ({found.n_chunks} chunks)."
+            if found.of_stock
+            else f"{low:.2f} to {high:.2f} of the recipe's KL divergence ({found.n_chunks} chunks)."
+        )
     )
 
 

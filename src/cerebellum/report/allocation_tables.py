@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.report.grids import Grid, measured_on, with_limits
@@ -19,12 +20,16 @@ def megabytes(n: float) -> str:
 
 
 def share(x: Any) -> str:
-    """A ratio with its interval."""
+    """A ratio with its interval; "none" where there is none."""
+    if not math.isfinite(x.estimate):
+        return "none"
     return with_limits(x, 1.0, 3, sign=False)
 
 
 def ratio_word(ratio: Any) -> str:
     """What a share of the stock file's KL divergence is called."""
+    if not math.isfinite(ratio.estimate):
+        return "no share"
     if ratio.high < 1.0:
         return "improves"
     return "damages" if ratio.low > 1.0 else "undecided"
@@ -97,9 +102,10 @@ def controls_grid(result: Allocation) -> Grid:
 
 
 def shuffled_limits(result: Allocation) -> tuple[float, float] | None:
-    """The least and the largest mean KL divergence of the shuffled compositions, nats a token: as shares of the stock file's."""
-    others, rows = result.controls.shuffled.others, result.controls.comparison.rows
-    divergence = rows[0].summary.divergence if rows else None
+    """The least and the largest mean KL divergence of the shuffled compositions, nats a token: from shares of the stock file's, or of the
+    recipe's."""
+    shuffled, rows = result.controls.shuffled, result.controls.comparison.rows
+    others, divergence = shuffled.others, rows[0 if shuffled.of_stock else 1].summary.divergence if rows else None
     if not others or divergence is None:
         return None
     return min(others) * divergence.mean.estimate, max(others) * divergence.mean.estimate

@@ -17,7 +17,10 @@ def duration(minutes: float) -> str:
         return "a time that isn't known"
     if minutes < 1.5:
         return "about a minute"
-    return f"about {minutes:.0f} minutes" if minutes < 90 else f"about {minutes / 60:.1f} hours"
+    if minutes < 59.5:
+        return f"about {minutes:.0f} minutes"
+    hours, rest = divmod(round(minutes / 5.0) * 5, 60)
+    return f"about {hours:,} h {rest:02} min"
 
 
 def estimate_lines(estimate: Estimate) -> list[str]:

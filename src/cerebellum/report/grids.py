@@ -356,7 +356,7 @@ def controls_lines(result: RunResult) -> list[str]:
         if fits and row.from_recipe and _main(row).high < 0.0:
             lines.append(
                 f"{row.trial.label} is better than the recipe beyond its interval and fits the size allowed "
-                f"({kilobytes(row.delta_bytes)}): consider it instead"
+                f"({kilobytes(row.delta_bytes)})"
             )
     return lines
 
@@ -371,7 +371,7 @@ def written_lines(result: RunResult) -> list[str]:
     written, tasks = result.written, result.facts.get("unfinished")
     if written is None:
         left, tasks = result.facts.get("left_from_before"), result.facts.get("not_asked")
-        lines = ["No file was written: nothing was chosen."]
+        lines = [f"No file was written: {result.facts.get('unwritten', 'nothing was chosen')}."]
         lines += (
             [f"Benchmarks not asked, as there is no file to compare with its base: {', '.join(tasks)}."]
             if tasks

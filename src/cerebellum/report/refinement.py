@@ -17,6 +17,10 @@ def refinement_lines(result: Allocation) -> list[str]:
     refined = result.refined
     if refined is None:
         return []
+    if refined.ratio is None and refined.n_taken:
+        return [
+            "Refinement changed the recipe. What that brought can't be said: the recipe before it can't be measured on the report text."
+        ]
     if refined.ratio is None:
         n = sum(len(r.proposals) for r in refined.rounds)
         return [f"Refinement added nothing: of {n} changed recipes that were measured none is surely better."]
@@ -45,7 +49,7 @@ def refinement_grid(result: Allocation) -> Grid:
     columns = ("round", "steps on chunks", "types changed", "change of KLD predicted", "change of KLD measured", "")
     notes = (
         measured_on(result.facts, "search"),
-        "Changes: thousandths of a nat a token, on chunks that had no part in the proposal; intervals hold for a whole round.",
+        "Changes: thousandths of a nat a token, on chunks that no step was measured on. Intervals hold for all rounds together.",
     )
     return Grid("Refinement by measurement", columns, tuple(rows), notes)
 

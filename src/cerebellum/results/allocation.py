@@ -19,15 +19,18 @@ from cerebellum.profiles.layout import kinds_of
 from cerebellum.profiles.roles import Probe
 from cerebellum.results import Base, Comparison, Noise, Written
 from cerebellum.stats.intervals import Interval
+from cerebellum.study.runner import FailedTrial
 
 
 @dataclass(frozen=True, slots=True)
 class Shuffled:
-    """KL divergence of the recipe and of its shuffled compositions as shares of the base's, on ``n_chunks`` chunks of the report text."""
+    """KL divergence of the recipe and of its shuffled compositions as shares of the base's, on ``n_chunks`` chunks of the report text.
+    Not ``of_stock``: the base has none, and the shares are of the recipe's."""
 
     recipe: float
     others: tuple[float, ...]
     n_chunks: int
+    of_stock: bool = True
 
     @property
     def n_worse(self) -> int:
@@ -169,7 +172,9 @@ class Refined:
 @dataclass(frozen=True, slots=True)
 class Controls:
     """``comparison``: base, recipe, weight error alone, uniform types, on the report text. ``ratio``: KL divergence of the recipe as a
-    share of the base's; ``from_weight_error`` as a share of weight error alone's, 1 where they are the same recipe."""
+    share of the base's (its estimate is no number where the base has none); ``from_weight_error`` as a share of weight error alone's, 1
+    where they are the same recipe, no number where that can't be measured. ``failed``: controls that could not be measured.
+    ``better``: labels of controls, no larger than asked, that are nearer to the reference beyond the interval."""
 
     comparison: Comparison
     ratio: Interval
@@ -177,6 +182,8 @@ class Controls:
     shuffled: Shuffled
     ladder: tuple[Rung, ...]
     equivalent: Equivalent
+    failed: tuple[FailedTrial, ...] = ()
+    better: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,15 +228,18 @@ class Allocation:
             self.stock_bytes,
             checks,
             kinds_of(self.table.base),
+            self.anchors.failed,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class AllocationLadder:
-    """Allocations of several sizes from one study, smallest file first, each with its label."""
+    """Allocations of several sizes from one study, smallest file first, each with its label. ``missed``: label → why there is no file of
+    its size."""
 
     labels: tuple[str, ...]
     results: tuple[Allocation, ...]
+    missed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stock(self) -> tuple[Rung, ...]:

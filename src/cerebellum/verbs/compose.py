@@ -33,6 +33,24 @@ def combine(
     )
 
 
+def better_set(combination: Combination, room: int | None) -> str:
+    """Why the recipe isn't worth a file, in words: a set that was measured with it is nearer to the reference beyond the interval on both
+    texts, and fits the size allowed (``room``: bytes of growth, None: any). "" where there is none."""
+    search = {row.trial.label: row for row in combination.search.rows}
+    taken = combination.report.rows[1].delta_bytes
+    for row in combination.report.rows:
+        label = row.trial.label
+        fits = row.delta_bytes <= taken or room is None or row.delta_bytes <= room > 0
+        if fits and row.trial.tensor_types and label in search and _beats(row) and _beats(search[label]):
+            return f"{label}, which fits the size allowed, is nearer to the reference than the recipe, beyond the interval, on both texts"
+    return ""
+
+
+def _beats(row: Row) -> bool:
+    """Whether a set is surely nearer to the reference than the recipe; by the change of NLL where there is no reference."""
+    return row.from_recipe is not None and (row.from_recipe.kld or row.from_recipe.ppl).high < 0.0
+
+
 def controls(session: Session, sweep: Sweep, choice: Choice, n_random: int, seed: int) -> list[Trial]:
     """The base requantized without overrides, a blanket per type, random sets like the choice."""
     blankets = [

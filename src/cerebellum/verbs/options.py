@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cerebellum import bundled
 from cerebellum.gguf.mix import MixOptions
@@ -20,7 +22,9 @@ class SessionOptions:
     ``chat``: the texts are conversations, of which the assistant's turns are scored. ``reference`` None: the model file itself.
     ``command`` is noted in the study and the report. ``retry_failed``: trials that failed before are tried again.
     ``split``: what one file of the written model may hold; None: one file holds all.
-    ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that is of use.
+    ``force``: replace what another job left in the folder. ``job``: the job's settings by the names of their options, which its results are
+    known by. ``make_imatrix``: make an importance matrix on ``calibration`` (None: the bundled text) where none is given; None: where that
+    is of use.
     ``workers``: engines side by side; None: as many as there are GPUs or room for. ``gpus_per_worker``: GPUs that each has for its own.
     ``cluster``: the Ray cluster that measures, whose nodes look for files in ``cluster_files`` too. ``same_build_only``: no other build.
     ``shard``: only this part of the trials is measured.
@@ -52,6 +56,8 @@ class SessionOptions:
     split: SplitLimit | None = None
     also_read: tuple[Path, ...] = ()
     left_out: tuple[str, ...] | None = None
+    force: bool = False
+    job: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path | None, ...]:

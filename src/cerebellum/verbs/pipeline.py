@@ -23,22 +23,24 @@ from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Noise, RunResult, Sweep, SweepResult, Written
 from cerebellum.results.part import Part
-from cerebellum.scoring.summary import as_json
+from cerebellum.scoring.summary import as_json, summarize
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.study.shards import PartDone
 from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
-from cerebellum.verbs.compose import combine
+from cerebellum.verbs.compose import better_set, combine
+from cerebellum.verbs.finished import claimed, note_job
 from cerebellum.verbs.inputs import check_base
 from cerebellum.verbs.machine import hardware
 from cerebellum.verbs.noise_floor import measure_noise
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.race import run_race
 from cerebellum.verbs.session import Session, open_session
-from cerebellum.verbs.sweep import SweepOptions, make_plan, run_sweep
+from cerebellum.verbs.sweep import BASE_TRIAL, SweepOptions, make_plan, run_sweep
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid
+from cerebellum.verbs.warned import tell
 from cerebellum.verbs.write import recipe_path, write_recipe
 
 #: Writes the report of a result into a folder, and gives what its ``report.json`` holds.
@@ -95,6 +97,7 @@ def run_session(
     check_sweep(options, sweep_options, backend)
     check_writable(options, sweep_options)
     questions = None if bench_options is None else prepared({}, bench_options)
+    options = claimed(options, settings_of_choice(sweep_options, choice_options), bench_options)
     options = calibrated(options, sweep_options, backend, progress or Silent())
     check_measurable(options, sweep_options, backend)
     with open_session(options, backend, progress or Silent()) as session:
@@ -113,8 +116,14 @@ def run_session(
         combination, written = None, None
         if choice.effects:
             combination = combine(session, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
+        note_job(session.study, session.options)
+        unwritten = better_set(combination, choice_options.max_growth_bytes) if combination else ""
+        if combination is not None and not unwritten:
             written = write_recipe(session, combination)
         facts = {**facts_of(session), "choice": as_json(choice_options)}
+        if unwritten:
+            facts["unwritten"] = unwritten
+            session.progress.note(f"no file is written: {unwritten}")
         if effect is not None:
             facts["imatrix"] |= {"effect": effect.as_json()}
         if written is None and questions is not None:
@@ -139,6 +148,30 @@ def run_session(
             result = replace(result, bench=bench_session(session, written, questions))
         session.study.set_fact("result", publish(result, options.out))
         return result
+
+
+#: Settings of a choice by the name of their option, where that differs.
+_OPTIONS = {
+    "allowed_damage": "allow",
+    "max_growth_bytes": "max-growth",
+    "n_random": "random",
+    "trust_perplexity": "trust-perplexity",
+}
+
+
+def settings_of_choice(sweep: SweepOptions, choice: ChoiceOptions) -> dict[str, Any]:
+    """The settings of a sweep and its choice, by the names of their options."""
+    race = sweep.race
+    return {
+        **{_OPTIONS.get(name, name): value for name, value in as_json(choice).items()},
+        "role": sorted(sweep.roles),
+        "to": sorted(sweep.types),
+        "blocks": None if sweep.blocks is None else sorted(sweep.blocks),
+        "race": race is not None,
+        "budget-tokens": race and race.budget_tokens,
+        "budget-minutes": race and race.budget_minutes,
+        "thresholds": as_json(sweep.thresholds),
+    }
 
 
 def sweep_session(
@@ -216,8 +249,11 @@ def measure_sweep(session: Session, options: SweepOptions, allowed_damage: float
     return run_race(session, plan, options, options.race, allowed_damage)
 
 
-def bench_session(session: Session, written: Written | None, questions: Questions) -> BenchResult | None:
-    """The written file, its base and the reference on the tasks; None where nothing was written."""
+def bench_session(
+    session: Session, written: Written | None, questions: Questions, folder: Path | None = None
+) -> BenchResult | None:
+    """The written file, its base and the reference on the tasks, items into ``folder`` (None: the job's); None where nothing was
+    written."""
     if written is None:
         session.progress.note("no benchmarks: nothing was chosen, so there is no file to compare with its base")
         return None
@@ -227,28 +263,39 @@ def bench_session(session: Session, written: Written | None, questions: Question
         session.options.settings, n_ctx=max(session.options.settings.n_ctx, BENCH_CTX), n_ubatch=Settings().n_ubatch
     )
     return bench_study(
-        session.backend, session.study, files, questions, settings, session.options.out, session.progress
+        session.backend, session.study, files, questions, settings, folder or session.options.out, session.progress
     )
 
 
 def warn(session: Session, sweep: Sweep) -> None:
     """Say what makes a sweep's figures less useful than they look."""
     found: list[str] = []
-    divergence, n_vocab = sweep.base.divergence, session.engines[0].n_vocab
+    divergence = sweep.base.divergence
     if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
         found.append(
             "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
             f"{MILLI * SCALE:g} thousandths of a nat a token instead, and no larger type can pay. Give --reference "
             "with the unquantized model if you have it."
         )
-    if sweep.base.perplexity > n_vocab:
-        found.append(
-            f"The base's perplexity, {sweep.base.perplexity:,.0f}, is worse than guessing among its {n_vocab:,} tokens: "
-            "model and text don't belong together."
-        )
-    session.warnings += found
-    for warning in found:
-        session.progress.note(f"warning: {warning}")
+    tell([*found, *guesses(session, sweep.base.perplexity)], session.progress, session.warnings)
+
+
+def warn_of_text(session: Session) -> None:
+    """Say that model and text don't belong together, where a few chunks show it: an allocation's `warn`, before its hours."""
+    chunks = session.reference.noise_context.chunks
+    base = session.runner(session.search).measure([BASE_TRIAL], chunks, "base")[BASE_TRIAL.label]
+    tell(guesses(session, summarize(base).perplexity), session.progress, session.warnings)
+
+
+def guesses(session: Session, perplexity: float) -> list[str]:
+    """A warning where the base is worse than guessing."""
+    n_vocab = session.engines[0].n_vocab
+    if perplexity <= n_vocab:
+        return []
+    return [
+        f"The base's perplexity, {perplexity:,.0f}, is worse than guessing among its {n_vocab:,} tokens: model and text don't belong "
+        "together."
+    ]
 
 
 def check_sweep(options: SessionOptions, sweep_options: SweepOptions, backend: Backend) -> None:
@@ -299,7 +346,7 @@ def check_measurable(options: SessionOptions, sweep_options: SweepOptions, backe
 
 def left_from_before(session: Session) -> list[str]:
     """Files that an earlier run with other options wrote here."""
-    path = recipe_path(session)
+    path = recipe_path(session.options, session.source)
     return [p.name for p in (path, *companions(path)) if p.exists()]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
+from cerebellum.quoting import name as quoted
 from cerebellum.recipes.recipe import Figure, Recipe
 from cerebellum.verbs.recipe import recipe_of_gguf, reduced
 
@@ -23,6 +24,11 @@ def read_report(folder: Path) -> Mapping[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"can't read the study's {path}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(entry(data, "written", "sha256"), str):
+        if isinstance(data, Mapping) and data.get("kind") == "ladder" and isinstance(data.get("recipes"), list):
+            labels = ", ".join(quoted(str(entry(one, "label"))) for one in data["recipes"][:12])
+            raise InputError(
+                f"{quoted(str(folder))} holds a ladder of several files: give the folder of one of them, {labels}"
+            )
         raise InputError(f"the study's {path} has no written file: it is not finished, or no report of cerebellum's")
     return data if isinstance(data, Mapping) else {}
 
@@ -40,7 +46,12 @@ def recipe_of_study(folder: Path) -> Recipe:
     name, base = entry(data, "written", "path"), entry(data, "written", "ftype")
     if not isinstance(name, str) or not isinstance(base, str):
         raise InputError(f"{folder / 'report.json'} doesn't say what was written")
-    path = folder / PurePath(name.replace("\\", "/")).name
+    file = PurePath(name.replace("\\", "/")).name
+    path = folder / file
+    if (
+        not path.exists() and (folder.parent / file).exists()
+    ):  # a ladder's files lie beside the folders of their reports
+        path = folder.parent / file
     recipe = recipe_of_gguf(model_file.read_model(path), base)
     facts = {
         "imported_from": path.name,

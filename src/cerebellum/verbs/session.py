@@ -188,6 +188,18 @@ def open_session(
         )
 
 
+@contextlib.contextmanager
+def opened_runner(session: Session, model: Model, split: Split, made: Made | None = None) -> Iterator[TrialRunner]:
+    """What measures trials of another file than the base, quantized from the same source or the source itself, on a split. Types alone
+    tell trials apart, so they share the base's series. ``made``: how the file is made, where another machine has to make it too."""
+    with session.engines_on(model.path, made) as engines:
+        store = session.reference_store(split)
+        yield TrialRunner(
+            engines, session.study, session.series(split), model.types, split.corpus, store, session.progress,
+            shard=session.options.shard,
+        )  # fmt: skip
+
+
 def local_fleet(options: SessionOptions, backend: Backend, source: Model) -> LocalFleet:
     """The engines of this machine; where a cluster measures, the one that does what is done here."""
     workers, gpus_per_worker = options.workers, options.gpus_per_worker

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from cerebellum.domain import ChunkScore, Trial, TrialKind
+from cerebellum.domain import ChunkScore, Model, Trial, TrialKind
 from cerebellum.errors import ProofError
 from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
@@ -14,6 +15,8 @@ from cerebellum.keys import sha256_file, stem_of
 from cerebellum.results import Combination, Written
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Scores, TrialRunner
+from cerebellum.verbs.base import base_ftype
+from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.splitting import publish_model, split, unproven
 from cerebellum.verbs.sweep import BASE_TRIAL
@@ -29,9 +32,9 @@ def make_overrides(session: Session, recipe: Trial) -> Overrides:
     return pin(recipe.tensor_types, base.types, realized, base)
 
 
-def recipe_path(session: Session) -> Path:
-    """Where the recipe's GGUF goes."""
-    return session.options.out / f"{stem_of(session.source.path)}-{session.base.ftype}-cerebellum.gguf"
+def recipe_path(options: SessionOptions, source: Model) -> Path:
+    """Where the GGUF of a choice goes."""
+    return options.out / f"{stem_of(source.path)}-{base_ftype(source, options.base)}-cerebellum.gguf"
 
 
 def write_recipe(session: Session, combination: Combination) -> Written:
@@ -43,12 +46,15 @@ def write_recipe(session: Session, combination: Combination) -> Written:
 Stamp = Callable[[Path], None]
 
 
-def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp: Stamp | None = None) -> Written:
-    """The GGUF, called ``name``, and its override file in the output folder; ``stamp`` puts keys into its header.
+def write_trial(
+    session: Session, recipe: Trial, name: str | None = None, stamp: Stamp | None = None, size: Size | None = None
+) -> Written:
+    """The GGUF, called ``name``, and its override file in the output folder; ``stamp`` puts keys into its header. ``size``: what it must
+    have (None: any).
 
-    Raises `ProofError` and leaves no file where the proof fails."""
+    Raises `ProofError` and leaves no file where the proof fails: whatever stands under the final name has passed every check."""
     overrides = make_overrides(session, recipe)
-    path = session.options.out / name if name else recipe_path(session)
+    path = session.options.out / name if name else recipe_path(session.options, session.source)
     session.progress.note(f"writing {path.name}")
     with unproven(path) as hidden:
         session.backend.quantize(
@@ -59,12 +65,14 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp:
         n_joined = hidden.stat().st_size
         first = split(hidden, session.options.split)
         check_types(session, recipe, first)
+        sha256, n_bytes = model_file.sha256_model(first), model_file.read_model(first).file_bytes
+        if size is not None:
+            check_size(n_joined, n_bytes, size)
         scores = measure_file(session, first)
         in_memory = session.runner(session.report).measure(
             [recipe, BASE_TRIAL], session.report.chunks, "recipe in memory"
         )
         check_equal(path, scores, in_memory[recipe.label])
-        sha256, n_bytes = model_file.sha256_model(first), model_file.read_model(first).file_bytes
         overrides_path = companions(path)[0]
         write_text(overrides_path, format_overrides(overrides))
         path = publish_model(first, path)
@@ -87,6 +95,22 @@ def write_trial(session: Session, recipe: Trial, name: str | None = None, stamp:
         split_bytes=n_bytes - n_joined,
         files=tuple((p.name, p.stat().st_size, sha256_file(p) if len(paths) > 1 else sha256) for p in paths),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes that a file was planned to have before it is split, and that all its files may have at most."""
+
+    planned: int
+    limit: int
+
+
+def check_size(n_joined: int, n_bytes: int, size: Size) -> None:
+    """The file (before it was split) has the planned bytes, and what is written is within the limit. Raises `ProofError`."""
+    if n_joined != size.planned or n_bytes > size.limit:
+        raise ProofError(
+            f"the file has {n_bytes:,} bytes, {size.planned:,} were planned and {size.limit:,} allowed; please report this"
+        )
 
 
 def check_types(session: Session, recipe: Trial, path: Path) -> None:

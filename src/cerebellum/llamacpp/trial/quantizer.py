@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cerebellum.domain import Tensor
 from cerebellum.errors import EngineError, TypeChoiceError
-from cerebellum.gguf.types import NEEDS_IMATRIX, QuantType, quant_type
+from cerebellum.gguf.types import QuantType, needs_imatrix, quant_type
 from cerebellum.llamacpp import native
 from cerebellum.parallel import Threads
 
@@ -70,9 +70,7 @@ def check_fits(tensor: Tensor, kind: QuantType, has_imatrix: bool) -> None:
         raise TypeChoiceError(
             f"{tensor.name} can't be {kind.name}: its rows hold {tensor.row_length} weights, not a multiple of {kind.block_size}"
         )
-    embeds = tensor.name in ("token_embd.weight", "per_layer_token_embd.weight", "output.weight")
-    needs = kind.name in ("IQ1_S", "IQ2_XXS", "IQ2_XS") or (kind.name in NEEDS_IMATRIX and not embeds)
-    if needs and not has_imatrix:
+    if needs_imatrix(kind.name, tensor.name) and not has_imatrix:
         raise TypeChoiceError(
             f"{tensor.name} can't be {kind.name} without an importance matrix's entry for it: give a matrix that has one with --imatrix"
         )

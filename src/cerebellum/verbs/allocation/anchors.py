@@ -7,8 +7,7 @@ either sign and hides it (on the bundled model, 4 chunks: median t of an effect 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from cerebellum.allocation.anchors import first_anchors, open_tensors, second_anchors
@@ -23,7 +22,7 @@ from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.measuring import anchor_of, effect_values, shuffled_chunks, steadied
 from cerebellum.verbs.identity import keep_canary
-from cerebellum.verbs.session import Session
+from cerebellum.verbs.session import Session, opened_runner
 
 SOURCE_TRIAL = Trial("source", TrialKind.BASE)
 
@@ -44,7 +43,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
         raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
     order = shuffled_chunks(session.search, seed)
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
-    with source_measurer(session) as runner:
+    with opened_runner(session, session.source, session.search) as runner:
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
         found = measured_anchors(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, found)
@@ -85,18 +84,6 @@ def measure_floor(
         f"floor of single changes: {first:.3f} thousandths of a nat in the first block, {last:.3f} in the last, subtracted from the anchors"
     )
     return floor, len(trials)
-
-
-@contextlib.contextmanager
-def source_measurer(session: Session) -> Iterator[TrialRunner]:
-    """Measures trials of the source on the search split, in the job's own series: types alone tell trials apart."""
-    split = session.search
-    with session.engines_on(session.source.path) as engines:
-        store = session.reference_store(split)
-        yield TrialRunner(
-            engines, session.study, session.series(split), session.source.types, split.corpus, store, session.progress,
-            shard=session.options.shard,
-        )  # fmt: skip
 
 
 def measured_anchors(runner: TrialRunner, table: Table, wanted: Wanted, what: str, floor: Floor) -> list[Anchor]:

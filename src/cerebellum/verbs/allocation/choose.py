@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cerebellum.allocation.damage import DamageModel
-from cerebellum.allocation.recipes import Candidate, candidates
+from cerebellum.allocation.recipes import Candidate, candidates, predicted_kld
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial
 from cerebellum.errors import EngineError
@@ -24,9 +24,18 @@ FIRST_LOOK = 6
 def try_candidates(
     session: Session, table: Table, model: DamageModel, budget: int, split: Split, seed: int
 ) -> tuple[Tried, ...]:
-    """Every belief's recipe measured on ``split``; the one with the least KL divergence is kept."""
-    found = candidates(table, model, budget)
+    """Every belief's recipe, and the stock mix where it fits, measured on ``split``; the one with the least KL divergence is kept."""
+    found = [*candidates(table, model, budget), *stock_candidate(table, model, budget)]
     return measure_candidates(session, table, found, split, seed)
+
+
+def stock_candidate(table: Table, model: DamageModel, budget: int) -> list[Candidate]:
+    """The base's own types, where they fit ``budget`` and the rules of types."""
+    types = table.base_types
+    n_bytes = sum(table.n_bytes(name, kind) for name, kind in types.items())
+    if n_bytes > budget or any(kind not in table.types[name] for name, kind in types.items()):
+        return []
+    return [Candidate(STOCK_MIX, types, n_bytes, predicted_kld(table, model, types))]
 
 
 def measure_candidates(
@@ -37,12 +46,14 @@ def measure_candidates(
     Raises `EngineError` where none can be.
     """
     runner = session.runner(split)
+    found = unlike(found)
     trials = {c.name: recipe_trial(session, c.name, c.types) for c in found}
     scores = runner.measure([BASE_TRIAL, *trials.values()], split.chunks if few(split) else look(split, seed), NAME)
     if not few(split):
         scores |= runner.measure([BASE_TRIAL, *_contenders(trials, scores)], split.chunks, f"{NAME}, the best")
     base: Scores = scores[BASE_TRIAL.label]
-    measured = {name: scores[trial.label] for name, trial in trials.items() if trial.label in scores}
+    lost = {failure.label for failure in runner.failed(list(trials.values()))}
+    measured = {n: scores[t.label] for n, t in trials.items() if t.label in scores and t.label not in lost}
     if not measured:
         raise EngineError(f"no recipe could be measured: {runner.failed(list(trials.values()))[0].reason}")
     longest = max(map(len, measured.values()))
@@ -62,7 +73,17 @@ def measure_candidates(
     )
 
 
-NAME = "candidate recipes"
+#: Names of the measurement and of the candidate that changes nothing.
+NAME, STOCK_MIX = "candidate recipes", "stock mix"
+
+
+def unlike(found: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates without those whose types an earlier one has."""
+    kept: list[Candidate] = []
+    for candidate in found:
+        if all(dict(candidate.types) != dict(other.types) for other in kept):
+            kept.append(candidate)
+    return kept
 
 
 def few(split: Split) -> bool:

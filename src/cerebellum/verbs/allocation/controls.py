@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
+from cerebellum.allocation.sizes import file_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial, TrialKind
 from cerebellum.results.allocation import Controls, Equivalent, Rung, Shuffled
 from cerebellum.scoring.summary import mean_kld
-from cerebellum.stats.intervals import Interval
-from cerebellum.study.runner import Split
-from cerebellum.verbs.allocation.measuring import first_chunks, kld_ratio, recipe_trial
+from cerebellum.stats.intervals import Interval, mean_interval
+from cerebellum.study.runner import FailedTrial, Split
+from cerebellum.verbs.allocation.measuring import effect_values, first_chunks, kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.stock import climb, equivalent_bytes
 from cerebellum.verbs.compose import compare
@@ -20,46 +22,88 @@ from cerebellum.verbs.sweep import BASE_TRIAL
 
 #: Chunks of the report text that shuffled recipes are measured on, at most: there are many of them, and they are far away.
 SHUFFLE_CHUNKS = 3
+#: Chance that any control of a kind is called better than the recipe though none is.
+ERROR_RATE = 0.05
 
 
-def run_controls(session: Session, table: Table, recipe: Trial, budget: int, options: AllocationOptions) -> Controls:
-    """Measure the recipe and its controls on the report text."""
+def run_controls(
+    session: Session, table: Table, recipe: Trial, budget: int, limit: int, options: AllocationOptions
+) -> Controls:
+    """Measure the recipe and its controls on the report text. A control that can't be measured is listed, and the others judge.
+    ``limit``: bytes of the file at most."""
     alone = recipe_trial(session, WEIGHT_ERROR, weight_error_recipe(table, budget).types)
     blankets = [recipe_trial(session, n, types, TrialKind.BLANKET) for n, types in uniform(table, budget).items()]
     comparison = compare(session, session.report, [BASE_TRIAL, recipe, alone, *blankets])
     runner, chunks = session.runner(session.report), session.report.chunks
-    base, ours, theirs = (runner.known(trial, chunks) for trial in (BASE_TRIAL, recipe, alone))
-    ratio = kld_ratio(ours, base)
-    rungs = climb(
+    base, ours = (runner.known(trial, chunks) for trial in (BASE_TRIAL, recipe))
+    measured = {row.trial.label for row in comparison.rows}
+    theirs = runner.known(alone, chunks) if alone.label in measured else {}
+    ratio, unit = kld_ratio(ours, base), mean_kld(base)
+    if not math.isfinite(ratio.estimate):  # the base is the reference itself
+        ratio_of, unit = Interval(1.0, 1.0, 1.0, 0.0, len(chunks), 0.95), mean_kld(ours)
+    else:
+        ratio_of = ratio
+    rungs, failed = climb(
         session,
         table,
         session.report,
-        mean_kld(base) * max(min(ratio.low, ratio.estimate), 0.0),
-        mean_kld(base) * ratio.high,
+        unit * max(min(ratio_of.low, ratio_of.estimate), 0.0),
+        unit * ratio_of.high,
     )
+    shuffled, lost, better = measure_shuffles(session, table, recipe, limit, options)
+    others = [trial for trial in (BASE_TRIAL, alone, *blankets) if trial.label in measured]
     return Controls(
         comparison,
         ratio,
         kld_ratio(ours, theirs),
-        measure_shuffles(session, table, recipe, options),
+        shuffled,
         rungs,
-        equivalent_of(rungs, mean_kld(base), ratio),
+        equivalent_of(rungs, unit, ratio_of),
+        tuple({failure.label: failure for failure in (*comparison.failed, *failed, *lost)}.values()),
+        (*surely_better(session, session.report, table, recipe, others, limit), *better),
     )
 
 
-def measure_shuffles(session: Session, table: Table, recipe: Trial, options: AllocationOptions) -> Shuffled:
-    """The recipe's types shuffled within their roles, on a few chunks."""
+def surely_better(
+    session: Session, split: Split, table: Table, recipe: Trial, others: Sequence[Trial], limit: int
+) -> tuple[str, ...]:
+    """Labels of the ``others``, measured on ``split``, that are nearer to the reference than the recipe beyond the interval, no larger
+    than ``limit`` and of allowed types. All of them together err with `ERROR_RATE` at most."""
+    runner, base = session.runner(split), session.base.model.types
+    ours = runner.known(recipe, split.chunks)
+    fitting = [
+        t for t in others if is_allowed(table, types := t.types(base)) and file_bytes(table.base, types) <= limit
+    ]
+    level = 1.0 - ERROR_RATE / max(len(fitting), 1)
+    changes = {t.label: effect_values(runner.known(t, split.chunks), ours) for t in fitting}
+    return tuple(label for label, values in changes.items() if mean_interval(values, level).high < 0.0)
+
+
+def is_allowed(table: Table, types: Mapping[str, str]) -> bool:
+    """Whether every tensor of the table may have its type."""
+    return all(types[name] in table.types[name] for name in table.names)
+
+
+def measure_shuffles(
+    session: Session, table: Table, recipe: Trial, limit: int, options: AllocationOptions
+) -> tuple[Shuffled, tuple[FailedTrial, ...], tuple[str, ...]]:
+    """The recipe's types shuffled within their roles, on a few chunks; those that can't be measured; those that are surely better."""
     types = {name: kind for name, kind in recipe.types(session.base.model.types).items() if name in table.types}
     drawn = shuffles(table, types, options.n_shuffled, options.seed)
     split: Split = first_chunks(session.report, SHUFFLE_CHUNKS, options.seed)
     trials = [recipe_trial(session, f"shuffled {i}", one, TrialKind.RANDOM) for i, one in enumerate(drawn, start=1)]
-    scores = session.runner(split).measure([BASE_TRIAL, recipe, *trials], split.chunks, "shuffled controls")
-    start = mean_kld(scores[BASE_TRIAL.label]) or 1.0
-    return Shuffled(
-        mean_kld(scores[recipe.label]) / start,
-        tuple(mean_kld(scores[t.label]) / start for t in trials if t.label in scores),
+    runner = session.runner(split)
+    scores = runner.measure([BASE_TRIAL, recipe, *trials], split.chunks, "shuffled controls")
+    measured = [trial for trial in trials if trial.label in scores]
+    start = mean_kld(scores[BASE_TRIAL.label])
+    unit = start or mean_kld(scores[recipe.label]) or 1.0
+    shuffled = Shuffled(
+        mean_kld(scores[recipe.label]) / unit,
+        tuple(mean_kld(scores[trial.label]) / unit for trial in measured),
         len(split.chunks),
+        of_stock=start > 0.0,
     )
+    return shuffled, runner.failed(trials), surely_better(session, split, table, recipe, measured, limit)
 
 
 def equivalent_of(rungs: Sequence[Rung], base_kld: float, ratio: Interval) -> Equivalent:

@@ -23,7 +23,8 @@ from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.run import checked_budget, stock_base
+from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
+from cerebellum.verbs.allocation.run import checked_budget, own_reference_doubts, refuse_own_reference, stock_base
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
@@ -49,25 +50,32 @@ def estimate_allocation(
 ) -> Estimate:
     """Opens the model, cuts the texts, times a chunk. Raises a `CerebellumError` for all that `allocate_session` would refuse of the
     inputs."""
+    progress = progress or Silent()
+    progress.note(f"estimate: reading {options.model.name} and the texts")
     inputs = read_inputs(options)
+    progress.note("estimate: asking llama.cpp for the stock file's types")
     source, ftype = inputs.source, options.base or stock_base(backend, inputs.source, options, allocation.target)
     fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
     settings = replace(options.settings, devices=fleet.settings[0].devices)
+    progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
     engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
     try:
-        search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress or Silent())
+        search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress)
         types = backend.types(source.path, ftype, (), options.imatrix)
         named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
         makes = wants_imatrix(replace(options, base=ftype), named, backend)
         table = nominal_table(source, ftype, types, allocation, inputs, engine, makes)
+        progress.note(f"estimate: timing a chunk of {options.settings.n_ctx:,} tokens, twice")
         seconds = timed(engine, search)
         n_vocab = engine.n_vocab
     finally:
         engine.close()
     limit = target_bytes(allocation.target, table.base)
     budget = checked_budget(table, limit)
+    refuse_own_reference(table, inputs, limit)
     n_first, n_trials = counted_trials(table, budget, allocation, source)
-    counts = chunk_counts(n_first, n_trials, search, report, allocation)
+    seconds /= fleet.n
+    counts = chunk_counts(n_first, n_trials, len(table.names), seconds, search, report, allocation)
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
         source.path.name,
@@ -78,14 +86,15 @@ def estimate_allocation(
         len(search.chunks),
         len(report.chunks),
         round(sum(counts.values())),
-        (counts["anchors"] + counts["refinement"]) * ONE_TENSOR + counts["recipes"] + counts["reference"],
-        seconds / fleet.n,
+        (counts["anchors"] + counts["steps"]) * ONE_TENSOR
+        + sum(counts[n] for n in ("judging", "recipes", "reference")),
+        seconds,
         disk_of(table.base, limit, ftype, source, rows_of(search, report, n_vocab, options.settings)),
         source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
         chunks_to_show(0.05),
-        tuple(notes_of(options, inputs.doubts, search, report, n)),
+        tuple(notes_of(options, (*own_reference_doubts(inputs), *inputs.doubts), search, report, n)),
     )
 
 
@@ -124,16 +133,31 @@ def nominal_table(
 
 
 def chunk_counts(
-    n_first: int, n_trials: int, search: Split, report: Split, allocation: AllocationOptions
+    n_first: int,
+    n_trials: int,
+    n_tensors: int,
+    seconds: float,
+    search: Split,
+    report: Split,
+    allocation: AllocationOptions,
 ) -> dict[str, float]:
-    """Chunks of trials by what they are for. Later looks at anchors are taken to hold half of the most that they may."""
+    """Chunks of trials by what they are for. Later looks at anchors are taken to hold half of the most that they may; refinement is taken
+    to use up what it may. ``seconds``: of a whole pass."""
     n_search, n_report = len(search.chunks), len(report.chunks)
     first, last = min(LOOKS[0], n_search), min(LOOKS[-1], n_search)
     anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first)
+    judging = float(judging_cost(len(judged_chunks(search.chunks, STEP_CHUNKS))))
+    steps = anchors or float(first * n_tensors)
+    if allocation.refine_minutes is not None:  # judging and steps share them; a step is part of a pass
+        spend = allocation.refine_minutes * 60.0 / seconds if seconds > 0.0 else 0.0
+        judging, steps = min(judging, spend), max(spend - judging, 0.0) / ONE_TENSOR
+    if not allocation.refine:
+        judging = steps = 0.0
     n_shuffled = allocation.n_shuffled
     return {
         "anchors": anchors,
-        "refinement": anchors if allocation.refine else 0.0,
+        "steps": steps,
+        "judging": judging,
         "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * min(SHUFFLE_CHUNKS, n_report),
         "reference": n_search + n_report + NOISE_PASSES,
     }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.domain import Model
-from cerebellum.errors import InputError
+from cerebellum.errors import CerebellumError, InputError, RefusedError
 from cerebellum.files import REPORT_FILES, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
@@ -18,9 +18,10 @@ from cerebellum.progress import Progress, Silent
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.results.part import Part
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.run import Publish, allocate_session, anchor_part, calibrated
+from cerebellum.verbs.allocation.run import Publish, allocate_session, anchor_part, calibrated, of_allocation
 from cerebellum.verbs.allocation.stock import STOCK
 from cerebellum.verbs.bench import BenchOptions
+from cerebellum.verbs.finished import claimed
 from cerebellum.verbs.options import SessionOptions
 
 #: Writes the report of a ladder into a folder.
@@ -45,25 +46,39 @@ def allocate_ladder(
     progress = progress or Silent()
     if options.base is not None:
         raise InputError("a ladder's files each have their own stock file to compare with: leave out --base")
+    sizes = {"policy": "ladder", "size": None, "ladder": sorted(map(str, targets))}
+    options = claimed(options, {**of_allocation(allocation), **sizes}, bench_options)
     for target in targets:  # one importance matrix for all, where any size wants one
         options = calibrated(options, replace(allocation, target=target), backend, progress)
     labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
     for label in labels:
         refuse_inputs_in(options.out / label, options.files, REPORT_FILES)
     found: dict[str, Allocation] = {}
-    for label in from_the_middle(list(labels)):
-        progress.note(f"ladder: {label} ({len(found) + 1} of {len(labels)})")
+    missed: dict[str, CerebellumError] = {}
+    for number, label in enumerate(from_the_middle(list(labels)), start=1):
+        progress.note(f"ladder: {label} ({number} of {len(labels)})")
         known = allocation.sensitivity or next((one.sensitivity for one in found.values()), None)
-        found[label] = allocate_session(
-            options,
-            replace(allocation, target=labels[label], sensitivity=known, label=label),
-            backend=backend,
-            publish=into_folder(publish, label),
-            progress=progress,
-            bench_options=bench_options,
-        )
+        try:
+            found[label] = allocate_session(
+                options,
+                replace(allocation, target=labels[label], sensitivity=known, label=label),
+                backend=backend,
+                publish=publish,
+                progress=progress,
+                bench_options=bench_options,
+                folder=options.out / label,
+            )
+        except (InputError, RefusedError) as error:  # a size that can't be had is no reason to have none
+            missed[label] = error
+            progress.note(f"warning: ladder: no file of {labels[label]} ({label}): {error}")
+    if not found:
+        raise next(iter(missed.values()))
     ordered = sorted(found.items(), key=lambda pair: pair[1].written.file_bytes)
-    ladder = AllocationLadder(tuple(label for label, _ in ordered), tuple(result for _, result in ordered))
+    ladder = AllocationLadder(
+        tuple(label for label, _ in ordered),
+        tuple(result for _, result in ordered),
+        {label: f"{labels[label]}: {error}" for label, error in missed.items()},
+    )
     publish_ladder(ladder, options.out)
     return ladder
 
@@ -84,17 +99,6 @@ def ladder_part(
     return anchor_part(options, replace(allocation, target=middle), backend=backend, progress=progress)
 
 
-def into_folder(publish: Publish, label: str) -> Publish:
-    """``publish`` into a folder of the label's name, in the folder that it is given."""
-
-    def write(result: Allocation, out: Path) -> dict[str, Any]:
-        folder = out / label
-        folder.mkdir(exist_ok=True)
-        return publish(result, folder)
-
-    return write
-
-
 def from_the_middle(labels: Sequence[str]) -> list[str]:
     """The middle one first, then the others in their order."""
     middle = labels[(len(labels) - 1) // 2]
@@ -104,16 +108,17 @@ def from_the_middle(labels: Sequence[str]) -> list[str]:
 def labels_of(targets: Sequence[Target], source: Model, backend: Backend, imatrix: Path | None) -> dict[str, Target]:
     """Label → target, smallest file first; no two targets have one label, so that the hub tells their files apart.
 
-    A stock mix's size has its name; another size that of the nearest stock mix that is free. Raises `InputError`.
+    A stock mix's size has its name; other sizes have those of the nearest stock mixes that are free, a larger one that of a larger mix.
+    Raises `InputError`.
     """
     if len(set(targets)) < len(targets):
         raise InputError("--ladder names a size twice")
     sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in mixes_of(targets)}
     limits = {t: sizes[t.like] if t.like else target_bytes(t, source) for t in targets}
     taken = {t.like: t for t in targets if t.like is not None}
-    for target in sorted((t for t in targets if t.like is None), key=lambda t: limits[t]):
-        label = nearest_free(sizes, limits[target], taken)
-        taken[label] = target
+    others = sorted((t for t in targets if t.like is None), key=lambda t: limits[t])
+    names = nearest_free({f: n for f, n in sizes.items() if f not in taken}, [limits[t] for t in others])
+    taken |= dict(zip(names, others, strict=True))
     return dict(sorted(taken.items(), key=lambda pair: limits[pair[1]]))
 
 
@@ -122,9 +127,13 @@ def mixes_of(targets: Sequence[Target]) -> list[str]:
     return list(dict.fromkeys([*STOCK, *(t.like for t in targets if t.like)]))
 
 
-def nearest_free(sizes: Mapping[str, int], n_bytes: int, taken: Mapping[str, Target]) -> str:
-    """The stock mix nearest in size that isn't taken. Raises `InputError` where there are more sizes than labels."""
-    free = [f for f in sizes if f not in taken]
-    if not free:
-        raise InputError(f"--ladder takes at most {len(sizes)} sizes: there are no more labels to tell the files apart")
-    return min(free, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
+def nearest_free(sizes: Mapping[str, int], limits: Sequence[int]) -> tuple[str, ...]:
+    """A mix of ``sizes`` for each of ``limits`` (smallest first), in the order of size, as near as can be by ratio. Raises `InputError`
+    where there are more limits than mixes."""
+    if len(limits) > len(sizes):
+        raise InputError(f"--ladder takes at most {len(STOCK)} sizes: there are no more labels to tell the files apart")
+    ordered = sorted(sizes, key=lambda f: sizes[f])
+    return min(
+        itertools.combinations(ordered, len(limits)),
+        key=lambda own: sum(abs(math.log(sizes[f] / n)) for f, n in zip(own, limits, strict=True)),
+    )

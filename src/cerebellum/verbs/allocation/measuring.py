@@ -65,10 +65,11 @@ def steadied(anchors: Sequence[Anchor], n_chunks: int) -> list[Anchor]:
 
 
 def kld_ratio(trial: Scores, base: Scores) -> Interval:
-    """Mean KL divergence of the trial as a share of the base's, with the interval of a ratio over paired chunks."""
+    """Mean KL divergence of the trial as a share of the base's, with the interval of a ratio over paired chunks. An estimate that is no
+    number where there is none: the base has no KL divergence, or no chunk is measured of both."""
     shared = sorted(trial.keys() & base.keys())
     ours = np.array([trial[c].kld or 0.0 for c in shared])
     theirs = np.array([base[c].kld or 0.0 for c in shared])
     if not theirs.sum() > 0.0:
-        return Interval(math.inf, -math.inf, math.inf, math.inf, len(shared), 0.95)
+        return Interval(math.nan, -math.inf, math.inf, math.inf, len(shared), 0.95)
     return mean_interval(ratio_values(ours, theirs))

@@ -1,90 +1,145 @@
 """Refinement by measurement: steps measured from the recipe itself, put together within its bytes, taken only where the interval says so.
 
 A round opens the recipe's own file as a base, so that each step is computed from the block that it changes. The steps are measured on a few
-chunks, the recipes that are made of them on others, which had no part in it. Where nothing is taken the next round measures on twice as
-many chunks.
+chunks, the recipes that are made of them on others (`judged_chunks`). Where nothing is taken the next round measures on twice as many
+chunks. A round begins only if what it may cost at most, judging and writing included, is left of the budget.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cerebellum.allocation.damage import fit
-from cerebellum.allocation.exchanges import Measured, Step, as_anchors, exchanges, steadied, steps
+from cerebellum.allocation.exchanges import TAKEN_AT_ONCE, Measured, Step, as_anchors, exchanges, steadied, steps
 from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.recipes import predicted_kld
 from cerebellum.allocation.solver import Solution, solve
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.fleet.node import Made
+from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import pairs
 from cerebellum.results.allocation import Anchors, Proposal, Refined, Round
 from cerebellum.scoring.summary import mean_kld
 from cerebellum.stats.intervals import mean_interval
 from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import Scores, TrialRunner
+from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.measuring import effect_values, recipe_trial, shuffled_chunks
-from cerebellum.verbs.session import Session
+from cerebellum.verbs.session import Session, opened_runner
 from cerebellum.verbs.write import make_overrides
 
 #: Chunks that a step is measured on first, and at most how many a proposal is judged on.
 STEP_CHUNKS, JUDGED_CHUNKS = 2, 32
 #: Rounds at most, and the fewest steps that a round is worth.
 ROUNDS, LEAST_STEPS = 12, 8
-#: Chance that any proposal of a round is taken though it is no better.
+#: Fewer chunks than these, apart from all that anchors were measured on, judge nothing: the anchors' chunks judge too then.
+LEAST_APART = 12
+#: Chance that refinement takes any recipe, in any round, though it is no better.
 ERROR_RATE = 0.05
+#: Recipes that a round judges at most: sets of steps, the slopes' choice, the recipe so far.
+JUDGED_RECIPES = len(TAKEN_AT_ONCE) + 2
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """``chunks`` of trials that all rounds together may take. ``seconds``: what a chunk is taken to last, where minutes bound the work:
+    then making a recipe's tensors, for its file or in memory, counts as the chunks that it lasts (None: it counts nothing)."""
+
+    chunks: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where refinement stands: the types of the table's tensors, and the chunks that a step is measured on."""
+    """Where refinement stands: the types of the table's tensors, those before the last recipe was taken (None: none was), and the chunks
+    that a step is measured on."""
 
     types: Mapping[str, str]
     look: int
+    before: Mapping[str, str] | None = None
+
+
+def usual_spend(n_anchor_chunks: int, n_search: int) -> Spend:
+    """Where nobody names minutes: as much text for steps as the anchors took, and what one round's judging may take."""
+    return Spend(n_anchor_chunks + judging_cost(len(judged_chunks(range(n_search), STEP_CHUNKS))))
+
+
+def judging_cost(n_judged: int) -> int:
+    """The most chunks that judging a round takes."""
+    return JUDGED_RECIPES * n_judged
+
+
+def judged_chunks(order: Sequence[int], look: int) -> Sequence[int]:
+    """The chunks that recipes are judged on: none that a step was measured on, and none that an anchor was, if enough others are left."""
+    apart = order[max(look, LOOKS[-1]) :]
+    return (apart if len(apart) >= LEAST_APART else order[look:])[:JUDGED_CHUNKS]
+
+
+def level_of(number: int, n_proposals: int) -> float:
+    """The level of each interval in round ``number`` (from 1): all rounds together err with `ERROR_RATE` at most, since the sum of
+    1 / (r · (r + 1)) is 1."""
+    return 1.0 - ERROR_RATE / (number * (number + 1)) / n_proposals
 
 
 def refine(
-    session: Session, table: Table, anchors: Anchors, types: Mapping[str, str], budget: int, chunks: int, seed: int
+    session: Session, table: Table, anchors: Anchors, types: Mapping[str, str], budget: int, spend: Spend, seed: int
 ) -> Refined:
-    """Rounds until nothing is found or ``chunks`` chunks of trials are spent; ``budget``: bytes of the table's tensors."""
+    """Rounds until nothing is found or no other round fits into ``spend``; ``budget``: bytes of the table's tensors."""
     order = shuffled_chunks(session.search, seed)
     place, rounds = _Place(dict(types), STEP_CHUNKS), list[Round]()
     while len(rounds) < ROUNDS and 2 * place.look <= len(order):
-        most = min(2 * len(table.names), (chunks - sum(r.n_chunks for r in rounds)) // place.look)
-        if most < LEAST_STEPS:
+        left = spend.chunks - sum(r.n_chunks for r in rounds)
+        if _most_steps(left, 0, place.look, table, order) < LEAST_STEPS:
             break
-        done, place = _round(session, table, anchors, place, budget, most, order)
-        rounds.append(done)
+        recipe = recipe_trial(session, "recipe so far", place.types)
+        known = session.runner(session.search).measure([recipe], sorted(order[: place.look]), "recipe so far")
+        if recipe.label not in known:  # it was taken on other chunks
+            session.progress.note(
+                "refinement: the recipe that was taken last can't be measured on all chunks, so it is dropped"
+            )
+            return Refined(place.before or place.types, _untaken(rounds))
+        with recipe_runner(session, recipe, spend.seconds) as (runner, making):
+            most = _most_steps(left, making, place.look, table, order)
+            if most < LEAST_STEPS:
+                break
+            kld = mean_kld(known[recipe.label])
+            wanted = steps(table, anchors.model, place.types, kld, most)
+            measured = _measure_steps(runner, wanted, order[: place.look])
+        proposed = _proposals(table, anchors, place.types, measured, kld, budget)
+        judged = judged_chunks(order, place.look)
+        proposals = _judged(session, recipe, proposed, place.types, judged, len(rounds) + 1)
+        n_judged = len(proposals) + bool(proposals)
+        cost = place.look * (1 + len(wanted)) + n_judged * len(judged) + making * (1 + n_judged)
+        rounds.append(Round(len(wanted), place.look, proposals, cost))
+        session.progress.note(sentence(rounds[-1]))
+        place = _next(place, proposed, proposals)
     return Refined(place.types, tuple(rounds))
 
 
-def _round(
-    session: Session,
-    table: Table,
-    anchors: Anchors,
-    place: _Place,
-    budget: int,
-    most: int,
-    order: Sequence[int],
-) -> tuple[Round, _Place]:
-    types, look = place.types, place.look
-    recipe = recipe_trial(session, "recipe so far", types)
-    known = session.runner(session.search).measure([recipe], sorted(order[:look]), "recipe so far")
-    kld = mean_kld(known[recipe.label])
-    wanted = steps(table, anchors.model, types, kld, most)
-    with recipe_runner(session, recipe) as runner:
-        measured = _measure_steps(runner, wanted, order[:look])
-    proposed = _proposals(table, anchors, types, measured, kld, budget)
-    judged = order[look : look + JUDGED_CHUNKS]
-    proposals = _judged(session, recipe, proposed, types, judged)
+def _most_steps(left: int, making: int, look: int, table: Table, order: Sequence[int]) -> int:
+    """Steps that ``left`` chunks hold beside writing the recipe's file, measuring it, and judging; ``making`` a recipe's tensors counts
+    as so many chunks."""
+    rest = left - judging_cost(len(judged_chunks(order, look))) - making * (1 + JUDGED_RECIPES)
+    return min(2 * len(table.names), rest // look - 1)
+
+
+def _next(place: _Place, proposed: Sequence[Solution], proposals: Sequence[Proposal]) -> _Place:
+    """From the recipe that was taken, or from the same one on twice as many chunks."""
     taken = next((i for i, p in enumerate(proposals) if p.taken), None)
-    cost = look * (1 + len(wanted)) + len(judged) * (len(proposals) + bool(proposals))
-    done = Round(len(wanted), look, proposals, cost)
-    session.progress.note(sentence(done))
-    return done, _Place(types, 2 * look) if taken is None else _Place(proposed[taken].types, look)
+    if taken is None:
+        return replace(place, look=2 * place.look)
+    return _Place(proposed[taken].types, place.look, place.types)
+
+
+def _untaken(rounds: Sequence[Round]) -> tuple[Round, ...]:
+    """The rounds, the last of which took nothing after all."""
+    kept = [replace(one, proposals=tuple(replace(p, taken=False) for p in one.proposals)) for one in rounds[-1:]]
+    return (*rounds[:-1], *kept)
 
 
 def _proposals(
@@ -104,19 +159,27 @@ def _proposals(
 
 
 def _judged(
-    session: Session, recipe: Trial, found: Sequence[Solution], types: Mapping[str, str], chunks: Sequence[int]
+    session: Session,
+    recipe: Trial,
+    found: Sequence[Solution],
+    types: Mapping[str, str],
+    chunks: Sequence[int],
+    number: int,
 ) -> tuple[Proposal, ...]:
-    """The proposals beside the recipe on chunks that had no part in them; the best is taken if its whole interval is below zero."""
+    """The proposals beside the recipe on chunks that their steps weren't measured on; the best is taken if its whole interval is below
+    zero. One that can't be measured, or can't be compared since the recipe can't, has no change."""
     trials = [recipe_trial(session, f"proposal {i}", s.types) for i, s in enumerate(found, start=1)]
     if not trials:
         return ()
     scores = session.runner(session.search).measure([recipe, *trials], sorted(chunks), "refined recipes")
-    level = 1.0 - ERROR_RATE / len(trials)
-    start = scores[recipe.label]
+    level = level_of(number, len(trials))
+    start = scores.get(recipe.label)
     proposals = []
     for trial, solution in zip(trials, found, strict=True):
         changed = sum(solution.types[n] != types[n] for n in types)
-        change = mean_interval(effect_values(scores[trial.label], start), level) if trial.label in scores else None
+        change = None
+        if start is not None and trial.label in scores:
+            change = mean_interval(effect_values(scores[trial.label], start), level)
         proposals.append(Proposal(changed, solution.cost, change, False))
     measured = [(p.change.estimate, i) for i, p in enumerate(proposals) if p.change is not None]
     best = min(measured, default=(0.0, -1))[1]
@@ -156,14 +219,26 @@ def _measure_steps(runner: TrialRunner, wanted: Sequence[Step], chunks: Sequence
 
 
 @contextlib.contextmanager
-def recipe_runner(session: Session, recipe: Trial) -> Iterator[TrialRunner]:
-    """Measures trials that start from the recipe: its file, written for this round, is opened as a base."""
+def recipe_runner(session: Session, recipe: Trial, seconds: float | None) -> Iterator[tuple[TrialRunner, int]]:
+    """Measures trials that start from the recipe: its file, written for this round, is opened as a base. And the chunks that making its
+    tensors counts as."""
     path = session.options.out / ".refined.gguf"
-    types = recipe.types(session.base.model.types)
-    with contextlib.ExitStack() as stack:
-        stack.callback(path.unlink, missing_ok=True)
+    try:
+        started = time.monotonic()
         overrides = pairs(make_overrides(session, recipe))
         session.backend.quantize(session.options.model, path, session.base.ftype, overrides, session.options.imatrix)
-        engines = stack.enter_context(session.engines_on(path, Made(session.base.ftype, tuple(overrides))))
-        split, store = session.search, session.reference_store(session.search)
-        yield TrialRunner(engines, session.study, session.series(split), types, split.corpus, store, session.progress)
+        making = 0 if seconds is None else math.ceil(_making_seconds(session, time.monotonic() - started) / seconds)
+        made = Made(session.base.ftype, tuple(overrides))
+        with opened_runner(session, model_file.read_model(path), session.search, made) as runner:
+            yield runner, making
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _making_seconds(session: Session, lasted: float) -> float:
+    """How long a recipe's tensors are taken to need: as it was the first time in this study, so that a resumed run counts the same."""
+    name = f"seconds to make a recipe's tensors, {session.options.settings.n_threads} threads"
+    known = session.study.fact(name)
+    if known is None:
+        session.study.set_fact(name, known := lasted)
+    return float(known)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types
+from cerebellum.allocation.candidates import DEFAULT_TYPES, TypeRules, allowed_types
+from cerebellum.allocation.sensitivity import map_json
 from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, Trial
-from cerebellum.errors import InputError, ProofError
+from cerebellum.errors import InputError, RefusedError
+from cerebellum.files import make_folder, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.labels import labelled
-from cerebellum.keys import stem_of
+from cerebellum.gguf.overrides import format_overrides
+from cerebellum.keys import content_key, stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.results import Written
-from cerebellum.results.allocation import Allocation, Anchors, Refined, Transferred, Tried
+from cerebellum.results.allocation import Allocation, Anchors, Controls, Refined, Transferred, Tried
 from cerebellum.results.part import Part
+from cerebellum.scoring.summary import as_json
 from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
 from cerebellum.verbs.allocation.choose import try_candidates
@@ -27,20 +31,26 @@ from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin
-from cerebellum.verbs.allocation.refine import refine
+from cerebellum.verbs.allocation.refine import Spend, refine, usual_spend
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map, left_out_of
 from cerebellum.verbs.allocation.stamped import stamp_of, with_keys
 from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
 from cerebellum.verbs.allocation.transfer import transfer_anchors
-from cerebellum.verbs.allocation.weights import make_table
+from cerebellum.verbs.allocation.weights import coverage_lines, make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.calibration import with_imatrix
+from cerebellum.verbs.finished import claimed, note_job
+from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.options import SessionOptions
-from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_noise
+from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_noise, warn_of_text
 from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
-from cerebellum.verbs.write import write_trial
+from cerebellum.verbs.sweep import BASE_TRIAL
+from cerebellum.verbs.warned import tell
+from cerebellum.verbs.write import Size, make_overrides, write_trial
 
+#: The override file of a recipe that was refused.
+NOT_WRITTEN = "not-written.overrides.txt"
 #: Writes the report of an allocation into a folder, and gives what its ``report.json`` holds.
 Publish = Callable[[Allocation, Path], dict[str, Any]]
 
@@ -53,14 +63,18 @@ def allocate_session(
     publish: Publish,
     progress: Progress | None = None,
     bench_options: BenchOptions | None = None,
+    folder: Path | None = None,
 ) -> Allocation:
     """The best file of the size asked for, with its proof and its report, in ``options.out``. Resumes what was begun there.
 
-    ``publish`` writes the report of what is known, into a folder. Raises a `CerebellumError`; whatever was measured by then is kept.
+    ``publish`` writes the report of what is known, into a folder; ``folder``: another one than ``options.out``, for reports and items of
+    benchmarks. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     questions = None if bench_options is None else prepared({}, bench_options)
     source = model_file.read_model(options.model)
     progress = progress or Silent()
+    if not options.job:
+        options = claimed(options, of_allocation(allocation), bench_options)
     options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
         options = replace(options, left_out=left_out_of(allocation.sensitivity))
@@ -70,10 +84,12 @@ def allocate_session(
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
+        folder = folder or options.out
+        make_folder(folder)
         if questions is not None:
-            publish(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), options.out)
-            result = replace(result, bench=bench_session(session, result.written, questions))
-        session.study.set_fact("result", publish(result, options.out))
+            publish(replace(result, facts={**result.facts, "unfinished": list(questions.names)}), folder)
+            result = replace(result, bench=bench_session(session, result.written, questions, folder))
+        session.study.set_fact("result", publish(result, folder))
         return result
 
 
@@ -110,25 +126,41 @@ def stock_base(backend: Backend, source: Model, options: SessionOptions, target:
     """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
     if target.like is not None:
         return target.like
-    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source))
+    # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
+    own = [source.ftype] if source.is_quantized and options.reference is None else []
+    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), own)
 
 
 def allocate(session: Session, options: AllocationOptions) -> Allocation:
     """Everything of a job that is open."""
+    tell(own_reference_doubts(session.inputs), session.progress, session.warnings)
     noise = take_noise(session)
+    warn_of_text(session)
     table, limit, budget = table_and_budget(session, options)
+    refuse_own_reference(table, session.inputs, limit)
     anchors, transferred = take_anchors(session, table, budget, options)
     table = table.without(anchors.failed)
+    budget = checked_budget(table, budget + table.fixed_bytes())
     tried = try_candidates(session, table, anchors.model, budget, session.search, options.seed)
     kept = next(t for t in tried if t.kept)
-    session.progress.note(f"kept: {kept.candidate.name}, {kept.ratio.estimate:.3f} of the base's KL divergence")
+    share = f", {kept.ratio.estimate:.3f} of the base's KL divergence" if math.isfinite(kept.ratio.estimate) else ""
+    session.progress.note(f"kept: {kept.candidate.name}{share}")
     refined = refine_recipe(session, table, anchors, kept, budget, options) if options.refine else None
     types = kept.candidate.types if refined is None else refined.types
     recipe = recipe_trial(session, "recipe", types)
-    controls = run_controls(session, table, recipe, budget, options)
-    written = write_trial(session, recipe, file_name(session, options), stamp_of(session, table, recipe))
-    check_size(written, table.file_bytes(types), limit)
+    controls = run_controls(session, table, recipe, budget, limit, options)
+    refuse_poor(session, recipe, controls)
+    note_job(session.study, session.options)
+    written = write_trial(
+        session,
+        recipe,
+        file_name(session.source, session.base.ftype, options),
+        stamp_of(session, table, recipe),
+        Size(table.file_bytes(types), limit),
+    )
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
+    if lines := coverage_lines(session.options.imatrix, session.source):
+        facts["imatrix"] |= {"coverage": lines}
     return Allocation(
         session.options.model.name,
         session.base,
@@ -159,11 +191,78 @@ def take_anchors(
     return measure_anchors(session, table, budget, options.seed), None
 
 
-def file_name(session: Session, options: AllocationOptions) -> str:
+def own_reference_doubts(inputs: Inputs) -> list[str]:
+    """That figures are distances from a quantized file, where they are."""
+    source = inputs.source
+    if not (source.is_quantized and inputs.is_own_reference):
+        return []
+    return [
+        f"{source.path.name} is quantized already ({source.ftype or 'mixed types'}) and is its own reference: every figure says how far a "
+        "file is from it, and nothing of how far it is from the unquantized model. Give --reference with that if you have it."
+    ]
+
+
+def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
+    """Raises `InputError` where the source is its own reference and fits: nothing can be nearer to it than itself."""
+    own, base = inputs.source.types, table.base.types
+    if not (inputs.source.is_quantized and inputs.is_own_reference):
+        return
+    types = {name: own[name] for name in table.names}
+    same = all(kind in table.types[name] for name, kind in types.items())
+    same = same and all(own[name] == kind for name, kind in base.items() if name not in types)
+    if same and table.file_bytes(types) <= limit:
+        raise InputError(
+            f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "
+            f"{limit:,} bytes no file is nearer to it than itself. Give a smaller size (--like, --size), or --reference with the "
+            "unquantized model"
+        )
+
+
+def refuse_poor(session: Session, recipe: Trial, controls: Controls) -> None:
+    """Raises `RefusedError` where a control is surely better than the recipe: no poor file is written. The control isn't taken in its
+    place, since the report text must not choose."""
+    if not controls.better:
+        return
+    lines = session.options.out / NOT_WRITTEN
+    write_text(lines, format_overrides(make_overrides(session, recipe)))
+    first = controls.better[0]
+    named = f"the stock {session.base.ftype} file" if first == BASE_TRIAL.label else first
+    more = f" (and {len(controls.better) - 1} more)" if len(controls.better) > 1 else ""
+    raise RefusedError(
+        f"no file is written: on the report text {named}{more} is nearer to the reference than the recipe, beyond the "
+        "interval, and no larger. On the search text the recipe was the best. Give more text (--chunks), or texts of one kind. The "
+        f"recipe's overrides are in {lines.name}; all measurements are kept"
+    )
+
+
+def of_allocation(options: AllocationOptions) -> dict[str, Any]:
+    """The settings of an allocation, by the names of their options."""
+    rules = options.rules
+    return {
+        "policy": "allocate" if options.origin is None else "transfer",
+        "from": options.origin and content_key("origin", as_json(options.origin)),
+        "size": str(options.target),
+        **rules_of(rules),
+        "map": None if options.sensitivity is None else content_key("map", map_json(options.sensitivity)),
+        "shuffled": options.n_shuffled,
+        "refine": options.refine,
+        "budget-minutes": options.refine_minutes,
+        "seed": options.seed,
+    }
+
+
+def rules_of(rules: TypeRules) -> dict[str, Any]:
+    """The rules of types, by the names of their options."""
+    types = [] if rules.types == DEFAULT_TYPES else list(rules.types)
+    keep = [f"{tensor}={kind}" for tensor, kind in rules.keep]
+    return {"types": types, "never": list(rules.never), "only": list(rules.only), "keep": keep}
+
+
+def file_name(source: Model, base: str, options: AllocationOptions) -> str:
     """The name of the recipe's GGUF: one quantization label, at its end, and the size asked for where no stock file's was."""
-    label, target = options.label or session.base.ftype, options.target
+    label, target = options.label or base, options.target
     asked = "" if target.like else f"-{target.bits:g}bpw" if target.bits else f"-{(target.n_bytes or 0) / 1e6:.4g}MB"
-    stem = labelled(stem_of(session.source.path), label)
+    stem = labelled(stem_of(source.path), label)
     return f"{stem.removesuffix(f'-{label}')}{asked}-{label}.gguf"
 
 
@@ -172,21 +271,23 @@ def refine_recipe(
 ) -> Refined:
     """The kept recipe refined, with as much text as was asked for. Minutes become chunks by a rate that is measured once and kept with the
     study: a clock read along the way would make the choice depend on the machine's load."""
-    chunks = anchors.n_chunks or LOOKS[0] * len(table.names)  # anchors of a map took none: as many as a first look
+    n_chunks = anchors.n_chunks or LOOKS[0] * len(table.names)  # anchors of a map took none: as many as a first look
+    spend = usual_spend(n_chunks, len(session.search.chunks))
     if options.refine_minutes is not None:
-        runner = session.runner(session.search)
-        chunks = int(options.refine_minutes * 60 / seconds_a_chunk(session, runner.series))
-    return refine(session, table, anchors, kept.candidate.types, budget, chunks, options.seed)
+        seconds = seconds_a_chunk(session, session.runner(session.search).series)
+        spend = Spend(int(options.refine_minutes * 60 / seconds), seconds)
+    return refine(session, table, anchors, kept.candidate.types, budget, spend, options.seed)
 
 
 def gain(session: Session, refined: Refined, kept: Tried, recipe: Trial) -> Interval | None:
-    """KL divergence of the refined recipe on the report text as a share of that of the recipe before; None where they are the same."""
+    """KL divergence of the refined recipe on the report text as a share of that of the recipe before; None where they are the same, or
+    the one before can't be measured."""
     if not refined.n_taken:
         return None
     before = recipe_trial(session, "recipe before refinement", kept.candidate.types)
     split = session.report
     scores = session.runner(split).measure([before, recipe], split.chunks, "what refinement brought")
-    return kld_ratio(scores[recipe.label], scores[before.label])
+    return kld_ratio(scores[recipe.label], scores[before.label]) if before.label in scores else None
 
 
 def table_and_budget(session: Session, options: AllocationOptions) -> tuple[Table, int, int]:
@@ -214,11 +315,3 @@ def checked_budget(table: Table, limit: int) -> int:
             "or allow smaller types (those under 3 bits need an importance matrix: --imatrix)"
         )
     return limit - table.fixed_bytes()
-
-
-def check_size(written: Written, planned: int, limit: int) -> None:
-    """The file (before it was split) has the planned bytes, and what was written is within the limit. Raises `ProofError`."""
-    if written.file_bytes - written.split_bytes != planned or written.file_bytes > limit:
-        raise ProofError(
-            f"the file has {written.file_bytes:,} bytes, {planned:,} were planned and {limit:,} allowed; please report this"
-        )

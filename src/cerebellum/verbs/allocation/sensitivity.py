@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, for
     if out is not None:
         refuse_output(out, (path,), force)
     sensitivity = read_map(path)
-    table = narrowed(sensitivity.table, rules)
+    table = narrowed(sensitivity.table, rules, sensitivity.failed)
     limit = limit_of(sensitivity, target)
     if table.least_bytes() > limit:
         table = replace(table, extra_bytes=0)
@@ -94,8 +94,10 @@ def limit_of(sensitivity: SensitivityMap, target: Target) -> int:
     return sensitivity.stock[target.like]
 
 
-def narrowed(table: Table, rules: TypeRules) -> Table:
-    """The table with fewer choices, as the rules say; the source's own type stays one unless forbidden. Raises a `CerebellumError`."""
+def narrowed(table: Table, rules: TypeRules, failed: Sequence[tuple[str, str]] = ()) -> Table:
+    """The table with fewer choices, as the rules say, and without what ``failed`` to be measured; the source's own type stays one unless
+    forbidden. Raises a `CerebellumError`."""
+    table = table.without(failed)
     allowed, tensors = set(allowed_types(rules)), list(table.tensors.values())
     forbidden = set(allowed_types(TypeRules(types=rules.never))) if rules.never else set()
     kept, free = kept_types(tensors, rules), chosen_tensors(tensors, rules.only)
@@ -106,6 +108,8 @@ def narrowed(table: Table, rules: TypeRules) -> Table:
         if name in kept:
             if kept[name] not in table.errors[name]:
                 raise InputError(f"the map has no figures for {quoted(name)} at {kept[name]} (--keep)")
+            if (name, kept[name]) in failed:
+                raise InputError(f"{quoted(name)} at {kept[name]} (--keep) could not be measured when the map was made")
             types[name] = (kept[name],)
     return replace(table, types=types)
 
@@ -155,4 +159,4 @@ def anchors_of_map(session: Session, table: Table, sensitivity: SensitivityMap) 
         )
     text = (sensitivity.facts["text"] or {}).get("text", "another text")
     session.progress.note(f"anchors: {len(sensitivity.anchors)} taken from the map, measured on {quoted(str(text))}")
-    return Anchors(sensitivity.anchors, sensitivity.model, 0, 0)
+    return Anchors(sensitivity.anchors, sensitivity.model, 0, 0, sensitivity.failed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cerebellum.allocation.sizes import file_bytes
@@ -14,7 +14,7 @@ from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.results.allocation import Rung
 from cerebellum.scoring.summary import mean_kld, summarize
-from cerebellum.study.runner import Scores, Split
+from cerebellum.study.runner import FailedTrial, Scores, Split
 from cerebellum.verbs.allocation.measuring import recipe_trial
 from cerebellum.verbs.session import Session
 
@@ -37,32 +37,50 @@ def stock_sizes(session: Session, table: Table) -> dict[str, int]:
     return {ftype: file_bytes(table.base, stock_types(session, ftype)) for ftype in STOCK}
 
 
-def nearest_mix(backend: Backend, source: Model, imatrix: Path | None, n_bytes: int) -> str:
-    """The stock mix whose file is nearest to so many bytes, by ratio."""
-    sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in STOCK}
-    return min(STOCK, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
+def nearest_mix(
+    backend: Backend, source: Model, imatrix: Path | None, n_bytes: int, without: Iterable[str | None] = ()
+) -> str:
+    """The stock mix whose file is nearest to so many bytes, by ratio; ``without`` some mixes."""
+    mixes = [f for f in STOCK if f not in set(without)]
+    sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in mixes}
+    return min(mixes, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
 
 
-def climb(session: Session, table: Table, split: Split, low: float, high: float) -> tuple[Rung, ...]:
+def climb(
+    session: Session, table: Table, split: Split, low: float, high: float
+) -> tuple[tuple[Rung, ...], tuple[FailedTrial, ...]]:
     """The stock ladder on ``split``, from the base's rung up until one's KL divergence is at most ``low``, and down until one's is at least
-    ``high``, nats a token."""
+    ``high``, nats a token; and the rungs that can't be measured, which are passed over."""
     first = STOCK.index(session.base.ftype) if session.base.ftype in STOCK else 0
-    rungs: list[Rung] = []
+    rungs: dict[str, Rung] = {}
+    failed: list[FailedTrial] = []
+
+    def climb_to(ftype: str) -> Rung | None:
+        rung = _measured(session, table, ftype, split)
+        if isinstance(rung, FailedTrial):
+            failed.append(rung)
+            return None
+        rungs[ftype] = rung
+        return rung
+
     for place in range(first, len(STOCK)):
-        rungs.append(_measured(session, table, STOCK[place], split))
-        if rungs[-1].kld <= low:
+        rung = climb_to(STOCK[place])
+        if rung and rung.kld <= low:
             break
     for place in range(first - 1, -1, -1):
-        if rungs[0].kld >= high:
+        if rungs and min(rungs.values(), key=lambda r: r.file_bytes).kld >= high:
             break
-        rungs.insert(0, _measured(session, table, STOCK[place], split))
-    return tuple(sorted(rungs, key=lambda r: r.file_bytes))
+        climb_to(STOCK[place])
+    return tuple(sorted(rungs.values(), key=lambda r: r.file_bytes)), tuple(failed)
 
 
-def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung:
+def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung | FailedTrial:
     types = stock_types(session, ftype)
     trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
-    scores: Scores = session.runner(split).measure([trial], split.chunks, f"stock ladder: {ftype}")[trial.label]
+    runner = session.runner(split)
+    scores: Scores | None = runner.measure([trial], split.chunks, f"stock ladder: {ftype}").get(trial.label)
+    if scores is None:
+        return runner.failed([trial])[0]
     divergence = summarize(scores).divergence
     return Rung(ftype, file_bytes(table.base, types), mean_kld(scores), divergence.mean if divergence else None)
 

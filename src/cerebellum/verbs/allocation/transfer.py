@@ -35,9 +35,9 @@ from cerebellum.profiles.roles import (
 )
 from cerebellum.results.allocation import Anchors, RoleTransfer, Transferred
 from cerebellum.study.runner import TrialRunner
-from cerebellum.verbs.allocation.anchors import LOOKS, Wanted, measure_floor, measured_anchors, source_measurer
+from cerebellum.verbs.allocation.anchors import LOOKS, Wanted, measure_floor, measured_anchors
 from cerebellum.verbs.allocation.measuring import shuffled_chunks
-from cerebellum.verbs.session import Session
+from cerebellum.verbs.session import Session, opened_runner
 
 #: Share of the tensors that are measured beside the probes because their decision is open, at most.
 OPEN_SHARE = 1 / 8
@@ -95,7 +95,7 @@ def transfer_anchors(
             f"{origin.label} has nothing to carry over to {session.source.path.name} ({why}): use `cerebellum run`"
         )
     tell_families(session, origin)
-    with source_measurer(session) as runner:
+    with opened_runner(session, session.source, session.search) as runner:
         order = shuffled_chunks(session.search, seed)
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
         job = _Job(runner, table, cells, order, seed, floor)

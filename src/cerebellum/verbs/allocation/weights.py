@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.coverage import coverage_of
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.gguf.mix import Mix
+from cerebellum.gguf.types import EMBEDDINGS
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 from cerebellum.verbs.base_mix import EXCLUDED
@@ -28,10 +30,21 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     importance = important(session.options.imatrix, session.source)
     types = candidate_types(session.source, base.types, rules, importance, session.engines[0].unused)
     types = without_impossible(types, session.options.imatrix, session.source)
+    for line in coverage_lines(session.options.imatrix, session.source):
+        session.progress.note(f"importance matrix: {line}")
     types = without_mix(types, session.base.mix)
     wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
     errors, power = weight_errors(session, wanted)
     return table_of(base, types, errors, power)
+
+
+def coverage_lines(imatrix: Path | None, source: Model) -> list[str]:
+    """What the importance matrix leaves open, a line each; that embeddings have no entry is usual, and none."""
+    if imatrix is None:
+        return []
+    found = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source)
+    gaps = {name: gap for name, gap in found.gaps.items() if gap.has_entry or name not in EMBEDDINGS}
+    return replace(found, gaps=gaps).lines()
 
 
 def without_impossible(

@@ -1,0 +1,182 @@
+"""Controls and cells that can't be measured: they are listed, kept out of every recipe, and the verdict is made from the others."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cerebellum import api
+from cerebellum.domain import Chunk, TensorType
+from cerebellum.errors import EngineError, InputError, RefusedError
+from cerebellum.llamacpp.protocol import Settings, Sources
+from cerebellum.report.allocation_card import allocation_card
+from cerebellum.report.allocation_lines import verdict_lines, warning_lines
+from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault
+from tests.allocation.small import KINDS, allocate, effects, write_model
+
+UP = "blk.1.ffn_up.weight"
+
+
+@dataclass(frozen=True)
+class Refusing(FakeBackend):
+    """Fails at every set of types in which all quantizable tensors have the type ``kind``: a uniform or stock file of it."""
+
+    kind: str = "Q4_K"
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
+        return RefusingEngine(self, super().open(model, settings, sources)._model, settings, sources)
+
+
+class RefusingEngine(FakeEngine):
+    """See `Refusing`."""
+
+    def _check_fault(self, tensor_types: Any, chunk: Chunk, label: str) -> None:
+        super()._check_fault(tensor_types, chunk, label)
+        backend = self._backend
+        assert isinstance(backend, Refusing)
+        if len(tensor_types) > 3 and {swap.type for swap in tensor_types} == {backend.kind}:
+            raise EngineError(f"{label}: failed as planted")
+
+
+def test_a_stock_rung_that_fails_is_listed_and_the_ladder_is_made_of_the_others(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    result = allocate(path, Refusing(effects(path), kind="Q4_K"))
+    assert [failure.label for failure in result.controls.failed] == [
+        "uniform Q4_K",
+        "stock Q4_K_S",
+        "stock Q4_K_M",
+    ] or {failure.label for failure in result.controls.failed} >= {"uniform Q4_K", "stock Q4_K_S"}
+    rungs = [rung.ftype for rung in result.controls.ladder]
+    assert "Q3_K_M" in rungs and not [ftype for ftype in rungs if ftype.startswith("Q4_K")]
+    assert result.controls.equivalent.n_bytes is not None
+    said = "\n".join(verdict_lines(result))
+    assert "can't be measured" in said and "uniform Q4_K" in said and "nan" not in said and "inf" not in said
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["controls"]["failed"][0]["reason"]
+
+
+def test_a_map_keeps_what_could_not_be_measured_out_of_plans_and_runs(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    kind = {a.tensor: a.type for a in allocate(path, out=tmp_path / "whole").anchors.anchors}[UP]
+    broken = FakeBackend(effects(path), faults=(Fault(TensorType(UP, kind)),))
+    assert allocate(path, broken).anchors.failed == ((UP, kind),)
+    kept = tmp_path / "out" / "sensitivity.json"
+    entry = next(e for e in json.loads(kept.read_text())["tensors"] if e["name"] == UP)
+    assert entry["failed"] == [kind]
+    for size in ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M"):
+        assert api.plan(kept, like=size).types[UP] != kind
+    with pytest.raises(InputError, match="could not be measured when the map was made"):
+        api.plan(kept, like="Q6_K", keep=f"{UP}={kind}")
+    again = allocate(path, map=kept, out=tmp_path / "again")  # a sound backend: only the map knows
+    assert kind not in again.table.types[UP] and again.anchors.failed == ((UP, kind),)
+    assert (
+        json.loads((tmp_path / "again" / "sensitivity.json").read_text())["tensors"]
+        == json.loads(kept.read_text())["tensors"]
+    )
+
+
+def test_a_recipe_that_a_control_surely_beats_is_not_written(tmp_path: Path) -> None:
+    """The texts disagree: types that serve the search text are harmful on the other, where the stock file is nearer."""
+    path = write_model(tmp_path)
+    (tmp_path / "other.txt").write_text(" ".join(f"else{i * i % 9967}" for i in range(64 * 30)))
+    with pytest.raises(
+        RefusedError, match=r"no file is written: on the report text .* is nearer to the reference"
+    ) as caught:
+        allocate(path, Partial(effects(path)), report_text=tmp_path / "other.txt")
+    assert "not-written.overrides.txt" in str(caught.value)
+    out = tmp_path / "out"
+    assert [p.name for p in out.glob("*.gguf")] == ["base-Q3_K_M.gguf"] and (out / "not-written.overrides.txt").exists()
+    assert not (out / "report.json").exists()
+
+
+@dataclass(frozen=True)
+class Partial(FakeBackend):
+    """Whatever isn't Q3_K does harm on the report text."""
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
+        return PartialEngine(self, super().open(model, settings, sources)._model, settings, sources)
+
+
+class PartialEngine(FakeEngine):
+    """See `Partial`. The report text is known by its words."""
+
+    def corpus(self, name: str, text: str, n_ctx: int) -> Any:
+        found = super().corpus(name, text, n_ctx)
+        if text.startswith("else"):
+            _STRANGE.update(found.chunk(i).tokens.tobytes() for i in range(30))
+        return found
+
+    def _score(self, types: Any, chunk: Chunk, reference: Any) -> Any:
+        if chunk.tokens.tobytes() not in _STRANGE:
+            return super()._score(types, chunk, reference)
+        harm = {TensorType(n, k): Effect(kld=0.5) for n, k in types.items() if k in KINDS and k != "Q3_K"}
+        plain = self._backend
+        self._backend = FakeBackend({**plain.effects, **harm})
+        try:
+            return super()._score(types, chunk, reference)
+        finally:
+            self._backend = plain
+
+
+_STRANGE: set[bytes] = set()
+
+
+def test_the_stock_mix_is_kept_where_no_recipe_is_better(tmp_path: Path) -> None:
+    """Each tensor is harmless at its own type of the base alone, which no slope could tell."""
+    path = write_model(tmp_path)
+    mix = {"blk.0.ffn_up.weight": "Q2_K", "blk.1.ffn_down.weight": "Q2_K", "blk.1.attn_v.weight": "Q4_K"}
+    (tmp_path / "mix.txt").write_text("\n".join(f"{name}={kind}" for name, kind in mix.items()))
+    planted = {s: Effect(kld=0.001 if s.type == mix.get(s.tensor, "Q3_K") else 0.05) for s in effects(path)}
+    result = allocate(path, FakeBackend(planted), base_overrides=tmp_path / "mix.txt")
+    assert result.kept.candidate.name == "stock mix"
+    assert result.recipe.tensor_types == () and result.controls.ratio.estimate == pytest.approx(1.0)
+
+
+# -- a quantized source ------------------------------------------------------------------------------------------------
+
+
+def quantized(tmp_path: Path) -> Path:
+    path = write_model(tmp_path)
+    FakeBackend().quantize(path, tmp_path / "quantized.gguf", "Q4_K_M")
+    return tmp_path / "quantized.gguf"
+
+
+def test_a_quantized_source_says_that_it_is_its_own_reference(tmp_path: Path) -> None:
+    path = quantized(tmp_path)
+    backend = FakeBackend(effects(path))
+    notes = api.estimate(path, backend=backend, **{k: v for k, v in small(path).items() if k != "out"}).notes
+    assert any("is its own reference" in note for note in notes)
+    result = allocate(path, backend)
+    assert any("is its own reference" in line for line in warning_lines(result))
+    assert "is its own reference" in (tmp_path / "out" / "report.md").read_text()
+    assert "is its own reference" in allocation_card(result)
+
+
+def small(path: Path) -> dict[str, Any]:
+    from tests.allocation.small import options
+
+    return options(path)
+
+
+@pytest.mark.parametrize("ask", [api.estimate, api.allocate])
+def test_its_own_size_is_refused_since_nothing_is_nearer_to_it(tmp_path: Path, ask: Any) -> None:
+    path = quantized(tmp_path)
+    with pytest.raises(InputError, match=r"no file is nearer to it than itself"):
+        ask(path, backend=FakeBackend(effects(path)), **{**small(path), "like": "Q4_K_M"})
+
+
+def test_a_stock_file_without_divergence_gives_no_share_and_no_number_that_cant_be(tmp_path: Path) -> None:
+    """Its own mix is asked for with its own type forbidden: the stock file is the reference, and the recipe isn't."""
+    path = quantized(tmp_path)
+    result = allocate(path, FakeBackend(effects(path)), like="Q4_K_M", never="Q4_K")
+    said = "\n".join(verdict_lines(result))
+    assert "is the reference itself" in said and not any(word in said for word in ("nan", "inf", "?"))
+    report = (tmp_path / "out" / "report.json").read_text()
+    assert (
+        "NaN" not in report and "Infinity" not in report and json.loads(report)["controls"]["ratio"]["estimate"] is None
+    )
+    assert "nan" not in (tmp_path / "out" / "report.md").read_text().lower().replace("nanosecond", "")
