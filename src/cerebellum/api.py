@@ -654,7 +654,7 @@ def _allocation_job(
 ) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
     options: dict[str, Any] = dict(keywords)
-    read = (Path(options["map"]),) if options.get("map") is not None else ()
+    read = () if options.get("map") is None or _is_own_map(Path(options["map"]), out) else (Path(options["map"]),)
     benchmarks, allocation = bench_options(options), allocation_options(options)
     check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
     if options.get("chunks") is None:
@@ -664,6 +664,12 @@ def _allocation_job(
     if out is not None:
         refuse_inputs_in(session.out, session.files, JOB_FILES)
     return benchmarks, session, allocation
+
+
+def _is_own_map(path: Path, out: PathLike | None) -> bool:
+    """Whether a map is that of the study in ``out``: the study goes on with it, and writes it anew with the same anchors."""
+    folder = Path(out or ".")
+    return (folder / "study.sqlite").is_file() and path.absolute() == (folder / "sensitivity.json").absolute()
 
 
 def usual_chunks(ctx: int) -> int:
