@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 # Before llama.cpp's OpenMP is loaded. Beside another busy process, threads that spin at barriers take its time and get nothing done.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("without deadlines", deadline=None)
+settings.load_profile("without deadlines")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
