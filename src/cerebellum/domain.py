@@ -23,14 +23,14 @@ _BLOCK_NAME = re.compile(r"^blk\.(\d+)\.(.+)$")
 
 def role_of(name: str) -> str:
     """A tensor's role: its name without block number and ``.weight`` (``blk.3.ffn_gate.weight`` → ``ffn_gate``)."""
-    found = _BLOCK_NAME.match(name)
-    return (found[2] if found else name).removesuffix(".weight")
+    match = _BLOCK_NAME.match(name)
+    return (match[2] if match else name).removesuffix(".weight")
 
 
 def block_of(name: str) -> int | None:
     """The block number in a tensor's name, or None for tensors outside the blocks."""
-    found = _BLOCK_NAME.match(name)
-    return int(found[1]) if found else None
+    match = _BLOCK_NAME.match(name)
+    return int(match[1]) if match else None
 
 
 class ByValue:

@@ -74,7 +74,13 @@ def test_nothing_is_measured_for_nothing() -> None:
 @pytest.mark.parametrize(
     ("roles", "types", "blocks", "error", "message"),
     [
-        (["ffn_gat"], ["Q2_K"], None, TensorChoiceError, r"doesn't have; the roles are attn_q \(6\), ffn_down \(6\)"),
+        (
+            ["ffn_gat"],
+            ["Q2_K"],
+            None,
+            TensorChoiceError,
+            r"doesn't have \\(did you mean ffn_gate\\?\\); the roles are attn_q \(6\), ffn_down \(6\)",
+        ),
         (["attn_norm"], ["Q2_K"], None, TensorChoiceError, "which llama.cpp never quantizes"),
         (["ffn_gate"], ["Q2_K"], [6], TensorChoiceError, "blocks 0 to 5, no block 6"),
         (["ffn_gate"], ["Q2_K"], [], TensorChoiceError, "no tensor was chosen"),

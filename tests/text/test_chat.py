@@ -326,7 +326,7 @@ def test_a_race_on_conversations_counts_their_tokens(ground: Path) -> None:
 def test_one_conversation_can_not_both_choose_and_report(ground: Path) -> None:
     one = ground / "one.jsonl"
     one.write_text((ground / "chat.jsonl").read_text().split("\n")[0])
-    with pytest.raises(TextError, match="only 1 conversations; two must choose"):
+    with pytest.raises(TextError, match="only 1 conversation; two must choose"):
         run(ground, text=one)
     with pytest.raises(TextError, match="only one chunk"):
         run(ground, report_text=one)

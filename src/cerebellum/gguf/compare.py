@@ -34,8 +34,8 @@ def tensor_differences(ours: Path, theirs: Path) -> Iterator[TensorDifference]:
         other = others.pop(tensor.name, None)
         if other != tensor:
             yield TensorDifference(tensor.name, tensor.n_bytes, tensor.n_bytes, float("inf"))
-        elif found := _difference(first, second, tensor.name):
-            yield found
+        elif difference := _difference(first, second, tensor.name):
+            yield difference
     for name, other in others.items():
         yield TensorDifference(name, other.n_bytes, other.n_bytes, float("inf"))
 
@@ -62,5 +62,5 @@ def _weights(data: npt.NDArray[np.uint8], kind: str) -> npt.NDArray[np.float64]:
     import gguf
 
     with np.errstate(all="ignore"):
-        found = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind])
-    return np.asarray(found, dtype=np.float64)
+        weights = gguf.quants.dequantize(data, gguf.GGMLQuantizationType[kind])
+    return np.asarray(weights, dtype=np.float64)

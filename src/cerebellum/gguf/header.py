@@ -202,9 +202,9 @@ def _start(cursor: _Cursor, buffer: Buffer, size: int, label: str) -> tuple[int,
     version = cursor.scalar(_U32, "the version")
     if version not in VERSIONS:
         big = version & 0xFFFF == 0 and version != 0
-        said = "big-endian" if big else f"version {version}"
+        form = "big-endian" if big else f"version {version}"
         raise ModelFileError(
-            f"{label} is a {said} GGUF; only little-endian versions 2 and 3 can be read: convert the model again"
+            f"{label} is a {form} GGUF; only little-endian versions 2 and 3 can be read: convert the model again"
         )
     counts = cursor.scalar(_U64, "the number of tensors"), cursor.scalar(_U64, "the number of metadata pairs")
     return cursor.count(counts[0], MAX_TENSORS, "tensors"), cursor.count(counts[1], MAX_PAIRS, "metadata pairs")
@@ -254,12 +254,12 @@ def elements(buffer: Buffer, array: LongArray) -> tuple[Any, ...]:
     """The elements of an array that was passed over in the GGUF in ``buffer``: strings as `str`, anything else as numbers."""
     if array.element_type != _STRING:
         return struct.unpack_from(f"<{array.length}{_CODES[array.element_type]}", buffer, array.offset)
-    found, position = [], array.offset
+    texts, position = [], array.offset
     for _ in range(array.length):
         start = position + _U64.size
         position = start + _U64.unpack_from(buffer, position)[0]
-        found.append(bytes(buffer[start:position]).decode(errors="replace"))
-    return tuple(found)
+        texts.append(bytes(buffer[start:position]).decode(errors="replace"))
+    return tuple(texts)
 
 
 def _tensor_table(cursor: _Cursor, n_tensors: int) -> list[tuple[Tensor, int]]:

@@ -30,27 +30,27 @@ UNKNOWN = "unknown"
 def read_importance(path: Path, chunk_size: int) -> Importance:
     """The sums and counts in ``path``. A ``.dat`` has means and a number of chunks: they count as chunks of ``chunk_size`` tokens, as
     for llama-imatrix. Raises `ModelFileError` where it isn't an importance matrix, is cut, or holds what isn't finite."""
-    found = load_imatrix(path)
+    imatrix = load_imatrix(path)
     with mapped(path) as (buffer, size):
         if bytes(buffer[:4]) == MAGIC:
-            return _from_gguf(path, found, buffer, read_header(buffer, size, str(path)))
-    n_rows = max(1, found.n_chunks) * chunk_size
-    entries = {n: Sums(means * np.float32(n_rows), np.array([n_rows])) for n, means in found.entries.items()}
-    return Importance(entries, found.datasets, chunk_size)
+            return _from_gguf(path, imatrix, buffer, read_header(buffer, size, str(path)))
+    n_rows = max(1, imatrix.n_chunks) * chunk_size
+    entries = {n: Sums(means * np.float32(n_rows), np.array([n_rows])) for n, means in imatrix.entries.items()}
+    return Importance(entries, imatrix.datasets, chunk_size)
 
 
-def _from_gguf(path: Path, found: Imatrix, buffer: Buffer, header: Header) -> Importance:
+def _from_gguf(path: Path, imatrix: Imatrix, buffer: Buffer, header: Header) -> Importance:
     lengths = {t.name: t.n_elements for t in header.tensors}
 
     def floats(name: str) -> Floats:
         return np.frombuffer(buffer, "<f4", lengths[name], header.offsets[name]).astype(np.float32)
 
-    for name in found.entries:
+    for name in imatrix.entries:
         if (floats(name + COUNTS) > MOST_COUNT).any():
             raise ModelFileError(
                 f"the importance matrix {path} can't be used: it counts more rows for {name} than can be; compute it again"
             )
-    entries = {n: Sums(floats(n + SUMS), np.round(floats(n + COUNTS)).astype(np.int64)) for n in found.entries}
+    entries = {n: Sums(floats(n + SUMS), np.round(floats(n + COUNTS)).astype(np.int64)) for n in imatrix.entries}
     for name, sums in entries.items():
         if not np.isfinite(sums.values).all() or (sums.counts < 0).any():
             raise ModelFileError(
@@ -60,7 +60,7 @@ def _from_gguf(path: Path, found: Imatrix, buffer: Buffer, header: Header) -> Im
     tokens = header.metadata[CHUNK_SIZE]
     if not isinstance(tokens, int) or tokens < 1:
         raise ModelFileError(f"the importance matrix {path} can't be used: its {CHUNK_SIZE} is not a number of tokens")
-    return Importance(entries, found.datasets, tokens, origin)
+    return Importance(entries, imatrix.datasets, tokens, origin)
 
 
 def write_importance(importance: Importance, out: Path, partial: Path) -> None:

@@ -72,9 +72,9 @@ def merged(parts: Iterable[Importance], chunk_size: int) -> Importance:
     """
     entries: dict[str, Sums] = {}
     datasets: tuple[str, ...] = ()
-    for part in parts:
-        datasets += part.datasets
-        for name, sums in part.entries.items():
+    for importance in parts:
+        datasets += importance.datasets
+        for name, sums in importance.entries.items():
             entries[name] = added(name, entries[name], sums) if name in entries else sums
     return Importance(dict(sorted(entries.items())), datasets, chunk_size)
 

@@ -18,8 +18,8 @@ _IN_STEM = re.compile(rf"[-_. ]?{_LABEL.pattern}(?=$|[-_. ])", re.IGNORECASE)
 
 def label_of(name: str) -> str | None:
     """The label that the hub shows for a file of this name: the last one in it."""
-    found = _LABEL.findall(name.upper())
-    return found[-1] if found else None
+    labels = _LABEL.findall(name.upper())
+    return labels[-1] if labels else None
 
 
 def labelled(stem: str, label: str) -> str:

@@ -62,14 +62,14 @@ def quantizable(name: str, dims: int, architecture: str = "") -> bool:
     if dims < 2 or not name.endswith("weight") or name in _KEPT_NAMES:
         return False
     kept = (*_KEPT_PARTS, *_KEPT_PARTS_BY_ARCHITECTURE.get(architecture, ()))
-    return not any(part in name for part in kept)
+    return not any(word in name for word in kept)
 
 
 def quantizable_tensors(model: Model) -> tuple[Tensor, ...]:
     """The model's tensors that llama.cpp would quantize, in the order of the file; not tables of integers or doubles, which it can't read
     as weights."""
-    found = (t for t in model.tensors if t.type not in COPIED)
-    return tuple(t for t in found if quantizable(t.name, n_dims(t.shape), model.architecture))
+    stored = (t for t in model.tensors if t.type not in COPIED)
+    return tuple(t for t in stored if quantizable(t.name, n_dims(t.shape), model.architecture))
 
 
 #: Tables of whole numbers that models do have: which experts a token is sent to.

@@ -131,10 +131,10 @@ def layers_of(model: Model) -> tuple[Layer, ...]:
         _windows(model, meta),
         _states(model, meta),
     )
-    own = meta.n_blocks - n_shared(model)
+    n_with_cache = meta.n_blocks - n_shared(model)
     return tuple(
         Layer(0, 0, None, states[block])
-        if (states[block] and model.architecture not in _BOTH) or not heads[block] or block >= own
+        if (states[block] and model.architecture not in _BOTH) or not heads[block] or block >= n_with_cache
         else Layer(*_widths(meta, heads[block], windows[block] is not None), windows[block], states[block])
         for block in range(meta.n_blocks)
     )  # fmt: skip

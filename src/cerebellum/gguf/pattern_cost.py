@@ -81,8 +81,8 @@ class _Counter:
         elif kind == "SUBPATTERN":
             yield from self.run(list(argument[-1]), at)
         elif kind in ("ASSERT", "ASSERT_NOT"):
-            found = next(self.run(list(argument[1]), at), None)
-            if (found is not None) == (kind == "ASSERT"):
+            end = next(self.run(list(argument[1]), at), None)
+            if (end is not None) == (kind == "ASSERT"):
                 yield at
         elif kind in ("AT", "GROUPREF"):
             yield at
@@ -119,12 +119,12 @@ def _is(kind: str, argument: Any, letter: str) -> bool:
         return bool(argument[0] <= ord(letter) <= argument[1])
     if kind == "CATEGORY":
         name = str(argument).lower()
-        found = (
+        is_member = (
             letter.isdigit()
             if "digit" in name
             else letter.isspace()
             if "space" in name
             else letter.isalnum() or letter == "_"
         )
-        return found != ("not_" in name)
+        return is_member != ("not_" in name)
     return False

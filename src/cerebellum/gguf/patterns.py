@@ -41,7 +41,7 @@ def compiled_pattern(pattern: str) -> re.Pattern[str]:
 
 def names_with(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
     """The ``names`` that ``pattern`` is found in. Raises `OverrideError` where it is invalid, or would be searched for without end."""
-    found = compiled_pattern(pattern)
+    compiled = compiled_pattern(pattern)
     try:
         check_cost(_unmerged(pattern), re.ASCII, names)
     except (TooMuchWork, RecursionError) as error:
@@ -49,7 +49,7 @@ def names_with(pattern: str, names: Sequence[str]) -> tuple[str, ...]:
             f"the pattern {pattern[:200]!r} can be matched in too many ways: neither llama.cpp nor we would come to an end; write it "
             "without repeats inside repeats"
         ) from error
-    return tuple(name for name in names if found.search(name))
+    return tuple(name for name in names if compiled.search(name))
 
 
 def _unmerged(pattern: str) -> str:
@@ -68,9 +68,9 @@ def _different(pattern: str) -> str:
         return "letters outside printable ASCII"
     position, in_class = 0, False
     while position < len(pattern):
-        found, width, in_class = _step(pattern, position, in_class)
-        if found:
-            return found
+        problem, width, in_class = _step(pattern, position, in_class)
+        if problem:
+            return problem
         position += width
     return ""
 
@@ -96,9 +96,9 @@ def _step(pattern: str, at: int, in_class: bool) -> tuple[str, int, bool]:
 
 def _quantifier(pattern: str, at: int) -> tuple[str, int]:
     """(what is not shared, letters read) where a quantifier may stand: ``*``, ``+``, ``?``, ``{n}``, ``{n,}``, ``{n,m}``, lazy or not."""
-    found = _QUANTIFIER.match(pattern, at)
-    if not found:
+    quantifier = _QUANTIFIER.match(pattern, at)
+    if not quantifier:
         return (f"a bare {pattern[at]}" if pattern[at] in "{}" else ""), 1
-    if _QUANTIFIER.match(pattern, found.end()):
+    if _QUANTIFIER.match(pattern, quantifier.end()):
         return "one quantifier after another", 1
-    return "", found.end() - at
+    return "", quantifier.end() - at

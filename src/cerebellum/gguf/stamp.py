@@ -32,12 +32,12 @@ _FIXED = len(MAGIC) + struct.calcsize("<IQQ")
 def tensor_digests(path: Path) -> dict[str, str]:
     """Tensor → the first `DIGITS` hex digits of a sha256 of its name, shape, type and bytes. Raises `ModelFileError`."""
     weights = model_file.open_weights(path)
-    found = {}
+    digests = {}
     for tensor in weights.model.tensors:
         data = weights.raw(tensor.name)
         what = canonical_json([tensor.name, list(tensor.shape), tensor.type, sha256_bytes(data.reshape(-1).data)])
-        found[tensor.name] = sha256_bytes(what.encode())[:DIGITS]
-    return found
+        digests[tensor.name] = sha256_bytes(what.encode())[:DIGITS]
+    return digests
 
 
 def tensors_key(digests: Mapping[str, str]) -> str:

@@ -37,8 +37,8 @@ def token_list(model: Model) -> TokenList:
     with mapped(model.path) as (buffer, _):
 
         def value(name: str) -> Any:
-            found = model.metadata.get(_PREFIX + name)
-            return elements(buffer, found) if isinstance(found, LongArray) else found
+            stored = model.metadata.get(_PREFIX + name)
+            return elements(buffer, stored) if isinstance(stored, LongArray) else stored
 
         texts, types = value("tokens"), value("token_type")
         rules = {name: content_key(name, _plain(value(name))) for name in _RULES if _PREFIX + name in model.metadata}
@@ -58,17 +58,17 @@ def check_same_tokens(first: TokenList, second: TokenList) -> None:
     """Raises `InputError` naming the first token that has another text in one file than in the other."""
     if (n := len(first.texts)) != (m := len(second.texts)):
         raise InputError(f"{first.file} has {n} tokens, {second.file} {m}: they can't be compared token by token")
-    if said := first_other_token(first, second):
+    if difference := first_other_token(first, second):
         raise InputError(
-            f"{said}: with other tokens a KL divergence compares other words. Compare files that were made from one model"
+            f"{difference}: with other tokens a KL divergence compares other words. Compare files that were made from one model"
         )
 
 
 def first_other_token(first: TokenList, second: TokenList) -> str:
     """The first token that has another text in one file than in the other, in words; "" where there is none."""
-    for number, (own, other) in enumerate(zip(first.texts, second.texts, strict=False)):
-        if own != other:
-            return f"token {number} is {own!r} in {first.file} and {other!r} in {second.file}"
+    for number, (token, other) in enumerate(zip(first.texts, second.texts, strict=False)):
+        if token != other:
+            return f"token {number} is {token!r} in {first.file} and {other!r} in {second.file}"
     return ""
 
 
@@ -78,9 +78,9 @@ def other_rules(first: TokenList, second: TokenList) -> str:
     differing = [name for name in _RULES if first.rules.get(name) != second.rules.get(name)]
     if not differing:
         return ""
-    said = f"{first.file} and {second.file} differ in {', '.join(_PREFIX + name for name in differing)}"
-    for number, (own, other) in enumerate(zip(first.types, second.types, strict=False)):
-        if own != other:
-            kinds = [_TYPES.get(kind, str(kind)) for kind in (own, other)]
-            return f"{said} (token {number}, {first.texts[number]!r}, is {kinds[0]} in the first and {kinds[1]} in the second)"
-    return said
+    difference = f"{first.file} and {second.file} differ in {', '.join(_PREFIX + name for name in differing)}"
+    for number, (kind_first, other) in enumerate(zip(first.types, second.types, strict=False)):
+        if kind_first != other:
+            kinds = [_TYPES.get(kind, str(kind)) for kind in (kind_first, other)]
+            return f"{difference} (token {number}, {first.texts[number]!r}, is {kinds[0]} in the first and {kinds[1]} in the second)"
+    return difference

@@ -243,9 +243,9 @@ def _coded_kernel(scale: Floats) -> Callable[..., None]:
         logits: Floats, first: int, last: int, lse: Doubles, codes: Codes, own_lse: Doubles, kld: Doubles
     ) -> None:
         for start in range(first, last, _DECODED):
-            part = slice(start, min(last, start + _DECODED))
-            rows = _decoded(codes[part], scale[part])
-            kernels.complete(logits[part], 0, len(rows), lse[part], rows, own_lse[part], kld[part])
+            decoded = slice(start, min(last, start + _DECODED))
+            rows = _decoded(codes[decoded], scale[decoded])
+            kernels.complete(logits[decoded], 0, len(rows), lse[decoded], rows, own_lse[decoded], kld[decoded])
 
     return complete
 

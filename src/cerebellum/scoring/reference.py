@@ -83,14 +83,14 @@ class ReferenceStore:
         """The rows of one chunk. Raises `StudyError` where they are missing or damaged."""
         wanted = ("ids", "drawn") if self.k is not None else ("scale",) if self.bits == EXACT_BITS else ()
         logits, lse, target_nll, top, *more = self._load(chunk, ("logits", "lse", "target_nll", "top", *wanted))
-        found = dict(zip(wanted, more, strict=True))
-        drawn = int(found.get("drawn", 0))
-        return ReferenceRows(logits, lse, target_nll, top, found.get("ids"), drawn, found.get("scale"))
+        arrays = dict(zip(wanted, more, strict=True))
+        drawn = int(arrays.get("drawn", 0))
+        return ReferenceRows(logits, lse, target_nll, top, arrays.get("ids"), drawn, arrays.get("scale"))
 
     def _load(self, chunk: int, names: Sequence[str]) -> list[Any]:
         try:
-            with self.path(chunk).open("rb") as stream, np.load(stream) as found:
-                return [found[name] for name in names]
+            with self.path(chunk).open("rb") as stream, np.load(stream) as arrays:
+                return [arrays[name] for name in names]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise StudyError(
                 f"reference rows {self.path(chunk)} can't be read ({error}); delete the file and run again"

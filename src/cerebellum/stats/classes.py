@@ -65,12 +65,12 @@ def classify(
         return Class(word, True, f"{effect_percent:+.1f} %, by size alone: no interval is known")
     if not (math.isfinite(effect_percent) and low <= effect_percent <= high):
         raise InputError(f"an effect of {effect_percent} % can't lie within {low} to {high} %; measure it again")
-    said = f"{effect_percent:+.2f} % ({low:+.2f} to {high:+.2f} %)"
+    change = f"{effect_percent:+.2f} % ({low:+.2f} to {high:+.2f} %)"
     if low > 0.0 or high < 0.0:
-        return Class(word, True, f"{said}: the interval excludes zero")
+        return Class(word, True, f"{change}: the interval excludes zero")
     if limits.mild_benefit <= low and high <= limits.damage:
-        return Class(Word.NEUTRAL, True, f"{said}: the whole interval is small")
-    return Class(Word.NEUTRAL, False, f"{said}: undecided, the interval holds zero; more text would tell")
+        return Class(Word.NEUTRAL, True, f"{change}: the whole interval is small")
+    return Class(Word.NEUTRAL, False, f"{change}: undecided, the interval holds zero; more text would tell")
 
 
 def _by_size(percent: float, limits: Thresholds) -> Word:

@@ -143,8 +143,8 @@ def power(n: int, share: float, difference: float) -> float:
     weight = np.exp(log_choose + xlogy(m, share) + xlog1py(n - m, -share))
     most = _most_against(n)[least : least + m.size]
     toward = min((share + difference) / (2.0 * share), 1.0)
-    found = betainc(m - most, most + 1.0, toward)  # at most `most` of m flips go against the difference
-    return float(np.sum(weight * found))
+    against = betainc(m - most, most + 1.0, toward)  # at most `most` of m flips go against the difference
+    return float(np.sum(weight * against))
 
 
 @lru_cache(maxsize=8)

@@ -47,10 +47,10 @@ def standings(sizes: Sequence[int], limits: Mapping[tuple[int, int], tuple[float
         low, high = limits[min(one, other), max(one, other)]
         return low > 0.0 if one < other else high < 0.0
 
-    found = []
+    ranked = []
     for i in files:
         above = tuple(j for j in files if j != i and better(j, i))
         dominating = tuple(j for j in above if sizes[j] <= sizes[i])
         unproven = tuple(j for j in files if sizes[j] < sizes[i] and j not in above and not better(i, j))
-        found.append(Standing(1 + len(above), dominating, unproven))
-    return tuple(found)
+        ranked.append(Standing(1 + len(above), dominating, unproven))
+    return tuple(ranked)

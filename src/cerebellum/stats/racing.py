@@ -297,17 +297,17 @@ class _Replay:
         members: dict[str, list[str]] = {}
         for trial in seen:
             members.setdefault(group.get(trial, trial), []).append(trial)
-        least = {place: max(min(seen[t].low for t in trials), 0.0) for place, trials in members.items()}
+        least = {key: max(min(seen[t].low for t in trials), 0.0) for key, trials in members.items()}
         out = []
         for trial in self.open:
-            own = group.get(trial, trial)
-            rivals = [t for t in members[own] if t in saved]
+            mine = group.get(trial, trial)
+            rivals = [t for t in members[mine] if t in saved]
             before = {
-                place
-                for place, trials in members.items()
-                if place != own and trial in saved and any(self._is_before(seen, t, trial, rivals) for t in trials)
+                key
+                for key, trials in members.items()
+                if key != mine and trial in saved and any(self._is_before(seen, t, trial, rivals) for t in trials)
             }
-            if seen[trial].low + math.fsum(least[place] for place in before) > limits[trial]:
+            if seen[trial].low + math.fsum(least[key] for key in before) > limits[trial]:
                 out.append(trial)
         return out
 

@@ -118,7 +118,7 @@ def _sentence(kld: Interval | None, ppl: Interval | None, why: str) -> str:
         parts.append(f"Perplexity changes by {text}" + ("" if kld is not None else f", {_chunks(ppl)}"))
     if kld is None:
         why += "; perplexity alone, without a reference"
-    return f"{parts[0]}: {why}.{''.join(f' {part}.' for part in parts[1:])}"
+    return f"{parts[0]}: {why}.{''.join(f' {sentence}.' for sentence in parts[1:])}"
 
 
 def _milli(nats: float) -> str:

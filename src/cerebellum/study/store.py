@@ -424,12 +424,12 @@ class Study:
 
     def answers(self, file: str) -> dict[str, str]:
         """Request → reply, of all that a file has answered; ``file`` is the hash of its content, build and settings."""
-        found = {}
+        replies = {}
         for request, reply, digest in self._rows("SELECT request, reply, digest FROM answer WHERE file = ?", file):
             if digest != row_digest(file, request, reply):
                 raise self._damaged(f"the answer to {request}")
-            found[request] = reply
-        return found
+            replies[request] = reply
+        return replies
 
     def add_answer(self, file: str, request: str, reply: str) -> None:
         """Commit one reply. One that is there stays. Raises `InputError`, and commits nothing, where a watched file has changed."""

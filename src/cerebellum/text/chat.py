@@ -73,9 +73,9 @@ def read_conversations(path: Path) -> Conversations:
     text = read_text(path)
     values = _whole_list(path, text.removeprefix("\ufeff")) or _values(path, text.removeprefix("\ufeff"))
     items, left_out = [], []
-    for place, value in values:
+    for where, value in values:
         try:
-            items.append(_conversation(place, value))
+            items.append(_conversation(where, value))
         except _NotText as error:
             left_out.append(str(error))
     if not items:
@@ -91,11 +91,11 @@ def _values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
     """(place, what it holds) of each line."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            place = f"{path}, line {number}"
+            where = f"{path}, line {number}"
             try:
-                yield place, json.loads(line)
+                yield where, json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise TextError(f"{place} is not JSON ({error}); --chat wants one conversation a line") from error
+                raise TextError(f"{where} is not JSON ({error}); --chat wants one conversation a line") from error
 
 
 def _whole_list(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -117,45 +117,45 @@ def _list_of(value: Mapping[str, Any]) -> Any:
     return next((value[name] for name in _LISTS if name in value), None)
 
 
-def _conversation(place: str, value: Any) -> Conversation:
-    found = _list_of(value) if isinstance(value, dict) else value
-    if not isinstance(found, list) or not found:
-        raise TextError(f'{place} has no messages; write {{"messages": [{{"role": "user", "content": "…"}}, …]}}')
-    messages = [_message(f"{place}, message {number}", message) for number, message in enumerate(found, 1)]
+def _conversation(where: str, value: Any) -> Conversation:
+    listed = _list_of(value) if isinstance(value, dict) else value
+    if not isinstance(listed, list) or not listed:
+        raise TextError(f'{where} has no messages; write {{"messages": [{{"role": "user", "content": "…"}}, …]}}')
+    messages = [_message(f"{where}, message {number}", message) for number, message in enumerate(listed, 1)]
     if (
         isinstance(value, dict)
-        and isinstance(said := value.get("system"), str)
-        and said
+        and isinstance(system := value.get("system"), str)
+        and system
         and messages[0]["role"] != "system"
     ):
-        messages.insert(0, {"role": "system", "content": said})
+        messages.insert(0, {"role": "system", "content": system})
     if not any(message["role"] == _SCORED_ROLE for message in messages):
-        raise TextError(f"{place} has no message of the assistant, so nothing to score; add one or leave the line out")
-    return Conversation(place, tuple(messages))
+        raise TextError(f"{where} has no message of the assistant, so nothing to score; add one or leave the line out")
+    return Conversation(where, tuple(messages))
 
 
-def _message(place: str, message: Any) -> Message:
+def _message(where: str, message: Any) -> Message:
     """With ``role`` and ``content``, the latter text, or None where tools are called instead."""
     if not isinstance(message, dict):
-        raise TextError(f'{place} is not an object with "role" and "content"')
+        raise TextError(f'{where} is not an object with "role" and "content"')
     others = {name: value for name, value in message.items() if name not in ("from", "value")}
     role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
     if isinstance(content, list) and content:
-        content = "".join(_part(place, part) for part in content)
+        content = "".join(_part(where, piece) for piece in content)
     calls = content is None and message.get("tool_calls")
     for name, given in (("role", role), ("content", content)):
         if not isinstance(given, str) and not (name == "content" and calls):
-            raise TextError(f'{place} has no "{name}" that is text; each message needs "role" and "content"')
+            raise TextError(f'{where} has no "{name}" that is text; each message needs "role" and "content"')
     return {**others, "role": _ROLES.get(str(role), role), "content": content}
 
 
-def _part(place: str, part: Any) -> str:
-    text = part.get("text") if isinstance(part, dict) and part.get("type") in _TEXTS else part
+def _part(where: str, piece: Any) -> str:
+    text = piece.get("text") if isinstance(piece, dict) and piece.get("type") in _TEXTS else piece
     if isinstance(text, str):
         return text
-    if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] not in _TEXTS:
-        raise _NotText(f"{place} has a part of type {part['type']!r}, which is no text")
-    raise TextError(f'{place} has a part without text; write {{"type": "text", "text": "…"}}')
+    if isinstance(piece, dict) and isinstance(piece.get("type"), str) and piece["type"] not in _TEXTS:
+        raise _NotText(f"{where} has a part of type {piece['type']!r}, which is no text")
+    raise TextError(f'{where} has a part without text; write {{"type": "text", "text": "…"}}')
 
 
 # -- rendering ---------------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ def tokenized(segments: Sequence[Segment], tokenize: Callable[[str], Tokens], bo
         _continued(before.text if before else "", segment.text, tokenize)
         for before, segment in zip((None, *segments), segments, strict=False)
     ]
-    scored = [np.full(len(part), segment.scored) for part, segment in zip(parts, segments, strict=True)]
+    scored = [np.full(len(ids), segment.scored) for ids, segment in zip(parts, segments, strict=True)]
     tokens, mask = np.concatenate([_NOTHING, *parts]), np.concatenate([_NOTHING.astype(np.bool_), *scored])
     if bos is not None and tokens[:1].tolist() != [bos]:
         return np.append(np.int32(bos), tokens), np.append(False, mask)

@@ -24,12 +24,12 @@ def read_text(path: Path) -> str:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-        said = (
+        problem = (
             "is UTF-16 text; save it as UTF-8"
             if wide
             else f"is not UTF-8 text (byte {error.start}); give a plain text file"
         )
-        raise TextError(f"{path} {said}") from error
+        raise TextError(f"{path} {problem}") from error
     text = text.removesuffix("\n")
     if not text.strip():
         raise TextError(f"the text {path} is empty; give a text of at least two chunks")
@@ -75,7 +75,9 @@ def cut_conversations(
     if not kept:
         raise TextError(f"{name} has no assistant's word within {n_ctx} tokens of a conversation; give a larger --ctx")
     tokens, scored = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    bounds = np.cumsum([0, *(len(part) for part, _ in kept)], dtype=np.int64)
+    bounds = np.cumsum([0, *(len(tokens_kept) for tokens_kept, _ in kept)], dtype=np.int64)
     turns = Turns(bounds, scored, n_cut, len(conversations) - len(kept), tuple(refused))
-    sha256 = sha256_bytes("".join(sha256_bytes(part.tobytes()) for part in (tokens, bounds, scored)).encode())
+    sha256 = sha256_bytes(
+        "".join(sha256_bytes(tokens_kept.tobytes()) for tokens_kept in (tokens, bounds, scored)).encode()
+    )
     return Corpus(name, text_sha256, sha256, n_ctx, tokens, None, turns)

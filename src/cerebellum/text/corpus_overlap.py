@@ -27,5 +27,5 @@ def word_ids(*texts: str) -> list[Ids]:
 
 def words_overlap(text: str, others: Sequence[str]) -> Overlap:
     """What of ``text`` is in ``others`` too, in runs of `cerebellum.text.overlap.N_GRAM` words."""
-    own, *rest = word_ids(text, *others)
-    return overlap(own, rest)
+    ids, *rest = word_ids(text, *others)
+    return overlap(ids, rest)

@@ -74,9 +74,9 @@ def _equal_runs(tokens: Tokens, other: Tokens, n: int) -> npt.NDArray[np.int64]:
         np.argsort(mine),
         np.argsort(theirs),
     )  # both sorted, the search goes through memory in one direction
-    found = np.minimum(np.searchsorted(theirs, mine[of_mine], sorter=of_theirs), len(theirs) - 1)
+    nearest = np.minimum(np.searchsorted(theirs, mine[of_mine], sorter=of_theirs), len(theirs) - 1)
     places = np.empty(len(mine), np.int64)
-    places[of_mine] = of_theirs[found]
+    places[of_mine] = of_theirs[nearest]
     starts = np.flatnonzero(theirs[places] == mine)
     equal = np.ones(len(starts), np.bool_)
     for step in range(n):

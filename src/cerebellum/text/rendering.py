@@ -83,16 +83,16 @@ class Renderer:
     def _line(self, child: subprocess.Popen[bytes], deadline: float) -> bytes | None:
         """The child's answer; empty where it ended, None where it took or wrote too much."""
         assert child.stdout is not None
-        descriptor, found = child.stdout.fileno(), bytearray()
-        while not found.endswith(b"\n"):
+        descriptor, line = child.stdout.fileno(), bytearray()
+        while not line.endswith(b"\n"):
             left = deadline - time.monotonic()
-            if left <= 0 or len(found) > 16 * MOST or not select.select([descriptor], [], [], left)[0]:
+            if left <= 0 or len(line) > 16 * MOST or not select.select([descriptor], [], [], left)[0]:
                 return None
             block = os.read(descriptor, 1 << 20)
             if not block:
                 return b""
-            found += block
-        return bytes(found)
+            line += block
+        return bytes(line)
 
 
 RENDERER = Renderer()

@@ -74,11 +74,11 @@ def lint(template: Template) -> tuple[Finding, ...]:
         how = "can't be rendered" if isinstance(error, TemplateBroken) else "refuses a single question"
         return (Finding("error", "renders", f"the template {how}: {error}"),)
     try:
-        found = [f for check in _CHECKS for f in check(template, plain)]
+        findings = [f for check in _CHECKS for f in check(template, plain)]
     except TemplateBroken as error:
-        found = [Finding("error", "renders", f"the template breaks on some conversations: {error}")]
+        findings = [Finding("error", "renders", f"the template breaks on some conversations: {error}")]
     order = ("error", "warning", "note")
-    return tuple(sorted(found, key=lambda f: order.index(f.level)))
+    return tuple(sorted(findings, key=lambda f: order.index(f.level)))
 
 
 def _question(template: Template, plain: str) -> Iterator[Finding]:
