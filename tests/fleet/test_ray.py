@@ -21,6 +21,7 @@ from cerebellum.progress import Silent
 from cerebellum.testing import write_fake_model
 from tests.fleet.nodes import NodeBackend
 
+os.environ.setdefault("RAY_agent_register_timeout_ms", "240000")  # read by its processes: the machine may be busy
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
