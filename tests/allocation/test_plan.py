@@ -79,7 +79,7 @@ def test_nothing_is_measured_for_nothing() -> None:
             ["Q2_K"],
             None,
             TensorChoiceError,
-            r"doesn't have \\(did you mean ffn_gate\\?\\); the roles are attn_q \(6\), ffn_down \(6\)",
+            r"doesn't have \(did you mean ffn_gate\?\); the roles are attn_q \(6\), ffn_down \(6\)",
         ),
         (["attn_norm"], ["Q2_K"], None, TensorChoiceError, "which llama.cpp never quantizes"),
         (["ffn_gate"], ["Q2_K"], [6], TensorChoiceError, "blocks 0 to 5, no block 6"),
