@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cerebellum.cli.common import guarded, json_option, print_json, split_options, wide_option
-from cerebellum.cli.console import print_table
+from cerebellum.cli.console import print_folded, print_grid, print_table
 from cerebellum.errors import InputError
 
 FilePath = click.Path(path_type=Path)
@@ -58,14 +58,17 @@ def lint(recipe: Path, model: Path, base: str | None, imatrix: Path | None, as_j
     Example: cerebellum recipe lint overrides.txt model-BF16.gguf --base Q3_K_M
     """
     from cerebellum.llamacpp.process import LlamaBackend
-    from cerebellum.report.recipe import lint_grid, lint_json
+    from cerebellum.report.recipe import lint_grid, lint_json, lint_lines
     from cerebellum.verbs.recipe import lint_file
 
     found = lint_file(LlamaBackend(), recipe, model, base, imatrix)
     if as_json:
         print_json(lint_json(found))
+    elif wide:
+        print_grid(lint_grid(found))
     else:
-        print_table(lint_grid(found), wide=wide)
+        for line in lint_lines(found):
+            print_folded(line)
     if found.errors:
         sys.exit(InputError.exit_code)
 

@@ -88,6 +88,16 @@ def lint_grid(found: Linted) -> Grid:
     return Grid("Lint", ("", "line", "fault", "tensor", "what"), rows, notes)
 
 
+def lint_lines(found: Linted) -> list[str]:
+    """A sentence a finding, and the verdict."""
+    lines = []
+    for f in found.findings:
+        where = f", line {f.line}" if f.line else ""
+        tensor = f" ({f.tensor})" if f.tensor and f.tensor not in f.message else ""
+        lines.append(f"{f.level}{where}: {f.message}{tensor} [{f.code}]")
+    return [*lines, *lint_grid(found).notes]
+
+
 def lint_json(found: Linted) -> dict[str, Any]:
     """The findings as plain data."""
     return {
