@@ -243,7 +243,9 @@ def test_names_carry_one_label_at_the_end(stem: str, name: str) -> None:
 
 
 def test_a_file_of_another_size_has_another_name(ground: Path, result: Allocation) -> None:
-    other = allocate(ground / "model-F16.gguf", like=None, bpw=3.9, map=ground / "out" / "sensitivity.json", force=True)
+    other = allocate(
+        ground / "model-F16.gguf", like=None, bpw=3.9, map=ground / "out" / "sensitivity.json", out=ground / "size"
+    )
     assert result.written.path.name == "model-cerebellum-Q3_K_M.gguf" != other.written.path.name
     assert "3.9bpw" in other.written.path.name and label_of(other.written.path.name) == other.base.ftype
     assert read_model(result.written.path).file_bytes == result.written.file_bytes

@@ -210,7 +210,7 @@ def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
     types = {name: own[name] for name in table.names}
     same = all(kind in table.types[name] for name, kind in types.items())
     same = same and all(own[name] == kind for name, kind in base.items() if name not in types)
-    if same and table.file_bytes(types) <= limit:
+    if same and table.file_bytes(types) - table.extra_bytes <= limit:  # as it is, it carries no keys of ours
         raise InputError(
             f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "
             f"{limit:,} bytes no file is nearer to it than itself. Give a smaller size (--like, --size), or --reference with the "
