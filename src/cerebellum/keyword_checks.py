@@ -58,8 +58,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 def check_types(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments by name. Raises `InputError` for an argument of another type than ``function`` names, or an option that it hasn't."""
     hints = _hints(function)
-    given = dict(zip(inspect.signature(function).parameters, args, strict=False)) | dict(kwargs)
+    parameters = inspect.signature(function).parameters
+    given = dict(zip(parameters, args, strict=False)) | dict(kwargs)
     for name, value in given.items():
+        if value is None and name in parameters and parameters[name].default is not inspect.Parameter.empty:
+            continue  # not given
         if name not in hints:
             if value is None:
                 continue

@@ -123,3 +123,9 @@ def test_growth_as_a_share_a_size_or_bytes() -> None:
     assert api.growth_of("5%") == {"max_growth_share": 0.05}
     assert api.growth_of("2MB") == {"max_growth_bytes": 2_000_000}
     assert api.growth_of("0") == {"max_growth_bytes": 0} and api.growth_of("1234") == {"max_growth_bytes": 1234}
+
+
+def test_none_is_an_option_that_is_not_given(tmp_path: Path) -> None:
+    """As the command line passes what nobody typed."""
+    with pytest.raises(InputError, match="can't read the map"):
+        api.plan(tmp_path / "none.json", size="5MB", types=None, never=None, keep=None)  # type: ignore[arg-type]

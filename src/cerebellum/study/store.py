@@ -546,7 +546,7 @@ def _storage_error(path: Path, error: sqlite3.Error) -> Exception:
         return OutputError(f"can't write {path}: {text}; free some space and run the same command again")
     if "readonly" in text or "unable to open" in text:
         return OutputError(f"can't write {path}: {text}")
-    return StudyError(f"{path} can't be used as a study: {text}")
+    return StudyError(f"{path} can't be used as a study: {text}; give another folder with --out, or move the file away")
 
 
 def _now() -> str:

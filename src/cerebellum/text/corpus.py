@@ -19,7 +19,9 @@ def read_text(path: Path) -> str:
     try:
         data = read_regular(path)
     except OSError as error:
-        raise TextError(f"can't read the text {path}: {error.strerror or error}") from error
+        raise TextError(
+            f"can't read the text {path}: {error.strerror or error}; give a file of plain UTF-8 text with --text"
+        ) from error
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

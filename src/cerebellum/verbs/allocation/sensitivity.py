@@ -39,7 +39,9 @@ def read_map(path: Path) -> SensitivityMap:
             raise InputError(f"{quoted(path.name)} is larger than any sensitivity map")
         value = json.loads(data)
     except OSError as error:
-        raise InputError(f"can't read {quoted(str(path))}: {error.strerror or error}") from error
+        raise InputError(
+            f"can't read the map {quoted(str(path))}: {error.strerror or error}; give the sensitivity.json that a run left in its --out"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{quoted(path.name)} is no JSON file; a sensitivity map is one: {quoted(str(error))}"
