@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 _DRAWS = 400
 #: Probes of a role: a third of it, within these; roles of fewer tensors than the least are measured whole.
 LEAST_PROBES = 3
-#: Odds at which a role is settled before its probes are spent, after two of them.
+#: Odds at which a role is settled before its probes are spent.
 _SETTLED = 0.9
 #: The surest that a probe is taken to be, and the least sure: standard deviations of its log.
 _SUREST, _LEAST_SURE = 0.05, 1.0

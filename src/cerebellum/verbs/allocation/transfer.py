@@ -43,8 +43,6 @@ from cerebellum.verbs.session import Session, opened_runner
 OPEN_SHARE = 1 / 8
 #: A transfer as a whole holds where all its roles do, and fails where those that hold have less than this share of the tensors.
 LEAST_HOLDING = 1 / 4
-#: A role is judged after so many probes at the earliest.
-_FEW = 2
 
 
 @dataclass
@@ -160,7 +158,7 @@ def _probe(job: _Job, roles: Sequence[Role], whole: Sequence[str]) -> dict[str, 
     """Rounds of one probe a role, until each is settled or has its probes; the first beside the tensors that nothing is predicted of."""
     judged = {role.role: job.judge(role) for role in roles}
     for done in range(max(role.most_probes for role in roles)):
-        going = [r for r in roles if done < r.most_probes and not (done >= _FEW and judged[r.role].is_settled)]
+        going = [r for r in roles if done < r.most_probes and not (done >= LEAST_PROBES and judged[r.role].is_settled)]
         names = []
         for role in going:
             left_out = {i for i, name in enumerate(role.names) if name in job.asked}
