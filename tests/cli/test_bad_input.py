@@ -199,4 +199,4 @@ def test_conversations_too_long_for_the_context_name_the_option(tmp_path: Path) 
     done = cerebellum(tmp_path, "perplexity", "model.gguf", "--chat", "--text", "chat.jsonl", "--ctx", "8", "-q")
     refused(done, 2, "chat.jsonl", "8 tokens", "--ctx")
     done = cerebellum(tmp_path, "perplexity", "model.gguf", "--chat", "--text", "chat.jsonl", *SMALL)
-    assert done.returncode == 0 and "1 conversations of at most 64 tokens" in done.stdout
+    assert done.returncode == 0 and "1 conversation of at most 64 tokens" in done.stdout

@@ -204,7 +204,7 @@ def test_what_can_not_be_done_is_said_before_anything_is_asked(
 
 def test_a_margin_is_less_than_everything(files: Any) -> None:
     planted = {name: Toy() for name in ("file.gguf", "base.gguf")}
-    with pytest.raises(InputError, match="margin of 200"):
+    with pytest.raises(InputError, match=r"margin \(--margin\) is 200"):
         bench(files("file", "base"), planted, margin=200.0)
     assert not any(toy.n_answered for toy in planted.values())
 

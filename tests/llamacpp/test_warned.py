@@ -81,7 +81,7 @@ def test_no_pre_tokenizer_is_told(tmp_path: Path, text: Path) -> None:
 def test_told_once_in_a_measurement(tmp_path: Path, text: Path) -> None:
     """The reference's warning and the file's, each once, kept among the facts."""
     one, other = bpe(tmp_path / "a.gguf", None), bpe(tmp_path / "b.gguf", None)
-    found = api.measure([one, one], reference=other, text=text, ctx=32, chunks=2, threads=1)
+    found = api.measure([one], reference=other, text=text, ctx=32, chunks=2, threads=1)
     assert [said.split(":")[0] for said in found.facts["warnings"]] == ["llama.cpp on a.gguf", "llama.cpp on b.gguf"]
 
 

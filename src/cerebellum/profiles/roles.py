@@ -29,7 +29,7 @@ _SUREST, _LEAST_SURE = 0.05, 1.0
 HIT_FACTOR = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Role:
     """``names`` and ``blocks`` [n] in order; ``expected`` [n]: the log sensitivities carried over (their level means nothing);
     ``sizes`` [n]: log slope = sensitivity + size; ``weights`` [n]: log damage at a given relative error = sensitivity + weight."""
@@ -47,7 +47,7 @@ class Role:
         return most_probes(len(self.names))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Judged:
     """What a role's probes say. ``draws`` [m, n]: log sensitivities that they leave possible; ``agreements`` [m]: rank correlation of
     each with the profile carried over; ``kept`` [m]: what the transferred quarter keeps."""

@@ -28,7 +28,8 @@ def check_apart(makes: Path, measuring: Iterable[Path | None], verb: str = "make
         if shared.is_too_much(PASSAGE):
             raise TextError(
                 f"{makes.name}, which {verb} the importance matrix, holds {100 * shared.share:.3g} % of {path.name} (the longest passage: "
-                f"{shared.longest} words), so {path.name} can't measure what comes of it; give another text"
+                f"{shared.longest} words), so {path.name} can't measure what comes of it; give another text "
+                "(--text, --report-text or --calibration-text)"
             )
 
 

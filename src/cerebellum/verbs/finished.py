@@ -98,6 +98,8 @@ def differences(known: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
     """The settings that differ, in words; none where the job only adds to what is known."""
     asked_more = not known.get("bench")
     names = [n for n in dict.fromkeys([*job, *known]) if not (asked_more and n.startswith("bench"))]
+    if known.get("policy") != job.get("policy"):  # the others are of one policy each
+        names = ["policy"]
     return [told(n, known.get(n), job.get(n)) for n in names if not _goes_on(n, known.get(n), job.get(n))]
 
 
