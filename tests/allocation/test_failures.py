@@ -127,8 +127,14 @@ class PartialEngine(FakeEngine):
 _STRANGE: set[bytes] = set()
 
 
-def test_the_stock_mix_is_kept_where_no_recipe_is_better(tmp_path: Path) -> None:
-    """Each tensor is harmless at its own type of the base alone, which no slope could tell."""
+@pytest.mark.parametrize("extra", [0, 64])
+def test_the_stock_mix_is_kept_where_no_recipe_is_better(
+    extra: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tensor is harmless at its own type of the base alone, which no slope could tell. Keys that have no room aren't in the file."""
+    monkeypatch.setattr(
+        "cerebellum.verbs.allocation.run.with_keys", lambda _s, table, _l: replace(table, extra_bytes=extra)
+    )
     path = write_model(tmp_path)
     mix = {"blk.0.ffn_up.weight": "Q2_K", "blk.1.ffn_down.weight": "Q2_K", "blk.1.attn_v.weight": "Q4_K"}
     (tmp_path / "mix.txt").write_text("\n".join(f"{name}={kind}" for name, kind in mix.items()))
@@ -136,6 +142,7 @@ def test_the_stock_mix_is_kept_where_no_recipe_is_better(tmp_path: Path) -> None
     result = allocate(path, FakeBackend(planted), base_overrides=tmp_path / "mix.txt")
     assert result.kept.candidate.name == "stock mix"
     assert result.recipe.tensor_types == () and result.controls.ratio.estimate == pytest.approx(1.0)
+    assert result.written.path.stat().st_size == result.base.model.file_bytes == result.kept.file_bytes
 
 
 # -- a quantized source ------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def allocate(path: Path, **more: Any) -> Allocation:
         "imatrix": "none",
         "refine": False,
     }
-    options |= {"types": "Q2_K,Q3_K,Q4_K,Q6_K,Q8_0", **more}
+    options |= {"types": "Q2_K,Q3_K,Q4_K,Q5_K,Q6_K,Q8_0", **more}
     return api.allocate(path, text=text, out=path.parent / "out", **options)
 
 
@@ -62,7 +62,7 @@ def test_odd_tensors_are_candidates_and_the_file_is_what_was_planned(
     tensor = written.tensor(name)
     assert tensor is not None and tensor.n_bytes == tensor.bytes_as(TYPES[planned[name]])
     assert result.written.equal_chunks == 2
-    assert 0.0 < result.kept.ratio.low <= 1.0  # two chunks: no candidate is surely worse than the stock mix
+    assert 0.0 < result.kept.ratio.estimate <= 1.0 + 1e-9  # the stock mix is among the candidates
 
 
 def test_a_quantized_source_is_taken_where_it_fits_and_refused_where_nothing_is_better(tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ def try_candidates(
 
 
 def stock_candidate(table: Table, model: DamageModel, budget: int) -> list[Candidate]:
-    """The base's own types, where they fit ``budget`` and the rules of types."""
+    """The base's own types, where they fit the rules of types, and ``budget`` in a file that carries no keys, as stock files are."""
     types = table.base_types
     n_bytes = sum(table.n_bytes(name, kind) for name, kind in types.items())
-    if n_bytes > budget or any(kind not in table.types[name] for name, kind in types.items()):
+    if n_bytes > budget + table.extra_bytes or any(kind not in table.types[name] for name, kind in types.items()):
         return []
     return [Candidate(STOCK_MIX, types, n_bytes, predicted_kld(table, model, types))]
 
@@ -64,7 +64,7 @@ def measure_candidates(
             c.predicted,
             mean_kld(measured[c.name]),
             kld_ratio(measured[c.name], base),
-            table.file_bytes(c.types),
+            table.file_bytes(c.types) - (table.extra_bytes if c.name == STOCK_MIX else 0),
             c.name == best,
             len(measured[c.name]),
         )

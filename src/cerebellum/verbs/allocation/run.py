@@ -26,7 +26,7 @@ from cerebellum.results.part import Part
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
-from cerebellum.verbs.allocation.choose import try_candidates
+from cerebellum.verbs.allocation.choose import STOCK_MIX, try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
@@ -145,6 +145,9 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     kept = next(t for t in tried if t.kept)
     share = f", {kept.ratio.estimate:.3f} of the base's KL divergence" if math.isfinite(kept.ratio.estimate) else ""
     session.progress.note(f"kept: {kept.candidate.name}{share}")
+    if kept.candidate.name == STOCK_MIX and table.extra_bytes:
+        session.progress.note("the stock mix itself is kept: its file carries no keys that say where it comes from")
+        table, budget = replace(table, extra_bytes=0), budget + table.extra_bytes
     refined = refine_recipe(session, table, anchors, kept, budget, options) if options.refine else None
     types = kept.candidate.types if refined is None else refined.types
     recipe = recipe_trial(session, "recipe", types)
