@@ -2,9 +2,9 @@
 
     python -m benchmarks.allocation --out FOLDER [--case MODEL TEXT CTX CHUNKS]… [--like Q2_K,Q3_K_M,Q4_K_M] [--imatrix none,auto]
 
-Without ``--case`` the bundled model is taken, with its own texts. One row per model, size and importance matrix, from the report text; a
-folder that holds a finished row isn't measured again, and one that was stopped goes on. ``--json`` keeps every figure, with the pairs of
-what the damage model predicts for an anchor that it has not seen and what was measured.
+Without ``--case`` the bundled model is taken, with its own texts. One row per model, size and importance matrix, from the report text. The
+sizes of a model are a ladder: they share their anchors. A folder that holds the rows isn't measured again, and one that was stopped goes
+on. ``--json`` keeps every figure, with the pairs of what the damage model predicts for an unseen anchor and what was measured.
 """
 
 from __future__ import annotations
@@ -48,18 +48,20 @@ class Case:
 BUNDLED = Case(bundled.MODEL, bundled.SEARCH_TEXT, 512, 16, bundled.REPORT_TEXT)
 
 
-def measured(case: Case, like: str, imatrix: str, out: Path, more: dict[str, Any]) -> dict[str, Any]:
-    """One row, from ``out`` if it holds a finished one."""
-    kept = out / "row.json"
-    if not kept.exists():
+def measured(
+    case: Case, likes: Sequence[str], imatrix: str, out: Path, more: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """A row for each size, from ``out`` where it holds all of them: a ladder, since sizes have their anchors in common."""
+    kept = {like: out / f"row-{like}.json" for like in likes}
+    if not all(path.exists() for path in kept.values()):
         report_text: dict[str, Any] = {"report_text": case.report_text} if case.report_text else {}
-        result = api.allocate(
-            case.model, out=out, text=case.text, ctx=case.ctx, chunks=case.chunks, like=like, imatrix=imatrix,
+        ladder = api.ladder(
+            case.model, likes, out=out, text=case.text, ctx=case.ctx, chunks=case.chunks, imatrix=imatrix,
             progress=ConsoleProgress(quiet=False), **report_text, **more,
         )  # fmt: skip
-        kept.write_text(json.dumps({"model": case.name, "like": like, "imatrix": imatrix, **figures(result)}))
-    found: dict[str, Any] = json.loads(kept.read_text())
-    return found
+        for like, result in zip(ladder.labels, ladder.results, strict=True):
+            kept[like].write_text(json.dumps({"model": case.name, "like": like, "imatrix": imatrix, **figures(result)}))
+    yield from (json.loads(path.read_text()) for path in kept.values() if path.exists())
 
 
 def figures(result: Allocation) -> dict[str, Any]:
@@ -88,24 +90,24 @@ def figures(result: Allocation) -> dict[str, Any]:
     }
 
 
-def row(found: dict[str, Any]) -> tuple[str, ...]:
+def row(size: dict[str, Any]) -> tuple[str, ...]:
     """The cells of a row, in the order of `COLUMNS`."""
-    more = found["equivalent_bytes"]
+    more = size["equivalent_bytes"]
     return (
-        found["model"],
-        found["like"],
-        found["imatrix"],
-        ratio(found["ratio"]),
-        ratio(found["from_weight_error"]),
-        "beyond" if more is None else f"{100.0 * (more / found['file_bytes'] - 1.0):+.0f} % bytes",
-        ratio(found["refined"]) if found["refined"] else "nothing taken",
-        f"{found['predicted'] * MILLI:.3f}",
-        f"{found['measured'] * MILLI:.3f}",
-        f"{rank_correlation(found['left_out']):.2f}",
-        f"{found['trials'] / found['tensors']:.2f}",
-        f"{found['anchor_chunks']} + {found['refinement_chunks']}",
-        f"{found['cells'] * found['search_chunks']}",
-        "{} of {}".format(*found["shuffled"]),
+        size["model"],
+        size["like"],
+        size["imatrix"],
+        ratio(size["ratio"]),
+        ratio(size["from_weight_error"]),
+        "beyond" if more is None else f"{100.0 * (more / size['file_bytes'] - 1.0):+.0f} % bytes",
+        ratio(size["refined"]) if size["refined"] else "nothing taken",
+        f"{size['predicted'] * MILLI:.3f}",
+        f"{size['measured'] * MILLI:.3f}",
+        f"{rank_correlation(size['left_out']):.2f}",
+        f"{size['trials'] / size['tensors']:.2f}",
+        f"{size['anchor_chunks']} + {size['refinement_chunks']}",
+        f"{size['cells'] * size['search_chunks']}",
+        "{} of {}".format(*size["shuffled"]),
     )
 
 
@@ -125,11 +127,10 @@ def rank_correlation(pairs: Sequence[Sequence[float]]) -> float:
 def rows(cases: Sequence[Case], likes: Sequence[str], matrices: Sequence[str], out: Path, more: Any) -> Iterator[Any]:
     """Row after row; each is printed as it comes, for the whole may take hours."""
     for case in cases:
-        for like in likes:
-            for imatrix in matrices:
-                found = measured(case, like, imatrix, out / f"{case.name}-{like}-{Path(imatrix).stem}", more)
-                print(" | ".join(row(found)), flush=True)
-                yield found
+        for imatrix in matrices:
+            for figures_of_size in measured(case, likes, imatrix, out / f"{case.name}-{Path(imatrix).stem}", more):
+                print(" | ".join(row(figures_of_size)), flush=True)
+                yield figures_of_size
 
 
 def main() -> None:
@@ -143,10 +144,10 @@ def main() -> None:
     given = parser.parse_args()
     cases = [Case(Path(m), Path(t), int(ctx), int(n)) for m, t, ctx, n in given.case or ()] or [BUNDLED]
     more = {"threads": given.threads} if given.threads else {}
-    found = list(rows(cases, given.like.split(","), given.imatrix.split(","), given.out, more))
-    show("Allocations at equal bytes; KLD in thousandths of a nat a token", COLUMNS, [row(one) for one in found])
+    measurements = list(rows(cases, given.like.split(","), given.imatrix.split(","), given.out, more))
+    show("Allocations at equal bytes; KLD in thousandths of a nat a token", COLUMNS, [row(one) for one in measurements])
     if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+        given.json.write_text(json.dumps(measurements, indent=1))
 
 
 if __name__ == "__main__":
