@@ -474,7 +474,20 @@ def run(
 
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
-OF_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "ladder", "map", "n_shuffled", "refine")
+OF_ALLOCATION = (
+    "size",
+    "bpw",
+    "like",
+    "types",
+    "never",
+    "only",
+    "keep",
+    "same_type",
+    "ladder",
+    "map",
+    "n_shuffled",
+    "refine",
+)
 OF_SWEEP = (
     "role", "to", "blocks", "race", "budget_tokens", "objective", "allow", "max_growth", "n_random", "trust_perplexity", "thresholds",
 )  # fmt: skip
@@ -698,7 +711,9 @@ def _is_bundled(model: Path) -> bool:
 USUAL_TOKENS = 32_768
 
 #: Options that only an allocation has.
-_ALLOCATION = ("size", "bpw", "like", "types", "never", "only", "keep", "n_shuffled", "refine", "budget_minutes", "map")
+_ALLOCATION = (
+    "size", "bpw", "like", "types", "never", "only", "keep", "same_type", "n_shuffled", "refine", "budget_minutes", "map",
+)  # fmt: skip
 
 
 def allocation_options(options: dict[str, Any]) -> AllocationOptions:
@@ -718,7 +733,8 @@ def allocation_options(options: dict[str, Any]) -> AllocationOptions:
 def _rules(given: dict[str, Any]) -> TypeRules:
     """The rules of types among the options. Raises `InputError`."""
     rules = {name: names(given[name]) for name in ("types", "never", "only") if given.get(name)}
-    return TypeRules(**rules, keep=tuple(_pair(word) for word in names(given.get("keep") or ())))
+    groups = tuple(tuple(word.split("+")) for word in names(given.get("same_type") or ()))
+    return TypeRules(**rules, keep=tuple(_pair(word) for word in names(given.get("keep") or ())), same_type=groups)
 
 
 @checked
@@ -732,6 +748,7 @@ def plan(
     never: Names = (),
     only: Names = (),
     keep: Names = (),
+    same_type: Names = (),
     out: PathLike | None = None,
     force: bool = False,
 ) -> Planned:
@@ -739,7 +756,7 @@ def plan(
 
     ``out``: the override file to write. Options are those of `allocate`. Raises a `CerebellumError`.
     """
-    rules = _rules({"types": types, "never": never, "only": only, "keep": keep})
+    rules = _rules({"types": types, "never": never, "only": only, "keep": keep, "same_type": same_type})
     return plan_map(Path(map), parse_target(size, bpw, like, DEFAULT_LIKE), rules, _path(out), force)
 
 

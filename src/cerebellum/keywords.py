@@ -110,6 +110,7 @@ class SizeKeywords(TypedDict, total=False):
     never: Names | None  # names or patterns that none may take
     only: Names | None  # roles or names that may change; None: all
     keep: Names | None  # "token_embd=Q8_0"
+    same_type: Names | None  # "ffn_gate+ffn_up": roles that get one type in each block
 
 
 class TransferKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywords, OutKeywords, total=False):

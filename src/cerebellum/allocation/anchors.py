@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from cerebellum.allocation.candidates import undominated
 from cerebellum.allocation.damage import DamageModel
-from cerebellum.allocation.solver import price, solve
+from cerebellum.allocation.solver import price
 from cerebellum.allocation.table import Table
 from cerebellum.gguf.types import TYPES
 
@@ -46,7 +46,7 @@ def by_error(table: Table, name: str) -> list[str]:
 
 def second_anchors(table: Table, model: DamageModel, budget: int, measured: Mapping[str, str]) -> dict[str, str]:
     """Tensor → the type that it would get, where that isn't the one it was measured at, of the tensors that do most damage."""
-    chosen = solve(table.offers(model.damage), budget).types
+    chosen = table.best(model.damage, budget).types
     damage = {name: model.damage(name, table.errors[name][chosen[name]]) for name in measured}
     others = [name for name in measured if chosen[name] != measured[name] and damage[name] > 0.0]
     ranked = sorted(others, key=lambda name: (-damage[name], name))
@@ -75,7 +75,7 @@ def doubts(table: Table, model: DamageModel, budget: int) -> dict[str, float]:
 def open_tensors(table: Table, model: DamageModel, budget: int) -> list[str]:
     """The tensors whose decision is open, the costliest doubt first: what the others may lose together is small."""
     found = doubts(table, model, budget)
-    allowed = OPEN_SHARE * solve(table.offers(model.damage), budget).cost
+    allowed = OPEN_SHARE * table.best(model.damage, budget).cost
     ranked = sorted(found, key=lambda name: (-found[name], name))
     rest, chosen = sum(found.values()), []
     for name in ranked[: round(MORE_SHARE * len(ranked))]:

@@ -21,12 +21,14 @@ DEFAULT_TYPES = (
 @dataclass(frozen=True, slots=True)
 class TypeRules:
     """What the user allows. ``types``, ``never``: names or patterns of types (``IQ*``); ``only``: roles, names or patterns of tensors
-    that may change (none: all); ``keep``: (role, name or pattern of tensors, the one type that they get)."""
+    that may change (none: all); ``keep``: (role, name or pattern of tensors, the one type that they get);
+    ``same_type``: roles whose tensors in a block get one type together, for backends that join them into one matrix."""
 
     types: tuple[str, ...] = DEFAULT_TYPES
     never: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     keep: tuple[tuple[str, str], ...] = ()
+    same_type: tuple[tuple[str, ...], ...] = ()
 
 
 def allowed_types(rules: TypeRules) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cerebellum.allocation.anchors import neighbours
 from cerebellum.allocation.damage import Anchor, DamageModel
-from cerebellum.allocation.solver import Constraint, Offer, Solution, price, solve
+from cerebellum.allocation.solver import Constraint, Offer, Solution, one_type, price, solve
 from cerebellum.allocation.table import Table
 from cerebellum.errors import InputError
 
@@ -120,10 +120,16 @@ def as_anchors(measured: Sequence[Measured], kld: float) -> list[Anchor]:
 
 
 def exchanges(
-    types: Mapping[str, str], measured: Sequence[Measured], kld: float, misfit: float, room: int
+    types: Mapping[str, str],
+    measured: Sequence[Measured],
+    kld: float,
+    misfit: float,
+    room: int,
+    groups: Sequence[Sequence[str]] = (),
 ) -> list[Solution]:
     """Recipes of at most ``room`` bytes more than ``types``, built of the measured steps: for each number of steps that may be taken at
-    once the set that promises most. ``cost`` is the change that is believed, below zero; none where nothing promises."""
+    once the set that promises most. The tensors of each of the ``groups`` move to one type or stay. ``cost`` is the change that is
+    believed, below zero; none where nothing promises."""
     beliefs = believed(measured, kld, misfit)
     sizes = {(m.step.tensor, m.step.type): m.step.n_bytes for m in measured}
     least = min((0, *sizes.values()))
@@ -132,11 +138,16 @@ def exchanges(
         offers.setdefault(name, [Offer(types[name], -least, 0.0)]).append(
             Offer(kind, sizes[name, kind] - least, change)
         )
+    for name in [n for group in groups if not all(n in offers for n in group) for n in group]:
+        offers.pop(name, None)  # a tensor of its group has no step, so none moves
+    if not offers:
+        return []
+    together = tuple(row for group in groups if group[0] in offers for row in one_type(offers, group))
     moved = {(n, o.type): 1.0 for n, own in offers.items() for o in own if o.type != types[n]}
     found: list[Solution] = []
     for most in TAKEN_AT_ONCE:
         try:
-            best = solve(offers, room - least * len(offers), (Constraint(moved, high=float(most)),))
+            best = solve(offers, room - least * len(offers), (*together, Constraint(moved, high=float(most))))
         except InputError:
             break
         if best.cost >= 0.0 or (found and best.types == found[-1].types):

@@ -43,17 +43,17 @@ def predicted_kld(table: Table, model: DamageModel, types: Mapping[str, str]) ->
 
 def weight_error_recipe(table: Table, budget: int) -> Solution:
     """The least weight error within ``budget`` bytes of the tensors in the table."""
-    return solve(table.offers(lambda _, error: error), budget)
+    return table.best(lambda _, error: error, budget)
 
 
 def candidates(table: Table, model: DamageModel, budget: int) -> list[Candidate]:
     """Recipes of at most ``budget`` bytes (of the table's tensors), no two alike: the measured slopes' first, weight error alone last."""
     beliefs: dict[str, Callable[[], Solution]] = {
-        "measured slopes": lambda: solve(table.offers(model.damage), budget),
-        "slopes half-way to their role's": lambda: solve(table.offers(_halfway(model)), budget),
-        "slopes of roles alone": lambda: solve(table.offers(_roles(model)), budget),
+        "measured slopes": lambda: table.best(model.damage, budget),
+        "slopes half-way to their role's": lambda: table.best(_halfway(model), budget),
+        "slopes of roles alone": lambda: table.best(_roles(model), budget),
         "lowest types spread over the blocks": lambda: spread(table, model, budget),
-        "no type far below the anchors": lambda: solve(above_anchors(table, model), budget),
+        "no type far below the anchors": lambda: solve(above_anchors(table, model), budget, (), table.groups),
         WEIGHT_ERROR: lambda: weight_error_recipe(table, budget),
     }
     found: dict[tuple[tuple[str, str], ...], Candidate] = {}
@@ -88,7 +88,7 @@ def above_anchors(table: Table, model: DamageModel) -> Offers:
 def spread(table: Table, model: DamageModel, budget: int) -> Solution:
     """The measured slopes' choice where at most `SPREAD_SHARE` of a block's tensors are under `SPREAD_BITS` bits."""
     offers = table.offers(model.damage)
-    return solve(offers, budget, tuple(spread_rows(table, offers)))
+    return solve(offers, budget, tuple(spread_rows(table, offers)), table.groups)
 
 
 def spread_rows(table: Table, offers: Offers) -> Iterator[Constraint]:
@@ -105,17 +105,18 @@ def spread_rows(table: Table, offers: Offers) -> Iterator[Constraint]:
 
 def shuffles(table: Table, types: Mapping[str, str], n: int, seed: int) -> list[dict[str, str]]:
     """Up to ``n`` other recipes with the same types (so the same bytes) as ``types``, shuffled among tensors of one role that have
-    the same shape and the same choice of types. Draw i depends on ``seed`` and i alone."""
-    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
-    for name in table.names:
-        groups[table.tensors[name].role, table.tensors[name].shape, table.types[name]].append(name)
+    the same shape and the same choice of types; the tensors of a group together. Draw i depends on ``seed`` and i alone."""
+    grouped = {name for group in table.groups for name in group}
+    alike: dict[tuple[object, ...], list[tuple[str, ...]]] = defaultdict(list)
+    for unit in sorted([*table.groups, *((name,) for name in table.names if name not in grouped)]):
+        alike[tuple((table.tensors[n].role, table.tensors[n].shape, table.types[n]) for n in unit)].append(unit)
     found: list[dict[str, str]] = []
     for i in range(4 * n):
         rng = np.random.default_rng([seed, i])
         drawn = dict(types)
-        for members in (groups[key] for key in sorted(groups, key=str)):
-            order = rng.permutation(len(members))
-            drawn |= {name: types[members[j]] for name, j in zip(members, order, strict=True)}
+        for units in (alike[key] for key in sorted(alike, key=str)):
+            for unit, j in zip(units, rng.permutation(len(units)), strict=True):
+                drawn |= {name: types[other] for name, other in zip(unit, units[j], strict=True)}
         if drawn != dict(types) and drawn not in found:
             found.append(drawn)
         if len(found) == n:

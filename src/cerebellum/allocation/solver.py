@@ -7,7 +7,7 @@ stands where the time limit ends the search; costs and bytes are exact integers 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,8 +67,11 @@ def solution_of(offers: Offers, types: Mapping[str, str]) -> Solution:
     )
 
 
-def solve(offers: Offers, budget: int, constraints: Sequence[Constraint] = ()) -> Solution:
-    """The least damage within ``budget`` bytes. Raises `InputError` where nothing fits.
+def solve(
+    offers: Offers, budget: int, constraints: Sequence[Constraint] = (), groups: Sequence[Sequence[str]] = ()
+) -> Solution:
+    """The least damage within ``budget`` bytes, where the tensors of each of the ``groups`` get one type. Raises `InputError` where
+    nothing fits.
 
     Deterministic, whatever the order of ``offers``.
     """
@@ -76,12 +79,26 @@ def solve(offers: Offers, budget: int, constraints: Sequence[Constraint] = ()) -
     least = sum(own[0].n_bytes for own in offers.values())
     if least > budget:
         raise InputError(f"the smallest types take {least:,} bytes together, more than the {budget:,} allowed")
+    constraints = (*constraints, *(row for group in groups for row in one_type(offers, group)))
     start = None if constraints else _greedy(offers, budget)
     exact = _exact(offers, budget, constraints)
     found = [s for s in (start, exact) if s is not None]
     if not found:
         raise InputError(f"no choice of types within {budget:,} bytes satisfies the constraints")
     return min(found, key=lambda s: (s.cost, s.n_bytes))
+
+
+def one_type(offers: Offers, group: Sequence[str]) -> Iterator[Constraint]:
+    """For each type that is offered in a group: all of its tensors have it, or none. A tensor without offers has none."""
+    offered = {name: {offer.type for offer in offers.get(name, ())} for name in group}
+    common = set.intersection(*offered.values())
+    for kind in sorted(set.union(*offered.values())):
+        holders = [name for name in group if kind in offered[name]]
+        if kind not in common:
+            yield Constraint({(name, kind): 1.0 for name in holders}, high=0.0)
+            continue
+        for name in holders[1:]:
+            yield Constraint({(holders[0], kind): 1.0, (name, kind): -1.0}, 0.0, 0.0)
 
 
 def _exact(offers: Offers, budget: int, constraints: Sequence[Constraint]) -> Solution | None:

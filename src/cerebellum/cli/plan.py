@@ -13,7 +13,7 @@ from cerebellum.cli.run import ALLOCATION_OPTIONS, with_options
 
 FilePath = click.Path(path_type=Path)
 #: Options of an allocation that a plan has too: sizes and rules, in front of those about measuring.
-PLAN_OPTIONS = ALLOCATION_OPTIONS[:7]
+PLAN_OPTIONS = ALLOCATION_OPTIONS[:8]
 
 
 @click.command()

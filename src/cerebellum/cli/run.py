@@ -200,6 +200,7 @@ ALLOCATION_OPTIONS = (
     click.option("--never", metavar="TYPES", help="Types that no tensor may take, 'IQ*' for example."),
     click.option("--only", metavar="TENSORS", help="Roles or names of tensors that may change. [default: all]"),
     click.option("--keep", metavar="TENSOR=TYPE", help="Tensors held at a type, token_embd=Q8_0 for example."),
+    click.option("--same-type", metavar="ROLES", help="Roles that get one type in each block, as some backends want: ffn_gate+ffn_up."),
     LADDER_OPTION,
     click.option("--map", metavar="MAP", type=FilePath, help="Start from this sensitivity.json of an earlier run: measure no anchors."),
     click.option("--shuffled", "n_shuffled", type=whole("n_shuffled"), help="Controls: its types, shuffled. [default: 20]"),

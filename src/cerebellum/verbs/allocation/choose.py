@@ -33,7 +33,7 @@ def stock_candidate(table: Table, model: DamageModel, budget: int) -> list[Candi
     """The base's own types, where they fit the rules of types, and ``budget`` in a file that carries no keys, as stock files are."""
     types = table.base_types
     n_bytes = sum(table.n_bytes(name, kind) for name, kind in types.items())
-    if n_bytes > budget + table.extra_bytes or any(kind not in table.types[name] for name, kind in types.items()):
+    if n_bytes > budget + table.extra_bytes or not table.allows(types):
         return []
     return [Candidate(STOCK_MIX, types, n_bytes, predicted_kld(table, model, types))]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
 from cerebellum.allocation.sizes import file_bytes
@@ -71,17 +71,10 @@ def surely_better(
     than ``limit`` and of allowed types. All of them together err with `ERROR_RATE` at most."""
     runner, base = session.runner(split), session.base.model.types
     ours = runner.known(recipe, split.chunks)
-    fitting = [
-        t for t in others if is_allowed(table, types := t.types(base)) and file_bytes(table.base, types) <= limit
-    ]
+    fitting = [t for t in others if table.allows(types := t.types(base)) and file_bytes(table.base, types) <= limit]
     level = 1.0 - ERROR_RATE / max(len(fitting), 1)
     changes = {t.label: effect_values(runner.known(t, split.chunks), ours) for t in fitting}
     return tuple(label for label, values in changes.items() if mean_interval(values, level).high < 0.0)
-
-
-def is_allowed(table: Table, types: Mapping[str, str]) -> bool:
-    """Whether every tensor of the table may have its type."""
-    return all(types[name] in table.types[name] for name in table.names)
 
 
 def measure_shuffles(

@@ -17,7 +17,7 @@ from cerebellum.allocation.damage import fit
 from cerebellum.allocation.exchanges import TAKEN_AT_ONCE, Measured, Step, as_anchors, exchanges, steadied, steps
 from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.recipes import predicted_kld
-from cerebellum.allocation.solver import Solution, solve
+from cerebellum.allocation.solver import Solution
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.fleet.node import Made
@@ -149,9 +149,9 @@ def _proposals(
     if not measured:
         return []
     room = budget - sum(table.n_bytes(n, k) for n, k in types.items())
-    found = exchanges(types, measured, kld, anchors.model.misfit, room)
+    found = exchanges(types, measured, kld, anchors.model.misfit, room, table.groups)
     model = fit(table.roles, [*anchors.anchors, *as_anchors(measured, kld)])
-    anew = solve(table.offers(model.damage), budget)
+    anew = table.best(model.damage, budget)
     change = predicted_kld(table, model, anew.types) - predicted_kld(table, model, types)
     if dict(anew.types) != dict(types) and all(dict(anew.types) != dict(s.types) for s in found) and change < 0.0:
         found.append(Solution(anew.types, anew.n_bytes, change))

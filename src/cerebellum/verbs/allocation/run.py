@@ -258,7 +258,8 @@ def rules_of(rules: TypeRules) -> dict[str, Any]:
     """The rules of types, by the names of their options."""
     types = [] if rules.types == DEFAULT_TYPES else list(rules.types)
     keep = [f"{tensor}={kind}" for tensor, kind in rules.keep]
-    return {"types": types, "never": list(rules.never), "only": list(rules.only), "keep": keep}
+    same = {"same-type": ["+".join(roles) for roles in rules.same_type]} if rules.same_type else {}
+    return {"types": types, "never": list(rules.never), "only": list(rules.only), "keep": keep, **same}
 
 
 def file_name(source: Model, base: str, options: AllocationOptions) -> str:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cerebellum.allocation.candidates import TypeRules, allowed_types, chosen_tensors, kept_types
+from cerebellum.allocation.groups import with_groups
 from cerebellum.allocation.sensitivity import SensitivityMap, expected_damage, map_of
 from cerebellum.allocation.sizes import Target, target_bytes
-from cerebellum.allocation.solver import solve
 from cerebellum.allocation.table import Table
 from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError
@@ -68,7 +68,7 @@ def plan_map(path: Path, target: Target, rules: TypeRules, out: Path | None, for
         raise InputError(
             f"the smallest file that these types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size"
         )
-    solution = solve(table.offers(sensitivity.model.damage), limit - table.fixed_bytes())
+    solution = table.best(sensitivity.model.damage, limit - table.fixed_bytes())
     overrides = all_overrides(table, solution.types)
     if out is not None:
         write_text(out, format_overrides(overrides))
@@ -113,7 +113,7 @@ def narrowed(table: Table, rules: TypeRules, failed: Sequence[tuple[str, str]] =
             if (name, kept[name]) in failed:
                 raise InputError(f"{quoted(name)} at {kept[name]} (--keep) could not be measured when the map was made")
             types[name] = (kept[name],)
-    return replace(table, types=types)
+    return with_groups(replace(table, types=types), rules.same_type)
 
 
 def all_overrides(table: Table, types: Mapping[str, str]) -> Overrides:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.allocation.candidates import TypeRules, candidate_types
+from cerebellum.allocation.groups import with_groups
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model, Tensor
 from cerebellum.gguf import model_file
@@ -35,7 +36,7 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     types = without_mix(types, session.base.mix)
     wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
     errors, power = weight_errors(session, wanted)
-    return table_of(base, types, errors, power)
+    return with_groups(table_of(base, types, errors, power), rules.same_type)
 
 
 def coverage_lines(imatrix: Path | None, source: Model) -> list[str]:
