@@ -67,7 +67,7 @@ from cerebellum.verbs.divergence import measure_files
 from cerebellum.verbs.fit import fit_model
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
 from cerebellum.verbs.merge import merge_studies
-from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.options import MeasureOptions, SessionOptions
 from cerebellum.verbs.perplexity import Perplexity, measure_perplexity
 from cerebellum.verbs.pipeline import ChoiceOptions, run_session, sweep_session
 from cerebellum.verbs.pipeline import sweep_part as measure_sweep_part
@@ -179,9 +179,8 @@ def imatrix(
     stopped. Raises a `CerebellumError`.
     """
     settings = settings_of(ctx=ctx, threads=threads, gpu_layers=gpu_layers)
-    parts = (add,) if isinstance(add, str | Path) else add
     options = ImatrixOptions(
-        Path(model), Path(out), _path(text), tuple(map(Path, parts)), settings, chunks, chat, process_output, force
+        Path(model), Path(out), _path(text), _paths(add), settings, chunks, chat, process_output, force
     )
     return make_imatrix(options, backend or _llama(), progress)
 
@@ -231,10 +230,8 @@ def measure(
     settings = settings_of(
         ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers, exact_reference=exact_reference
     )
-    paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
-    return measure_files(
-        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, _path(out), progress, chat
-    )
+    options = MeasureOptions(_paths(models), Path(reference), Path(text), settings, chunks, chat, _path(out))
+    return measure_files(options, backend or _llama(), progress)
 
 
 @checked
@@ -269,13 +266,11 @@ def compare(
     use = SpeedUse() if speed is True else speed or None
     if use is not None and min(use.n_prompt, use.n_generate, use.repetitions) < 1:
         raise InputError("speed: the tokens of the prompt, of the generation and the repetitions must be at least 1")
-    paths, folder = [Path(model) for model in models], _path(out)
-    found = compare_files(
-        backend or _llama(), paths, Path(reference), Path(text), settings, chunks, folder, progress, chat, use
-    )
-    if folder is not None:
-        write_comparison(found, folder)
-    return found
+    options = MeasureOptions(_paths(models), Path(reference), Path(text), settings, chunks, chat, _path(out))
+    comparison = compare_files(options, backend or _llama(), progress, use)
+    if options.out is not None:
+        write_comparison(comparison, options.out)
+    return comparison
 
 
 @checked
@@ -301,7 +296,7 @@ def validity(
 
     ``.report.verdict`` is valid, doubtful or invalid; ``.report.reason`` says why.
     """
-    paths = [Path(models)] if isinstance(models, str | Path) else [Path(model) for model in models]
+    paths = _paths(models)
     if (ladder is None) == (not paths):
         raise InputError("give models and a text, or one ladder file, and not both")
     if ladder is not None:
@@ -311,9 +306,9 @@ def validity(
     settings = settings_of(
         ctx=ctx, ubatch_size=ubatch_size, threads=threads, gpu_layers=gpu_layers, exact_reference=exact_reference
     )
-    return check_models(
-        backend or _llama(), paths, _path(reference), Path(text), settings, chunks, _path(out), progress, chat
-    )
+    files = paths if reference is not None else paths[1:]
+    options = MeasureOptions(files, Path(reference or paths[0]), Path(text), settings, chunks, chat, _path(out))
+    return check_models(options, backend or _llama(), progress)
 
 
 @checked
@@ -1036,6 +1031,10 @@ def names(value: Names) -> tuple[str, ...]:
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:
     """One pattern, which may have commas in it, or several."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _paths(value: PathLike | Sequence[PathLike]) -> tuple[Path, ...]:
+    return (Path(value),) if isinstance(value, str | Path) else tuple(map(Path, value))
 
 
 def _path(value: PathLike | None) -> Path | None:

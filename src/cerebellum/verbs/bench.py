@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cerebellum.errors import InputError, OutputError, TextError
 from cerebellum.evals.asking import Asker, Forgetful, Memory
@@ -24,12 +25,10 @@ from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
 from cerebellum.quoting import strict_json
 from cerebellum.scoring.metrics import METRIC_VERSION
-from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.store import Study
 from cerebellum.text.chat import TEMPLATE
-from cerebellum.verbs.divergence import opened_study
 from cerebellum.verbs.judging import judge_all
-from cerebellum.verbs.warned import tell
+from cerebellum.verbs.workspace import Workspace, opened_workspace
 
 #: Part of every answer's key: how requests are made into tokens.
 ASKING_VERSION = 1
@@ -66,44 +65,38 @@ def bench_files(
     Raises a `CerebellumError`; whatever was answered by then is kept.
     """
     questions = prepared(files, options)
-    with opened_study(out, files.values(), BENCH_FILES) as (folder, study):
-        return bench_study(backend, study, files, questions, settings, folder if out else None, progress)
+    with opened_workspace(backend, settings, out, files.values(), progress or Silent(), BENCH_FILES) as workspace:
+        return bench_in(workspace, files, questions, out)
 
 
-def bench_study(
-    backend: Backend,
-    study: Study,
-    files: Mapping[str, Path],
-    questions: Questions,
-    settings: Settings,
-    folder: Path | None,
-    progress: Progress | None = None,
-) -> BenchResult:
+def bench_in(workspace: Workspace, files: Mapping[str, Path], questions: Questions, folder: Path | None) -> BenchResult:
     """`bench_files` in a study that is open; ``folder`` is where the items go (None: nowhere)."""
-    options, names, sets = questions.options, questions.names, questions.sets
-    context = BenchContext(backend, study, settings, options, sets, folder, progress or Silent())
+    names, margin = questions.names, questions.options.margin
     vocabularies: dict[str, int] = {}
-    warnings: list[str] = []
-    tell(other_tokens(files), context.progress, warnings)
-    asked = {role: ask_file(context, role, files, names, vocabularies, warnings) for role in files}
-    told = {
-        role: {"file": p.name, "sha256": cached_sha256(study, p), "bytes": model_file.read_model(p).file_bytes}
+    workspace.warn(other_tokens(files))
+    asked = {role: ask_file(workspace, questions, role, files, vocabularies, folder) for role in files}
+    described = {
+        role: {"file": p.name, "sha256": workspace.sha256(p), "bytes": model_file.read_model(p).file_bytes}
         for role, p in files.items()
     }
-    tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, options.margin) for name in names)
-    facts = {"build": backend.id, "settings": settings.as_key(), "chat": options.chat, "limit": options.limit}
-    if warnings:
-        facts["warnings"] = warnings
-    if sets.sandbox is not None:
-        facts["sandbox"] = sets.sandbox.describe()
+    tasks = tuple(task_result(name, {role: of[name] for role, of in asked.items()}, margin) for name in names)
     words = [task.word for task in tasks]
     if BASE in files and (other_vocabulary(BASE, files, vocabularies) or other_tokens(files, (BASE,))):
-        words.append(UNJUDGED)  # whatever was found, it is not what quantizing cost
-    result = BenchResult(told, tasks, gate_of(words), facts)
+        words.append(UNJUDGED)  # whatever was measured, it is not what quantizing cost
+    result = BenchResult(described, tasks, gate_of(words), facts_of(workspace, questions))
     if folder is not None:
         remove_stale(folder / "bench", names, files)
         write_text(folder / "bench.json", strict_json(bench_json(result)) + "\n")
     return result
+
+
+def facts_of(workspace: Workspace, questions: Questions) -> dict[str, Any]:
+    """With what it was asked, and what there is to warn of."""
+    options, sandbox = questions.options, questions.sets.sandbox
+    facts: dict[str, Any] = {"build": workspace.backend.id, "settings": workspace.settings.as_key()}
+    facts |= {"chat": options.chat, "limit": options.limit}
+    facts |= {"warnings": list(workspace.warnings)} if workspace.warnings else {}
+    return facts | ({"sandbox": sandbox.describe()} if sandbox is not None else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +148,6 @@ def prepared(files: Mapping[str, Path], options: BenchOptions) -> Questions:
     return Questions(options, names, sets)
 
 
-@dataclass(frozen=True, slots=True)
-class BenchContext:
-    """What all files of a benchmark share; ``folder`` None: nothing is kept."""
-
-    backend: Backend
-    study: Study
-    settings: Settings
-    options: BenchOptions
-    sets: Sets
-    folder: Path | None
-    progress: Progress
-
-
 class StudyMemory:
     """See `cerebellum.evals.asking.Memory`: one file's answers in a study."""
 
@@ -187,44 +167,45 @@ def memory_of(backend: Backend, path: Path, settings: Settings, out: Path | None
     if out is None:
         yield Forgetful()
         return
-    with opened_study(out, (path,)) as (_, study):
-        yield study_memory(study, backend, path, settings)
+    with opened_workspace(backend, settings, out, (path,), Silent()) as workspace:
+        yield study_memory(workspace, path)
 
 
-def study_memory(study: Study, backend: Backend, path: Path, settings: Settings) -> StudyMemory:
+def study_memory(workspace: Workspace, path: Path) -> StudyMemory:
     """A file's answers in a study, under this build and these settings."""
-    key = {"sha256": cached_sha256(study, path), "build": backend.id, "settings": settings.as_key()}
+    build, settings = workspace.backend.id, workspace.settings.as_key()
+    key = {"sha256": workspace.sha256(path), "build": build, "settings": settings}
     versions = {"version": ASKING_VERSION, "metric_version": METRIC_VERSION}
-    return StudyMemory(study, content_key("asked", {**key, **versions}))
+    return StudyMemory(workspace.study, content_key("asked", {**key, **versions}))
 
 
 def ask_file(
-    context: BenchContext,
+    workspace: Workspace,
+    questions: Questions,
     role: str,
     files: Mapping[str, Path],
-    names: Sequence[str],
     vocabularies: dict[str, int],
-    warnings: list[str],
+    folder: Path | None,
 ) -> dict[str, Asked]:
     """All tasks asked of one file, and its items written to ``bench/TASK-ROLE.jsonl``. The size of its vocabulary is noted, and what there
     is to warn of."""
     path = files[role]
-    memory = study_memory(context.study, context.backend, path, context.settings)
-    file = {"file": path.name, "sha256": cached_sha256(context.study, path)}
-    found = {}
-    with contextlib.closing(context.backend.respond(path, context.settings)) as responder:
-        asker = Asker(responder, memory, context.progress)
+    memory = study_memory(workspace, path)
+    file = {"file": path.name, "sha256": workspace.sha256(path)}
+    asked = {}
+    with contextlib.closing(workspace.backend.respond(path, workspace.settings)) as responder:
+        asker = Asker(responder, memory, workspace.progress)
         vocabularies[role] = responder.n_vocab
-        tell(responder.warnings, context.progress, warnings)
-        if said := other_vocabulary(role, files, vocabularies):
-            tell([said], context.progress, warnings)
-        for name in names:
-            task = context.sets.task(name, responder.render if context.options.chat else None)
-            found[name] = ask_task(context, asker, task, f"{name}, {role}")
-            if context.folder is not None:
-                make_folder(context.folder / "bench")
-                write_text(context.folder / "bench" / f"{name}-{role}.jsonl", item_lines(found[name], file))
-    return found
+        workspace.warn(responder.warnings)
+        if warning := other_vocabulary(role, files, vocabularies):
+            workspace.warn([warning])
+        for name in questions.names:
+            task = questions.sets.task(name, responder.render if questions.options.chat else None)
+            asked[name] = ask_task(workspace, questions.sets, asker, task, f"{name}, {role}")
+            if folder is not None:
+                make_folder(folder / "bench")
+                write_text(folder / "bench" / f"{name}-{role}.jsonl", item_lines(asked[name], file))
+    return asked
 
 
 def other_vocabulary(role: str, files: Mapping[str, Path], sizes: Mapping[str, int]) -> str:
@@ -239,15 +220,15 @@ def other_vocabulary(role: str, files: Mapping[str, Path], sizes: Mapping[str, i
 
 def other_tokens(files: Mapping[str, Path], roles: Sequence[str] = (BASE, REFERENCE)) -> list[str]:
     """Of the files in ``roles`` whose tokens aren't `FILE`'s, though they are as many: the first token that differs."""
-    own = token_list(model_file.read_model(files[FILE]))
-    found = []
+    tokens = token_list(model_file.read_model(files[FILE]))
+    warnings = []
     for role in roles:
-        other = token_list(model_file.read_model(files[role])) if role in files else own
-        if len(own.texts) == len(other.texts) and (said := first_other_token(own, other)):
-            found.append(
-                f"{said}: they aren't quantizations of one model, and what differs isn't the quantization alone"
+        other = token_list(model_file.read_model(files[role])) if role in files else tokens
+        if len(tokens.texts) == len(other.texts) and (difference := first_other_token(tokens, other)):
+            warnings.append(
+                f"{difference}: they aren't quantizations of one model, and what differs isn't the quantization alone"
             )
-    return found
+    return warnings
 
 
 def remove_stale(folder: Path, names: Sequence[str], roles: Iterable[str]) -> None:
@@ -260,17 +241,17 @@ def remove_stale(folder: Path, names: Sequence[str], roles: Iterable[str]) -> No
             raise OutputError(f"can't remove {path}, which an earlier call wrote: {error.strerror}") from error
 
 
-def ask_task(context: BenchContext, asker: Asker, task: Task, what: str) -> Asked:
+def ask_task(workspace: Workspace, sets: Sets, asker: Asker, task: Task, what: str) -> Asked:
     """Self-tests, then questions, then judgement."""
-    checks = context.sets.check(task)
-    for name, said in checks.items():
-        if said:
-            context.progress.note(
-                f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {said}"
+    checks = sets.check(task)
+    for name, fault in checks.items():
+        if fault:
+            workspace.progress.note(
+                f"warning: {task.name} fails its self-test, its score will be unusable. {name}: {fault}"
             )
     items = [f"item {item.id}" for item in task.items for _ in item.requests]
     replies = by_item(task.items, asker.ask([r for item in task.items for r in item.requests], what, items))
-    judged = judge_all(context.study, task, replies, what, context.progress)
+    judged = judge_all(workspace.study, task, replies, what, workspace.progress)
     return Asked(task, checks, replies, judged)
 
 

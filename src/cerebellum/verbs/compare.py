@@ -15,40 +15,32 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Backend, Settings, SpeedUse
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.files import ComparedFile, FileComparison, Speed, SpeedTest
-from cerebellum.study.hashes import cached_sha256
-from cerebellum.study.store import Study
-from cerebellum.verbs.divergence import measure_in, opened_study
+from cerebellum.verbs.divergence import measure_in, read_inputs
 from cerebellum.verbs.machine import hardware
+from cerebellum.verbs.options import MeasureOptions
+from cerebellum.verbs.workspace import Workspace, opened_workspace
 
 _PROMPT, _GENERATION = "prompt", "generation"
 
 
 def compare_files(
-    backend: Backend,
-    models: Sequence[Path],
-    reference: Path,
-    text: Path,
-    settings: Settings,
-    n_chunks: int | None = None,
-    out: Path | None = None,
-    progress: Progress | None = None,
-    chat: bool = False,
-    speed: SpeedUse | None = None,
+    options: MeasureOptions, backend: Backend, progress: Progress | None = None, speed: SpeedUse | None = None
 ) -> FileComparison:
-    """``models`` against ``reference`` on ``text`` as `measure_files` measures them; with ``speed`` timed too.
+    """The files against the reference on the text as `measure_files` measures them; with ``speed`` timed too.
 
-    With ``out`` every measurement and every timing stays there, and the same call goes on where it was stopped. Raises a
+    With ``options.out`` every measurement and every timing stays there, and the same call goes on where it was stopped. Raises a
     `CerebellumError`.
     """
-    progress = progress or Silent()
-    with opened_study(out, (*models, reference, text), COMPARE_FILES) as (folder, study):
-        measurement = measure_in(backend, study, folder, models, reference, text, settings, n_chunks, progress, chat)
-        speeds: Sequence[Speed | None] = [None] * len(models)
+    progress, settings = progress or Silent(), options.settings
+    inputs = read_inputs(options, progress)
+    with opened_workspace(backend, settings, options.out, options.files, progress, COMPARE_FILES) as workspace:
+        measurement = measure_in(workspace, inputs)
+        speeds: Sequence[Speed | None] = [None] * len(options.models)
         if speed is not None:
-            speeds, speed = timed_alike(backend, study, models, settings, speed, progress)
+            speeds, speed = timed_alike(workspace, options.models, speed)
         files = [
             ComparedFile(measured, types_by_role(read_model(path)), each)
-            for measured, path, each in zip(measurement.files, models, speeds, strict=True)
+            for measured, path, each in zip(measurement.files, options.models, speeds, strict=True)
         ]
         facts = {} if speed is None else {**speed_facts(settings, speed), "hardware": hardware(backend, settings)}
         return FileComparison(measurement, tuple(files), facts)
@@ -63,21 +55,21 @@ def types_by_role(model: Model) -> dict[str, dict[str, int]]:
     return {role: dict(types.most_common()) for role, types in roles.items()}
 
 
-def timed_alike(
-    backend: Backend, study: Study, models: Sequence[Path], settings: Settings, use: SpeedUse, progress: Progress
-) -> tuple[list[Speed], SpeedUse]:
+def timed_alike(workspace: Workspace, models: Sequence[Path], use: SpeedUse) -> tuple[list[Speed], SpeedUse]:
     """Every file's speed, and how it was measured: where llama.cpp dies of the kernels for repacked weights, all are timed without.
 
     Raises `EngineError`.
     """
     try:
-        return [timed(backend, study, path, settings, use, progress) for path in models], use
+        return [timed(workspace, path, use) for path in models], use
     except EngineDied as error:
         if not use.repack:
             raise
-        progress.end()
-        progress.note(f"warning: {error}. The speed of all files is measured without repacked weights instead")
-        return timed_alike(backend, study, models, settings, replace(use, repack=False), progress)
+        workspace.progress.end()
+        workspace.progress.note(
+            f"warning: {error}. The speed of all files is measured without repacked weights instead"
+        )
+        return timed_alike(workspace, models, replace(use, repack=False))
 
 
 def speed_facts(settings: Settings, use: SpeedUse) -> dict[str, Any]:
@@ -90,29 +82,36 @@ def speed_facts(settings: Settings, use: SpeedUse) -> dict[str, Any]:
     }
 
 
-def timed(backend: Backend, study: Study, path: Path, settings: Settings, use: SpeedUse, progress: Progress) -> Speed:
+def timed(workspace: Workspace, path: Path, use: SpeedUse) -> Speed:
     """The file's speed: repetitions that the study holds from the same build, threads and layers are taken over, what lacks is timed."""
-    ground = {**speed_facts(settings, replace(use, repetitions=0)), "build": backend.id}
-    ground["hardware"] = hardware(backend, settings)
-    name = f"speed of {cached_sha256(study, path)}"
+    backend, study, progress = workspace.backend, workspace.study, workspace.progress
+    name = f"speed of {workspace.sha256(path)}"
     kept = study.fact(name)
     rows: list[dict[str, Any]] = kept if isinstance(kept, list) else []
-    own = next((row for row in rows if row.get("ground") == ground), None)
-    if own is None:
-        own = {"ground": ground, _PROMPT: [], _GENERATION: []}
-        rows.append(own)
-    lacking = {test: max(0, use.repetitions - len(own[test])) for test in (_PROMPT, _GENERATION)}
+    seconds = row_of(workspace, use, rows)
+    lacking = {test: max(0, use.repetitions - len(seconds[test])) for test in (_PROMPT, _GENERATION)}
     progress.begin(f"speed of {path.name}", 2 * use.repetitions, 2 * use.repetitions - sum(lacking.values()))
     for test, n in lacking.items():
         left_out = replace(use, n_generate=0) if test == _PROMPT else replace(use, n_prompt=0)
         asked = replace(left_out, repetitions=n)
-        for each in backend.speed(path, settings, asked) if n else ():
-            own[test].append(each.seconds)
+        for each in backend.speed(path, workspace.settings, asked) if n else ():
+            seconds[test].append(each.seconds)
             study.set_fact(name, rows)
             progress.step(f"{test}: {_tokens(use, test) / each.seconds:.1f} tokens a second")
     progress.end()
     study.check_files()
-    return Speed(*(SpeedTest(_tokens(use, test), tuple(own[test])) for test in (_PROMPT, _GENERATION)))
+    return Speed(*(SpeedTest(_tokens(use, test), tuple(seconds[test])) for test in (_PROMPT, _GENERATION)))
+
+
+def row_of(workspace: Workspace, use: SpeedUse, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of timings among ``rows`` that were made as these are to be; a new one where there is none."""
+    ground = {**speed_facts(workspace.settings, replace(use, repetitions=0)), "build": workspace.build}
+    ground["hardware"] = hardware(workspace.backend, workspace.settings)
+    row = next((row for row in rows if row.get("ground") == ground), None)
+    if row is None:
+        row = {"ground": ground, _PROMPT: [], _GENERATION: []}
+        rows.append(row)
+    return row
 
 
 def _tokens(use: SpeedUse, test: str) -> int:

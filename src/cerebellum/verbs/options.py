@@ -1,4 +1,4 @@
-"""What a study is made of, as the user says it."""
+"""What a study is made of, or what files are measured on, as the user says it."""
 
 from __future__ import annotations
 
@@ -64,3 +64,24 @@ class SessionOptions:
         """All that is read."""
         texts = (self.text, self.report_text, self.calibration)
         return (self.model, self.reference, self.imatrix, self.mix.overrides, *texts, *self.also_read)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureOptions:
+    """Files measured against a reference on a text. ``n_chunks`` None: the whole text. ``chat``: the text is conversations.
+
+    ``out`` keeps the measurements; None: nothing is kept. No ``models``: the reference's own stock quantizations (`validity`).
+    """
+
+    models: tuple[Path, ...]
+    reference: Path
+    text: Path
+    settings: Settings = field(default_factory=Settings)
+    n_chunks: int | None = None
+    chat: bool = False
+    out: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read."""
+        return (*self.models, self.reference, self.text)

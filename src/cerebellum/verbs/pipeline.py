@@ -27,7 +27,7 @@ from cerebellum.scoring.summary import as_json, summarize
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.study.shards import PartDone
 from cerebellum.verbs.base import base_ftype, planned_types
-from cerebellum.verbs.bench import BenchOptions, Questions, bench_study, prepared
+from cerebellum.verbs.bench import BenchOptions, Questions, bench_in, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import better_set, combine
 from cerebellum.verbs.finished import claimed, note_job
@@ -262,9 +262,8 @@ def bench_session(
     settings = replace(
         session.options.settings, n_ctx=max(session.options.settings.n_ctx, BENCH_CTX), n_ubatch=Settings().n_ubatch
     )
-    return bench_study(
-        session.backend, session.study, files, questions, settings, folder or session.options.out, session.progress
-    )
+    workspace = replace(session.workspace, settings=settings, warnings=[])
+    return bench_in(workspace, files, questions, folder or session.options.out)
 
 
 def warn(session: Session, sweep: Sweep) -> None:

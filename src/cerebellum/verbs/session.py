@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ from cerebellum.verbs.left_out import LeftOut, without_misled
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.text import too_long
 from cerebellum.verbs.tokenization import check_token_lists
-from cerebellum.verbs.warned import tell
 from cerebellum.verbs.workspace import Workspace
 
 
@@ -54,7 +53,6 @@ class Session:
     fleet: Fleet
     noise_floor: float = 0.0
     left_out: LeftOut | None = None
-    warnings: list[str] = field(default_factory=list)
 
     @property
     def source(self) -> Model:
@@ -76,6 +74,11 @@ class Session:
     @property
     def progress(self) -> Progress:
         return self.workspace.progress
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the user was warned of so far."""
+        return self.workspace.warnings
 
     @property
     def build(self) -> str:
@@ -162,8 +165,9 @@ def open_session(
         study.add_command(list(options.command))
         if options.retry_failed and (n := study.retry_failures()):
             progress.note(f"trying {n} failed {'trial' if n == 1 else 'trials'} again")
-        warnings = too_long(source, options.settings.n_ctx, progress)
-        tell((*rules, *inputs.doubts), progress, warnings)
+        warnings = workspace.warnings
+        warnings += too_long(source, options.settings.n_ctx, progress)
+        workspace.warn((*rules, *inputs.doubts))
         warnings += odd_marks_of(inputs.texts, progress)
         chat_hints(source, inputs.texts.search_path, inputs.texts.search, progress)
         reference = capture_reference(workspace, inputs, subject, reports=reports)
@@ -173,7 +177,7 @@ def open_session(
             subject_of(workspace.sha256(source.path), inputs.imatrix),
         )
         base = own_base(source, options.base, options.mix) or prepare_base(workspace, inputs, options.base, options.mix)
-        tell(told(base.mix, source), progress, warnings)
+        workspace.warn(told(base.mix, source))
         fleet: LocalFleet | RayFleet = (
             local if ray is None else cluster_fleet(ray, options, workspace, reference.search, base)
         )
@@ -183,9 +187,7 @@ def open_session(
             progress.note(f"{source.path.name} is quantized already, so what a recipe changes is quantized twice")
         warnings += reference.warnings
         warnings += builds.sentences(study)
-        yield Session(
-            options, workspace, inputs, subject, reference, base, engines, fleet, left_out=left_out, warnings=warnings
-        )
+        yield Session(options, workspace, inputs, subject, reference, base, engines, fleet, left_out=left_out)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -14,20 +15,20 @@ from cerebellum.domain import Model, TensorTypes, Trial, TrialKind, tensor_types
 from cerebellum.errors import EngineError, InputError, RefusedError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.next_token import check_predicts
-from cerebellum.llamacpp.protocol import Backend, Settings, Sources
+from cerebellum.llamacpp.protocol import Backend, Engine, Sources
 from cerebellum.progress import Progress, Silent
-from cerebellum.results import LadderResult
+from cerebellum.results import LadderResult, Measured
 from cerebellum.scoring.summary import kld_sums, mean_kld, mean_of, nll_sums
-from cerebellum.stats.intervals import MOST_NLL, ChunkSums, exp_nll, paired_interval, within
+from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, paired_interval, within
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
-from cerebellum.study.hashes import cached_sha256
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
-from cerebellum.verbs.capture import capture_rows, note_older, reference_facts, store_for
-from cerebellum.verbs.chat_hints import chat_hints
-from cerebellum.verbs.divergence import measure_files, opened_study
+from cerebellum.verbs.capture import capture_rows, reference_facts
+from cerebellum.verbs.divergence import bind_reference, measure_files, read_with_notes
+from cerebellum.verbs.divergence import facts_of as measured_facts
+from cerebellum.verbs.options import MeasureOptions
 from cerebellum.verbs.session import Session
-from cerebellum.verbs.text import corpus_of, odd_marks, read, split_facts, too_long
-from cerebellum.verbs.warned import tell
+from cerebellum.verbs.text import Text, corpus_of, split_facts
+from cerebellum.verbs.workspace import Workspace, opened_workspace
 
 #: The stock file types of a ladder, none of which needs an importance matrix.
 LADDER = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q3_K_M", "Q2_K")
@@ -52,64 +53,56 @@ def judge_scores(
 ) -> LadderResult:
     """From measured rungs and the reference's own NLL sums, on the same chunks. ``sizes``: bytes of the rungs' files."""
     n_tokens = sum(n for _, n in reference.values())
-    own = exp_nll(math.fsum(total for total, _ in reference.values()) / n_tokens)
+    ppl = exp_nll(math.fsum(total for total, _ in reference.values()) / n_tokens)
     sizes = sizes or {}
-    found = tuple(rung_of(name, scores, reference, own, sizes.get(name)) for name, scores in rungs.items())
-    return LadderResult(assess(own, found, n_tokens), found, facts)
+    ladder = tuple(rung_of(name, scores, reference, ppl, sizes.get(name)) for name, scores in rungs.items())
+    return LadderResult(assess(ppl, ladder, n_tokens), ladder, facts)
 
 
-def rung_of(name: str, scores: Scores, reference: ChunkSums, own: float, file_bytes: int | None = None) -> Rung:
+def rung_of(
+    name: str, scores: Scores, reference: ChunkSums, reference_ppl: float, file_bytes: int | None = None
+) -> Rung:
     """A rung with the limits of its perplexity relative to the reference, paired by chunk, and those of its KL divergence."""
     sums = kld_sums(scores)
     kld = within(mean_of(sums), 0.0) if sums else None
     limits = (None, None) if kld is None else (kld.low, kld.high)
-    ratio = paired_interval(nll_sums(scores), reference)
-    low, high = (max(1.0, own * math.exp(min(x, MOST_NLL))) for x in (ratio.low, ratio.high))
-    return Rung(name, own * exp_nll(ratio.estimate), mean_kld(scores), low, high, file_bytes, *limits)
+    log_ratio = paired_interval(nll_sums(scores), reference)
+    low, high = perplexity_limits(reference_ppl, log_ratio)
+    ppl = reference_ppl * exp_nll(log_ratio.estimate)
+    return Rung(name, ppl, mean_kld(scores), low, high, file_bytes, *limits)
 
 
-def check_models(
-    backend: Backend,
-    models: Sequence[Path],
-    reference: Path | None,
-    text: Path,
-    settings: Settings,
-    n_chunks: int | None = None,
-    out: Path | None = None,
-    progress: Progress | None = None,
-    chat: bool = False,
-) -> LadderResult:
-    """One unquantized model: a ladder of its own quantizations, in memory. Several: they are the rungs, the first the reference unless
-    ``reference`` is given. Raises a `CerebellumError`."""
+def perplexity_limits(reference_ppl: float, log_ratio: Interval) -> tuple[float, float]:
+    """The limits of a perplexity whose logarithm is ``log_ratio`` above that of the reference."""
+    low, high = (max(1.0, reference_ppl * math.exp(min(x, MOST_NLL))) for x in (log_ratio.low, log_ratio.high))
+    return low, high
+
+
+def check_models(options: MeasureOptions, backend: Backend, progress: Progress | None = None) -> LadderResult:
+    """The ladder of the files, or without any of the unquantized reference's own quantizations, in memory. Raises a `CerebellumError`."""
     progress = progress or Silent()
-    n_chunks = LADDER_CHUNKS if n_chunks is None else n_chunks
-    if len(models) == 1 and reference is None:
-        return _own_ladder(backend, models[0], text, settings, n_chunks, out, progress, chat)
-    first, *rest = models
-    rungs = rest if reference is None else list(models)
-    found = measure_files(backend, rungs, reference or first, text, settings, n_chunks, out, progress, chat)
-    own = exp_nll(found.reference_nll.estimate)
-    n_tokens = found.files[0].summary.n_tokens
-    measured = []
-    for file in found.files:
-        assert file.summary.divergence is not None
-        low, high = (max(1.0, own * math.exp(min(x, MOST_NLL))) for x in (file.log_ratio.low, file.log_ratio.high))
-        kld = file.summary.divergence.mean
-        figures = (file.summary.perplexity, kld.estimate, low, high, file.file_bytes, kld.low, kld.high)
-        measured.append(Rung(file.name, *figures))
-    return LadderResult(assess(own, measured, n_tokens), tuple(measured), found.facts)
+    if options.n_chunks is None:
+        options = replace(options, n_chunks=LADDER_CHUNKS)
+    if not options.models:
+        return measure_ladder(options, backend, progress)
+    measurement = measure_files(options, backend, progress)
+    reference_ppl = exp_nll(measurement.reference_nll.estimate)
+    n_tokens = measurement.files[0].summary.n_tokens
+    rungs = tuple(rung_of_file(file, reference_ppl) for file in measurement.files)
+    return LadderResult(assess(reference_ppl, rungs, n_tokens), rungs, measurement.facts)
 
 
-def _own_ladder(
-    backend: Backend,
-    model: Path,
-    text: Path,
-    settings: Settings,
-    n_chunks: int,
-    out: Path | None,
-    progress: Progress,
-    chat: bool,
-) -> LadderResult:
+def rung_of_file(file: Measured, reference_ppl: float) -> Rung:
+    """A measured file as a rung."""
+    assert file.summary.divergence is not None
+    kld = file.summary.divergence.mean
+    low, high = perplexity_limits(reference_ppl, file.log_ratio)
+    return Rung(file.name, file.summary.perplexity, kld.estimate, low, high, file.file_bytes, kld.low, kld.high)
+
+
+def measure_ladder(options: MeasureOptions, backend: Backend, progress: Progress) -> LadderResult:
+    """The ladder of an unquantized model's own stock quantizations. Raises a `CerebellumError`."""
+    model = options.reference
     source = model_file.read_model(model)
     check_predicts(source)
     if source.is_quantized:
@@ -117,39 +110,30 @@ def _own_ladder(
             f"{model.name} is quantized already, so nothing says how far it is from its original; give the unquantized file, or "
             "several files with --reference"
         )
-    content = read(text, chat)
-    odd_marks(text.name, content, progress)
-    too_long(source, settings.n_ctx, progress)
-    chat_hints(source, text, content, progress)
-    with opened_study(out, (model, text)) as (folder, study):
-        sha256 = cached_sha256(study, model)
-        study.bind({"reference_sha256": sha256}, f"{model.name} as a reference")
-        note_older(study, progress)
-        build = backend.id
-        engine = backend.open(model, settings, Sources(model))
-        warnings: list[str] = []
-        try:
-            tell(engine.warnings, progress, warnings)
-            corpus = corpus_of(engine, text.name, content, settings.n_ctx, progress)
-            split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[:n_chunks])
-            facts = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
-            store = store_for(folder, corpus, facts, settings, build, study.watched)
-            capture_rows(engine, [(split, store)], f"reference {model.name}", progress)
-            series = study.series("ladder", series_facts({"file_sha256": sha256}, split, settings, build, facts))
-            runner = TrialRunner([engine], study, series, source.types, corpus, store, progress)
-            trials = ladder_trials(backend, model, source.types, None)
-            scores = runner.measure(trials, split.chunks, "ladder")
-        finally:
-            engine.close()
-        told: dict[str, Any] = {
-            "reference": {"file": model.name, "sha256": sha256},
-            "text": split_facts(split, text),
-            "settings": settings.as_key(),
-            "build": build,
-            "warnings": warnings,
-        } | failed_facts(runner, trials)
-        sizes = sizes_of(source, trials)
-        return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told, sizes)
+    text = read_with_notes(options, progress)
+    with opened_workspace(backend, options.settings, options.out, (model, options.text), progress) as workspace:
+        sha256 = bind_reference(workspace, model)
+        with contextlib.closing(backend.open(model, options.settings, Sources(model))) as engine:
+            workspace.warn(engine.warnings)
+            return ladder_in(workspace, engine, source, sha256, text, options)
+
+
+def ladder_in(
+    workspace: Workspace, engine: Engine, source: Model, sha256: str, text: Text, options: MeasureOptions
+) -> LadderResult:
+    """As `measure_ladder`, with the model opened by ``engine``."""
+    settings, study, progress = workspace.settings, workspace.study, workspace.progress
+    corpus = corpus_of(engine, options.text.name, text, settings.n_ctx, progress)
+    split = Split("ladder", corpus, tuple(range(corpus.n_chunks))[: options.n_chunks])
+    reference = reference_facts(sha256, engine.n_vocab, settings.exact_reference)
+    store = workspace.reference_store(corpus, reference)
+    capture_rows(engine, [(split, store)], f"reference {source.path.name}", progress)
+    facts = series_facts({"file_sha256": sha256}, split, settings, workspace.build, reference)
+    runner = TrialRunner([engine], study, study.series("ladder", facts), source.types, corpus, store, progress)
+    trials = ladder_trials(workspace.backend, source.path, source.types, None)
+    scores = runner.measure(trials, split.chunks, "ladder")
+    told = measured_facts(workspace, options, split, {"sha256": sha256}) | failed_facts(runner, trials)
+    return judge_scores(scores, {chunk: store.nll(chunk) for chunk in split.chunks}, told, sizes_of(source, trials))
 
 
 def ladder_trials(backend: Backend, source: Path, base: Mapping[str, str], imatrix: Path | None) -> list[Trial]:
@@ -191,10 +175,10 @@ def check_session(session: Session) -> LadderResult:
     return judge_scores(scores, {chunk: store.nll(chunk) for chunk in chunks}, facts, sizes)
 
 
-def refuse_invalid(found: LadderResult, trusted: bool) -> None:
+def refuse_invalid(ladder: LadderResult, trusted: bool) -> None:
     """Raises `RefusedError` where perplexity may not choose and nobody insisted."""
-    if found.report.verdict is Validity.INVALID and not trusted:
+    if ladder.report.verdict is Validity.INVALID and not trusted:
         raise RefusedError(
-            f"perplexity can't choose here: {found.report.reason} Choose by KL divergence (--policy greedy --objective kld), or insist "
+            f"perplexity can't choose here: {ladder.report.reason} Choose by KL divergence (--policy greedy --objective kld), or insist "
             "with --trust-perplexity"
         )
