@@ -410,16 +410,16 @@ def run_part(
     """Part ``shard`` ("2/5") of what `run` measures first: the anchors of an allocation (of the size in the middle of a ``ladder``), one
     look at a time, or the trials of its sweep. `merge` joins the parts; `run` on the merged folder goes on."""
     given: dict[str, Any] = {**options, "ladder": ladder}
-    own = Shard.parse(shard)
+    asked = Shard.parse(shard)
     if not is_allocation(given):
         benchless = {name: value for name, value in of_sweep(given).items() if not name.startswith("bench")}
         session, trials, _ = split_options(Path(model), Path(out), benchless)
-        return measure_sweep_part(replace(session, shard=own), trials, backend=backend or _llama(), progress=progress)
+        return measure_sweep_part(replace(session, shard=asked), trials, backend=backend or _llama(), progress=progress)
     keywords = of_allocation(given)
     sizes = keywords.pop("ladder", None)
     targets = ladder_targets(sizes, keywords) if sizes else ()
     _, session, allocation = _allocation_job(model, out, keywords)
-    session = replace(session, shard=own)
+    session = replace(session, shard=asked)
     if targets:
         return ladder_part(session, allocation, targets, backend=backend or _llama(), progress=progress)
     return anchor_part(session, allocation, backend=backend or _llama(), progress=progress)
@@ -440,7 +440,7 @@ def merge(
     Raises `StudyError` for a part of another model, importance matrix, text or settings, and for a cell with other sums. A part of another
     build is compared first; ``same_build_only`` refuses it.
     """
-    paths = [Path(parts)] if isinstance(parts, str | Path) else [Path(part) for part in parts]
+    paths = [Path(parts)] if isinstance(parts, str | Path) else [Path(one) for one in parts]
     if not paths:
         raise InputError("name the parts to merge")
     return merge_studies(
@@ -492,9 +492,9 @@ ALLOCATE = "allocate"
 def is_allocation(options: Mapping[str, Any]) -> bool:
     """Whether `run` allocates: where its policy says so, or none is named and no option of a sweep given. Raises `InputError`."""
     given = {n for n, value in options.items() if value is not None and (value is not False or n == "refine")}
-    own, other = ([n for n in group if n in given] for group in (OF_ALLOCATION, OF_SWEEP))
-    policy = options.get("policy") or ("greedy" if other and not own else ALLOCATE)
-    if wrong := other if policy == ALLOCATE else own:
+    of_allocation, other = ([n for n in group if n in given] for group in (OF_ALLOCATION, OF_SWEEP))
+    policy = options.get("policy") or ("greedy" if other and not of_allocation else ALLOCATE)
+    if wrong := other if policy == ALLOCATE else of_allocation:
         owner = (
             "a sweep (--policy greedy or published)" if policy == ALLOCATE else f"an allocation (--policy {ALLOCATE})"
         )
@@ -870,10 +870,10 @@ def bench_options(options: dict[str, Any]) -> BenchOptions | None:
         for name in ("bench_limit", "bench_data", "bench_margin", "bench_shots", "unsafe_execution")
     }
     if not tasks:
-        if said := [name for name, value in given.items() if value is not None and value is not False]:
-            option = f"--{said[0].replace('_', '-')}"
+        if useless := [name for name, value in given.items() if value is not None and value is not False]:
+            option = f"--{useless[0].replace('_', '-')}"
             raise InputError(
-                f"{said[0]} ({option}) is of benchmarks, and none is asked for: give bench (--bench TASKS) with it"
+                f"{useless[0]} ({option}) is of benchmarks, and none is asked for: give bench (--bench TASKS) with it"
             )
         return None
     limit, data, margin, shots, unsafe = given.values()
@@ -1025,7 +1025,7 @@ _CHOICE = {
 def names(value: Names) -> tuple[str, ...]:
     """One name, several with commas between, or a list of them, as a tuple without repeats."""
     parts = [value] if isinstance(value, str) else list(value)
-    return tuple(dict.fromkeys(word.strip() for part in parts for word in part.split(",") if word.strip()))
+    return tuple(dict.fromkeys(word.strip() for text in parts for word in text.split(",") if word.strip()))
 
 
 def _patterns(value: str | Iterable[str]) -> tuple[str, ...]:

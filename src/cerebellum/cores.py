@@ -41,7 +41,7 @@ def quota(root: Path = Path("/")) -> float:
     """Cores by the tightest quota over this process, of control groups version 1 or 2; infinite where there is none."""
     folders = {"": root / "sys/fs/cgroup"}  # version 2
     folders |= dict.fromkeys(("cpu", "cpu,cpuacct", "cpuacct,cpu"), root / "sys/fs/cgroup/cpu")
-    found = [math.inf]
+    quotas = [math.inf]
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2) if line.count(":") >= 2 else ("", "none", "")
         if controllers not in folders:
@@ -49,8 +49,8 @@ def quota(root: Path = Path("/")) -> float:
         base = next((p for p in (root / "sys/fs/cgroup" / controllers, folders[controllers]) if p.is_dir()), None)
         if base is not None:
             group = PurePosixPath(path.lstrip("/"))
-            found += [_quota_of(base / parent) for parent in (group, *group.parents) if ".." not in parent.parts]
-    return min(found)
+            quotas += [_quota_of(base / parent) for parent in (group, *group.parents) if ".." not in parent.parts]
+    return min(quotas)
 
 
 def _quota_of(folder: Path) -> float:

@@ -68,7 +68,7 @@ def strict_json(value: Any, indent: int | None = 2) -> str:
     """``value`` as JSON that any reader takes: numbers that are none are null, hidden characters are JSON's escapes."""
     text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return _UNUSUAL.sub(
-        lambda found: json.dumps(found[0])[1:-1] if unicodedata.category(found[0]) in _HIDDEN else found[0], text
+        lambda match: json.dumps(match[0])[1:-1] if unicodedata.category(match[0]) in _HIDDEN else match[0], text
     )
 
 

@@ -25,12 +25,12 @@ def first_anchors(table: Table, budget: int) -> dict[str, str]:
     """
     average = 8.0 * budget / sum(table.tensors[name].n_elements for name in table.names)
     bits = min(max(average, LEAST_BITS), MOST_BITS)
-    found = {}
+    types = {}
     for name in table.names:
         usual = [kind for kind in damaging(table, name) if TYPES[kind].bits_per_weight >= LEAST_BITS]
         if kinds := usual or damaging(table, name)[-1:]:
-            found[name] = min(kinds, key=lambda kind: (abs(TYPES[kind].bits_per_weight - bits), kind))
-    return found
+            types[name] = min(kinds, key=lambda kind: (abs(TYPES[kind].bits_per_weight - bits), kind))
+    return types
 
 
 def damaging(table: Table, name: str) -> list[str]:
@@ -60,16 +60,16 @@ def doubts(table: Table, model: DamageModel, budget: int) -> dict[str, float]:
     """
     offers = table.offers(model.damage)
     rate = price(offers, budget)
-    found = {}
-    for name, own in offers.items():
+    losses = {}
+    for name, of_tensor in offers.items():
         slope = model.slopes[name]
-        chosen = min(own, key=lambda offer: offer.cost + rate * offer.n_bytes)
+        chosen = min(of_tensor, key=lambda offer: offer.cost + rate * offer.n_bytes)
         lost = 0.0
         for limit in (slope.low, slope.high):
-            costs = {o.type: limit / slope.mean * o.cost + rate * o.n_bytes for o in own}
+            costs = {o.type: limit / slope.mean * o.cost + rate * o.n_bytes for o in of_tensor}
             lost += 0.5 * (costs[chosen.type] - min(costs.values()))
-        found[name] = lost
-    return found
+        losses[name] = lost
+    return losses
 
 
 def open_tensors(table: Table, model: DamageModel, budget: int) -> list[str]:
@@ -79,10 +79,10 @@ def open_tensors(table: Table, model: DamageModel, budget: int) -> list[str]:
     ranked = sorted(found, key=lambda name: (-found[name], name))
     rest, chosen = sum(found.values()), []
     for name in ranked[: round(MORE_SHARE * len(ranked))]:
-        if rest <= allowed or found[name] == 0.0:
+        if rest <= allowed or losses[name] == 0.0:
             break
         chosen.append(name)
-        rest -= found[name]
+        rest -= losses[name]
     return chosen
 
 

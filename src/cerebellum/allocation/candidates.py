@@ -34,20 +34,20 @@ class TypeRules:
 def allowed_types(rules: TypeRules) -> tuple[str, ...]:
     """The types that the rules name, in the order of the table of types. Raises `TypeChoiceError` where a pattern names none."""
     asked, forbidden = _named(rules.types), _named(rules.never)
-    found = tuple(name for name in TYPES if name in asked and name not in forbidden)
-    if not found:
+    types = tuple(name for name in TYPES if name in asked and name not in forbidden)
+    if not types:
         raise TypeChoiceError("--types and --never leave no type; allow one, Q4_K for example")
-    return found
+    return types
 
 
 def _named(patterns: Sequence[str]) -> set[str]:
-    found: set[str] = set()
+    types: set[str] = set()
     for pattern in patterns:
         names = fnmatch.filter(TYPES, pattern.strip().upper())
         if not names:
             raise TypeChoiceError(f"no type is called {pattern!r}; the types are {', '.join(TYPES)}")
-        found.update(names)
-    return found
+        types.update(names)
+    return types
 
 
 def candidate_types(
@@ -67,15 +67,15 @@ def candidate_types(
     kept = kept_types(tensors, rules)
     named = chosen_tensors(tensors, rules.only)
     types, forbidden, known = allowed_types(rules), _named(rules.never), frozenset(importance)
-    found: dict[str, tuple[str, ...]] = {}
+    candidates: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
         if tensor.name in kept:
-            found[tensor.name] = (kept[tensor.name],)
+            candidates[tensor.name] = (kept[tensor.name],)
         elif tensor.name in named:
-            found[tensor.name] = _types_of(tensor, types, forbidden, known) or (base_types[tensor.name],)
-    if not found:
+            candidates[tensor.name] = _types_of(tensor, types, forbidden, known) or (base_types[tensor.name],)
+    if not candidates:
         raise TensorChoiceError(f"{source.path.name} has no tensor whose type could change")
-    return found
+    return candidates
 
 
 def _types_of(tensor: Tensor, types: Sequence[str], forbidden: set[str], known: frozenset[str]) -> tuple[str, ...]:
@@ -90,26 +90,26 @@ def _types_of(tensor: Tensor, types: Sequence[str], forbidden: set[str], known: 
 
 def kept_types(tensors: Sequence[Tensor], rules: TypeRules) -> dict[str, str]:
     """Tensor → the one realized type that ``--keep`` gives it. Raises `TensorChoiceError` where a rule names no tensor."""
-    found: dict[str, str] = {}
+    kept: dict[str, str] = {}
     for pattern, kind in rules.keep:
         wanted = quant_type(kind).name
         names = chosen_tensors(tensors, (pattern,))
-        found |= {t.name: fallback_type(wanted, t.row_length).name for t in tensors if t.name in names}
-    return found
+        kept |= {t.name: fallback_type(wanted, t.row_length).name for t in tensors if t.name in names}
+    return kept
 
 
 def chosen_tensors(tensors: Sequence[Tensor], patterns: Sequence[str]) -> set[str]:
     """Names of the tensors that some pattern names by role or name. Raises `TensorChoiceError`."""
     if not patterns:
         return {t.name for t in tensors}
-    found: set[str] = set()
+    chosen: set[str] = set()
     for pattern in patterns:
         names = {t.name for t in tensors if any(fnmatch.fnmatchcase(n, pattern) for n in (t.role, t.name))}
         if not names:
             roles = ", ".join(sorted({t.role for t in tensors}))
             raise TensorChoiceError(f"no tensor that can change is called {pattern!r}; the roles are {roles}")
-        found |= names
-    return found
+        chosen |= names
+    return chosen
 
 
 def undominated(types: Sequence[str], n_bytes: Mapping[str, int], errors: Mapping[str, float]) -> tuple[str, ...]:

@@ -92,8 +92,8 @@ def fit(roles: Mapping[str, str], anchors: Sequence[Anchor]) -> DamageModel:
     _, misfit, prior = best
     slopes = {}
     for name in names:
-        own = [a for a in anchors if a.tensor == name]
-        slopes[name] = _slope(own, prior.log_density(roles[name], grid), grid, misfit)
+        of_tensor = [a for a in anchors if a.tensor == name]
+        slopes[name] = _slope(of_tensor, prior.log_density(roles[name], grid), grid, misfit)
     return DamageModel(slopes, misfit, prior.spreads)
 
 
@@ -110,14 +110,14 @@ def predict_left_out(
     """Each anchor with the effect that the model predicts for it without having seen it; priors of roles stay as fitted."""
     used = sorted((a for a in anchors if a.error_change), key=lambda a: (a.tensor, a.type))
     grid = _grid(used)
-    found = []
+    predictions = []
     for left in used:
         others = [a for a in used if a.tensor == left.tensor and a is not left]
         spread = model.spreads[roles[left.tensor]]
         density = _normal_log(grid, _prior_centre(model.slopes[left.tensor].prior, spread), spread)
         slope = _slope(others, density, grid, model.misfit)
-        found.append((left, slope.mean * left.error_change))
-    return found
+        predictions.append((left, slope.mean * left.error_change))
+    return predictions
 
 
 def _prior_centre(mean: float, spread: float) -> float:
@@ -133,11 +133,11 @@ def _grid(anchors: Sequence[Anchor]) -> Floats:
     return np.arange(max(low, middle - 14.0), min(high, middle + 14.0), _STEP)
 
 
-def _log_likelihood(own: Sequence[Anchor], grid: Floats, misfit: float) -> Floats:
+def _log_likelihood(anchors: Sequence[Anchor], grid: Floats, misfit: float) -> Floats:
     """Log density of a tensor's anchors at every slope of the grid, [G]; zeros where it has none."""
     total = np.zeros(len(grid))
     slopes = np.exp(grid)
-    for anchor in own:
+    for anchor in anchors:
         expected = slopes * anchor.error_change
         variance = anchor.std_error**2 + (misfit * expected) ** 2 + 1e-300
         total -= 0.5 * ((anchor.effect - expected) ** 2 / variance + np.log(variance))
@@ -172,7 +172,7 @@ def _fit_prior(groups: Mapping[str, Sequence[str]], likelihood: Mapping[str, Flo
     """The most likely centre and spread of each role, roles' centres being normal around that of all tensors."""
     centres = grid[:: max(1, len(grid) // 80)]
     table = np.stack([[_normal_log(grid, c, s) for c in centres] for s in _SPREADS])
-    everything = [n for own in groups.values() for n in own]
+    everything = [n for tensors in groups.values() for n in tensors]
     common = _evidence(table, [likelihood[n] for n in everything])
     spread_at, centre_at = np.unravel_index(int(common.argmax()), common.shape)
     centre, spread = float(centres[centre_at]), float(_SPREADS[spread_at])
@@ -197,10 +197,10 @@ def _evidence(table: Floats, likelihoods: Sequence[Floats]) -> Floats:
     return total
 
 
-def _slope(own: Sequence[Anchor], log_prior: Floats, grid: Floats, misfit: float) -> Slope:
+def _slope(anchors: Sequence[Anchor], log_prior: Floats, grid: Floats, misfit: float) -> Slope:
     values = np.exp(grid)
-    log = log_prior + _log_likelihood(own, grid, misfit)
+    log = log_prior + _log_likelihood(anchors, grid, misfit)
     density = np.exp(log - _log_sum(log))
     below = np.cumsum(density)
     low, high = (float(values[min(int(np.searchsorted(below, p)), len(grid) - 1)]) for p in (0.05, 0.95))
-    return Slope(float(density @ values), low, high, float(np.exp(log_prior) @ values), len(own))
+    return Slope(float(density @ values), low, high, float(np.exp(log_prior) @ values), len(anchors))

@@ -78,11 +78,11 @@ def steadied(measured: Sequence[Measured], n_chunks: int) -> list[Measured]:
     shares = [m.std_error / m.step.spread for m in measured if m.step.spread > 0.0 and math.isfinite(m.std_error)]
     usual = float(np.median(shares)) if shares else 0.0
     degrees = float(max(n_chunks - 1, 0))
-    found = []
+    steady = []
     for m in measured:
         variance = _BELIEF * (usual * m.step.spread) ** 2 + degrees * m.std_error**2
-        found.append(replace(m, std_error=math.sqrt(variance / (_BELIEF + degrees))))
-    return found
+        steady.append(replace(m, std_error=math.sqrt(variance / (_BELIEF + degrees))))
+    return steady
 
 
 def cross_share(measured: Sequence[Measured], kld: float) -> float:
@@ -95,13 +95,13 @@ def cross_share(measured: Sequence[Measured], kld: float) -> float:
 def believed(measured: Sequence[Measured], kld: float, misfit: float) -> dict[tuple[str, str], float]:
     """(tensor, type) → the change of KL divergence that is believed of each step."""
     share = cross_share(measured, kld)
-    found = {}
+    effects = {}
     for m in measured:
         prior = (misfit * m.step.expected) ** 2 + share * kld * m.step.spread**2
         total = prior + m.std_error**2
         weight = prior / total if total > 0.0 else 0.0
-        found[m.step.tensor, m.step.type] = (1.0 - weight) * m.step.expected + weight * m.effect
-    return found
+        effects[m.step.tensor, m.step.type] = (1.0 - weight) * m.step.expected + weight * m.effect
+    return effects
 
 
 def as_anchors(measured: Sequence[Measured], kld: float) -> list[Anchor]:
@@ -150,9 +150,9 @@ def exchanges(
             best = solve(offers, room - least * len(offers), (*together, Constraint(moved, high=float(most))))
         except InputError:
             break
-        if best.cost >= 0.0 or (found and best.types == found[-1].types):
+        if best.cost >= 0.0 or (solutions and best.types == solutions[-1].types):
             break
-        found.append(best)
+        solutions.append(best)
         if sum(best.types[n] != types[n] for n in best.types) < most:
             break
-    return [Solution({**types, **s.types}, s.n_bytes + least * len(offers), s.cost) for s in found]
+    return [Solution({**types, **s.types}, s.n_bytes + least * len(offers), s.cost) for s in solutions]

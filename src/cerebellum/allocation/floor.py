@@ -45,9 +45,9 @@ class Floor:
 
     def without(self, anchor: Anchor, tensor: Tensor) -> Anchor:
         """The anchor less its floor. The floor's own spread is added to its standard error."""
-        own = self.at(tensor)
-        error = float(np.hypot(anchor.std_error, self.spread * own))
-        return replace(anchor, effect=anchor.effect - own, std_error=error) if own else anchor
+        floor = self.at(tensor)
+        error = float(np.hypot(anchor.std_error, self.spread * floor))
+        return replace(anchor, effect=anchor.effect - floor, std_error=error) if floor else anchor
 
 
 def harmless_types(tensors: Mapping[str, Tensor], types: Mapping[str, str]) -> dict[str, str]:

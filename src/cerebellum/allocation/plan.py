@@ -137,12 +137,12 @@ def select_tensors(model: Model, roles: Sequence[str], blocks: Iterable[int] | N
                 f"the role {role!r} was asked for, {problem}{did_you_mean(role, counts)}; the roles are {listed}, or {ALL_ROLES}"
             )
     chosen = set(counts) if ALL_ROLES in roles else set(roles)
-    found = tuple(t for t in tensors if t.role in chosen)
+    selected = tuple(t for t in tensors if t.role in chosen)
     if blocks is not None:
-        found = _in_blocks(found, set(blocks), model)
-    if not found:
+        selected = _in_blocks(selected, set(blocks), model)
+    if not selected:
         raise TensorChoiceError(f"no tensor was chosen; the roles are {listed}, or {ALL_ROLES}")
-    return found
+    return selected
 
 
 def _in_blocks(tensors: tuple[Tensor, ...], blocks: set[int], model: Model) -> tuple[Tensor, ...]:

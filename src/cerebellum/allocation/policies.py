@@ -105,16 +105,16 @@ def choose_published(effects: Effects, rules: Rules) -> Choice:
         return Choice(
             "published", (), f"no tensor regularizes ({rules.thresholds.regularization:+g} % or lower, shown)"
         )
-    said = "; ".join(f"{role} blocks {', '.join(str(e.block) for e in best[role])}" for role in sorted(best))
-    return Choice("published", _ordered(chosen), f"the largest cluster of neighbouring blocks that regularize: {said}")
+    words = "; ".join(f"{role} blocks {', '.join(str(e.block) for e in best[role])}" for role in sorted(best))
+    return Choice("published", _ordered(chosen), f"the largest cluster of neighbouring blocks that regularize: {words}")
 
 
 def _regularizing(effects: Effects, thresholds: Thresholds) -> dict[tuple[str, str], list[SingleEffect]]:
-    found: dict[tuple[str, str], list[SingleEffect]] = defaultdict(list)
+    regularizing: dict[tuple[str, str], list[SingleEffect]] = defaultdict(list)
     for effect in effects:
         if effect.block is not None and effect.classify(thresholds).word is Word.REGULARIZATION:
-            found[effect.role, effect.to_type].append(effect)
-    return found
+            regularizing[effect.role, effect.to_type].append(effect)
+    return regularizing
 
 
 def _clusters(members: Iterable[SingleEffect], max_gap: int) -> list[tuple[SingleEffect, ...]]:

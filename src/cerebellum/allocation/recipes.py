@@ -56,16 +56,18 @@ def candidates(table: Table, model: DamageModel, budget: int) -> list[Candidate]
         "no type far below the anchors": lambda: solve(above_anchors(table, model), budget, (), table.groups),
         WEIGHT_ERROR: lambda: weight_error_recipe(table, budget),
     }
-    found: dict[tuple[tuple[str, str], ...], Candidate] = {}
+    by_types: dict[tuple[tuple[str, str], ...], Candidate] = {}
     for name, belief in beliefs.items():
         try:
             solution = belief()
         except InputError:  # a constraint that this size can't keep
             continue
         key = tuple(sorted(solution.types.items()))
-        if key not in found or name == WEIGHT_ERROR:
-            found[key] = Candidate(name, solution.types, solution.n_bytes, predicted_kld(table, model, solution.types))
-    return list(found.values())
+        if key not in by_types or name == WEIGHT_ERROR:
+            by_types[key] = Candidate(
+                name, solution.types, solution.n_bytes, predicted_kld(table, model, solution.types)
+            )
+    return list(by_types.values())
 
 
 def _halfway(model: DamageModel) -> Callable[[str, float], float]:
@@ -78,11 +80,11 @@ def _roles(model: DamageModel) -> Callable[[str, float], float]:
 
 def above_anchors(table: Table, model: DamageModel) -> Offers:
     """Offers without types under the bits that anchors have at least, where there are others."""
-    found = {}
-    for name, own in table.offers(model.damage).items():
-        kept = tuple(o for o in own if TYPES[o.type].bits_per_weight >= LEAST_BITS)
-        found[name] = kept or own[-1:]
-    return found
+    offers = {}
+    for name, of_tensor in table.offers(model.damage).items():
+        kept = tuple(o for o in of_tensor if TYPES[o.type].bits_per_weight >= LEAST_BITS)
+        offers[name] = kept or of_tensor[-1:]
+    return offers
 
 
 def spread(table: Table, model: DamageModel, budget: int) -> Solution:
@@ -121,7 +123,7 @@ def shuffles(table: Table, types: Mapping[str, str], n: int, seed: int) -> list[
             found.append(drawn)
         if len(found) == n:
             break
-    return found
+    return shuffled
 
 
 def uniform(table: Table, budget: int) -> dict[str, dict[str, str]]:

@@ -89,8 +89,8 @@ def corrected(predicted: Expected, ratios: Sequence[float]) -> Expected:
         return predicted
     centre = median(logs)
     off = median(abs(x - centre) for x in logs) / 0.6745 if len(logs) > 1 else 0.2
-    own = math.log(predicted.high / predicted.mean) / Z90
-    factor = math.exp(Z90 * math.hypot(own, off))
+    spread = math.log(predicted.high / predicted.mean) / Z90
+    factor = math.exp(Z90 * math.hypot(spread, off))
     mean = predicted.mean * math.exp(centre)
     return Expected(mean, mean / factor, mean * factor)
 

@@ -64,9 +64,9 @@ def _parse_rung(word: str) -> Target:
 
 def parse_bytes(text: str | int, option: str = "--size") -> int:
     """``3.0GB`` → 3,000,000,000 (``GiB`` are powers of two; a bare number is bytes). Raises `InputError`."""
-    found = _SIZE.match(str(text))
-    unit = _UNITS.get(found[2].upper()) if found else None
-    if found is None or unit is None or not (n := int(float(found[1]) * unit)):
+    match = _SIZE.match(str(text))
+    unit = _UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None or not (n := int(float(match[1]) * unit)):
         raise InputError(f"{text!r} is not a size ({option}); write 3.0GB, 900MB or a number of bytes")
     return n
 

@@ -76,16 +76,16 @@ def solve(
     Deterministic, whatever the order of ``offers``.
     """
     offers = {name: tuple(sorted(offers[name], key=lambda o: (o.n_bytes, o.cost, o.type))) for name in sorted(offers)}
-    least = sum(own[0].n_bytes for own in offers.values())
+    least = sum(of_tensor[0].n_bytes for of_tensor in offers.values())
     if least > budget:
         raise InputError(f"the smallest types take {least:,} bytes together, more than the {budget:,} allowed")
     constraints = (*constraints, *(row for group in groups for row in one_type(offers, group)))
     start = None if constraints else _greedy(offers, budget)
     exact = _exact(offers, budget, constraints)
-    found = [s for s in (start, exact) if s is not None]
-    if not found:
+    solutions = [s for s in (start, exact) if s is not None]
+    if not solutions:
         raise InputError(f"no choice of types within {budget:,} bytes satisfies the constraints")
-    return min(found, key=lambda s: (s.cost, s.n_bytes))
+    return min(solutions, key=lambda s: (s.cost, s.n_bytes))
 
 
 def one_type(offers: Offers, group: Sequence[str]) -> Iterator[Constraint]:
@@ -108,10 +108,10 @@ def _exact(offers: Offers, budget: int, constraints: Sequence[Constraint]) -> So
         types = _milp(offers, limit, constraints)
         if types is None:
             return None
-        found = solution_of(offers, types)
-        if found.n_bytes <= budget and all(c.holds(types) for c in constraints):
-            return found
-        limit -= max(found.n_bytes - budget, 1)
+        solution = solution_of(offers, types)
+        if solution.n_bytes <= budget and all(c.holds(types) for c in constraints):
+            return solution
+        limit -= max(solution.n_bytes - budget, 1)
     return None
 
 
@@ -119,7 +119,7 @@ def _milp(offers: Offers, budget: int, constraints: Sequence[Constraint]) -> dic
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
-    cells = [(name, offer) for name, own in offers.items() for offer in own]
+    cells = [(name, offer) for name, of_tensor in offers.items() for offer in of_tensor]
     places = {(name, offer.type): i for i, (name, offer) in enumerate(cells)}
     rows = {name: i for i, name in enumerate(offers)}
     n = len(cells)
@@ -164,10 +164,10 @@ class _Step:
     type: str
 
 
-def _hull(own: Sequence[Offer]) -> list[Offer]:
+def _hull(offers: Sequence[Offer]) -> list[Offer]:
     """Offers on the lower convex hull of damage against bytes, smallest first."""
     hull: list[Offer] = []
-    for offer in own:
+    for offer in offers:
         if hull and offer.cost >= hull[-1].cost:
             continue
         while len(hull) > 1 and _rate(hull[-2], offer) >= _rate(hull[-2], hull[-1]):
@@ -184,14 +184,14 @@ def _rate(a: Offer, b: Offer) -> float:
 def _steps(offers: Offers) -> list[_Step]:
     """Steps of all hulls, the best gain for a byte first: prefixes of this list are the relaxation's whole frontier."""
     steps = []
-    for name, own in offers.items():
-        for place, (a, b) in enumerate(pairwise(_hull(own))):
-            steps.append(_Step(_rate(a, b), name, b.n_bytes - a.n_bytes, place, b.type))
+    for name, of_tensor in offers.items():
+        for number, (a, b) in enumerate(pairwise(_hull(of_tensor))):
+            steps.append(_Step(_rate(a, b), name, b.n_bytes - a.n_bytes, number, b.type))
     return sorted(steps, key=lambda s: (-s.gain, s.tensor, s.place))
 
 
 def _smallest(offers: Offers) -> dict[str, str]:
-    return {name: own[0].type for name, own in offers.items()}
+    return {name: of_tensor[0].type for name, of_tensor in offers.items()}
 
 
 def frontier(offers: Offers) -> Iterable[Solution]:
@@ -207,8 +207,10 @@ def frontier(offers: Offers) -> Iterable[Solution]:
 def price(offers: Offers, budget: int) -> float:
     """Damage that one more byte would take away at ``budget`` bytes: the gain of the relaxation's first step that doesn't fit; 0 where
     all do."""
-    used = sum(min(o.n_bytes for o in own) for own in offers.values())
-    ordered = {name: tuple(sorted(own, key=lambda o: (o.n_bytes, o.cost, o.type))) for name, own in offers.items()}
+    used = sum(min(o.n_bytes for o in of_tensor) for of_tensor in offers.values())
+    ordered = {
+        name: tuple(sorted(of_tensor, key=lambda o: (o.n_bytes, o.cost, o.type))) for name, of_tensor in offers.items()
+    }
     for step in _steps(ordered):
         used += step.n_bytes
         if used > budget:
@@ -219,7 +221,7 @@ def price(offers: Offers, budget: int) -> float:
 def _greedy(offers: Offers, budget: int) -> Solution:
     """Steps of the relaxation while they fit, then whatever single change still lowers the damage within the budget, best rate first."""
     types = _smallest(offers)
-    used = sum(own[0].n_bytes for own in offers.values())
+    used = sum(of_tensor[0].n_bytes for of_tensor in offers.values())
     blocked: set[str] = set()
     for step in _steps(offers):
         if step.tensor in blocked:
@@ -233,13 +235,13 @@ def _greedy(offers: Offers, budget: int) -> Solution:
 
 
 def _filled(offers: Offers, types: dict[str, str], budget: int) -> Solution:
-    now = {name: next(o for o in own if o.type == types[name]) for name, own in offers.items()}
+    now = {name: next(o for o in of_tensor if o.type == types[name]) for name, of_tensor in offers.items()}
     used = sum(o.n_bytes for o in now.values())
     while True:
         moves = [
             ((offer.cost - now[name].cost) / max(offer.n_bytes - now[name].n_bytes, 1), name, offer)
-            for name, own in offers.items()
-            for offer in own
+            for name, of_tensor in offers.items()
+            for offer in of_tensor
             if offer.cost < now[name].cost and used + offer.n_bytes - now[name].n_bytes <= budget
         ]
         if not moves:

@@ -72,8 +72,8 @@ class TextPart:
             rest = json.dumps(["write", asked.stop, asked.max_tokens, asked.temperature, asked.seed])
             tokens = (asked.tokens, asked.tokens[:0])
         digest = hashlib.sha256(rest.encode())
-        for part in tokens:
-            digest.update(len(part).to_bytes(8, "little") + np.ascontiguousarray(part, "<i4").tobytes())
+        for array in tokens:
+            digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array, "<i4").tobytes())
         return digest.hexdigest()[:40]
 
 
@@ -91,31 +91,31 @@ class Asker:
         Raises `EngineError` that names the item of a log-likelihood that is no finite number; such an answer isn't kept.
         """
         parts = self.parts(requests)
-        keys = [[part.key for part in of_one] for of_one in parts]
+        keys = [[text_part.key for text_part in of_one] for of_one in parts]
         wanted = {k: p for ks, ps in zip(keys, parts, strict=True) for k, p in zip(ks, ps, strict=True)}
         named = items or [f"request {n} ({_texts(r)[-1][-40:]!r})" for n, r in enumerate(requests, 1)]
         owners = {k: item for item, ks in reversed(list(zip(named, keys, strict=True))) for k in ks}
         known = self._memory.known()
-        found = {key: known[key] for key in wanted if key in known and not no_number(known[key])}
-        self._progress.begin(what, len(wanted), len(found))
+        answers = {key: known[key] for key in wanted if key in known and not no_number(known[key])}
+        self._progress.begin(what, len(wanted), len(answers))
         try:
             for batch in batches(wanted):
-                for key, answer in self._answers(batch) if not all(key in found for key in batch) else ():
+                for key, answer in self._answers(batch) if not all(key in answers for key in batch) else ():
                     if odd := no_number(answer):
                         raise EngineError(
                             f"{what}, {owners[key]}: a log-likelihood of {odd} is no number: the model or its quantization is broken, "
                             "or overflows here. The answers before it are kept"
                         )
-                    if key not in found:
+                    if key not in answers:
                         self._memory.keep(key, answer)
-                        found[key] = answer
+                        answers[key] = answer
                         self._progress.step()
         finally:
             self._progress.end()
-        return [_reply(ps, [found[k] for k in ks]) for ks, ps in zip(keys, parts, strict=True)]
+        return [_reply(ps, [answers[k] for k in ks]) for ks, ps in zip(keys, parts, strict=True)]
 
     def _answers(self, batch: Mapping[str, TextPart]) -> Iterator[tuple[str, str]]:
-        names, asked = list(batch), [part.asked for part in batch.values()]
+        names, asked = list(batch), [text_part.asked for text_part in batch.values()]
         if isinstance(asked[0], Continuation):
             likely = self._responder.likelihoods([a for a in asked if isinstance(a, Continuation)])
             yield from ((names[number], _packed(answer)) for number, answer in likely)

@@ -75,10 +75,10 @@ class CodeTask:
 
     def _try(self, item: Item, asked: str, text: str) -> tuple[bool, str, str]:
         """(passed, problem, detail) of one reply to the prompt ``asked``."""
-        about, said = item.about, answer_of(text, asked)
-        if not said.ended:
+        about, reply = item.about, answer_of(text, asked)
+        if not reply.ended:
             return False, UNFINISHED, UNFINISHED
-        answer = program(about["prompt"], said.text, about["entry_point"], about["chat"])
+        answer = program(about["prompt"], reply.text, about["entry_point"], about["chat"])
         if answer.problem:
             return False, EMPTY if answer.problem == EMPTY else UNPARSABLE, answer.problem
         outcome = self.sandbox.run(answer.source, about["test"], about["entry_point"])
@@ -94,10 +94,10 @@ class CodeTask:
         fenced = [i.id for i in some if not self._passes(i, _in_chat(i), chat=True)]
         empty = [i.id for i in some if self._passes(i, "")]
         wrong = [i.id for i in some if self._passes(i, WRONG)]
-        said = "{} of {} don't, {} for example"
+        sentence = "{} of {} don't, {} for example"
         return {
-            "the task's own solutions pass": said.format(len(failed), len(some), failed[0]) if failed else "",
-            "and in a chat's code block": said.format(len(fenced), len(some), fenced[0]) if fenced else "",
+            "the task's own solutions pass": sentence.format(len(failed), len(some), failed[0]) if failed else "",
+            "and in a chat's code block": sentence.format(len(fenced), len(some), fenced[0]) if fenced else "",
             "an empty reply fails": f"it passes {empty[0]}" if empty else "",
             "a wrong solution fails": f"it passes {wrong[0]}" if wrong else "",
         }
@@ -111,7 +111,7 @@ def spread(items: Sequence[Item], n: int) -> list[Item]:
     """``n`` of the items, the first, the last and evenly spaced ones between; all where they aren't more."""
     if len(items) <= n:
         return list(items)
-    return [items[round(place * (len(items) - 1) / (n - 1))] for place in range(n)]
+    return [items[round(i * (len(items) - 1) / (n - 1))] for i in range(n)]
 
 
 def _in_chat(item: Item) -> str:

@@ -85,8 +85,8 @@ def _readings(prompt: str, reply: str, entry_point: str, blocks: Sequence[str]) 
 
 def fenced(reply: str) -> Iterator[str]:
     """The code between fences, without the fence's own indentation; the last fence may be open, and stand at the end of a line of code."""
-    for found in _FENCE.finditer(reply):
-        yield re.sub(rf"^{found['indent']}", "", found["code"], flags=re.MULTILINE)
+    for fence in _FENCE.finditer(reply):
+        yield re.sub(rf"^{fence['indent']}", "", fence["code"], flags=re.MULTILINE)
 
 
 #: No-break and other wide spaces, and marks without width, which Python takes for letters that don't belong: copied from a web page.
@@ -97,7 +97,7 @@ _PROMPTS = re.compile(r"^[ \t]*(?:>>>|\.\.\.:?|In \[\d+\]:)(?: |$)")
 
 def plain_spaces(text: str) -> str:
     """``text`` with plain spaces for others and without marks that have no width, but for what stands in a string on one line."""
-    return _ODD.sub(lambda found: found[1] or (" " if found[2] else ""), text) if _ODD.search(text) else text
+    return _ODD.sub(lambda match: match[1] or (" " if match[2] else ""), text) if _ODD.search(text) else text
 
 
 def without_prompts(code: str, entry_point: str) -> str:
@@ -179,10 +179,10 @@ def trimmed(before: str, code: str, entry_point: str) -> str:
         source = before + "".join(lines[:end])
         if (tree := parsed(source)) is None:
             continue
-        place = next((i for i, n in enumerate(tree.body) if getattr(n, "name", None) == entry_point), None)
-        if place is None or not _does_something(tree.body[place]):
+        index = next((i for i, n in enumerate(tree.body) if getattr(n, "name", None) == entry_point), None)
+        if index is None or not _does_something(tree.body[index]):
             return ""
-        return "".join(_text_of(source, needed(tree.body, place)))
+        return "".join(_text_of(source, needed(tree.body, index)))
     return ""
 
 
@@ -207,12 +207,12 @@ def _does_something(node: ast.stmt) -> bool:
     )
 
 
-def needed(body: Sequence[ast.stmt], place: int) -> list[ast.stmt]:
-    """The statements up to ``place`` and, of those behind, the ones that bind a name that is read in one kept and bound in none before."""
-    kept = set(range(place + 1))
+def needed(body: Sequence[ast.stmt], last: int) -> list[ast.stmt]:
+    """The statements up to ``last`` and, of those behind, the ones that bind a name that is read in one kept and bound in none before."""
+    kept = set(range(last + 1))
     bound = {name for i in kept for name in binds(body[i])}
     while more := {
-        i for i in range(place + 1, len(body)) if i not in kept and _wanted(body, kept) & binds(body[i]) - bound
+        i for i in range(last + 1, len(body)) if i not in kept and _wanted(body, kept) & binds(body[i]) - bound
     }:
         kept |= more
     return [body[i] for i in sorted(kept)]

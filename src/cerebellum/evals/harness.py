@@ -104,15 +104,15 @@ def _offline(name: str, data: Path, shots: int) -> tuple[list[Any], dict[str, An
         splits = {s: {"test": rows, "dev": _of(shown.rows, s)} for s, rows in by_subject(asked.rows).items()}
         facts = {"data": f"{asked.file} (error_type ok), {shown.file}", "sha256": asked.sha256}
         return _mmlu(splits, shots), facts
-    found = local.arc_challenge(data) if name == "arc_challenge" else local.hellaswag(data)
+    data_set = local.arc_challenge(data) if name == "arc_challenge" else local.hellaswag(data)
     changes: dict[str, Any] = {"training_split": None}
     if name == "arc_challenge":
         changes |= {"validation_split": None}
-    elif "query" in found.rows[0]:
+    elif "query" in data_set.rows[0]:
         changes |= {"process_docs": None}
     split = "test" if name == "arc_challenge" else "validation"
-    task = from_template(name, OWN[name][0], {split: found.rows}, changes)
-    return [task], {"data": found.file, "sha256": found.sha256}
+    task = from_template(name, OWN[name][0], {split: data_set.rows}, changes)
+    return [task], {"data": data_set.file, "sha256": data_set.sha256}
 
 
 def _online(name: str, shots: int) -> tuple[list[Any], dict[str, Any]]:
@@ -135,15 +135,15 @@ def subjects() -> list[str]:
     """MMLU's subjects, as the harness's templates name them; asking the hub for them would fail where only its cache is at hand."""
     import lm_eval.tasks
 
-    place = Path(lm_eval.tasks.__file__).parent / OWN["mmlu_redux"][0]
-    return sorted(path.stem.removeprefix("mmlu_") for path in place.glob("mmlu_*.yaml"))
+    folder = Path(lm_eval.tasks.__file__).parent / OWN["mmlu_redux"][0]
+    return sorted(path.stem.removeprefix("mmlu_") for path in folder.glob("mmlu_*.yaml"))
 
 
 def _mmlu(splits: Mapping[str, Mapping[str, Sequence[Any]]], shots: int) -> list[Any]:
-    place = OWN["mmlu_redux"][0]
+    folder = OWN["mmlu_redux"][0]
     return [
         from_template(
-            f"mmlu_{s}", place, {n: [_four(r) for r in rows] for n, rows in of.items()}, {"num_fewshot": shots}
+            f"mmlu_{s}", folder, {n: [_four(r) for r in rows] for n, rows in of.items()}, {"num_fewshot": shots}
         )
         for s, of in splits.items()
     ]
@@ -163,16 +163,16 @@ def by_subject(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str,
 
 
 def _of(rows: Iterable[Mapping[str, Any]], subject: str) -> list[Mapping[str, Any]]:
-    found = [row for row in rows if row["subject"] == subject]
-    if len(found) < MMLU_SHOTS:
-        raise InputError(f"{len(found)} examples for {subject}, {MMLU_SHOTS} are needed before each question")
-    return found
+    examples = [row for row in rows if row["subject"] == subject]
+    if len(examples) < MMLU_SHOTS:
+        raise InputError(f"{len(examples)} examples for {subject}, {MMLU_SHOTS} are needed before each question")
+    return examples
 
 
 def from_template(
-    name: str, place: str, splits: Mapping[str, Sequence[Mapping[str, Any]]] | None, changes: Mapping[str, Any]
+    name: str, subfolder: str, splits: Mapping[str, Sequence[Mapping[str, Any]]] | None, changes: Mapping[str, Any]
 ) -> Any:
-    """The harness's task ``name``, whose files are in its folder ``place``, on other rows: split → rows. None: on the hub's."""
+    """The harness's task ``name``, whose files are in its folder ``subfolder``, on other rows: split → rows. None: on the hub's."""
     import lm_eval.tasks
     from datasets import Dataset
 
@@ -180,7 +180,7 @@ def from_template(
     if splits is not None:
         made = {split: Dataset.from_list([dict(row) for row in rows]) for split, rows in splits.items()}
         changes |= {"custom_dataset": lambda **_: made}
-    folder = Path(lm_eval.tasks.__file__).parent / place
+    folder = Path(lm_eval.tasks.__file__).parent / subfolder
     manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
     loaded = manager.load([{"group": "cerebellum", "task": [{"task": name, **changes}]}])
     return loaded["tasks"][name]

@@ -35,12 +35,12 @@ class Tally:
 
 def tally(items: Sequence[Item], replies: Sequence[Sequence[Reply]], judged: Sequence[Judged]) -> Tally:
     """Every item's problems, counted once an item."""
-    found = [
+    problems = [
         {*(flag for r in of_one for flag in r.flags), *ambiguous(item), *((j.problem,) if j.problem else ())}
         for item, of_one, j in zip(items, replies, judged, strict=True)
     ]
-    counts = Counter(problem for of_one in found for problem in of_one)
-    n_prompt, n_reply = (sum(bool(p & set(kind)) for p in found) for kind in (OF_THE_PROMPT, OF_THE_REPLY))
+    counts = Counter(problem for of_one in problems for problem in of_one)
+    n_prompt, n_reply = (sum(bool(p & set(kind)) for p in problems) for kind in (OF_THE_PROMPT, OF_THE_REPLY))
     return Tally(
         len(items), {name: counts[name] for name in (*OF_THE_PROMPT, *OF_THE_REPLY) if counts[name]}, n_prompt, n_reply
     )
@@ -52,20 +52,20 @@ def ambiguous(item: Item) -> tuple[str, ...]:
     return (AMBIGUOUS,) if len(set(told)) < len(told) and "options" in item.about else ()
 
 
-def why_unusable(own: Tally, others: Iterable[Tally], checks: Mapping[str, str], shots: int = 0) -> str:
+def why_unusable(tally: Tally, others: Iterable[Tally], checks: Mapping[str, str], shots: int = 0) -> str:
     """Why a file's score says nothing of it, or "". ``shots``: examples before each question.
 
     Replies that nobody could read are held against the harness only where no other file was asked the same and did answer.
     """
-    if failed := [f"{name}: {said}" for name, said in checks.items() if said]:
+    if failed := [f"{name}: {fault}" for name, fault in checks.items() if fault]:
         return f"a self-test failed: {failed[0]}"
-    if own.prompts_spoiled:
+    if tally.prompts_spoiled:
         fewer = f", or fewer --shots than {shots}," if shots else ""
-        longer = f"; a larger --ctx{fewer} may make them fit" if own.counts.get(TRUNCATED) else ""
-        return f"{own.n_prompt} of {own.n} prompts are spoiled ({listed(own, OF_THE_PROMPT)}{longer})"
+        longer = f"; a larger --ctx{fewer} may make them fit" if tally.counts.get(TRUNCATED) else ""
+        return f"{tally.n_prompt} of {tally.n} prompts are spoiled ({listed(tally, OF_THE_PROMPT)}{longer})"
     others = list(others)
-    if own.replies_spoiled and not any(not other.replies_spoiled for other in others):
-        return f"{own.n_reply} of {own.n} replies can't be read ({listed(own, OF_THE_REPLY)})"
+    if tally.replies_spoiled and not any(not other.replies_spoiled for other in others):
+        return f"{tally.n_reply} of {tally.n} replies can't be read ({listed(tally, OF_THE_REPLY)})"
     return ""
 
 

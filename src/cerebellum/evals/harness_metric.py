@@ -29,18 +29,20 @@ def metric_of(name: str, tasks: Sequence[Any]) -> str:
     raise refusal(inside, odd)
 
 
-def refusal(name: str, task: Any, found: Mapping[str, Any] | None = None) -> InputError:
-    """That no metric of a task can be the score, and what to do; ``found``: what they were for an item."""
-    names = dict.fromkeys([*task.aggregation(), *(found or {})])
-    known = ", ".join(f"{metric} ({why_not(task, metric) or _odd(metric, found or {})})" for metric in names) or "none"
+def refusal(name: str, task: Any, metrics: Mapping[str, Any] | None = None) -> InputError:
+    """That no metric of a task can be the score, and what to do; ``metrics``: what they were for an item."""
+    names = dict.fromkeys([*task.aggregation(), *(metrics or {})])
+    known = (
+        ", ".join(f"{metric} ({why_not(task, metric) or _odd(metric, metrics or {})})" for metric in names) or "none"
+    )
     return InputError(
         f"{name} has no metric that is a mean of shares from 0 to 1 over its items, of which more is better, so two files can't be paired "
         f"on it: {known}. " + INSTEAD.format(name.partition(" ")[0])
     )
 
 
-def _odd(metric: str, found: Mapping[str, Any]) -> str:
-    return f"{str(found[metric])[:40]} for an item" if metric in found else "not given for an item"
+def _odd(metric: str, metrics: Mapping[str, Any]) -> str:
+    return f"{str(metrics[metric])[:40]} for an item" if metric in metrics else "not given for an item"
 
 
 def paired(task: Any) -> list[str]:
@@ -57,11 +59,11 @@ def why_not(task: Any, metric: str) -> str:
     return "" if task.higher_is_better().get(metric) is True else "less is better"
 
 
-def settled(name: str, wanted: str, found: Sequence[tuple[Any, Mapping[str, Any]]]) -> str:
+def settled(name: str, wanted: str, judged: Sequence[tuple[Any, Mapping[str, Any]]]) -> str:
     """``wanted``, or where the judgement of an item of each task object has no share of that name (a function may give several of other
-    names, another percent), the first that all have. ``found``: (task object, an item's metrics). Raises `InputError` for none."""
-    for metric in (wanted, *paired(found[0][0])):
-        odd = [of_one for of_one in found if not is_share(of_one[1].get(metric))]
+    names, another percent), the first that all have. ``judged``: (task object, an item's metrics). Raises `InputError` for none."""
+    for metric in (wanted, *paired(judged[0][0])):
+        odd = [of_one for of_one in judged if not is_share(of_one[1].get(metric))]
         if not odd:
             return metric
     raise refusal(name, *odd[0])

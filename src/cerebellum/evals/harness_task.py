@@ -74,13 +74,13 @@ class HarnessTask:
     def _settled(self, metric: str) -> str:
         """What a judgement holds is known only by judging: the first item of each task object, on replies made up."""
         first = {id(task): (task, item) for item in reversed(self.items) for task in self._instances[item.id][:1]}
-        found = []
+        judged = []
         for task, item in first.values():
             gold = item.about["gold"]
             text = gold if isinstance(gold, str) else "1"
             replies = [Reply(nats=-1.0 - n, n_tokens=1, text=text) for n in range(len(item.requests))]
-            found.append((task, self.judge(item, replies).metrics))
-        return settled(self.name, metric, found[::-1])
+            judged.append((task, self.judge(item, replies).metrics))
+        return settled(self.name, metric, judged[::-1])
 
     def judge(self, item: Item, replies: Sequence[Reply]) -> Judged:
         """Raises `InputError` where the harness's own judge fails."""
@@ -100,8 +100,8 @@ class HarnessTask:
         for instance in instances:
             instance.resps = [_response(instance, next(left)) for _ in range(instance.repeats or 1)]
             instance.filtered_resps = {}
-        for found in task._filters:
-            found.apply(instances)
+        for each in task._filters:
+            each.apply(instances)
         metrics: dict[str, Any] = {}
         for number, key in enumerate(instances[0].filtered_resps):
             result = task.process_results(doc, [i.filtered_resps[key] for i in instances])

@@ -35,11 +35,13 @@ def item_row(task: Task, item: Item, replies: Sequence[Reply], judged: Judged) -
         else first.prompt
     }
     gold = {name: item.about[name] for name in ("options", "gold") if name in item.about}
-    said = [{"nats": r.nats, "n_tokens": r.n_tokens} if isinstance(first, Likely) else reply_text(r) for r in replies]
+    answers = [
+        {"nats": r.nats, "n_tokens": r.n_tokens} if isinstance(first, Likely) else reply_text(r) for r in replies
+    ]
     flags = sorted({flag for reply in replies for flag in reply.flags})
     return {
         "id": item.id, "value": value_of(task, item, judged), "metrics": dict(judged.metrics), "chosen": judged.chosen,
-        **gold, "problems": [*flags, *([judged.problem] if judged.problem else [])], "detail": judged.detail, **asked, "replies": said,
+        **gold, "problems": [*flags, *([judged.problem] if judged.problem else [])], "detail": judged.detail, **asked, "replies": answers,
     }  # fmt: skip
 
 

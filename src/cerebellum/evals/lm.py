@@ -31,15 +31,15 @@ class HarnessModel(LM):
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """(Σ log p in nats, whether greedy decoding would write it) of each (context, continuation)."""
         asked = [Likely(r.args[0], r.args[1], self._chat) for r in requests]
-        found = [(reply.nats, reply.greedy) for reply in self._asker.ask(asked, "log-likelihoods")]
-        self._cache("loglikelihood", requests, found)
-        return found
+        answers = [(reply.nats, reply.greedy) for reply in self._asker.ask(asked, "log-likelihoods")]
+        self._cache("loglikelihood", requests, answers)
+        return answers
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Σ log p of each whole text, nats."""
-        found = [reply.nats for reply in self._asker.ask([Rolling(r.args[0]) for r in requests], "whole texts")]
-        self._cache("loglikelihood_rolling", requests, found)
-        return found
+        answers = [reply.nats for reply in self._asker.ask([Rolling(r.args[0]) for r in requests], "whole texts")]
+        self._cache("loglikelihood_rolling", requests, answers)
+        return answers
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """The text after each prompt, without reasoning. One prompt asked several times is drawn with another seed each time."""
@@ -50,9 +50,11 @@ class HarnessModel(LM):
             asked.append(write_of(prompt, options, times[prompt], self._chat))
             times[prompt] += 1
         replies = self._asker.ask(asked, "writing")
-        found = [answer_of(reply.text, request.args[0]).text for reply, request in zip(replies, requests, strict=True)]
-        self._cache("generate_until", requests, found)
-        return found
+        answers = [
+            answer_of(reply.text, request.args[0]).text for reply, request in zip(replies, requests, strict=True)
+        ]
+        self._cache("generate_until", requests, answers)
+        return answers
 
     def apply_chat_template(self, chat_history: Sequence[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The conversation in the model's own template. From here on prompts are taken to be such conversations."""
@@ -71,6 +73,6 @@ class HarnessModel(LM):
         """What the harness writes beside its results."""
         return {"model_file": self._name, "n_ctx": self._responder.n_ctx}
 
-    def _cache(self, kind: str, requests: Sequence[Any], found: Sequence[Any]) -> None:
-        for request, answer in zip(requests, found, strict=True):
+    def _cache(self, kind: str, requests: Sequence[Any], answers: Sequence[Any]) -> None:
+        for request, answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial(kind, request.args, answer)

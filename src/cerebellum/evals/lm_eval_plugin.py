@@ -35,8 +35,8 @@ def add() -> None:
 class Loader(importlib.abc.Loader):
     """The harness's own loader, and then our model."""
 
-    def __init__(self, own: importlib.abc.Loader) -> None:
-        self._own = own
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._own = loader
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._own.create_module(spec)

@@ -189,11 +189,11 @@ def is_texts(value: Any) -> bool:
 
 def hellaswag(folder: Path) -> Data:
     """HellaSwag's validation tasks, as lm-evaluation-harness has them after its own clean-up: query, choices, label."""
-    place = folder / "hellaswag"
-    if (place / "hellaswag.jsonl").is_file():
-        data = needing(read_jsonl(place, "hellaswag.jsonl"), "activity_label", "ctx_a", "ctx_b", "endings", "label")
+    subfolder = folder / "hellaswag"
+    if (subfolder / "hellaswag.jsonl").is_file():
+        data = needing(read_jsonl(subfolder, "hellaswag.jsonl"), "activity_label", "ctx_a", "ctx_b", "endings", "label")
         return Data([_hellaswag(row, data, n) for n, row in enumerate(data.rows)], data.file, data.sha256)
-    text, name, sha256 = read_text(place, "hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt")
+    text, name, sha256 = read_text(subfolder, "hellaswag_val_full.txt.bz2", "hellaswag_val_full.txt")
     lines = text.removesuffix("\n").split("\n") if text else []
     if not lines or len(lines) % 6:
         raise InputError(f"{name} has {len(lines)} lines; six make a task")
@@ -225,10 +225,10 @@ def begun_sentence(context: str) -> str:
 
     The hub keeps that sentence apart (``ctx_b``); the text file doesn't, so it is known by its small first letter.
     """
-    found = _LAST_SENTENCE.match(context)
-    if found is None or context.endswith((".", "!", "?")):
+    match = _LAST_SENTENCE.match(context)
+    if match is None or context.endswith((".", "!", "?")):
         return context
-    return found[1] + found[2].capitalize()
+    return match[1] + match[2].capitalize()
 
 
 def mmlu_redux(folder: Path) -> tuple[Data, Data]:
@@ -253,5 +253,5 @@ def check_subjects(data: Data, known: Sequence[str]) -> None:
     for number, row in data.numbered:
         if row["subject"] not in known:
             near = difflib.get_close_matches(row["subject"].lower().replace(" ", "_"), known, 1)
-            said = f"; did you mean {near[0]}" if near else f" ({', '.join(known[:3])}, …)"
-            raise refused(data, number, f"its subject {row['subject'][:60]!r} is none of MMLU's{said}")
+            hint = f"; did you mean {near[0]}" if near else f" ({', '.join(known[:3])}, …)"
+            raise refused(data, number, f"its subject {row['subject'][:60]!r} is none of MMLU's{hint}")

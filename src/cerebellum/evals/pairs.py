@@ -53,12 +53,12 @@ def difference_of(values: Values, before: Values) -> Interval:
 def judge_mean(difference: Interval, margin: float) -> Gate:
     """The gate for graded items: by the interval alone, in the words of `cerebellum.stats.paired.judge_gate`."""
     x, limit = difference, f"the margin of {100 * margin:.3g} points"
-    said = f"{100 * x.estimate:+.2f} points"
+    points = f"{100 * x.estimate:+.2f} points"
     if x.n_chunks == 1:
-        return Gate("too few items to tell", f"{said} on one item, which has no interval: ask more items.")
-    said += f" ({100 * x.low:+.2f} to {100 * x.high:+.2f} points, {100 * x.level:.4g} % interval)"
+        return Gate("too few items to tell", f"{points} on one item, which has no interval: ask more items.")
+    points += f" ({100 * x.low:+.2f} to {100 * x.high:+.2f} points, {100 * x.level:.4g} % interval)"
     if x.low > -margin:
-        return Gate("pass", f"{said}: a loss as large as {limit} is excluded.")
+        return Gate("pass", f"{points}: a loss as large as {limit} is excluded.")
     if x.high < 0.0:
-        return Gate("fail", f"{said}: a loss, and not shown to be smaller than {limit}.")
-    return Gate("too few items to tell", f"{said}: a loss as large as {limit} isn't excluded.")
+        return Gate("fail", f"{points}: a loss, and not shown to be smaller than {limit}.")
+    return Gate("too few items to tell", f"{points}: a loss as large as {limit} isn't excluded.")

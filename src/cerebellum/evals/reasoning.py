@@ -94,8 +94,8 @@ def answer_of(reply: str, prompt: str = "") -> Answer:
         if opened.match(reply):
             parts = answered.split(reply, maxsplit=1)
             return _unwrapped(parts[1]) if len(parts) == 2 else Answer("", False)
-    if found := _BARE_CHANNELS.match(reply):
-        return Answer(reply[found.end() :])
+    if channels := _BARE_CHANNELS.match(reply):
+        return Answer(reply[channels.end() :])
     if _BARE_BEGUN.match(reply):
         return Answer("", False)
     return _outside(reply, _ends_open(prompt))
@@ -113,16 +113,16 @@ def _outside(reply: str, inside: bool) -> Answer:
     marks = list(_MARKS.finditer(reply))
     if not marks:
         return Answer("" if inside else reply, not inside)
-    kept, place = "", 0
+    kept, end = "", 0
     for mark in marks:
         if mark["opens"] or mark["gemma_opens"]:
-            kept += "" if inside else reply[place : mark.start()]
+            kept += "" if inside else reply[end : mark.start()]
             inside = True
         else:
             kept = kept if inside and kept.strip() else ""
             inside = False
-        place = mark.end()
-    return Answer("", False) if inside else _unwrapped(kept + reply[place:])
+        end = mark.end()
+    return Answer("", False) if inside else _unwrapped(kept + reply[end:])
 
 
 def _last_channel(reply: str) -> Answer:

@@ -116,10 +116,10 @@ def score_of(role: str, asked: Asked, tallies: Mapping[str, Tally]) -> Score:
 def figure_of(asked: Asked, metric: str) -> float | None:
     """A metric over all items; None where it can't be had of these."""
     try:
-        found = asked.task.score(metric, [j.metrics[metric] for j in asked.judged if metric in j.metrics])
+        value = asked.task.score(metric, [j.metrics[metric] for j in asked.judged if metric in j.metrics])
     except (ValueError, TypeError):
         return None
-    return found if math.isfinite(found) else None
+    return value if math.isfinite(value) else None
 
 
 def value_of(task: Task, item: Item, judged: Judged) -> float:

@@ -36,13 +36,13 @@ def admitted(
     engines: Sequence[RemoteEngine],
     build: str,
     canary: Canary,
-    own: Callable[[], Engine],
+    open_own: Callable[[], Engine],
     *,
     same_build_only: bool,
     progress: Progress,
     note: Admitted,
 ) -> Iterator[RemoteEngine]:
-    """The engines that may measure. ``own`` opens an engine of ``build`` here, where there is no other of it. Raises `EngineError` where
+    """The engines that may measure. ``open_own`` opens one of ``build`` here, where there is no other of it. Raises `EngineError` where
     one of another build is there and ``same_build_only``."""
     strangers = [engine for engine in engines if engine.build != build]
     if not strangers:
@@ -58,7 +58,7 @@ def admitted(
     if natives:
         known = canary.sing(natives[0])
     else:
-        here = own()
+        here = open_own()
         try:
             known = canary.sing(here)
         finally:

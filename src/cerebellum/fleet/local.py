@@ -72,16 +72,16 @@ def fleet_settings(
     Where layers go to GPUs and there are several engines, or GPUs are counted out, each engine sees ``gpus_per_worker`` (1) of ``devices``
     alone; more engines than that gives share them in turn. Else several engines get shares of the cores. Raises `InputError`.
     """
-    own = shared_out(settings, workers)
+    shared = shared_out(settings, workers)
     if settings.n_gpu_layers == 0 and gpus_per_worker is not None:
         raise InputError("--gpus-per-worker is of GPUs, and no layer is put on one: give --gpu-layers 99 with it")
     if settings.n_gpu_layers != 0 and (gpus_per_worker is not None or (workers > 1 and devices)):
         sets = device_sets(devices, gpus_per_worker or 1)
-        return tuple(replace(own, devices=sets[i % len(sets)]) for i in range(workers))
-    shares = core_shares(workers) if workers > 1 and workers * own.threads <= n_cores() else ()
-    if not shares or len(shares[0]) < own.threads:
-        return (own,) * workers
-    return tuple(replace(own, cores=share) for share in shares)
+        return tuple(replace(shared, devices=sets[i % len(sets)]) for i in range(workers))
+    shares = core_shares(workers) if workers > 1 and workers * shared.threads <= n_cores() else ()
+    if not shares or len(shares[0]) < shared.threads:
+        return (shared,) * workers
+    return tuple(replace(shared, cores=share) for share in shares)
 
 
 def device_sets(devices: Sequence[str], each: int) -> list[tuple[str, ...]]:

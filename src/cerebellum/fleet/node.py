@@ -173,10 +173,10 @@ class NodeHost:
         )
 
     def _places(self, needed: NeededFile) -> list[Path]:
-        own = [folder for folder in os.environ.get(FILES, "").split(os.pathsep) if folder]
-        folders = [Path(folder).expanduser() for folder in (*self._folders, *own)]
+        given = [folder for folder in os.environ.get(FILES, "").split(os.pathsep) if folder]
+        folders = [Path(folder).expanduser() for folder in (*self._folders, *given)]
         there = [folder / needed.path.name for folder in folders] + [self._made_path(needed)]
-        return there if own else [needed.path, *there]
+        return there if given else [needed.path, *there]
 
     @staticmethod
     def _made_path(needed: NeededFile) -> Path:

@@ -82,8 +82,8 @@ class Place:
 class RayChannel:
     """See `Channel`."""
 
-    def __init__(self, ray: Any, place: Place, backend: Backend, folders: Sequence[str]) -> None:
-        self._ray, self._place, self._backend, self._folders = ray, place, backend, tuple(folders)
+    def __init__(self, ray: Any, slot: Place, backend: Backend, folders: Sequence[str]) -> None:
+        self._ray, self._place, self._backend, self._folders = ray, slot, backend, tuple(folders)
         self._n_streams = 0
         self._start()
 
@@ -177,18 +177,18 @@ class RayFleet:
     def places(self) -> list[Place]:
         """A place for each device, or share of a processor, of the nodes that are there. Raises `InputError` where there is none."""
         nodes = sorted((node for node in self.ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
-        found: list[Place] = []
+        slots: list[Place] = []
         for node in nodes:
             resources = node["Resources"]
             cpus, gpus = float(resources.get("CPU", 0.0)), int(resources.get("GPU", 0.0))
             name = f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
             n = gpus // self.gpus_each if self.settings.n_gpu_layers else min(self.each_node, int(cpus))
             n_gpus = self.gpus_each if self.settings.n_gpu_layers else 0
-            found += [Place(node["NodeID"], name, int(cpus) // max(n, 1) if n else 0.0, n_gpus, i, n) for i in range(n)]
-        if not found:
+            slots += [Place(node["NodeID"], name, int(cpus) // max(n, 1) if n else 0.0, n_gpus, i, n) for i in range(n)]
+        if not slots:
             kind = f"{self.gpus_each} GPUs" if self.settings.n_gpu_layers else "a core"
             raise InputError(f"no node of the Ray cluster has {kind} for an engine: it shows {len(nodes)} nodes")
-        return found
+        return slots
 
     @contextlib.contextmanager
     def open(self, path: Path, sources: Sources) -> Iterator[Sequence[Engine]]:
@@ -221,8 +221,8 @@ class RayFleet:
             for engine in engines:
                 engine.close()
 
-    def _engine(self, place: Place, order: Order) -> RemoteEngine:
-        channel = RayChannel(self.ray, place, self.backend, self.folders)
+    def _engine(self, slot: Place, order: Order) -> RemoteEngine:
+        channel = RayChannel(self.ray, slot, self.backend, self.folders)
         try:
             return RemoteEngine(channel, order)
         except BaseException:

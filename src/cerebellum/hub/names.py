@@ -57,15 +57,15 @@ def label_of(path: str) -> str:
 
 def models_in(paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """First file → all files, of each model among the files of a repository: GGUFs but importance matrices and projectors."""
-    found: dict[str, tuple[str, ...]] = {}
+    models: dict[str, tuple[str, ...]] = {}
     for path in sorted(paths):
         folder, slash, file = path.rpartition("/")
         if not file.lower().endswith(".gguf") or re.search("mmproj|imatrix", file, re.IGNORECASE):
             continue
         split = SplitName.parse(file)
         if split is None or split.number == 1:
-            found[path] = (path,) if split is None else tuple(f"{folder}{slash}{name}" for name in split.all())
-    return found
+            models[path] = (path,) if split is None else tuple(f"{folder}{slash}{name}" for name in split.all())
+    return models
 
 
 def choose(name: HubName, paths: Iterable[str]) -> tuple[str, ...]:

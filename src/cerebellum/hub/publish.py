@@ -177,8 +177,8 @@ def _there(repo: str, dry_run: bool, progress: Progress) -> tuple[Listing | None
         if token is None and not dry_run:
             raise HubError(f"publishing needs a token with the right to write: {LOG_IN}")
         with asking(repo):
-            found = listing(HubName(repo), Silent())
-        return (found, True) if found.is_private is not None else _unasked(dry_run, repo, progress)
+            listed = listing(HubName(repo), Silent())
+        return (listed, True) if listed.is_private is not None else _unasked(dry_run, repo, progress)
     except HubError as error:
         if isinstance(error.__cause__, RepositoryNotFoundError) and not isinstance(error.__cause__, GatedRepoError):
             return None, True
@@ -217,8 +217,8 @@ def _state(path: Path, sha256: str, there: Listing | None, name: str) -> str:
     known: RemoteFile | None = there.files.get(name) if there else None
     if known is None:
         return "new"
-    own = digest_of(path, known.digest) if len(known.digest) == 40 else sha256
-    return "same" if own == known.digest else "replaces"
+    digest = digest_of(path, known.digest) if len(known.digest) == 40 else sha256
+    return "same" if digest == known.digest else "replaces"
 
 
 def _refuse_replacing(uploads: Sequence[Upload], repo: str, force: bool) -> None:

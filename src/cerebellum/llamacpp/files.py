@@ -52,8 +52,8 @@ def realized_types(source: Path, ftype: str, overrides: Overrides, imatrix: Path
     _run(source, "", ftype, overrides, imatrix, dry_run=True)
     types: dict[str, str] = {}
     for line in native.native_log().lines:
-        if found := _LINE.search(line):
-            types[found["name"]] = STORED[(found["new"] or found["old"]).upper()].name
+        if match := _LINE.search(line):
+            types[match["name"]] = STORED[(match["new"] or match["old"]).upper()].name
     expected = {t.name for t in tensors}
     if set(types) != expected:
         missing = ", ".join(sorted(expected ^ set(types))[:3])
@@ -156,14 +156,14 @@ def _run(source: Path, out: str, ftype: str, overrides: Overrides, imatrix: Path
 
 def _stopped_at(lines: Iterable[str]) -> tuple[str, str] | None:
     """(tensor, type it was to become) where llama.cpp's log of a file that it gave up ends; None where that can't be told."""
-    found = None
+    last = None
     for line in lines:
         if begun := _BEGUN.search(line):
-            found = begun
-    if found is None:
+            last = begun
+    if last is None:
         return None
-    kind = _CONVERTING.search(found.string)
-    return found["name"], kind["new"].upper() if kind else "that type"
+    kind = _CONVERTING.search(last.string)
+    return last["name"], kind["new"].upper() if kind else "that type"
 
 
 def _set_overrides(params: Any, overrides: Overrides) -> Any:

@@ -59,12 +59,12 @@ def read_log(lines: Iterable[str]) -> Allocated:
     """The sizes in llama.cpp's log. Raises `EngineError` where it says nothing of a compute buffer."""
     text = "\n".join(lines)
     compute: dict[str, int] = {}
-    for found in _COMPUTE.finditer(text):
-        compute[found["device"]] = _bytes(found["mib"])  # the last of them counts: it is reserved more than once
+    for match in _COMPUTE.finditer(text):
+        compute[match["device"]] = _bytes(match["mib"])  # the last of them counts: it is reserved more than once
     if not compute:
         raise EngineError("llama.cpp did not say how large its buffers are; is it the pinned build?")
-    cache = sum(_bytes(found["mib"]) for found in _CACHE.finditer(text))
-    return Allocated(cache, sum(_bytes(found["mib"]) for found in _OUTPUT.finditer(text)), compute)
+    cache = sum(_bytes(match["mib"]) for match in _CACHE.finditer(text))
+    return Allocated(cache, sum(_bytes(match["mib"]) for match in _OUTPUT.finditer(text)), compute)
 
 
 def _bytes(mib: str) -> int:

@@ -58,16 +58,16 @@ def give_back(folder: Path) -> int:
 
 def mappings(table: Path = Path("/proc/self/smaps")) -> Iterator[Mapping]:
     """This process's mappings. Raises `OSError` where the system has no such table."""
-    found: re.Match[str] | None = None
+    head: re.Match[str] | None = None
     sizes: dict[str, int] = {}
     for line in table.read_text(errors="surrogateescape").split("\n"):
         if begun := _MAPPING.match(line):
-            found, sizes = begun, {}
+            head, sizes = begun, {}
             continue
         name, _, value = line.partition(":")
         if name in _SIZES:
             sizes[name] = int(value.split()[0]) * 1024
-        if found and len(sizes) == len(_SIZES):
-            start, end, rights, path = found.groups()
+        if head and len(sizes) == len(_SIZES):
+            start, end, rights, path = head.groups()
             yield Mapping(int(start, 16), int(end, 16), rights, path, sizes["Rss"], sizes["Anonymous"] + sizes["Swap"])
-            found = None
+            head = None

@@ -23,12 +23,12 @@ Pair = tuple[str, str | int]
 def added(source: Model, imatrix: Imatrix | None, path: Path | None) -> list[Pair]:
     """What is added to the metadata of ``source``: llama.cpp writes every file with the default alignment, whatever it copies from its
     source; where there is an importance matrix (at ``path``, spelled as given) what `llama-quantize` notes of it, in its order."""
-    found: list[Pair] = []
+    keys: list[Pair] = []
     if imatrix is not None and path is not None:
-        found += _of_imatrix(imatrix, path)
+        keys += _of_imatrix(imatrix, path)
     if source.metadata.get(ALIGNMENT, DEFAULT_ALIGNMENT) != DEFAULT_ALIGNMENT:
-        found.append((ALIGNMENT, DEFAULT_ALIGNMENT))
-    return found
+        keys.append((ALIGNMENT, DEFAULT_ALIGNMENT))
+    return keys
 
 
 def _of_imatrix(imatrix: Imatrix, path: Path) -> Iterator[Pair]:

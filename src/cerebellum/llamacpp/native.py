@@ -151,10 +151,10 @@ def _library(stem: str, signatures: dict[str, tuple[Any, tuple[Any, ...]]]) -> A
 def devices() -> tuple[str, ...]:
     """What this llama.cpp can compute on beside the processor: names and descriptions."""
     library, base = _library("ggml", _OF_DEVICES), ggml()
-    found = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
+    handles = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
     return tuple(
         f"{base.ggml_backend_dev_name(each).decode()}: {base.ggml_backend_dev_description(each).decode()}"
-        for each in found
+        for each in handles
         if base.ggml_backend_dev_type(each) != _PROCESSOR
     )
 
@@ -163,8 +163,8 @@ def devices() -> tuple[str, ...]:
 def has_accelerator() -> bool:
     """Whether a library beside ggml's own kernels (BLAS) takes part of what the processor computes."""
     library, base = _library("ggml", _OF_DEVICES), ggml()
-    found = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
-    return any(base.ggml_backend_dev_type(each) == _ACCELERATOR for each in found)
+    handles = [library.ggml_backend_dev_get(i) for i in range(library.ggml_backend_dev_count())]
+    return any(base.ggml_backend_dev_type(each) == _ACCELERATOR for each in handles)
 
 
 @functools.cache
@@ -192,14 +192,14 @@ def build_id() -> str:
 def empty_ops() -> frozenset[int]:
     """Numbers of the operations that compute nothing: views and reshapes."""
     names = {b"NONE", b"RESHAPE", b"VIEW", b"PERMUTE", b"TRANSPOSE"}
-    found, number = set(), 0
+    ops, number = set(), 0
     while names:
         name = ggml().ggml_op_name(number)
         if name in names:
             names.remove(name)
-            found.add(number)
+            ops.add(number)
         number += 1
-    return frozenset(found)
+    return frozenset(ops)
 
 
 @functools.cache
@@ -236,12 +236,12 @@ class NativeLog:
             self._level = level
         self._partial += text.decode("utf-8", "replace")
         *whole, self._partial = self._partial.split("\n")
-        found = [line for line in whole if line.strip() and not line.startswith(_CHATTER)]
-        self.lines.extend(found)
+        telling = [line for line in whole if line.strip() and not line.startswith(_CHATTER)]
+        self.lines.extend(telling)
         if self._level == _WARNING:
-            self.warned.extend(found)
+            self.warned.extend(telling)
         if self._level == _ERROR:
-            self.failed.extend(found)
+            self.failed.extend(telling)
         self._level = level
 
     def clear(self) -> None:
@@ -251,8 +251,8 @@ class NativeLog:
 
     def errors(self) -> str:
         """The last few lines that llama.cpp logged as errors, for a message; where there are none its last lines."""
-        found = [line.strip() for line in self.failed]
-        telling = [line for line in found if not line.endswith(_SAYS_NOTHING)] or found
+        lines = [line.strip() for line in self.failed]
+        telling = [line for line in lines if not line.endswith(_SAYS_NOTHING)] or lines
         return "; ".join(telling[-3:]) or "; ".join(list(self.lines)[-2:])
 
 

@@ -25,15 +25,15 @@ def pinnable(devices: Sequence[str]) -> tuple[str, ...]:
 
 def visible(devices: Sequence[str], environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that let a process see ``devices`` alone, by the names that they have in ``environment``. Raises `EngineError`."""
-    found = [_DEVICE.fullmatch(device) for device in devices]
-    kinds = {match[1] for match in found if match}
-    if None in found or len(kinds) != 1:
+    matches = [_DEVICE.fullmatch(device) for device in devices]
+    kinds = {match[1] for match in matches if match}
+    if None in matches or len(kinds) != 1:
         raise EngineError(
             f"an engine can't be given {', '.join(devices)} for its own: devices of one kind that can be hidden are wanted"
         )
     variable = VISIBLE[kinds.pop()]
     there = [word for word in environment.get(variable, "").split(",") if word.strip()]
-    numbers = [int(match[2]) for match in found if match]
+    numbers = [int(match[2]) for match in matches if match]
     if there and max(numbers) >= len(there):
         raise EngineError(
             f"{variable} names {len(there)} devices, and {devices[numbers.index(max(numbers))]} is none of them"

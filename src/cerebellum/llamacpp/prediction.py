@@ -26,12 +26,12 @@ _MOVED = 1e-4
 
 def check_logits(model: Any, settings: Settings, n_threads: int, tokens: Tokens, n_vocab: int, name: str) -> None:
     """Decode the first of ``tokens`` (int32 [n], a text's) twice, with another last one. Raises `ModelFileError` naming ``name``."""
-    own = _probe_tokens(tokens, n_vocab)
-    changed = own.copy()
-    changed[-1] = (own[-1] + n_vocab // 2) % n_vocab
-    context = new_context(model, settings, n_ctx=len(own), n_batch=len(own), n_threads=n_threads)
+    probe = _probe_tokens(tokens, n_vocab)
+    changed = probe.copy()
+    changed[-1] = (probe[-1] + n_vocab // 2) % n_vocab
+    context = new_context(model, settings, n_ctx=len(probe), n_batch=len(probe), n_threads=n_threads)
     try:
-        rows, others = (_rows(context, each, n_vocab) for each in (own, changed))
+        rows, others = (_rows(context, each, n_vocab) for each in (probe, changed))
     finally:
         lc.llama_free(context)
     if problem := _problem(rows, others):
@@ -42,10 +42,10 @@ def check_logits(model: Any, settings: Settings, n_threads: int, tokens: Tokens,
 
 def _probe_tokens(tokens: Tokens, n_vocab: int) -> Tokens:
     """The text's first tokens; of a vocabulary that has no words for it, some that lie apart."""
-    own = tokens[:_LENGTH]
-    if len(own) < _LENGTH or len(set(own.tolist())) < _LENGTH // 2:
-        own = (np.arange(1, _LENGTH + 1) * n_vocab // (_LENGTH + 2)).astype(np.int32)
-    return own
+    probe = tokens[:_LENGTH]
+    if len(probe) < _LENGTH or len(set(probe.tolist())) < _LENGTH // 2:
+        probe = (np.arange(1, _LENGTH + 1) * n_vocab // (_LENGTH + 2)).astype(np.int32)
+    return probe
 
 
 def _rows(context: Any, tokens: Tokens, n_vocab: int) -> Logits:

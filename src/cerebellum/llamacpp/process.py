@@ -64,8 +64,8 @@ def child_environment(waiting: Mapping[str, str] = WAITING) -> dict[str, str]:
 
     A native abort prints its reason and no backtrace: where gdb is installed, ggml would attach it, and that hides the reason.
     """
-    own = {"PYTHONPATH": os.pathsep.join(importable()), "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
-    return {**waiting, **os.environ, **own}
+    fixed = {"PYTHONPATH": os.pathsep.join(importable()), "PYTHONSAFEPATH": "1", "GGML_NO_BACKTRACE": "1"}
+    return {**waiting, **os.environ, **fixed}
 
 
 def last_words(stream: IO[bytes]) -> str:
@@ -194,8 +194,8 @@ class Child:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         except ValueError:
             how = f"signal {-code}"
-        said = last_words(self._stderr)
-        return EngineDied(f"{label or self.doing}: llama.cpp's process died ({how}){': ' + said if said else ''}")
+        words = last_words(self._stderr)
+        return EngineDied(f"{label or self.doing}: llama.cpp's process died ({how}){': ' + words if words else ''}")
 
     @property
     def has_answered(self) -> bool:

@@ -64,8 +64,8 @@ def _work(context: Any, tokens: Tokens, *, generation: bool) -> Callable[[int], 
 
     def work(n_tokens: int) -> None:
         for at in range(0, n_tokens, step):
-            part = tokens[at : min(at + step, n_tokens)]
-            decode(context, lc.llama_batch_get_one(part.ctypes.data_as(lc.llama_token_p), len(part)))
+            piece = tokens[at : min(at + step, n_tokens)]
+            decode(context, lc.llama_batch_get_one(piece.ctypes.data_as(lc.llama_token_p), len(piece)))
             if generation:
                 lc.llama_synchronize(context)
         lc.llama_synchronize(context)

@@ -35,10 +35,10 @@ def telling(lines: Iterable[str], name: str) -> tuple[str, ...]:
         kind = _NUMBERS.sub("N", text)
         first.setdefault(kind, text)
         count[kind] = count.get(kind, 0) + 1
-    said = [f"{text} (and {count[kind] - 1} like it)" if count[kind] > 1 else text for kind, text in first.items()]
-    if len(said) > MOST:
-        said[MOST:] = [f"and {len(said) - MOST} more warnings"]
-    return tuple(f"llama.cpp on {name}: {text}{_meaning(text)}" for text in said)
+    texts = [f"{text} (and {count[kind] - 1} like it)" if count[kind] > 1 else text for kind, text in first.items()]
+    if len(texts) > MOST:
+        texts[MOST:] = [f"and {len(texts) - MOST} more warnings"]
+    return tuple(f"llama.cpp on {name}: {text}{_meaning(text)}" for text in texts)
 
 
 def _meaning(text: str) -> str:

@@ -80,8 +80,8 @@ class Host:
         self.engine = None
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        found = getattr(self.engine, method)
-        return found(*args, **kwargs) if callable(found) else found
+        attribute = getattr(self.engine, method)
+        return attribute(*args, **kwargs) if callable(attribute) else attribute
 
 
 class Mailbox:

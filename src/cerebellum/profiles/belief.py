@@ -58,10 +58,10 @@ def prior(log_profile: Floats, depths: Floats) -> Belief:
     grid = itertools.product(_AGREEMENTS, zip(_SPREADS, _SPREAD_WEIGHTS, strict=True), _SMOOTH, _LENGTHS)
     for agreement, (ratio, weight), smooth, length in grid:
         scale = spread * ratio
-        own = smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(depths))
+        covariance = smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(depths))
         weights.append(weight)
         means.append(scale * agreement * standard)
-        covariances.append(scale**2 * (1.0 - agreement**2) * own + _LEVEL**2)
+        covariances.append(scale**2 * (1.0 - agreement**2) * covariance + _LEVEL**2)
     total = np.array(weights)
     return Belief(total / total.sum(), np.array(means), np.array(covariances))
 

@@ -75,8 +75,8 @@ def check_role(
     probed: dict[int, float] = {}
     draws, kept = _look(belief, probed, chosen, seed)
     while len(probed) < min(max_probes, len(blocks)):
-        place = next_probe(draws, kept, probed)
-        probed[place] = measure(blocks[place])
+        number = next_probe(draws, kept, probed)
+        probed[number] = measure(blocks[number])
         draws, kept = _look(belief, logs(probed), chosen, seed)
     order = np.argsort(np.median(draws, axis=0), kind="stable")
     agreement, low, high = _agreement(carried_over, draws)

@@ -79,16 +79,16 @@ def carried_over(
     Linear in depth between source blocks of the same side of the border, and for ``attention``'s roles of the same kind, as long as
     there are any; by relative depth alone where one of the models has no border or no kinds.
     """
-    found = np.empty(len(blocks))
-    for place, block in enumerate(blocks):
+    logs = np.empty(len(blocks))
+    for i, block in enumerate(blocks):
         likes = _likes(profile, source, block, target, attention=attention)
         if source.has_shared and target.has_shared:
             depths = [source.depth(b) for b in likes]
-            found[place] = np.interp(target.depth(block), depths, [profile[b] for b in likes])
+            logs[i] = np.interp(target.depth(block), depths, [profile[b] for b in likes])
         else:
             like = {b: profile[b] for b in likes}
-            found[place] = carried(like, source.n_blocks, [block], target.n_blocks)[0]
-    return found
+            logs[i] = carried(like, source.n_blocks, [block], target.n_blocks)[0]
+    return logs
 
 
 def _likes(profile: Mapping[int, float], source: Layout, block: int, target: Layout, *, attention: bool) -> list[int]:

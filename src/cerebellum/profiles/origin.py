@@ -33,17 +33,17 @@ class Origin:
     misfit: float | None = None
 
 
-def origin_of_map(found: SensitivityMap, label: str) -> Origin:
+def origin_of_map(map: SensitivityMap, label: str) -> Origin:
     """What a map says: slopes that were measured, or that its role and its own source say."""
-    table, profiles = found.table, dict[str, dict[int, float]]()
+    table, profiles = map.table, dict[str, dict[int, float]]()
     for name in table.names:
         tensor, block = table.tensors[name], block_of(name)
-        size = found.model.slopes[name].mean * table.power[name] / tensor.n_elements
+        size = map.model.slopes[name].mean * table.power[name] / tensor.n_elements
         if block is not None and size > 0.0:
             profiles.setdefault(tensor.role, {})[block] = math.log(size)
-    layout = Layout(table.base.n_blocks, found.kinds)
-    sha256 = found.facts["model"]["sha256"]
-    return Origin(label, MAP, table.base.architecture, layout, profiles, sha256, found.model.misfit)
+    layout = Layout(table.base.n_blocks, map.kinds)
+    sha256 = map.facts["model"]["sha256"]
+    return Origin(label, MAP, table.base.architecture, layout, profiles, sha256, map.model.misfit)
 
 
 def origin_of_recipe(recipe: Recipe, layout: Layout, label: str) -> Origin:

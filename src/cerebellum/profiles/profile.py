@@ -99,5 +99,5 @@ def _named(table: SensitivityTable, wanted: str, other: SensitivityTable) -> str
 
 def _bits(kind: str) -> float:
     """Bits that a type's name says (``iq2_xxs`` → 2), 16 where it says none."""
-    found = re.search(r"[0-9]{1,2}", kind)
-    return float(found[0]) if found else 16.0
+    digits = re.search(r"[0-9]{1,2}", kind)
+    return float(digits[0]) if digits else 16.0

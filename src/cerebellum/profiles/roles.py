@@ -139,13 +139,13 @@ def predicted_slopes(role: Role, judged: Judged, prior_mean: float) -> dict[str,
 def probes_of(role: Role, anchors: Mapping[int, Anchor]) -> tuple[Probe, ...]:
     """Each probe beside the prediction by the profile at the level of the others; none where it is alone."""
     logs = {p: sensitivity_of(a, float(role.sizes[p]))[0] for p, a in anchors.items()}
-    found = []
-    for place, anchor in anchors.items():
-        others = [logs[p] - float(role.expected[p]) for p in logs if p != place]
+    probes = []
+    for i, anchor in anchors.items():
+        others = [logs[p] - float(role.expected[p]) for p in logs if p != i]
         if others:
             level = sum(others) / len(others)
-            slope = math.exp(level + float(role.expected[place]) + float(role.sizes[place]))
-            found.append(
+            slope = math.exp(level + float(role.expected[i]) + float(role.sizes[i]))
+            probes.append(
                 Probe(anchor.tensor, anchor.type, slope * anchor.error_change, anchor.effect, anchor.std_error)
             )
-    return tuple(found)
+    return tuple(probes)

@@ -81,8 +81,8 @@ def lint_lines(lines: Sequence[Line], ground: Ground) -> list[Finding]:
     """Everything that can be seen without llama.cpp, in the order of the lines; what is about the whole comes last."""
     hits = resolve([line.override for line in lines], ground.model, strict=False)
     findings: list[Finding] = []
-    for place, (line, hit) in enumerate(zip(lines, hits, strict=True)):
-        findings += _pattern(line, hit, lines[:place], ground.model)
+    for i, (line, hit) in enumerate(zip(lines, hits, strict=True)):
+        findings += _pattern(line, hit, lines[:i], ground.model)
         findings += _types(line, hit, ground)
     return [*findings, *_whole(hits, ground)]
 
@@ -120,8 +120,8 @@ def _too_many(line: Line, hit: Hit) -> list[Finding]:
 
 def _goes_on(pattern: str, name: str) -> bool:
     """Whether the first match ends in the middle of a number."""
-    found = compiled_pattern(pattern).search(name)
-    return found is not None and name[found.end() : found.end() + 1].isdigit()
+    match = compiled_pattern(pattern).search(name)
+    return match is not None and name[match.end() : match.end() + 1].isdigit()
 
 
 def _types(line: Line, hit: Hit, ground: Ground) -> list[Finding]:

@@ -244,5 +244,5 @@ class AllocationLadder:
     @property
     def stock(self) -> tuple[Rung, ...]:
         """The stock mixes that were measured for any of them, smallest first."""
-        found = {rung.ftype: rung for result in self.results for rung in result.controls.ladder}
-        return tuple(sorted(found.values(), key=lambda rung: rung.file_bytes))
+        rungs = {rung.ftype: rung for result in self.results for rung in result.controls.ladder}
+        return tuple(sorted(rungs.values(), key=lambda rung: rung.file_bytes))

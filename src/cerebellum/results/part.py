@@ -48,4 +48,4 @@ class Merged:
     @property
     def n_new(self) -> int:
         """Rows that the study didn't have."""
-        return sum(part.n_new for part in self.parts)
+        return sum(each.n_new for each in self.parts)

@@ -79,8 +79,8 @@ def siblings(study: Study, series: int) -> tuple[int, ...]:
     if not isinstance(groups, list):
         return ()
     ids = {key: number for number, key, _ in study.all_series()}
-    own = {number: key for key, number in ids.items()}[series]
-    return tuple(ids[key] for group in groups if own in group for key in group if key != own and key in ids)
+    this = {number: key for key, number in ids.items()}[series]
+    return tuple(ids[key] for group in groups if this in group for key in group if key != this and key in ids)
 
 
 def pool(study: Study, ours: str, theirs: str) -> None:
@@ -105,33 +105,33 @@ def note_build(study: Study, build: str, how: str, why: str) -> None:
         study.set_fact(OTHERS, [*known, entry])
 
 
-def take_decisions(study: Study, part: Study) -> None:
+def take_decisions(study: Study, other: Study) -> None:
     """What was decided in a part that was merged of parts itself holds for its rows wherever they go."""
-    for theirs, ours in (part.fact(ADMITTED) or {}).items():
+    for theirs, ours in (other.fact(ADMITTED) or {}).items():
         admit(study, theirs, ours)
-    for group in part.fact(POOLED) or []:
+    for group in other.fact(POOLED) or []:
         for key in group[1:]:
             pool(study, group[0], key)
-    for entry in part.fact(OTHERS) or []:
+    for entry in other.fact(OTHERS) or []:
         note_build(study, entry["build"], entry["how"], entry["why"])
 
 
 def sentences(study: Study) -> list[str]:
     """What a report says of the other builds that measured."""
-    found = []
+    lines = []
     for entry in study.fact(OTHERS) or []:
         if entry["how"] == "admitted":
-            found.append(
+            lines.append(
                 f"Part of the trials was measured by another build or processor ({entry['build']}). It is taken for the same, since "
                 f"{entry['why']}, bit for bit."
             )
         else:
-            found.append(
+            lines.append(
                 f"Part of the trials was measured by another build or processor ({entry['build']}) whose figures differ ({entry['why']}). "
                 "Each of these trials is compared with the base that the same build measured on the same chunks; only the differences "
                 "are put beside the others."
             )
-    return found
+    return lines
 
 
 def paired(
@@ -142,7 +142,7 @@ def paired(
     theirs: dict[int, ChunkScore] = {}
     asked = set(chunks)
     for number in series:
-        ids = {key: own for own, key, *_ in study.trials(number) if key in (trial, base)}
+        ids = {key: trial_id for trial_id, key, *_ in study.trials(number) if key in (trial, base)}
         if trial not in ids or base not in ids:
             continue
         scores, bases = study.scores(ids[trial]), study.scores(ids[base])

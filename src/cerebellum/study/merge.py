@@ -49,14 +49,14 @@ def merge_parts(
 ) -> tuple[MergedPart, ...]:
     """Take all rows of ``parts`` (name, opened read-only) into ``study``, or none. Raises `StudyError` that names the part."""
     with study.batch():
-        return tuple(_Merger(study, name, part, same_build_only).merge() for name, part in parts)
+        return tuple(_Merger(study, name, other, same_build_only).merge() for name, other in parts)
 
 
 class _Merger:
     """Takes one part."""
 
-    def __init__(self, study: Study, name: str, part: Study, same_build_only: bool) -> None:
-        self._study, self._name, self._part, self._same_build_only = study, name, part, same_build_only
+    def __init__(self, study: Study, name: str, other: Study, same_build_only: bool) -> None:
+        self._study, self._name, self._part, self._same_build_only = study, name, other, same_build_only
         self._n_new = self._n_known = self._n_failed = 0
         self._trials: set[tuple[str, str]] = set()
         self._notes: list[str] = []
@@ -98,11 +98,11 @@ class _Merger:
         facts = self._part.series_facts(number)
         if facts.keys() != STANDARD.keys():
             return self._study.series(name, facts)
-        known = [n for n, _, own in self._study.all_series() if own == name and self._is_used(n)]
-        others = {n: own for n in known if (own := self._study.series_facts(n)).keys() == STANDARD.keys()}
+        known = [n for n, _, series in self._study.all_series() if series == name and self._is_used(n)]
+        others = {n: theirs for n in known if (theirs := self._study.series_facts(n)).keys() == STANDARD.keys()}
         if facts in others.values() or not others:
             return self._study.series(name, facts)
-        different = {n: [key for key in STANDARD if own[key] != facts[key]] for n, own in others.items()}
+        different = {n: [key for key in STANDARD if theirs[key] != facts[key]] for n, theirs in others.items()}
         nearest = min(different, key=lambda n: (len(different[n]), n))
         if different[nearest] != ["build"]:
             told = [_told(key, facts[key], others[nearest][key]) for key in different[nearest] if key != "build"]
@@ -153,19 +153,19 @@ class _Merger:
 
     def _take_series(self, number: int, target: int) -> None:
         for trial, key, label, kind, swaps in self._part.trials(number):
-            own = self._study.add_trial(target, key, label, kind, swaps)
-            self._take_scores(trial, own, label)
-            known = {(at, reason) for at, reason, _ in self._study.failures_of(own)}
+            trial_id = self._study.add_trial(target, key, label, kind, swaps)
+            self._take_scores(trial, trial_id, label)
+            known = {(at, reason) for at, reason, _ in self._study.failures_of(trial_id)}
             for at, reason, in_force in self._part.failures_of(trial):
                 if in_force and (at, reason) not in known:
-                    self._study.add_failure(own, reason, at)
+                    self._study.add_failure(trial_id, reason, at)
                     self._n_failed += 1
 
-    def _take_scores(self, trial: int, own: int, label: str) -> None:
-        scores, known = self._part.scores(trial), self._study.scores(own)
+    def _take_scores(self, trial: int, trial_id: int, label: str) -> None:
+        scores, known = self._part.scores(trial), self._study.scores(trial_id)
         for chunk, score in scores.items():
             if chunk not in known:
-                self._study.add_score(own, score)
+                self._study.add_score(trial_id, score)
                 self._n_new += 1
                 self._trials.add((self._name, label))
             elif known[chunk] == score:

@@ -124,8 +124,8 @@ def fan_out(
     def loop(number: int, worker: Worker) -> None:
         error: BaseException | None = None
         try:
-            own: Iterator[Result] = _run(worker, number, waiting, work)
-            for result in own:
+            stream: Iterator[Result] = _run(worker, number, waiting, work)
+            for result in stream:
                 results.put(result)
                 if waiting.is_stopped:
                     break

@@ -130,7 +130,7 @@ class TrialRunner:
     def measure_each(self, wanted: Sequence[tuple[Trial, Sequence[int]]], what: str = "measuring") -> dict[str, Scores]:
         """Like `measure`, each trial on chunks of its own. Trials of the same types are one, measured once."""
         lost = {failure.label for failure in self.failed([trial for trial, _ in wanted])}
-        own = self._own(wanted)
+        of_shard = self._own(wanted)
         wanted = [(trial, chunks) for trial, chunks in wanted if trial.label not in lost]
         ids = {trial.label: self._trial_id(trial) for trial, _ in wanted}
         done = {label: self.study.chunks_done(number) for label, number in ids.items()}
@@ -142,24 +142,24 @@ class TrialRunner:
             (trial, [c for c in chunks if c not in done[trial.label] and asked[c, ids[trial.label]] is trial])
             for trial, chunks in wanted
         ]
-        n_others = sum(len(chunks) for trial, chunks in lacking if trial.label not in own)
-        lacking = [(trial, chunks) for trial, chunks in lacking if trial.label in own]
-        total = sum(trial.label in own for trial in asked.values())
+        n_others = sum(len(chunks) for trial, chunks in lacking if trial.label not in of_shard)
+        lacking = [(trial, chunks) for trial, chunks in lacking if trial.label in of_shard]
+        total = sum(trial.label in of_shard for trial in asked.values())
         missing = sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
         failures: dict[str, str] = {}
         try:
-            for trial, found in fan_out(self.engines, grouped(lacking, len(self.engines)), Sweeper(self).sweep):
-                if isinstance(found, Note):
-                    self.progress.note(found.text)
-                elif isinstance(found, ChunkScore):
-                    self.study.add_score(ids[trial.label], found)
+            for trial, outcome in fan_out(self.engines, grouped(lacking, len(self.engines)), Sweeper(self).sweep):
+                if isinstance(outcome, Note):
+                    self.progress.note(outcome.text)
+                elif isinstance(outcome, ChunkScore):
+                    self.study.add_score(ids[trial.label], outcome)
                     self.progress.step(trial.label)
                 elif trial.label not in failures:
                     self.study.check_files()  # a file that was cut short under llama.cpp is no fault of the trial
-                    failures[trial.label] = found.reason
-                    self.study.add_failure(ids[trial.label], found.reason)
-                    self.progress.note(f"warning: {found.reason}. The others go on without it")
+                    failures[trial.label] = outcome.reason
+                    self.study.add_failure(ids[trial.label], outcome.reason)
+                    self.progress.note(f"warning: {outcome.reason}. The others go on without it")
         except TrialFailed as failure:
             self.study.check_files()
             self.study.add_failure(ids[failure.trial.label], str(failure))
@@ -168,8 +168,8 @@ class TrialRunner:
             self.progress.end()
         gone = {ids[label] for label in failures}
         if n_others:
-            n_failed = len(own & (lost | failures.keys()))
-            raise PartDone(what, len(own), total, missing, n_others, n_failed)
+            n_failed = len(of_shard & (lost | failures.keys()))
+            raise PartDone(what, len(of_shard), total, missing, n_others, n_failed)
         return {trial.label: self.known(trial, chunks) for trial, chunks in wanted if ids[trial.label] not in gone}
 
     @functools.cached_property
@@ -191,14 +191,14 @@ class TrialRunner:
         n_chunks: dict[str, int] = {}
         for trial, chunks in wanted:
             n_chunks[keys[trial.label]] = max(len(chunks), n_chunks.get(keys[trial.label], 0))
-        own = needed | self.shard.own({key: n for key, n in n_chunks.items() if key not in needed})
-        return frozenset(label for label, key in keys.items() if key in own)
+        of_shard = needed | self.shard.own({key: n for key, n in n_chunks.items() if key not in needed})
+        return frozenset(label for label, key in keys.items() if key in of_shard)
 
     def failed(self, trials: Sequence[Trial]) -> tuple[FailedTrial, ...]:
         """Those of ``trials`` that failed and were not retried since, with the reason. The kinds in `NEEDED` are always tried again."""
         reasons = self.study.failed_trials(self.series)
-        found = ((trial.label, reasons.get(self._trial_id(trial))) for trial in trials if trial.kind not in NEEDED)
-        return tuple(FailedTrial(label, reason) for label, reason in found if reason is not None)
+        reasoned = ((trial.label, reasons.get(self._trial_id(trial))) for trial in trials if trial.kind not in NEEDED)
+        return tuple(FailedTrial(label, reason) for label, reason in reasoned if reason is not None)
 
     def known(self, trial: Trial, chunks: Sequence[int]) -> Scores:
         """What the study holds of a trial on ``chunks``; nothing is measured."""
@@ -232,28 +232,28 @@ class Sweeper:
         where the engine can't go on and others may."""
         left = [(trial, list(group.chunks)) for trial in group.trials]
         while waiting := grouped([(t, c) for t, c in left if c and t.label not in self._failed], 1):
-            part, scored = waiting[0], set[tuple[str, int]]()
+            first, scored = waiting[0], set[tuple[str, int]]()
             failure: TrialFailed | None = None
             try:
-                for trial, found in self._through(engine, part):
-                    if isinstance(found, ChunkScore):
-                        scored.add((trial.label, found.chunk))
+                for trial, outcome in self._through(engine, first):
+                    if isinstance(outcome, ChunkScore):
+                        scored.add((trial.label, outcome.chunk))
                         self._in_a_row[id(engine)] = 0
-                    yield trial, found
+                    yield trial, outcome
             except TrialFailed as caught:
                 failure = caught
             left = [(trial, [c for c in chunks if (trial.label, c) not in scored]) for trial, chunks in left]
             if failure is None:
                 continue
-            is_unsure = failure.is_unsure and len(part.trials) > 1
+            is_unsure = failure.is_unsure and len(first.trials) > 1
             try:
                 self._restart(engine, failure, left, is_blamed=failure.is_death and not is_unsure)
             except WorkerLost as lost:
                 if self._n_live:
-                    yield part.trials[0], Note(f"warning: an engine is lost, the others do its work: {lost.error}")
+                    yield first.trials[0], Note(f"warning: an engine is lost, the others do its work: {lost.error}")
                 raise
             if is_unsure:  # alone it shows whose fault it was
-                chunks = tuple(c for c in part.chunks if (failure.trial.label, c) not in scored)
+                chunks = tuple(c for c in first.chunks if (failure.trial.label, c) not in scored)
                 left = [(t, c) for t, c in left if t is not failure.trial]
                 yield from self.sweep(engine, Group(chunks, (failure.trial,)))
             elif failure.is_death and self._deaths[failure.trial.label] < TRIES:

@@ -121,14 +121,14 @@ class FakeBackend:
 
     def respond(self, model: Path, settings: Settings, n_ctx: int | None = None) -> FakeResponder:
         """As damaged as the file's types: the sum of their planted divergences."""
-        found = read_model(model)
+        opened = read_model(model)
         effects = [
             effect.kld
             for swap, effect in self.effects.items()
-            if found.types.get(swap.tensor) == swap.type and swap.tensor not in self.unused
+            if opened.types.get(swap.tensor) == swap.type and swap.tensor not in self.unused
         ]
-        length = n_ctx or min(settings.n_ctx, found.context_length)
-        return FakeResponder(found, length, math.fsum(effects), self.knowledge, self.answer_faults)
+        length = n_ctx or min(settings.n_ctx, opened.context_length)
+        return FakeResponder(opened, length, math.fsum(effects), self.knowledge, self.answer_faults)
 
     def types(
         self, source: Path, ftype: str, overrides: Sequence[tuple[str, str]] = (), imatrix: Path | None = None
@@ -276,8 +276,8 @@ class FakeEngine:
                 yield chunk.id
 
     def _keep(self, chunk: Chunk, store: ReferenceStore) -> None:
-        nothing, own = np.zeros((0, 0), np.float32), self._score(self._model.types, chunk, None)
-        nll = np.full(own.n_tokens, own.nll / own.n_tokens)
+        nothing, score = np.zeros((0, 0), np.float32), self._score(self._model.types, chunk, None)
+        nll = np.full(score.n_tokens, score.nll / score.n_tokens)
         store.write(chunk.id, ReferenceRows(nothing, np.zeros(0), nll, self._mark(self._model.types)))
 
     def die(self) -> None:

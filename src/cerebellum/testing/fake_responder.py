@@ -38,8 +38,8 @@ class Knowledge:
     wrong: str = "nobody knows"
 
     def question(self, context: str) -> str | None:
-        found = [(context.rfind(question), question) for question in self.answers if question in context]
-        return max(found)[1] if found else None
+        known = [(context.rfind(question), question) for question in self.answers if question in context]
+        return max(known)[1] if known else None
 
     def is_right(self, question: str, damage: float, seed: int = 0) -> bool:
         return number(f"{seed} {question}") < self.accuracy - self.loss * damage
@@ -105,29 +105,29 @@ class FakeResponder:
 
     def _likelihoods(self, requests: Sequence[Continuation]) -> Iterator[tuple[int, Likelihood]]:
         """Half a nat a token for what is believed to be the answer, 1 to 2 for anything else; backwards, as no order is promised."""
-        for place in reversed(range(len(requests))):
-            context, continuation = requests[place].context, requests[place].continuation
+        for i in reversed(range(len(requests))):
+            context, continuation = requests[i].context, requests[i].continuation
             n_cut = max(0, len(context) + len(continuation) - 1 - self.n_ctx)
-            asked, said = text_of(context[n_cut:]), text_of(continuation)
+            asked, answer = text_of(context[n_cut:]), text_of(continuation)
             self._meet(asked)
-            believed = self._believes(asked, said)
-            each = 0.5 if believed else 1.0 + number(f"{asked}\n{said}")
+            believed = self._believes(asked, answer)
+            each = 0.5 if believed else 1.0 + number(f"{asked}\n{answer}")
             odd = next((f.nats for f in self._faults if f.nats is not None and f.text in asked), None)
-            yield place, Likelihood(-each * len(continuation) if odd is None else odd, believed, n_cut)
+            yield i, Likelihood(-each * len(continuation) if odd is None else odd, believed, n_cut)
 
     def _writings(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
-        for place in reversed(range(len(requests))):
-            request = requests[place]
+        for i in reversed(range(len(requests))):
+            request = requests[i]
             n_cut = max(0, len(request.tokens) + request.max_tokens - self.n_ctx)
             asked = text_of(request.tokens[n_cut:])
             self._meet(asked)
-            yield place, _written(self._reply(asked, request), request, n_cut)
+            yield i, _written(self._reply(asked, request), request, n_cut)
 
-    def _believes(self, asked: str, said: str) -> bool:
+    def _believes(self, asked: str, answer: str) -> bool:
         question = self._knowledge.question(asked)
         if question is None or not self._knowledge.is_right(question, self._damage):
             return False
-        return said.strip() == self._knowledge.answers[question].strip()
+        return answer.strip() == self._knowledge.answers[question].strip()
 
     def _reply(self, asked: str, request: Prompt) -> str:
         question = self._knowledge.question(asked)
@@ -170,8 +170,10 @@ def number(what: str) -> float:
 def tokens_of(text: str, parse: bool = True) -> Tokens:
     """int32, a token a byte; ``parse`` reads the special ones."""
     parts = re.split(rb"(</?s>)", text.encode()) if parse else [text.encode()]
-    ids = [[_SPECIALS[part]] if parse and part in _SPECIALS else [FIRST_BYTE + byte for byte in part] for part in parts]
-    return np.array([token for part in ids for token in part], np.int32)
+    ids = [
+        [_SPECIALS[piece]] if parse and piece in _SPECIALS else [FIRST_BYTE + byte for byte in piece] for piece in parts
+    ]
+    return np.array([token for piece in ids for token in piece], np.int32)
 
 
 def text_of(tokens: Tokens) -> str:

@@ -43,16 +43,16 @@ def unpacked(path: Path, data: bytes) -> bytes:
     if path.suffix not in (".gz", ".bz2"):
         return data
     packed = io.BytesIO(data)
-    found = bytearray()
+    content = bytearray()
     try:
         with gzip.open(packed) if path.suffix == ".gz" else bz2.open(packed) as stream:
             while block := stream.read(_BLOCK):
-                found += block
-                if len(found) > MOST_UNPACKED:
+                content += block
+                if len(content) > MOST_UNPACKED:
                     raise OSError(errno.EFBIG, f"unpacked it is larger than {MOST_UNPACKED >> 20} MiB")
     except (EOFError, ValueError, zlib.error) as error:
         raise OSError(errno.EIO, f"it is damaged ({error})") from error
-    return bytes(found)
+    return bytes(content)
 
 
 def decoded(data: bytes) -> str:

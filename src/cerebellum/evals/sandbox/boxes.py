@@ -51,8 +51,8 @@ def remove_stale() -> None:
     """Folders that a killed Cerebellum of the same user left."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         with contextlib.suppress(OSError, ValueError):
-            found, owner = path.lstat(), int(path.name.removeprefix(PREFIX).partition("-")[0])
-            if found.st_uid == os.getuid() and time.time() - found.st_mtime > STALE and not is_alive(owner):
+            status, owner = path.lstat(), int(path.name.removeprefix(PREFIX).partition("-")[0])
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > STALE and not is_alive(owner):
                 shutil.rmtree(path, ignore_errors=True)
 
 
@@ -210,17 +210,17 @@ def interpreter() -> str:
 def needed() -> tuple[Path, ...]:
     """What the interpreter reads: itself, its libraries and the system's. Not the whole folder that it was installed in: that may be a
     person's home."""
-    own = (
+    python = (
         interpreter(),
         *map(sysconfig.get_path, ("stdlib", "platstdlib")),
         sysconfig.get_config_var("LIBDIR") or "/lib",
     )
-    paths = [*map(Path, map(os.path.realpath, own)), *map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache"))]
-    found: list[Path] = []
+    paths = [*map(Path, map(os.path.realpath, python)), *map(Path, ("/usr", "/lib", "/lib64", "/etc/ld.so.cache"))]
+    kept: list[Path] = []
     for path in paths:
-        if path.exists() and not any(path.is_relative_to(other) for other in found):
-            found.append(path)
-    return tuple(path for path in found if not any(path != o and path.is_relative_to(o) for o in found))
+        if path.exists() and not any(path.is_relative_to(other) for other in kept):
+            kept.append(path)
+    return tuple(path for path in kept if not any(path != o and path.is_relative_to(o) for o in kept))
 
 
 @functools.cache

@@ -94,15 +94,15 @@ def check_read_only(box: str) -> None:
             raise OSError(f"{point.removeprefix(box)} could not be mounted read-only")
 
 
-def make_root(place: str, scratch_bytes: int, read_only: list[str]) -> None:
+def make_root(folder: str, scratch_bytes: int, read_only: list[str]) -> None:
     """A file system of nothing but what is to be read, some devices, and a /tmp; then it is all there is.
 
     The root is changed once more, into a folder of the new one: the kernel makes no user namespace for a process whose root was
     changed, so that the program can't become root of one and mount what no limit counts.
     """
     mount("none", "/", None, REC | PRIVATE)
-    mount("tmpfs", place, "tmpfs", NOSUID | NODEV, f"size={scratch_bytes},mode=755,nr_inodes=4096")
-    box = place + "/box"
+    mount("tmpfs", folder, "tmpfs", NOSUID | NODEV, f"size={scratch_bytes},mode=755,nr_inodes=4096")
+    box = folder + "/box"
     for path in read_only:
         show(path, box)
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
@@ -110,7 +110,7 @@ def make_root(place: str, scratch_bytes: int, read_only: list[str]) -> None:
     check_read_only(box)
     os.makedirs(box + "/tmp", exist_ok=True)
     os.chmod(box + "/tmp", 0o777)
-    os.chdir(place)
+    os.chdir(folder)
     checked("pivot_root", libc.syscall(PIVOT_ROOT[os.uname().machine], b".", b"."))
     checked("umount", libc.umount2(b".", DETACH))
     os.chroot("/box")
@@ -169,20 +169,20 @@ def enter() -> None:
     """Three processes: one outside waits; the first inside, which the program can neither signal nor trace, waits too, and all that is
     inside ends with it, whatever the program did to itself; the third becomes the command. Raises OSError.
     """
-    parent, place, uid, gid, scratch_bytes, *rest = sys.argv[1:]
+    parent, folder, uid, gid, scratch_bytes, *rest = sys.argv[1:]
     end = rest.index("--")
     read_only, command = rest[:end], rest[end + 1 :]
-    own, group = os.geteuid(), os.getegid()
+    user, group = os.geteuid(), os.getegid()
     checked("unshare", libc.unshare(NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | (NEWUSER if uid == "-" else 0)))
     if uid == "-":
-        map_user(own, group)
+        map_user(user, group)
     end_with_parent()
     if os.getppid() != int(parent):
         os._exit(1)
     if first := fork_with_line():
         outlive(first)
     checked("prctl", libc.prctl(SET_DUMPABLE, 0, 0, 0, 0))
-    make_root(place, int(scratch_bytes), read_only)
+    make_root(folder, int(scratch_bytes), read_only)
     if program := os.fork():
         outlive(program)
     if uid != "-":

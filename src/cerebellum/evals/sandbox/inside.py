@@ -138,16 +138,16 @@ def plain(value: Any, marked: Callable[[Any], Ref | None] = lambda value: None, 
 
 def containers_in(values: tuple[Any, ...]) -> list[Any]:
     """The lists, dicts and sets in plain data, each once: the tests' side and the program's find them in the same order."""
-    found, seen, left = [], set(), list(values)
+    containers, seen, left = [], set(), list(values)
     while left:
         each = left.pop()
         if type(each) not in (*MUTABLE, tuple) or id(each) in seen:
             continue
         seen.add(id(each))
         if type(each) is not tuple:
-            found.append(each)
+            containers.append(each)
         left.extend(each.values() if type(each) is dict else () if type(each) is set else each)
-    return found
+    return containers
 
 
 def limit(memory: int, cpu_seconds: int, file_bytes: int, processes: int) -> None:
@@ -219,9 +219,11 @@ class Given:
         """Those that hold something else now, by number."""
         now = [contents(each) for each in self.containers]
         pairs = enumerate(zip(self._known, now, strict=True))
-        found = [n for n, (a, b) in pairs if len(a) != len(b) or any(x is not y for x, y in zip(a, b, strict=True))]
+        changed_ones = [
+            n for n, (a, b) in pairs if len(a) != len(b) or any(x is not y for x, y in zip(a, b, strict=True))
+        ]
         self._known = now
-        return {number: self.containers[number] for number in found}
+        return {number: self.containers[number] for number in changed_ones}
 
 
 def contents(container: Any) -> list[Any]:
@@ -378,13 +380,13 @@ def mentioned(tests: str) -> set[str]:
 def judge(tests: str, entry_point: str, wire: Wire) -> str:
     """Run ``check`` of the tests on the program's function: "passed", or what went wrong."""
     try:
-        found = wire.receive()
-        if "error" in found:
-            return f"error: {found['text']}"
-        if entry_point not in found["functions"]:
+        reply = wire.receive()
+        if "error" in reply:
+            return f"error: {reply['text']}"
+        if entry_point not in reply["functions"]:
             return f"error: it defines no {entry_point}"
         remote = Remote(wire)
-        space = given_to(tests, found, remote)
+        space = given_to(tests, reply, remote)
         exec(compile(tests, "tests", "exec"), space)
         space["check"](proxy(entry_point, remote))
     except BaseException as error:
@@ -392,25 +394,25 @@ def judge(tests: str, entry_point: str, wire: Wire) -> str:
     return "passed"
 
 
-def given_to(tests: str, found: dict[str, Any], remote: Remote) -> dict[str, Any]:
+def given_to(tests: str, definitions: dict[str, Any], remote: Remote) -> dict[str, Any]:
     """The names that tests begin with: what they mention of the program's."""
     wanted = mentioned(tests)
     space: dict[str, Any] = {"__name__": "tests"}
-    space |= {name: value for name, value in found["values"].items() if name in wanted}
-    for alias, name in found["modules"].items():
+    space |= {name: value for name, value in definitions["values"].items() if name in wanted}
+    for alias, name in definitions["modules"].items():
         if alias in wanted and name in sys.stdlib_module_names:
             space[alias] = importlib.import_module(name)
-    return space | {name: proxy(name, remote) for name in found["functions"] if name in wanted}
+    return space | {name: proxy(name, remote) for name in definitions["functions"] if name in wanted}
 
 
 def reason_of(error: BaseException) -> str:
     """What ended the tests, in a few words."""
     if isinstance(error, Ended | BrokenPipeError):
         return f"no verdict: the program {error if isinstance(error, Ended) else 'ended'}"
-    said = str(error)
-    if isinstance(error, AssertionError) and not said.startswith("AssertionError"):
+    message = str(error)
+    if isinstance(error, AssertionError) and not message.startswith("AssertionError"):
         return "assertion"
-    return f"error: {said or type(error).__name__}"
+    return f"error: {message or type(error).__name__}"
 
 
 def main() -> None:
@@ -425,8 +427,8 @@ def main() -> None:
         serve(text, wire)
         return
     sys.setrecursionlimit(2000)
-    said = judge(text, ast.literal_eval(sys.argv[7]), wire)
-    os.write(verdict, said[:400].encode("utf-8", "replace"))
+    word = judge(text, ast.literal_eval(sys.argv[7]), wire)
+    os.write(verdict, word[:400].encode("utf-8", "replace"))
     os._exit(0)
 
 

@@ -148,10 +148,10 @@ def _said(process: subprocess.Popen[bytes], deadline: float) -> str | None:
     return data.decode("utf-8", "replace").strip()
 
 
-def _raise_if_refused(said: str) -> None:
+def _raise_if_refused(words: str) -> None:
     """Nothing in a box that is closed can write there: this is what made it."""
-    if said.startswith(REFUSED):
-        raise SandboxError(f"a box for what a model wrote could not be made: {printable(said.removeprefix(REFUSED))}")
+    if words.startswith(REFUSED):
+        raise SandboxError(f"a box for what a model wrote could not be made: {printable(words.removeprefix(REFUSED))}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,7 @@ class _Places:
 def likelihoods(sequences: Sequences, requests: Sequence[Continuation], n_ctx: int) -> Iterator[tuple[int, Likelihood]]:
     """(number, answer), wave by wave. Contexts lose their beginning where the tokens to be read are more than ``n_ctx``."""
     cut = [_path(number, request, n_ctx) for number, request in enumerate(requests)]
-    places = [found for _, found in cut]
+    places = [at for _, at in cut]
     sequences.clear()
     for wave in waves(merged([path for path, _ in cut]), sequences.room, sequences.shares):
         yield from _answers(sequences, wave, requests, places)
@@ -59,12 +59,12 @@ def _answers(
         for (i, number), target in zip(numbers, targets, strict=True)
     ]
     scores = _Scores(np.concatenate(nodes), np.concatenate(targets))
-    for found, rows in sequences.decode(wave):
-        scores.read(found, rows)
+    for nodes_read, rows in sequences.decode(wave):
+        scores.read(nodes_read, rows)
     bounds = np.cumsum([0, *map(len, targets)])
-    for place, (_, number) in enumerate(numbers):
-        part = slice(bounds[place], bounds[place + 1])
-        total, greedy = float(scores.logs[part].sum()), bool(scores.likeliest[part].all())
+    for i_request, (_, number) in enumerate(numbers):
+        span = slice(bounds[i_request], bounds[i_request + 1])
+        total, greedy = float(scores.logs[span].sum()), bool(scores.likeliest[span].all())
         yield number, Likelihood(total, greedy, places[number].n_cut)
 
 

@@ -126,21 +126,21 @@ def wave(trunk: Tokens, paths: Sequence[Path]) -> Wave:
     links = [keepable(trunk, paths[0]), *(shared(a.tokens, b.tokens) for a, b in itertools.pairwise(paths))]
     kept = tuple(int(k) for k in np.minimum.accumulate(links))
     parts = [_Own(paths, links, i) for i in range(len(paths))]
-    bounds = np.cumsum([0, *(len(part.last) for part in parts)])
+    bounds = np.cumsum([0, *(len(piece.last) for piece in parts)])
     nodes: list[Places] = []
     for i, path in enumerate(paths):
-        own = np.arange(bounds[i], bounds[i + 1], dtype=np.int32)
+        added = np.arange(bounds[i], bounds[i + 1], dtype=np.int32)
         before = nodes[-1][: links[i]] if nodes else np.full(links[0], -1, np.int32)
-        nodes.append(np.concatenate([before, own]))
+        nodes.append(np.concatenate([before, added]))
         assert len(nodes[-1]) == len(path.tokens)
     return Wave(
         paths=tuple(paths),
         kept=kept,
         tokens=np.concatenate([path.tokens[n:] for path, n in zip(paths, links, strict=True)]),
         places=np.concatenate([np.arange(n, len(p.tokens), dtype=np.int32) for p, n in zip(paths, links, strict=True)]),
-        first=np.concatenate([np.full(len(part.last), i, np.int32) for i, part in enumerate(parts)]),
-        last=np.concatenate([part.last for part in parts]),
-        wanted=np.concatenate([part.wanted for part in parts]),
+        first=np.concatenate([np.full(len(piece.last), i, np.int32) for i, piece in enumerate(parts)]),
+        last=np.concatenate([piece.last for piece in parts]),
+        wanted=np.concatenate([piece.wanted for piece in parts]),
         nodes=tuple(nodes),
     )
 

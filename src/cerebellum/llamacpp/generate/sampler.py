@@ -51,9 +51,9 @@ class Sampler:
     def _add(self, new: str) -> None:
         before = len(self.text)
         self.text += new
-        found = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
-        if any(place >= 0 for place in found):
-            self.text = self.text[: min(place for place in found if place >= 0)]
+        starts = [self.text.find(stop, max(0, before - len(stop) + 1)) for stop in self._stops]
+        if any(start >= 0 for start in starts):
+            self.text = self.text[: min(start for start in starts if start >= 0)]
             self.ended = "stop"
 
     def _end(self, how: str) -> None:

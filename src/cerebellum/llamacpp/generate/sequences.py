@@ -104,10 +104,10 @@ class Sequences:
                 self._owners(sides[first : last + 1], last == trunk_until)
                 for first, last in zip(wave.first[start:stop].tolist(), wave.last[start:stop].tolist(), strict=True)
             ]
-            part = slice(start, stop)
-            rows = self._run(wave.tokens[part], wave.places[part], owners, wave.wanted[part])
+            span = slice(start, stop)
+            rows = self._run(wave.tokens[span], wave.places[span], owners, wave.wanted[span])
             if len(rows):
-                yield (start + np.flatnonzero(wave.wanted[part])).astype(np.int32), rows
+                yield (start + np.flatnonzero(wave.wanted[span])).astype(np.int32), rows
             start = stop
 
     def step(self, tokens: Tokens, places: Places, sides: npt.NDArray[np.int32]) -> Logits:

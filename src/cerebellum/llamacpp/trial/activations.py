@@ -125,8 +125,8 @@ def _dense_rows(weight: native.GgmlTensor, inputs: native.GgmlTensor) -> tuple[O
     """Of each row of the inputs, in their order: its first value's place, and the matrix of the weight that it meets."""
     _, rows, inner, outer = map(int, inputs.ne)
     k, j, i = (index.reshape(-1) for index in np.indices((outer, inner, rows)))
-    place = i * inputs.nb[1] + j * inputs.nb[2] + k * inputs.nb[3]
-    return place // 4, (k % weight.ne[3]) * weight.ne[2] + j % weight.ne[2]
+    offset = i * inputs.nb[1] + j * inputs.nb[2] + k * inputs.nb[3]
+    return offset // 4, (k % weight.ne[3]) * weight.ne[2] + j % weight.ne[2]
 
 
 def _expert_rows(ids: native.GgmlTensor, pointer: int, inputs: native.GgmlTensor) -> tuple[Offsets, Offsets]:
@@ -134,8 +134,8 @@ def _expert_rows(ids: native.GgmlTensor, pointer: int, inputs: native.GgmlTensor
     n_used, n_tokens = int(ids.ne[0]), int(inputs.ne[2])
     raw = _bytes(pointer, ids)
     slot, token = (index.reshape(-1) for index in np.indices((n_used, n_tokens)))
-    place = (token * ids.nb[1] + slot * ids.nb[0]) // 4
-    chosen = raw.view(np.int32)[place].astype(np.int64)
+    cell = (token * ids.nb[1] + slot * ids.nb[0]) // 4
+    chosen = raw.view(np.int32)[cell].astype(np.int64)
     return ((slot % inputs.ne[1]) * inputs.nb[1] + token * inputs.nb[2]) // 4, chosen
 
 
@@ -201,9 +201,9 @@ def _decode_together(context: Any, batch: Batch, chunks: Sequence[Chunk], collec
     lc.llama_memory_clear(lc.llama_get_memory(context), True)
     n, step = len(chunks[0].tokens), GRAPH_TOKENS // len(chunks)
     for start in range(0, n, step):
-        part = slice(start, min(n, start + step))
-        everything = np.ones(part.stop - start, np.bool_)
-        filled = batch.fill([chunk.tokens[part] for chunk in chunks], start, [everything] * len(chunks))
+        span = slice(start, min(n, start + step))
+        everything = np.ones(span.stop - start, np.bool_)
+        filled = batch.fill([chunk.tokens[span] for chunk in chunks], start, [everything] * len(chunks))
         decode(context, filled)
         lc.llama_synchronize(context)
         if collector.error:

@@ -104,16 +104,16 @@ class Decoder:
             programs = programs or self._whole_programs(bundle)
         wanted, done = [chunk.wanted() for chunk in bundle], 0
         self._clear()
-        for number, part in enumerate(self._batches(bundle)):
-            self._decode(bundle, part, wanted, programs[number] if programs else None)
-            counts = [int(mask[part].sum()) for mask in wanted]
+        for number, span in enumerate(self._batches(bundle)):
+            self._decode(bundle, span, wanted, programs[number] if programs else None)
+            counts = [int(mask[span].sum()) for mask in wanted]
             if not sum(counts):
                 continue
             logits = np.ctypeslib.as_array(lc.llama_get_logits(self._context), shape=(sum(counts), self.n_vocab))
-            for place, (chunk, mask) in enumerate(zip(bundle, wanted, strict=True)):
-                first = sum(counts[:place])
-                targets = chunk.tokens[part.start + np.flatnonzero(mask[part]) + 1].astype(np.int64)
-                yield place, done, logits[first : first + counts[place]], targets
+            for i_chunk, (chunk, mask) in enumerate(zip(bundle, wanted, strict=True)):
+                first = sum(counts[:i_chunk])
+                targets = chunk.tokens[span.start + np.flatnonzero(mask[span]) + 1].astype(np.int64)
+                yield i_chunk, done, logits[first : first + counts[i_chunk]], targets
             done += counts[0]
         lc.llama_synchronize(self._context)  # a device may be busy with a batch that nothing was read of
 
@@ -124,8 +124,8 @@ class Decoder:
     def digests(self, bundle: Bundle, programs: Programs) -> Digests:
         """What a bundle's scored rows are, without keeping them: equal digests are equal bits."""
         return {
-            (bundle[place].id, first): hashlib.blake2b(logits.data).digest()
-            for place, first, logits, _ in self.logits(bundle, programs)
+            (bundle[i_chunk].id, first): hashlib.blake2b(logits.data).digest()
+            for i_chunk, first, logits, _ in self.logits(bundle, programs)
         }
 
     def pass_over(self, bundle: Bundle, programs: Programs) -> None:
@@ -163,8 +163,8 @@ class Decoder:
         n = len(bundle[0].tokens)
         return [slice(at, min(at + self.n_batch, n)) for at in range(0, n, self.n_batch)]
 
-    def _decode(self, bundle: Bundle, part: slice, wanted: Sequence[Mask], program: Program | None) -> None:
-        batch = self._batch.fill([chunk.tokens[part] for chunk in bundle], part.start, [mask[part] for mask in wanted])
+    def _decode(self, bundle: Bundle, span: slice, wanted: Sequence[Mask], program: Program | None) -> None:
+        batch = self._batch.fill([chunk.tokens[span] for chunk in bundle], span.start, [mask[span] for mask in wanted])
         if program is None or self._tap is None:
             decode(self._context, batch)
         else:
@@ -191,7 +191,7 @@ class Decoder:
         if len(alone) > GRAPHS:
             return False
         graphs = [self.graphs(bundle) for bundle in alone]
-        return all(own and not any(graph.mixes for graph in own) for own in graphs)
+        return all(of_bundle and not any(graph.mixes for graph in of_bundle) for of_bundle in graphs)
 
     def _packed(self, chunks: Sequence[Chunk]) -> list[Bundle]:
         return [tuple(chunks[at : at + self.together]) for at in range(0, len(chunks), self.together)]
@@ -223,7 +223,7 @@ class Decoder:
 
     def _shape(self, bundle: Bundle) -> tuple[int, ...]:
         """Bundles of one shape have one graph a batch."""
-        counts = [int(chunk.wanted()[part].sum()) for part in self._batches(bundle) for chunk in bundle]
+        counts = [int(chunk.wanted()[span].sum()) for span in self._batches(bundle) for chunk in bundle]
         return (len(bundle[0].tokens), len(bundle), *counts)
 
     def most_at_once(self, bundles: Sequence[Bundle]) -> int:
@@ -231,12 +231,12 @@ class Decoder:
         return GRAPHS if len({self._shape(bundle) for bundle in bundles}) > GRAPHS else len(bundles)
 
     def _record(self, bundle: Bundle, tap: EvalCallback) -> list[Graph]:
-        wanted, found = [chunk.wanted() for chunk in bundle], []
+        wanted, graphs = [chunk.wanted() for chunk in bundle], []
         self._clear()
-        for part in self._batches(bundle):
-            work = functools.partial(self._decode, bundle, part, wanted, None)
-            found.append(tap.record(work, 4 * self.n_vocab * sum(int(mask[part].sum()) for mask in wanted)))
-        return found
+        for span in self._batches(bundle):
+            work = functools.partial(self._decode, bundle, span, wanted, None)
+            graphs.append(tap.record(work, 4 * self.n_vocab * sum(int(mask[span].sum()) for mask in wanted)))
+        return graphs
 
     def state_bytes(self, bundle: Bundle) -> Callable[[Sequence[int]], int]:
         """How many bytes a bundle's states take, as a function of the boundaries kept."""
@@ -295,9 +295,9 @@ class Batch:
     def fill(self, tokens: Sequence[Tokens], start: int, wanted: Sequence[Mask]) -> Any:
         """Of each chunk ``tokens`` [n] at positions ``start``…; logits of those that ``wanted`` bool [n] marks."""
         n = len(tokens[0])
-        for place, (own, mask) in enumerate(zip(tokens, wanted, strict=True)):
-            part = slice(place * n, (place + 1) * n)
-            self._token[part], self._pos[part], self._wanted[part] = own, np.arange(start, start + n), mask
+        for i_chunk, (of_chunk, mask) in enumerate(zip(tokens, wanted, strict=True)):
+            span = slice(i_chunk * n, (i_chunk + 1) * n)
+            self._token[span], self._pos[span], self._wanted[span] = of_chunk, np.arange(start, start + n), mask
         self._take_sequences(len(tokens), n)
         self._batch.n_tokens = n * len(tokens)
         return self._batch

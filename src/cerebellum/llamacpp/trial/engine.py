@@ -87,11 +87,11 @@ class LlamaEngine:
             decode(context, batch.fill([np.zeros(1, np.int32)], 0, [np.ones(1, np.bool_)]))
         finally:
             lc.llama_free(context)
-        found = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
-        for pointers in found.values():
+        pointers_of = {name: pointers for name, pointers in finder.found.items() if name in self._tensors}
+        for pointers in pointers_of.values():
             for pointer in pointers:
                 native.check_layout(pointer)
-        return found
+        return pointers_of
 
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -218,9 +218,9 @@ class LlamaEngine:
         """Each chunk's sums with the weights that are in force; ``read`` gives the reference's rows. ``programs`` None: computed whole."""
         rows = [read(chunk.id) if read else None for chunk in bundle]
         parts: list[list[ChunkScore]] = [[] for _ in bundle]
-        for place, first, logits, targets in decoder.logits(bundle, programs):
-            own = slice_reference(rows[place], first, first + len(targets))
-            parts[place].append(score_rows(bundle[place].id, logits, targets, own, self._scorers))
+        for i_chunk, first, logits, targets in decoder.logits(bundle, programs):
+            reference = slice_reference(rows[i_chunk], first, first + len(targets))
+            parts[i_chunk].append(score_rows(bundle[i_chunk].id, logits, targets, reference, self._scorers))
         return map(add_scores, parts)
 
     def capture(self, chunks: Sequence[Chunk], store: ReferenceStore) -> Iterator[int]:
@@ -232,14 +232,14 @@ class LlamaEngine:
         for bundle in bundles:
             parts: list[list[ReferenceRows]] = [[] for _ in bundle]
             offsets = [draw_offsets(chunk.tokens)[chunk.wanted()] for chunk in bundle]
-            for place, first, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
+            for i_chunk, first, logits, targets in self.decoder.logits(bundle, self.decoder.lean_programs(bundle)):
                 if store.bits == EXACT_BITS:
-                    parts[place].append(coded_rows(logits, targets, self._scorers))
+                    parts[i_chunk].append(coded_rows(logits, targets, self._scorers))
                     continue
-                own_offsets = offsets[place][first : first + len(targets)]
-                parts[place].append(reference_rows(logits, targets, store.k, self._scorers, own_offsets))
-            for chunk, own in zip(bundle, parts, strict=True):
-                store.write(chunk.id, join_reference(own))
+                own_offsets = offsets[i_chunk][first : first + len(targets)]
+                parts[i_chunk].append(reference_rows(logits, targets, store.k, self._scorers, own_offsets))
+            for chunk, pieces in zip(bundle, parts, strict=True):
+                store.write(chunk.id, join_reference(pieces))
                 yield chunk.id
         yield from {chunk.id for chunk in chunks} - {chunk.id for chunk in lacking}
 

@@ -62,12 +62,12 @@ def _program(
     noted: Iterable[int],
     at_stop: Callable[[int, dict[int, int]], None],
 ) -> Program:
-    for place in noted:
-        flags[place] |= _NOTE
-    for place in stops:
-        flags[place] |= _STOP
-    for place in graph.outputs:
-        flags[place] |= _OUTPUT
+    for node in noted:
+        flags[node] |= _NOTE
+    for node in stops:
+        flags[node] |= _STOP
+    for node in graph.outputs:
+        flags[node] |= _OUTPUT
     return Program(graph, bytes(flags), at_stop)
 
 
@@ -132,9 +132,9 @@ class EvalCallback:
         if not ask:
             self._guarded(self._stopped, running, pointer)
             return True
-        place = self._place
-        self._place = place + 1
-        flag = running.flags[place] if place < len(running.flags) else 0
+        node = self._place
+        self._place = node + 1
+        flag = running.flags[node] if node < len(running.flags) else 0
         if not flag:
             return False
         if flag & _OUTPUT:
@@ -142,7 +142,7 @@ class EvalCallback:
         if flag & _LEAVE_OUT:
             C.c_int32.from_address(pointer + _OP).value = native.OP_NONE
         if flag & _NOTE:
-            self._noted[place] = pointer
+            self._noted[node] = pointer
         return flag & _STOP != 0
 
     def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -168,11 +168,11 @@ class EvalCallback:
 
     def _stopped(self, running: Program, pointer: int) -> None:
         """A stop's node and all before it are computed."""
-        place = self._place - 1
+        node = self._place - 1
         name = native.tensor_at(pointer).name.decode("utf-8", "replace")
-        if name != running.graph.nodes[place].name:
-            raise EngineError(f"node {place} is {name} where {running.graph.nodes[place].name} was recorded")
-        running.at_stop(place, self._noted)
+        if name != running.graph.nodes[node].name:
+            raise EngineError(f"node {node} is {name} where {running.graph.nodes[node].name} was recorded")
+        running.at_stop(node, self._noted)
 
 
 def originals(names: Iterable[str]) -> tuple[str, ...]:
@@ -180,8 +180,8 @@ def originals(names: Iterable[str]) -> tuple[str, ...]:
 
     A name with a dot is taken for a weight's (a file's tensors have dots, what is computed has hardly ever one); so is one that was cut
     off, of which no more can be told."""
-    found = [_COPY.fullmatch(name) for name in names if "#" in name]
-    return tuple(copy["tensor"] if copy and len(copy[0].encode()) < _LONGEST_NAME else _CUT_OFF for copy in found)
+    copies = [_COPY.fullmatch(name) for name in names if "#" in name]
+    return tuple(copy["tensor"] if copy and len(copy[0].encode()) < _LONGEST_NAME else _CUT_OFF for copy in copies)
 
 
 def _note_and_leave_out(pointer: int) -> Node:

@@ -74,7 +74,7 @@ class Graph:
     def __init__(self, nodes: Sequence[Node], logit_bytes: int) -> None:
         originals = _originals(nodes)
         self._handed = frozenset(root for roots in originals for root in roots)
-        self.nodes = tuple(replace(n, reads=(*n.reads, *own)) for n, own in zip(nodes, originals, strict=True))
+        self.nodes = tuple(replace(n, reads=(*n.reads, *reads)) for n, reads in zip(nodes, originals, strict=True))
         self.logit_bytes = logit_bytes
         self._place = {node.address: i for i, node in enumerate(self.nodes)}
         self._cuts: dict[int, tuple[Held, ...]] = {}
@@ -106,9 +106,9 @@ class Graph:
         start = len(self.nodes)
         while start and (self.nodes[start - 1].data, self.nodes[start - 1].n_bytes) == (last.data, last.n_bytes):
             start -= 1
-        found = range(start, len(self.nodes))
-        own = {self.nodes[i].address for i in found}
-        return found if all(self.nodes[i].root in own for i in found) else range(0)
+        last_nodes = range(start, len(self.nodes))
+        addresses = {self.nodes[i].address for i in last_nodes}
+        return last_nodes if all(self.nodes[i].root in addresses for i in last_nodes) else range(0)
 
     @cached_property
     def _first_read(self) -> dict[int, int]:
@@ -146,21 +146,21 @@ class Graph:
     @cached_property
     def _recomputed(self) -> frozenset[int]:
         """Positions of the nodes that lead to a copy between devices."""
-        wanted, found = set(self._handed), set[int]()
+        wanted, nodes = set(self._handed), set[int]()
         for i in range(len(self.nodes) - 1, -1, -1) if wanted else ():
             if self.nodes[i].root in wanted:
-                found.add(i)
+                nodes.add(i)
                 wanted.update(self.nodes[i].reads)
-        return frozenset(found)
+        return frozenset(nodes)
 
     @cached_property
     def _writes(self) -> dict[int, list[int]]:
         """Root → positions of the nodes that write it."""
-        found: dict[int, list[int]] = defaultdict(list)
+        writes: dict[int, list[int]] = defaultdict(list)
         for i, node in enumerate(self.nodes):
             if not node.empty:
-                found[node.root].append(i)
-        return dict(found)
+                writes[node.root].append(i)
+        return dict(writes)
 
     @cached_property
     def _last_read(self) -> dict[int, int]:

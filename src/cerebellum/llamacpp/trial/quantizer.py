@@ -101,8 +101,8 @@ def quantize_rows(tensor: Tensor, raw: Bytes, target: str, importance: Floats | 
             raise EngineError(f"ggml could not store rows {first} to {last - 1} of {tensor.name} as {kind.name}")
 
     def store(first: int, last: int) -> None:
-        for part in _of_one_expert(first, last, per_expert):
-            store_part(*part)
+        for piece in _of_one_expert(first, last, per_expert):
+            store_part(*piece)
 
     threads.run(store, len(raw), least=_LEAST_WEIGHTS // width, most=max(1, _MOST_WEIGHTS // width))
     return out

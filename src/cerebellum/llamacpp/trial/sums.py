@@ -37,22 +37,22 @@ def slice_reference(rows: ReferenceRows | None, first: int, last: int) -> Refere
     if rows is None:
         return None
     ids = None if rows.ids is None else rows.ids[first:last]
-    part = slice(first, last)
-    scale = None if rows.scale is None else rows.scale[part]
+    span = slice(first, last)
+    scale = None if rows.scale is None else rows.scale[span]
     return ReferenceRows(
-        rows.logits[part], rows.lse[part], rows.target_nll[part], rows.top[part], ids, rows.drawn, scale
+        rows.logits[span], rows.lse[span], rows.target_nll[span], rows.top[span], ids, rows.drawn, scale
     )
 
 
 def join_reference(parts: Sequence[ReferenceRows]) -> ReferenceRows:
     """Rows of consecutive batches as one."""
-    ids = [part.ids for part in parts if part.ids is not None]
-    scales = [part.scale for part in parts if part.scale is not None]
+    ids = [piece.ids for piece in parts if piece.ids is not None]
+    scales = [piece.scale for piece in parts if piece.scale is not None]
     return ReferenceRows(
-        np.concatenate([part.logits for part in parts]),
-        np.concatenate([part.lse for part in parts]),
-        np.concatenate([part.target_nll for part in parts]),
-        np.concatenate([part.top for part in parts]),
+        np.concatenate([piece.logits for piece in parts]),
+        np.concatenate([piece.lse for piece in parts]),
+        np.concatenate([piece.target_nll for piece in parts]),
+        np.concatenate([piece.top for piece in parts]),
         np.concatenate(ids) if ids else None,
         parts[0].drawn,
         np.concatenate(scales) if scales else None,
@@ -62,8 +62,8 @@ def join_reference(parts: Sequence[ReferenceRows]) -> ReferenceRows:
 def add_scores(parts: Sequence[ChunkScore]) -> ChunkScore:
     """Sums of the parts of one chunk, in their order."""
     total = parts[0]
-    for part in parts[1:]:
-        total = _add(total, part)
+    for score in parts[1:]:
+        total = _add(total, score)
     return total
 
 

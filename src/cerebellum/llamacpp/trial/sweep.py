@@ -65,11 +65,11 @@ class TrialSweep:
         if not decoder.replays:
             starts = [[-1] * len(trials)] * len(bundles)
         parts = in_parts(decoder, bundles, starts)
-        for part in parts:
+        for stretch in parts:
             read: Reader | None = reference.read if reference else None
             if read and len(trials) > 1:
                 read = keeping(read, REFERENCE_BYTES)
-            yield from self._measure(part, read)
+            yield from self._measure(stretch, read)
 
     def starts_on(self, bundle: Bundle) -> Starts:
         """Where each trial begins on a bundle: at the last boundary before what it changes in any batch, if keeping it is worth while and
@@ -80,8 +80,8 @@ class TrialSweep:
             return [-1] * len(trials)
         addresses = [[a for swap in trial.tensor_types for a in self.engine.addresses(swap.tensor)] for trial in trials]
         starts = [
-            min(graph.boundary_before(own) for graph in graphs) if trial.tensor_types else -1
-            for trial, own in zip(trials, addresses, strict=True)
+            min(graph.boundary_before(of_trial) for graph in graphs) if trial.tensor_types else -1
+            for trial, of_trial in zip(trials, addresses, strict=True)
         ]
         kept = affordable(captured_of(starts), decoder.settings.replay_bytes, decoder.state_bytes(bundle))
         starts = [max((k for k in kept if k <= start), default=-1) for start in starts]
@@ -90,21 +90,21 @@ class TrialSweep:
         cost = 0.0 if any(not trial.tensor_types for trial in trials) else graph.share_until(max(starts))
         return starts if saved > cost else [-1] * len(trials)
 
-    def _measure(self, part: Part, read: Reader | None) -> Iterator[SweepEvent]:
+    def _measure(self, stretch: Part, read: Reader | None) -> Iterator[SweepEvent]:
         """All trials on a part's bundles, the base first."""
         engine, decoder, trials = self.engine, self.decoder, self.trials
         order = sorted(range(len(trials)), key=lambda i: bool(trials[i].tensor_types))
-        states = [ReplayCache() for _ in part.bundles]
+        states = [ReplayCache() for _ in stretch.bundles]
         if trials[order[0]].tensor_types:
-            yield from self._keep(part, states, order[0])
-        for place, number in enumerate(order):
+            yield from self._keep(stretch, states, order[0])
+        for rank, number in enumerate(order):
             tensor_types = trials[number].tensor_types
-            yield TrialStarted(number, part.bundles[0][0].id)  # what it swaps is made now
-            following = trials[order[place + 1]] if place + 1 < len(order) else None
+            yield TrialStarted(number, stretch.bundles[0][0].id)  # what it swaps is made now
+            following = trials[order[rank + 1]] if rank + 1 < len(order) else None
             with engine.swapped(tensor_types):
                 if following:
                     engine.ahead(following.tensor_types)
-                for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+                for bundle, kept, starts in zip(stretch.bundles, states, stretch.starts, strict=True):
                     ahead = following.label if following and engine.makes_ahead else ""
                     yield from (TrialStarted(number, chunk.id, ahead=ahead) for chunk in reversed(bundle))
                     if not tensor_types and (boundaries := captured_of(starts)):
@@ -123,8 +123,8 @@ class TrialSweep:
         first = {swap.type: i for i, trial in reversed(list(enumerate(self.trials))) for swap in trial.tensor_types}
         if len(bundles) * len(self.trials) < TRIED * len(first):
             return
-        for place, number in enumerate(sorted(set(first.values()))):
-            bundle = bundles[place % len(bundles)]
+        for rank, number in enumerate(sorted(set(first.values()))):
+            bundle = bundles[rank % len(bundles)]
             yield TrialStarted(number, bundle[0].id)
             with self.engine.swapped(self.trials[number].tensor_types):
                 if not decoder.same_side_by_side(bundle):
@@ -135,9 +135,9 @@ class TrialSweep:
                     )
                     return
 
-    def _keep(self, part: Part, states: Sequence[ReplayCache], first: int) -> Iterator[SweepEvent]:
+    def _keep(self, stretch: Part, states: Sequence[ReplayCache], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""
-        for bundle, kept, starts in zip(part.bundles, states, part.starts, strict=True):
+        for bundle, kept, starts in zip(stretch.bundles, states, stretch.starts, strict=True):
             if boundaries := captured_of(starts):
                 yield TrialStarted(first, bundle[0].id, base=True)
                 self.decoder.pass_over(bundle, self.decoder.capturing(bundle, kept, boundaries, whole=False))

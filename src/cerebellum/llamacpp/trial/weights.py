@@ -94,8 +94,8 @@ def _store_like_all(likes: Sequence[native.GgmlTensor], type_id: int, data: Byte
     stored: dict[int, Stored] = {}
     try:
         for like in likes:
-            if (place := _buffer_type(like)) not in stored:
-                stored[place] = store_like(like, type_id, data)
+            if (buffer_type := _buffer_type(like)) not in stored:
+                stored[buffer_type] = store_like(like, type_id, data)
     except BaseException:
         for each in stored.values():
             each.free()
@@ -106,9 +106,9 @@ def _store_like_all(likes: Sequence[native.GgmlTensor], type_id: int, data: Byte
 class Weights:
     """The swappable weights of one model and a bounded cache of their data in other types."""
 
-    def __init__(self, found: dict[str, list[int]], make: Callable[[str, str], Bytes], cache_bytes: int) -> None:
+    def __init__(self, pointers: dict[str, list[int]], make: Callable[[str, str], Bytes], cache_bytes: int) -> None:
         """``make(tensor, type)`` gives the bytes; ``cache_bytes`` bounds what is kept of them after a swap ends."""
-        self.found = found
+        self.found = pointers
         self._make = make
         self._limit = cache_bytes
         self._cache: collections.OrderedDict[tuple[str, str], dict[int, Stored]] = collections.OrderedDict()
@@ -179,7 +179,7 @@ class Weights:
     def trim(self, limit: int) -> None:
         """Evict entries until at most ``limit`` bytes are cached: first those not expected, least recently used first; then expected ones,
         most recently used first (the module says why)."""
-        size = sum(stored.n_bytes for own in self._cache.values() for stored in own.values())
+        size = sum(stored.n_bytes for by_type in self._cache.values() for stored in by_type.values())
         others = [key for key in self._cache if key not in self._expected]
         expected = [key for key in reversed(self._cache) if key in self._expected]
         for key in others + expected:

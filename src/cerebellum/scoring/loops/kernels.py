@@ -104,19 +104,19 @@ def _high_and_low(row: Any, start: int, end: int) -> tuple[float, float]:
 def _extremes(row: Any) -> tuple[float, float, int]:
     """The largest value, the smallest, and the place of the first that is the largest (any, where a value is NaN)."""
     n = len(row) - len(row) % 32
-    top, bottom, place = -np.inf, np.inf, 0
+    top, bottom, index = -np.inf, np.inf, 0
     for start in range(0, n, _PART):
         high, low = _high_and_low(row, start, min(start + _PART, n))
         bottom = min(bottom, low)
         if high > top:
-            top, place = high, start
+            top, index = high, start
     for i in range(n, len(row)):
         bottom = min(bottom, row[i])
         if row[i] > top:
-            top, place = row[i], i
-    while place < len(row) - 1 and row[place] != top:
-        place += 1
-    return top, bottom, place
+            top, index = row[i], i
+    while index < len(row) - 1 and row[index] != top:
+        index += 1
+    return top, bottom, index
 
 
 @inlined
@@ -174,12 +174,12 @@ def _row_powers(row: Any, lowest: float, taken: float, sums: Any, space: Any) ->
     none = (zero, zero, zero, zero, zero, zero, zero, zero, zero)
     total, n, is_spread = none, _whole(len(row)), lowest < least_tenth(taken)
     for start in range(0, n, _PART):
-        part, end = none, min(start + _PART, n)
+        partial, end = none, min(start + _PART, n)
         _fill(space, row, start, end, taken, is_spread)
         for i in range(0, end - start, 8):
             prefetch(row, len(row) + start + i)
-            part = _powers(part, load(space, i))
-        total = _joined(total, part)
+            partial = _powers(partial, load(space, i))
+        total = _joined(total, partial)
     if n < len(row):
         rest = _higher(load(_tail(row, -np.inf), 0), splat(least_tenth(taken)))
         total = _powers(total, exp_tenth(rest, taken))
@@ -213,11 +213,11 @@ def _divergence(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
     a, b, n = splat(lse_a), splat(lse_b), _whole(len(trial))
     total = splat(0.0)
     for start in range(0, n, _PART):
-        part = splat(0.0)
+        partial = splat(0.0)
         for i in range(start, min(start + _PART, n), 8):
             log_p = load(reference, i) - a
-            part = part + _term(exp(log_p), log_p, load(trial, i) - b)
-        total = total + part
+            partial = partial + _term(exp(log_p), log_p, load(trial, i) - b)
+        total = total + partial
     if n < len(trial):
         log_p = load(_tail(reference, -np.inf), 0) - a
         total = total + _term(exp(log_p), log_p, load(_tail(trial, 0.0), 0) - b)
@@ -249,10 +249,10 @@ def _kept_sums(reference: Any, trial: Any, lse_a: float, lse_b: float) -> Any:
     none = splat(0.0), splat(0.0), splat(0.0)
     total = none
     for start in range(0, n, _PART):
-        part = none
+        partial = none
         for i in range(start, min(start + _PART, n), 8):
-            part = _added(part, _kept_terms(load(reference, i) - a, load(trial, i) - b))
-        total = _added(total, part)
+            partial = _added(partial, _kept_terms(load(reference, i) - a, load(trial, i) - b))
+        total = _added(total, partial)
     if n < len(reference):
         total = _added(total, _kept_terms(load(_tail(reference, -np.inf), 0) - a, load(trial, n) - b))
     return _total(total[0]), _total(total[1]), _total(total[2])
@@ -411,24 +411,24 @@ def _block(space: Any, start: int) -> float:
 @inlined
 def _draw(space: Any, step: float, offset: float, places: Any) -> None:
     """Fills ``places`` with the words under the marks (``offset`` + j) ``step`` on the line of all probabilities laid end to end."""
-    j, m, before, found = 0, len(places), 0.0, -1
+    j, m, before, last = 0, len(places), 0.0, -1
     for start in range(0, len(space), _BLOCK):
         after = before + _block(space, start)
         if j < m and (offset + j) * step < after:
             here = before
             for i in range(start, start + _BLOCK):
                 if space[i] > 0.0:
-                    here, found = here + space[i], i
+                    here, last = here + space[i], i
                     while j < m and (offset + j) * step < here:
                         places[j] = i
                         j += 1
             while j < m and (offset + j) * step < after:
-                places[j] = found
+                places[j] = last
                 j += 1
         before = after
     for i in range(j, m):
-        if found >= 0:
-            places[i] = found
+        if last >= 0:
+            places[i] = last
 
 
 @compiled(f"void({_ROWS}, int64, int64, {_VALUES}, {_VALUES}, int64, float32[:, ::1], uint32[:, ::1])")

@@ -43,9 +43,9 @@ class _LanesModel(extending.models.PrimitiveModel):
 
 def _pointer(context: Any, builder: Any, signature: Any, args: Any, kind: Any) -> Any:
     """To something of ``kind`` at the place of an array, the first two of an intrinsic's ``args``."""
-    array, place = args[:2]
+    array, index = args[:2]
     data = context.make_array(signature.args[0])(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [place]), kind.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), kind.as_pointer())
 
 
 @intrinsic
@@ -72,7 +72,7 @@ def load_floats(context: Any, row: Any, first: Any) -> Any:
 
 
 @intrinsic
-def prefetch(context: Any, row: Any, place: Any) -> Any:
+def prefetch(context: Any, row: Any, index: Any) -> Any:
     """Bring ``row[place]``, which need not be there, into the second cache."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -86,15 +86,15 @@ def prefetch(context: Any, row: Any, place: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def half(context: Any, floats: Any, place: Any) -> Any:
-    """The first (``place`` 0, a literal) or the last eight of sixteen, widened."""
-    first = WIDTH * place.literal_value
+def half(context: Any, floats: Any, which: Any) -> Any:
+    """The first (``which`` 0, a literal) or the last eight of sixteen, widened."""
+    first = WIDTH * which.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         places = ir.Constant(ir.VectorType(_INT, WIDTH), list(range(first, first + WIDTH)))
         return builder.fpext(builder.shuffle_vector(args[0], args[0], places), _DOUBLES)
 
-    return LANES(FLOATS, place), generate
+    return LANES(FLOATS, which), generate
 
 
 @intrinsic
@@ -120,14 +120,14 @@ def splat(context: Any, value: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def lane(context: Any, values: Any, place: Any) -> Any:
-    """The value of one lane; ``place`` is a literal."""
-    index = place.literal_value
+def lane(context: Any, values: Any, number: Any) -> Any:
+    """The value of one lane; ``number`` is a literal."""
+    index = number.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.extract_element(args[0], _INT(index))
 
-    return types.float64(LANES, place), generate
+    return types.float64(LANES, number), generate
 
 
 @intrinsic
@@ -152,8 +152,8 @@ def where_less(context: Any, a: Any, b: Any, yes: Any, no: Any) -> Any:
 
 
 @intrinsic
-def look_up(context: Any, table: Any, place: Any) -> Any:
-    """``table[n % 16]`` in each lane, of 16 float64; ``place`` holds the integer n in the last bits of its mantissa."""
+def look_up(context: Any, table: Any, packed: Any) -> Any:
+    """``table[n % 16]`` in each lane, of 16 float64; ``packed`` holds the integer n in the last bits of its mantissa."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         places = builder.bitcast(args[1], _LONGS)

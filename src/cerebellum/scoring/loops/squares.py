@@ -14,7 +14,7 @@ def add_squares(data: Any, rows: Any, sums: Any, n: int, out: Any) -> None:
     Each square and each sum is rounded to float32, as llama-imatrix's are.
     """
     for i in range(len(rows)):
-        row, place = rows[i], sums[i]
+        row, first = rows[i], sums[i]
         for j in range(n):
             x = data[row + j]
-            out[place + j] += x * x
+            out[first + j] += x * x
