@@ -75,7 +75,7 @@ def test_a_replay_from_the_cut_gives_what_the_whole_run_gives(nodes: list[Node],
     for position in graph.boundaries:
         until = run(nodes, range(position + 1), start())
         whole = run(nodes, range(len(nodes)), start())
-        kept = {held.leaf or nodes[held.place or 0].address for held in graph.cut(position)}
+        kept = {held.leaf or nodes[held.node or 0].address for held in graph.cut(position)}
         computed = [i for i, out in enumerate(graph.left_out(range(position + 1, len(nodes)))) if not out]
         destroyed = {**dict.fromkeys(range(FIRST, FIRST + len(nodes)), 666), **start()}
         before = run(nodes, [i for i in computed if i <= position], destroyed)
@@ -147,7 +147,7 @@ def test_a_plain_stack_is_cut_at_its_blocks() -> None:
     nodes.append(Node("out", 999, 999, 4, (FIRST + 5,), False))
     graph = Graph(nodes, 4)
     assert graph.boundaries == (1, 3, 5)
-    assert [[(h.place, h.n_bytes) for h in graph.cut(p)] for p in graph.boundaries] == [[(1, 4)], [(3, 4)], [(5, 4)]]
+    assert [[(h.node, h.n_bytes) for h in graph.cut(p)] for p in graph.boundaries] == [[(1, 4)], [(3, 4)], [(5, 4)]]
     assert [graph.boundary_before([w]) for w in (1, 2, 9, 77)] == [-1, 0, 1, 2]
     assert graph.boundary_before([9, 1]) == -1
     assert graph.cut_bytes([0, 1]) == 8

@@ -78,7 +78,7 @@ def test_a_page_that_is_swapped_out_is_the_process_s_own(tmp_path: Path) -> None
     """It counts as neither resident nor anonymous; and a file's name need not be text."""
     table = tmp_path / "smaps"
     table.write_bytes(SMAPS.encode(errors="surrogateescape"))
-    found = [(m.rights, m.path, m.resident, m.own) for m in mappings(table)]
+    found = [(m.rights, m.path, m.resident, m.private) for m in mappings(table)]
     path = "/opt/caf\udce9/lib.so"
     assert found == [("r--p", path, 4096, 0), ("r--p", path, 0, 8192), ("rw-p", "", 4096, 4096)]
 

@@ -63,7 +63,7 @@ def test_objects_and_bare_lists_are_read_and_empty_lines_passed_over(tmp_path: P
     lines = [json.dumps({"messages": messages, "id": 7}, ensure_ascii=False), "", json.dumps(messages), ""]
     path.write_text("\n".join(lines), encoding="utf-8")
     found = read_conversations(path)
-    assert found.name == "chat.jsonl" and [c.place for c in found.items] == [f"{path}, line 1", f"{path}, line 3"]
+    assert found.name == "chat.jsonl" and [c.where for c in found.items] == [f"{path}, line 1", f"{path}, line 3"]
     assert [list(c.messages) for c in found.items] == [messages, messages]
 
 

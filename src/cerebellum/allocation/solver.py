@@ -160,7 +160,7 @@ class _Step:
     gain: float
     tensor: str
     n_bytes: int
-    place: int
+    number: int
     type: str
 
 
@@ -187,7 +187,7 @@ def _steps(offers: Offers) -> list[_Step]:
     for name, of_tensor in offers.items():
         for number, (a, b) in enumerate(pairwise(_hull(of_tensor))):
             steps.append(_Step(_rate(a, b), name, b.n_bytes - a.n_bytes, number, b.type))
-    return sorted(steps, key=lambda s: (-s.gain, s.tensor, s.place))
+    return sorted(steps, key=lambda s: (-s.gain, s.tensor, s.number))
 
 
 def _smallest(offers: Offers) -> dict[str, str]:

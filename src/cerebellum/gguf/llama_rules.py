@@ -24,7 +24,7 @@ _KEPT_PARTS = (
     "shortconv.conv.weight",
     "indexer.k_proj.weight",
     "indexer.q_proj.weight",
-    *(f"time_mix_{part}.weight" for part in ("first", "lerp_fused", "decay_w1", "decay_w2")),  # RWKV
+    *(f"time_mix_{piece}.weight" for piece in ("first", "lerp_fused", "decay_w1", "decay_w2")),  # RWKV
     *(f"time_mix_{letter}{number}.weight" for letter in "wva" for number in (0, 1, 2)),
     "time_mix_g1.weight",
     "time_mix_g2.weight",
@@ -43,11 +43,11 @@ _KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
 _KEPT_PARTS_BY_ARCHITECTURE = {
     "glm5-next": (
         "hc_",
-        *(f"indexer.{part}" for part in ("attn_q_b", "attn_k", "proj")),
+        *(f"indexer.{piece}" for piece in ("attn_q_b", "attn_k", "proj")),
         "indexer_compressor_gate",
         "indexer_compressor_ape",
-        *(f"ssm_{part}.weight" for part in ("f_a", "f_b", "g_a", "g_b", "beta")),
-        *(f"attn_{part}.weight" for part in ("kv_a_mqa", "k_b", "v_b")),
+        *(f"ssm_{piece}.weight" for piece in ("f_a", "f_b", "g_a", "g_b", "beta")),
+        *(f"attn_{piece}.weight" for piece in ("kv_a_mqa", "k_b", "v_b")),
     ),
 }
 

@@ -19,15 +19,15 @@ _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ \d+\s*(.*)$")
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A stretch of memory: ``rights`` as in r-xp, the file (empty: none), bytes resident, and bytes that are this process's own, in memory
-    or swapped out."""
+    """A stretch of memory: ``rights`` as in r-xp, the file (empty: none), bytes ``resident``, and ``private`` bytes, which this process has
+    changed, in memory or swapped out."""
 
     start: int
     end: int
     rights: str
     path: str
     resident: int
-    own: int
+    private: int
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def give_back(folder: Path) -> int:
     """
     below = f"{folder.resolve()}{os.sep}"
     try:
-        clean = [m for m in mappings() if m.path.startswith(below) and "w" not in m.rights and not m.own]
+        clean = [m for m in mappings() if m.path.startswith(below) and "w" not in m.rights and not m.private]
     except OSError:
         return 0
     madvise = ctypes.CDLL(None).madvise

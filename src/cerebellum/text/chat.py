@@ -29,9 +29,9 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """``place`` is file and line, for messages; at least one message is the assistant's."""
+    """``where`` is file and line, for messages; at least one message is the assistant's."""
 
-    place: str
+    where: str
     messages: tuple[Message, ...]
 
 
@@ -88,7 +88,7 @@ class _NotText(Exception):
 
 
 def _values(path: Path, text: str) -> Iterator[tuple[str, Any]]:
-    """(place, what it holds) of each line."""
+    """(file and line, what it holds) of each line."""
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -216,7 +216,7 @@ class ChatTemplate:
         before = self._render(conversation, i, False)
         if not whole.startswith(before):
             raise ConversationRefused(
-                f"{conversation.place}: the model's chat template does not put message {i + 1}, the assistant's, after the messages "
+                f"{conversation.where}: the model's chat template does not put message {i + 1}, the assistant's, after the messages "
                 "before it, so it can't be scored; leave this conversation out"
             )
         shared = next((n for n, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
@@ -228,7 +228,7 @@ class ChatTemplate:
             return self._shown(messages, self._form(messages, prompt), prompt)
         except TemplateRefusal as error:
             raise ConversationRefused(
-                f"{conversation.place}: the model's chat template refuses it ({error})"
+                f"{conversation.where}: the model's chat template refuses it ({error})"
             ) from error
 
     def _form(self, messages: Sequence[Message], prompt: bool) -> frozenset[str] | None:

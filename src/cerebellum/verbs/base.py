@@ -51,8 +51,8 @@ def planned_types(
 ) -> Mapping[str, str]:
     """The types that the base will have, by a dry run: nothing is computed. Raises `OverrideError`, or `TypeChoiceError` where a tensor is
     to have a type that needs an importance matrix, and there is none."""
-    if (own := own_base(source, asked, options)) is not None:
-        return own.model.types
+    if (itself := own_base(source, asked, options)) is not None:
+        return itself.model.types
     ftype = base_ftype(source, asked)
     types = backend.types(source.path, ftype, pairs(mix_of(options, source, ftype).lines), imatrix)
     for tensor in quantizable_tensors(source) if imatrix is None else ():

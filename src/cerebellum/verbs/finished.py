@@ -38,7 +38,7 @@ def of_session(options: SessionOptions) -> dict[str, Any]:
     """The settings that change figures: all but threads, workers and memory. Files are known by their content; the reference, which may be
     as large as a model, by its name and size."""
     reference = options.reference
-    found = {
+    fields = {
         "text": sha256_file(options.text),
         "report-text": None if options.report_text is None else sha256_file(options.report_text),
         "chat": options.chat,
@@ -52,7 +52,7 @@ def of_session(options: SessionOptions) -> dict[str, Any]:
         "exclude": sorted(options.mix.exclude),
         "split": None if options.split is None else str(options.split),
     }
-    return {**found, **{_OPTIONS.get(name, name): value for name, value in options.settings.as_key().items()}}
+    return {**fields, **{_OPTIONS.get(name, name): value for name, value in options.settings.as_key().items()}}
 
 
 #: Settings of the engine by the name of their option.

@@ -91,8 +91,8 @@ def _settled(
     def needed(each: ContextUse) -> int:
         if each.n_ctx not in asked:
             asked[each.n_ctx] = ask(model.path, _host(each))
-        said, parts = asked[each.n_ctx], footprint(model, each).both
-        return _limited(model, each) + said.cache + said.device_compute - parts.cache - parts.compute
+        answer, parts = asked[each.n_ctx], footprint(model, each).both
+        return _limited(model, each) + answer.cache + answer.device_compute - parts.cache - parts.compute
 
     note = f"the formulas are off by {error:+.1%} for {model.architecture}: the largest context is by llama.cpp's own figures"
     return largest_context(model, limit, use, most, needed), [note]

@@ -29,19 +29,19 @@ def judge_all(
     keys = keys_of(task, replies) if isinstance(task, CodeTask) else []
     name = f"judged {content_key('task', keys)}"
     known = kept_verdicts(study, name) if keys else {}
-    done = {place: known[key] for place, key in enumerate(keys) if key in known}
-    left = [place for place in range(len(task.items)) if place not in done]
+    done = {i: known[key] for i, key in enumerate(keys) if key in known}
+    left = [i for i in range(len(task.items)) if i not in done]
     progress.begin(f"judging {what}", len(task.items), len(done))
     try:
         with ThreadPoolExecutor(n_cores()) as pool:  # boxes side by side; the harness's tasks want the main thread
             run: Any = pool.map if isinstance(task, CodeTask) else map
-            parts = ([task.items[place] for place in left], [replies[place] for place in left])
-            for place, found in zip(left, run(task.judge, *parts), strict=True):
-                done[place] = found
+            parts = ([task.items[i] for i in left], [replies[i] for i in left])
+            for i, judged in zip(left, run(task.judge, *parts), strict=True):
+                done[i] = judged
                 progress.step()
         if keys and left:
             study.set_fact(name, {keys[p]: asdict(j) for p, j in done.items() if is_lasting(j)})
-        return [done[place] for place in range(len(task.items))]
+        return [done[i] for i in range(len(task.items))]
     finally:
         progress.end()
 

@@ -24,28 +24,28 @@ def merge_studies(
     """
     if out.is_file():
         raise InputError(f"{quoted(str(out))} is a file: name the study's folder, as in --out")
-    own, files = study_file(out), [study_file(part) for part in parts]
-    for part, file in zip(parts, files, strict=True):
+    target, files = study_file(out), [study_file(folder) for folder in parts]
+    for folder, file in zip(parts, files, strict=True):
         if not file.exists():
             raise InputError(
-                f"there is no study in {quoted(str(part))}: a part is the folder that --shard measured into"
+                f"there is no study in {quoted(str(folder))}: a part is the folder that --shard measured into"
             )
-        if own.exists() and file.samefile(own):
-            raise InputError(f"{quoted(str(part))} is the study itself: name the parts that it takes")
-    is_new = not own.exists()
+        if target.exists() and file.samefile(target):
+            raise InputError(f"{quoted(str(folder))} is the study itself: name the parts that it takes")
+    is_new = not target.exists()
     make_folder(out)
     try:
         with contextlib.ExitStack() as stack:
-            study = stack.enter_context(Study.open(own))
+            study = stack.enter_context(Study.open(target))
             opened = [
-                (str(part), stack.enter_context(Study.open(file, read_only=True)))
-                for part, file in zip(parts, files, strict=True)
+                (str(folder), stack.enter_context(Study.open(file, read_only=True)))
+                for folder, file in zip(parts, files, strict=True)
             ]
             taken = merge_parts(study, opened, same_build_only=same_build_only)
             study.add_command(list(command))
     except BaseException:
         if is_new:  # it holds nothing
-            for name in (own.name, f"{own.name}-wal", f"{own.name}-shm", f".{own.name}.lock"):
+            for name in (target.name, f"{target.name}-wal", f"{target.name}-shm", f".{target.name}.lock"):
                 (out / name).unlink(missing_ok=True)
         raise
     for each in taken:

@@ -16,11 +16,11 @@ def measure_noise(session: Session) -> Noise:
     base = mean_kld(
         session.runner(session.search).measure([BASE_TRIAL], noise_context.chunks, "base")[BASE_TRIAL.label]
     )
-    found = []
+    changes = []
     batch = noise_context.batch(session.engines[0].n_vocab)
     for change in changes_of(noise_context.settings, model_file.read_model(session.reference_path), batch):
         moved = None
         if not change.tensor_types:
             moved = abs(mean_kld(noise_context.scores(session.engines[:1], session.base.model, change, "base")) - base)
-        found.append(Harmless(change.name, session.reference.noise[change.name], moved))
-    return Noise(tuple(found), len(noise_context.chunks))
+        changes.append(Harmless(change.name, session.reference.noise[change.name], moved))
+    return Noise(tuple(changes), len(noise_context.chunks))

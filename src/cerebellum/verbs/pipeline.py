@@ -268,15 +268,15 @@ def bench_session(
 
 def warn(session: Session, sweep: Sweep) -> None:
     """Say what makes a sweep's figures less useful than they look."""
-    found: list[str] = []
+    sentences: list[str] = []
     divergence = sweep.base.divergence
     if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
-        found.append(
+        sentences.append(
             "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
             f"{MILLI * SCALE:g} thousandths of a nat a token instead, and no larger type can pay. Give --reference "
             "with the unquantized model if you have it."
         )
-    tell([*found, *guesses(session, sweep.base.perplexity)], session.progress, session.warnings)
+    tell([*sentences, *guesses(session, sweep.base.perplexity)], session.progress, session.warnings)
 
 
 def warn_of_text(session: Session) -> None:
@@ -360,10 +360,10 @@ def gate(session: Session, options: ChoiceOptions) -> LadderResult | None:
     """Where perplexity is to choose: the ladder. Raises `RefusedError` where it says that perplexity can't."""
     if not options.by_perplexity:
         return None
-    found = check_session(session)
-    session.progress.note(f"perplexity as a judge: {found.report.verdict}. {found.report.reason}")
-    refuse_invalid(found, options.trust_perplexity)
-    return found
+    ladder = check_session(session)
+    session.progress.note(f"perplexity as a judge: {ladder.report.verdict}. {ladder.report.reason}")
+    refuse_invalid(ladder, options.trust_perplexity)
+    return ladder
 
 
 def rules_of(sweep: Sweep, sweep_options: SweepOptions, options: ChoiceOptions) -> Rules:
@@ -380,11 +380,11 @@ def rules_of(sweep: Sweep, sweep_options: SweepOptions, options: ChoiceOptions) 
 
 def imatrix_facts(session: Session) -> dict[str, Any] | None:
     """Which importance matrix was used, and for which tensors it was left out."""
-    used, found = session.options.imatrix, session.left_out
+    used, left_out = session.options.imatrix, session.left_out
     if used is None:
         return None
     facts = {"file": used.name, "sha256": sha256_file(used)}
-    return facts if found is None else {**facts, "left_out": found.as_json()}
+    return facts if left_out is None else {**facts, "left_out": left_out.as_json()}
 
 
 def facts_of(session: Session) -> dict[str, Any]:

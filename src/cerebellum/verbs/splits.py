@@ -78,15 +78,13 @@ def check_disjoint(search: Split, report: Split) -> None:
             f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also {where}; the report needs another text "
             "(--report-text)"
         )
-    found = overlap(report.tokens, [search.tokens], report.scored)
-    if found.is_too_much(report.corpus.n_ctx):
+    common = overlap(report.tokens, [search.tokens], report.scored)
+    if common.is_too_much(report.corpus.n_ctx):
         what = f"{report.corpus.name}, which reports,"
         where = "in the half that chooses" if one_text else f"in {search.corpus.name}, which chooses"
-        raise TextError(f"{how_much(what, found)} is also {where}; the report needs another text (--report-text)")
+        raise TextError(f"{how_much(what, common)} is also {where}; the report needs another text (--report-text)")
 
 
-def how_much(what: str, found: Overlap) -> str:
+def how_much(what: str, shared: Overlap) -> str:
     """How much of ``what`` two texts share, in words."""
-    return (
-        f"{100 * found.share:.3g} % of {what} (the longest passage: {found.longest} tokens, in runs of {N_GRAM} tokens)"
-    )
+    return f"{100 * shared.share:.3g} % of {what} (the longest passage: {shared.longest} tokens, in runs of {N_GRAM} tokens)"

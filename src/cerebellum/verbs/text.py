@@ -55,8 +55,8 @@ def odd_marks(name: str, text: Text, progress: Progress) -> list[str]:
     if isinstance(text, str):
         n_ends, marked, where = text.count("\r\n"), text.startswith("\ufeff"), name
     else:
-        said = [m["content"] for talk in text.items for m in talk.messages if isinstance(m["content"], str)]
-        n_ends, marked, where = sum(each.count("\r\n") for each in said), False, f"the messages of {name}"
+        messages = [m["content"] for talk in text.items for m in talk.messages if isinstance(m["content"], str)]
+        n_ends, marked, where = sum(each.count("\r\n") for each in messages), False, f"the messages of {name}"
     warnings = []
     if n_ends:
         warnings.append(

@@ -32,7 +32,7 @@ def check_token_lists(models: Iterable[Path]) -> list[str]:
     first, *others = (token_list(model_file.read_model(path)) for path in paths)
     for other in others:
         check_same_tokens(first, other)
-    return [said for other in others if (said := other_rules(first, other))]
+    return [difference for other in others if (difference := other_rules(first, other))]
 
 
 def cut_plainly(engine: Engine, text: Text) -> Corpus:
@@ -50,8 +50,8 @@ def check_cut_alike(first: Corpus, path: Path, second: Corpus, other_path: Path)
         begins = [f"token {corpus.bos}" if corpus.bos is not None else "no such token" for corpus in (first, second)]
         raise InputError(f"{path.name} begins a text with {begins[0]}, {other_path.name} with {begins[1]}. {_WHY}")
     if first.tokens_sha256 != second.tokens_sha256:
-        said = _first_difference(first, second, token_list(model_file.read_model(path)).texts)
-        raise InputError(f"{path.name} and {other_path.name} cut the text into other tokens: {said}. {_WHY}")
+        difference = _first_difference(first, second, token_list(model_file.read_model(path)).texts)
+        raise InputError(f"{path.name} and {other_path.name} cut the text into other tokens: {difference}. {_WHY}")
 
 
 def _first_difference(first: Corpus, second: Corpus, texts: tuple[str, ...]) -> str:
@@ -60,9 +60,9 @@ def _first_difference(first: Corpus, second: Corpus, texts: tuple[str, ...]) -> 
     differing = np.flatnonzero(first.tokens[:n] != second.tokens[:n])
     if not len(differing):
         return f"{len(first.tokens)} by the first, {len(second.tokens)} by the second"
-    place = int(differing[0])
-    own, other = (_named(int(corpus.tokens[place]), texts) for corpus in (first, second))
-    return f"token {place + 1} of the text is {own} in the first and {other} in the second"
+    index = int(differing[0])
+    mine, other = (_named(int(corpus.tokens[index]), texts) for corpus in (first, second))
+    return f"token {index + 1} of the text is {mine} in the first and {other} in the second"
 
 
 def _named(token: int, texts: tuple[str, ...]) -> str:

@@ -89,5 +89,5 @@ def first_difference(first: str, second: str) -> int | None:
     """The number of words that two answers share at their beginning; None where they are equal."""
     if first == second:
         return None
-    own, other = first.split(), second.split()
-    return next((n for n, (a, b) in enumerate(zip(own, other, strict=False)) if a != b), min(len(own), len(other)))
+    words, other = first.split(), second.split()
+    return next((n for n, (a, b) in enumerate(zip(words, other, strict=False)) if a != b), min(len(words), len(other)))

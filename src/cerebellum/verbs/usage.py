@@ -38,8 +38,8 @@ def _text(model: Model, tokens: TokenList, key: str) -> str:
 
 def _adds_bos(model: Model) -> bool:
     """As llama.cpp decides: what the metadata say, else by the kind of vocabulary."""
-    said = model.metadata.get(_PREFIX + "add_bos_token")
-    return bool(said) if said is not None else model.metadata.get(_PREFIX + "model") in ("llama", "bert")
+    stored = model.metadata.get(_PREFIX + "add_bos_token")
+    return bool(stored) if stored is not None else model.metadata.get(_PREFIX + "model") in ("llama", "bert")
 
 
 def lint_template(path: Path) -> tuple[Finding, ...] | None:

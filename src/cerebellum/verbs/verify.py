@@ -147,19 +147,22 @@ def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: P
         return judge_rebuild(list(tensor_differences(model.path, again)), model, build, backend.id)
 
 
-def judge_rebuild(found: list[TensorDifference], model: Model, build: Any, ours: str) -> Check:
+def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any, ours: str) -> Check:
     """Equal, another build's rounding, or neither. ``build``: what the file claims; ``ours``: what made it again."""
     what = "rebuild"
-    if not found:
+    if not differences:
         return Check(
             what, State.OK, f"made again from the source, all {len(model.tensors)} tensors byte for byte, by {ours}"
         )
-    worst = max(found, key=lambda d: (d.change, d.n_differing / d.n_bytes))
-    n, where = sum(d.n_differing for d in found), f"{len(found)} tensor{'s' if len(found) > 1 else ''}"
+    worst = max(differences, key=lambda d: (d.change, d.n_differing / d.n_bytes))
+    n, where = (
+        sum(d.n_differing for d in differences),
+        f"{len(differences)} tensor{'s' if len(differences) > 1 else ''}",
+    )
     size = f"{n:,} of {model.tensor_bytes:,} bytes in {where} differ from a rebuild"
     if build == ours:
         return Check(what, State.FAILED, f"{size} by the same build, {worst.tensor} the most: these are other tensors")
-    small = all(d.n_differing <= ROUNDED_BYTES * d.n_bytes and d.change <= ROUNDED_WEIGHTS for d in found)
+    small = all(d.n_differing <= ROUNDED_BYTES * d.n_bytes and d.change <= ROUNDED_WEIGHTS for d in differences)
     if small:
         claimed = f"the file claims {build}" if build else "the file names no build"
         return Check(

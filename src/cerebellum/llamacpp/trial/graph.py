@@ -51,10 +51,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Memory in a cut: of the node at position ``place``, or of the tensor at address ``leaf`` outside the graph. ``version``: number of
+    """Memory in a cut: of the node number ``node``, or of the tensor at address ``leaf`` outside the graph. ``version``: number of
     writes up to the cut. Equal memory of equal version has equal contents."""
 
-    place: int | None
+    node: int | None
     leaf: int | None
     version: int
     n_bytes: int
@@ -181,8 +181,8 @@ class Graph:
                 and self._last_read.get(root, -1) > position
                 and not self._recomputed.issuperset(writes[:version])
             ):
-                place = self._place.get(root)
-                yield Held(place, root if place is None else None, version, self.nodes[writes[0]].n_bytes)
+                node = self._place.get(root)
+                yield Held(node, root if node is None else None, version, self.nodes[writes[0]].n_bytes)
 
     def cut_bytes(self, boundaries: Iterable[int]) -> int:
         """Bytes of the cuts of these boundaries together; memory in several cuts counts once."""

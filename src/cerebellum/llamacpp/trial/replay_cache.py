@@ -54,11 +54,11 @@ class ReplayCache:
 
 
 def _places(*cuts: tuple[Held, ...]) -> list[int]:
-    return [held.place for cut in cuts for held in cut if held.place is not None]
+    return [held.node for cut in cuts for held in cut if held.node is not None]
 
 
 def _address(held: Held, noted: dict[int, int]) -> int:
-    address = held.leaf if held.place is None else noted[held.place]
+    address = held.leaf if held.node is None else noted[held.node]
     assert address is not None
     return address
 

@@ -45,8 +45,8 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with opened_runner(session, session.source, session.search) as runner:
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
-        found = measured_anchors(runner, table, wanted, "anchors", floor)
-        model = fit(table.roles, found)
+        anchors = measured_anchors(runner, table, wanted, "anchors", floor)
+        model = fit(table.roles, anchors)
         for look in LOOKS[1:]:
             undecided = set(open_tensors(table, model, budget))
             cells = {cell for cell in wanted if cell[0] in undecided}
@@ -57,13 +57,13 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
             if not cells or len(order) <= look // 2:
                 break
             wanted |= dict.fromkeys(sorted(cells), order[:look])
-            found = measured_anchors(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
-            model = fit(table.roles, found)
-    measured = {(a.tensor, a.type) for a in found}
+            anchors = measured_anchors(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
+            model = fit(table.roles, anchors)
+    measured = {(a.tensor, a.type) for a in anchors}
     failed = tuple(sorted(cell for cell in wanted if cell not in measured))
     n_chunks = sum(map(len, wanted.values())) + n_harmless * len(order[: LOOKS[1]])
     model = replace(model, floor=floor.whole)
-    return Anchors(tuple(found), model, len(wanted) + n_harmless, n_chunks, failed, floor)
+    return Anchors(tuple(anchors), model, len(wanted) + n_harmless, n_chunks, failed, floor)
 
 
 def measure_floor(
@@ -103,6 +103,6 @@ def measured_anchors(runner: TrialRunner, table: Table, wanted: Wanted, what: st
             by_length.setdefault(len(pair[0]), []).append(anchor_of(table, *cell, *pair))
     if not by_length:
         raise EngineError(f"no trial could be measured: {runner.failed(list(trials.values()))[0].reason}")
-    steady = [a for n, own in sorted(by_length.items()) for a in steadied(own, n)]
-    found = [floor.without(a, table.tensors[a.tensor]) for a in steady]
-    return sorted(found, key=lambda a: (a.tensor, a.type))
+    steady = [a for n, of_length in sorted(by_length.items()) for a in steadied(of_length, n)]
+    lowered = [floor.without(a, table.tensors[a.tensor]) for a in steady]
+    return sorted(lowered, key=lambda a: (a.tensor, a.type))

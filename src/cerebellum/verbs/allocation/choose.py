@@ -25,8 +25,8 @@ def try_candidates(
     session: Session, table: Table, model: DamageModel, budget: int, split: Split, seed: int
 ) -> tuple[Tried, ...]:
     """Every belief's recipe, and the stock mix where it fits, measured on ``split``; the one with the least KL divergence is kept."""
-    found = [*candidates(table, model, budget), *stock_candidate(table, model, budget)]
-    return measure_candidates(session, table, found, split, seed)
+    tried = [*candidates(table, model, budget), *stock_candidate(table, model, budget)]
+    return measure_candidates(session, table, tried, split, seed)
 
 
 def stock_candidate(table: Table, model: DamageModel, budget: int) -> list[Candidate]:
@@ -39,15 +39,15 @@ def stock_candidate(table: Table, model: DamageModel, budget: int) -> list[Candi
 
 
 def measure_candidates(
-    session: Session, table: Table, found: Sequence[Candidate], split: Split, seed: int
+    session: Session, table: Table, tried: Sequence[Candidate], split: Split, seed: int
 ) -> tuple[Tried, ...]:
     """The candidates beside the base, the best marked as kept; of equals the first. Those that can't be measured are left out.
 
     Raises `EngineError` where none can be.
     """
     runner = session.runner(split)
-    found = unlike(found)
-    trials = {c.name: recipe_trial(session, c.name, c.types) for c in found}
+    tried = unlike(tried)
+    trials = {c.name: recipe_trial(session, c.name, c.types) for c in tried}
     scores = runner.measure([BASE_TRIAL, *trials.values()], split.chunks if few(split) else look(split, seed), NAME)
     if not few(split):
         scores |= runner.measure([BASE_TRIAL, *_contenders(trials, scores)], split.chunks, f"{NAME}, the best")
@@ -68,7 +68,7 @@ def measure_candidates(
             c.name == best,
             len(measured[c.name]),
         )
-        for c in found
+        for c in tried
         if c.name in measured
     )
 
@@ -77,10 +77,10 @@ def measure_candidates(
 NAME, STOCK_MIX = "candidate recipes", "stock mix"
 
 
-def unlike(found: Sequence[Candidate]) -> list[Candidate]:
+def unlike(tried: Sequence[Candidate]) -> list[Candidate]:
     """The candidates without those whose types an earlier one has."""
     kept: list[Candidate] = []
-    for candidate in found:
+    for candidate in tried:
         if all(dict(candidate.types) != dict(other.types) for other in kept):
             kept.append(candidate)
     return kept

@@ -101,5 +101,5 @@ def measure_shuffles(
 
 def equivalent_of(rungs: Sequence[Rung], base_kld: float, ratio: Interval) -> Equivalent:
     """Where the recipe's KL divergence lies on the stock ladder; a smaller share is a larger file."""
-    found = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
-    return Equivalent(*found)
+    sizes = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
+    return Equivalent(*sizes)

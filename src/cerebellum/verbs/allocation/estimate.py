@@ -122,14 +122,14 @@ def nominal_table(
     tensors = tuple(replace(t, type=types[t.name]) for t in source.tensors)
     base = replace(source, tensors=tensors, ftype=ftype, file_bytes=file_bytes(source, types))
     known = frozenset(t.name for t in tensors) if makes_imatrix else important(inputs.imatrix, source)
-    found = candidate_types(source, base.types, allocation.rules, known, engine.unused)
-    own = source.types
+    kinds_of = candidate_types(source, base.types, allocation.rules, known, engine.unused)
+    source_types = source.types
 
     def error(name: str, kind: str) -> float:
-        return 0.0 if kind == own[name] else 4.0 ** -TYPES[kind].bits_per_weight
+        return 0.0 if kind == source_types[name] else 4.0 ** -TYPES[kind].bits_per_weight
 
-    errors = {name: {k: error(name, k) for k in (*kinds, base.types[name])} for name, kinds in found.items()}
-    return table_of(base, found, errors, dict.fromkeys(found, 1.0))
+    errors = {name: {k: error(name, k) for k in (*kinds, base.types[name])} for name, kinds in kinds_of.items()}
+    return table_of(base, kinds_of, errors, dict.fromkeys(kinds_of, 1.0))
 
 
 def chunk_counts(
@@ -165,12 +165,12 @@ def chunk_counts(
 
 def timed(engine: Engine, split: Split) -> float:
     """Seconds of a whole pass over a chunk: the quickest of two, the first of which compiles."""
-    found = math.inf
+    seconds = math.inf
     for chunk in split.chunks[:2]:
         start = time.monotonic()
         for _ in engine.score((), [split.corpus.chunk(chunk)], label="timed chunk"):
-            found = min(found, time.monotonic() - start)
-    return found
+            seconds = min(seconds, time.monotonic() - start)
+    return seconds
 
 
 def rows_of(search: Split, report: Split, n_vocab: int, settings: Settings) -> int:
@@ -182,8 +182,8 @@ def rows_of(search: Split, report: Split, n_vocab: int, settings: Settings) -> i
 
 def disk_of(base: Model, limit: int, ftype: str, source: Model, rows: int) -> int:
     """Bytes that the folder grows by: the base, the recipe, the reference's rows."""
-    own = source.is_quantized and source.ftype == ftype
-    return (0 if own else base.file_bytes) + limit + rows
+    is_own_base = source.is_quantized and source.ftype == ftype
+    return (0 if is_own_base else base.file_bytes) + limit + rows
 
 
 def chunks_to_show(share: float) -> int:
@@ -193,10 +193,10 @@ def chunks_to_show(share: float) -> int:
 
 def notes_of(options: SessionOptions, doubts: Sequence[str], search: Split, report: Split, n: int) -> list[str]:
     """What should be known before hours are spent."""
-    asked, found = options.n_chunks, list(doubts)
+    asked, notes = options.n_chunks, list(doubts)
     for split in (search, report):
         if asked is not None and len(split.chunks) < asked:
-            found.append(f"the {split.name} text has only {len(split.chunks)} chunks for it, not {asked}")
+            notes.append(f"the {split.name} text has only {len(split.chunks)} chunks for it, not {asked}")
     if n < 8:
-        found.append(f"{n} chunks show only large differences: give a longer text, or a smaller --ctx")
-    return found
+        notes.append(f"{n} chunks show only large differences: give a longer text, or a smaller --ctx")
+    return notes

@@ -53,13 +53,13 @@ def allocate_ladder(
     labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
     for label in labels:
         refuse_inputs_in(options.out / label, options.files, REPORT_FILES)
-    found: dict[str, Allocation] = {}
+    made: dict[str, Allocation] = {}
     missed: dict[str, CerebellumError] = {}
     for number, label in enumerate(from_the_middle(list(labels)), start=1):
         progress.note(f"ladder: {label} ({number} of {len(labels)})")
-        known = allocation.sensitivity or next((one.sensitivity for one in found.values()), None)
+        known = allocation.sensitivity or next((one.sensitivity for one in made.values()), None)
         try:
-            found[label] = allocate_session(
+            made[label] = allocate_session(
                 options,
                 replace(allocation, target=labels[label], sensitivity=known, label=label),
                 backend=backend,
@@ -71,9 +71,9 @@ def allocate_ladder(
         except (InputError, RefusedError) as error:  # a size that can't be had is no reason to have none
             missed[label] = error
             progress.note(f"warning: ladder: no file of {labels[label]} ({label}): {error}")
-    if not found:
+    if not made:
         raise next(iter(missed.values()))
-    ordered = sorted(found.items(), key=lambda pair: pair[1].written.file_bytes)
+    ordered = sorted(made.items(), key=lambda pair: pair[1].written.file_bytes)
     ladder = AllocationLadder(
         tuple(label for label, _ in ordered),
         tuple(result for _, result in ordered),
@@ -135,5 +135,5 @@ def nearest_free(sizes: Mapping[str, int], limits: Sequence[int]) -> tuple[str, 
     ordered = sorted(sizes, key=lambda f: sizes[f])
     return min(
         itertools.combinations(ordered, len(limits)),
-        key=lambda own: sum(abs(math.log(sizes[f] / n)) for f, n in zip(own, limits, strict=True)),
+        key=lambda picked: sum(abs(math.log(sizes[f] / n)) for f, n in zip(picked, limits, strict=True)),
     )

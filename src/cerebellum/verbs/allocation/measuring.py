@@ -56,12 +56,12 @@ def steadied(anchors: Sequence[Anchor], n_chunks: int) -> list[Anchor]:
     usual = float(np.median(shares)) if shares else 0.5
     noise = float(np.median([a.std_error for a in anchors])) if anchors else 0.0
     belief, degrees = 4.0, float(max(n_chunks - 1, 0))
-    found = []
+    steady = []
     for a in anchors:
         expected = max(usual * abs(a.effect), 0.2 * noise)
         variance = (belief * expected**2 + degrees * a.std_error**2) / (belief + degrees)
-        found.append(replace(a, std_error=math.sqrt(variance)))
-    return found
+        steady.append(replace(a, std_error=math.sqrt(variance)))
+    return steady
 
 
 def kld_ratio(trial: Scores, base: Scores) -> Interval:

@@ -91,34 +91,34 @@ def refine(
 ) -> Refined:
     """Rounds until nothing is found or no other round fits into ``spend``; ``budget``: bytes of the table's tensors."""
     order = shuffled_chunks(session.search, seed)
-    place, rounds = _Place(dict(types), STEP_CHUNKS), list[Round]()
-    while len(rounds) < ROUNDS and 2 * place.look <= len(order):
+    state, rounds = _Place(dict(types), STEP_CHUNKS), list[Round]()
+    while len(rounds) < ROUNDS and 2 * state.look <= len(order):
         left = spend.chunks - sum(r.n_chunks for r in rounds)
-        if _most_steps(left, 0, place.look, table, order) < LEAST_STEPS:
+        if _most_steps(left, 0, state.look, table, order) < LEAST_STEPS:
             break
-        recipe = recipe_trial(session, "recipe so far", place.types)
-        known = session.runner(session.search).measure([recipe], sorted(order[: place.look]), "recipe so far")
+        recipe = recipe_trial(session, "recipe so far", state.types)
+        known = session.runner(session.search).measure([recipe], sorted(order[: state.look]), "recipe so far")
         if recipe.label not in known:  # it was taken on other chunks
             session.progress.note(
                 "refinement: the recipe that was taken last can't be measured on all chunks, so it is dropped"
             )
-            return Refined(place.before or place.types, _untaken(rounds))
+            return Refined(state.before or state.types, _untaken(rounds))
         with recipe_runner(session, recipe, spend.seconds) as (runner, making):
-            most = _most_steps(left, making, place.look, table, order)
+            most = _most_steps(left, making, state.look, table, order)
             if most < LEAST_STEPS:
                 break
             kld = mean_kld(known[recipe.label])
-            wanted = steps(table, anchors.model, place.types, kld, most)
-            measured = _measure_steps(runner, wanted, order[: place.look])
-        proposed = _proposals(table, anchors, place.types, measured, kld, budget)
-        judged = judged_chunks(order, place.look)
-        proposals = _judged(session, recipe, proposed, place.types, judged, len(rounds) + 1)
+            wanted = steps(table, anchors.model, state.types, kld, most)
+            measured = _measure_steps(runner, wanted, order[: state.look])
+        proposed = _proposals(table, anchors, state.types, measured, kld, budget)
+        judged = judged_chunks(order, state.look)
+        proposals = _judged(session, recipe, proposed, state.types, judged, len(rounds) + 1)
         n_judged = len(proposals) + bool(proposals)
-        cost = place.look * (1 + len(wanted)) + n_judged * len(judged) + making * (1 + n_judged)
-        rounds.append(Round(len(wanted), place.look, proposals, cost))
+        cost = state.look * (1 + len(wanted)) + n_judged * len(judged) + making * (1 + n_judged)
+        rounds.append(Round(len(wanted), state.look, proposals, cost))
         session.progress.note(sentence(rounds[-1]))
-        place = _next(place, proposed, proposals)
-    return Refined(place.types, tuple(rounds))
+        state = _next(state, proposed, proposals)
+    return Refined(state.types, tuple(rounds))
 
 
 def _most_steps(left: int, making: int, look: int, table: Table, order: Sequence[int]) -> int:
@@ -128,12 +128,12 @@ def _most_steps(left: int, making: int, look: int, table: Table, order: Sequence
     return min(2 * len(table.names), rest // look - 1)
 
 
-def _next(place: _Place, proposed: Sequence[Solution], proposals: Sequence[Proposal]) -> _Place:
+def _next(state: _Place, proposed: Sequence[Solution], proposals: Sequence[Proposal]) -> _Place:
     """From the recipe that was taken, or from the same one on twice as many chunks."""
     taken = next((i for i, p in enumerate(proposals) if p.taken), None)
     if taken is None:
-        return replace(place, look=2 * place.look)
-    return _Place(proposed[taken].types, place.look, place.types)
+        return replace(state, look=2 * state.look)
+    return _Place(proposed[taken].types, state.look, state.types)
 
 
 def _untaken(rounds: Sequence[Round]) -> tuple[Round, ...]:
@@ -153,29 +153,29 @@ def _proposals(
     model = fit(table.roles, [*anchors.anchors, *as_anchors(measured, kld)])
     anew = table.best(model.damage, budget)
     change = predicted_kld(table, model, anew.types) - predicted_kld(table, model, types)
-    if dict(anew.types) != dict(types) and all(dict(anew.types) != dict(s.types) for s in found) and change < 0.0:
-        found.append(Solution(anew.types, anew.n_bytes, change))
-    return found
+    if dict(anew.types) != dict(types) and all(dict(anew.types) != dict(s.types) for s in solutions) and change < 0.0:
+        solutions.append(Solution(anew.types, anew.n_bytes, change))
+    return solutions
 
 
 def _judged(
     session: Session,
     recipe: Trial,
-    found: Sequence[Solution],
+    solutions: Sequence[Solution],
     types: Mapping[str, str],
     chunks: Sequence[int],
     number: int,
 ) -> tuple[Proposal, ...]:
     """The proposals beside the recipe on chunks that their steps weren't measured on; the best is taken if its whole interval is below
     zero. One that can't be measured, or can't be compared since the recipe can't, has no change."""
-    trials = [recipe_trial(session, f"proposal {i}", s.types) for i, s in enumerate(found, start=1)]
+    trials = [recipe_trial(session, f"proposal {i}", s.types) for i, s in enumerate(solutions, start=1)]
     if not trials:
         return ()
     scores = session.runner(session.search).measure([recipe, *trials], sorted(chunks), "refined recipes")
     level = level_of(number, len(trials))
     start = scores.get(recipe.label)
     proposals = []
-    for trial, solution in zip(trials, found, strict=True):
+    for trial, solution in zip(trials, solutions, strict=True):
         changed = sum(solution.types[n] != types[n] for n in types)
         change = None
         if start is not None and trial.label in scores:
@@ -205,17 +205,17 @@ def sentence(done: Round) -> str:
 
 def _measure_steps(runner: TrialRunner, wanted: Sequence[Step], chunks: Sequence[int]) -> list[Measured]:
     """The steps measured from the recipe; those that can't be measured are left out."""
-    own = Trial("recipe itself", TrialKind.BASE)
+    itself = Trial("recipe itself", TrialKind.BASE)
     trials = {s: single_trial(TensorType(s.tensor, s.type)) for s in wanted}
-    scores = runner.measure([own, *trials.values()], sorted(chunks), "steps from the recipe")
-    start: Scores = scores[own.label]
-    found = []
+    scores = runner.measure([itself, *trials.values()], sorted(chunks), "steps from the recipe")
+    start: Scores = scores[itself.label]
+    effects = []
     for step, trial in trials.items():
         if trial.label in scores:
             values = effect_values(scores[trial.label], start)
             error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else abs(float(values.mean()))
-            found.append(Measured(step, float(values.mean()), error))
-    return steadied(found, len(chunks))
+            effects.append(Measured(step, float(values.mean()), error))
+    return steadied(effects, len(chunks))
 
 
 @contextlib.contextmanager

@@ -127,8 +127,8 @@ def stock_base(backend: Backend, source: Model, options: SessionOptions, target:
     if target.like is not None:
         return target.like
     # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
-    own = [source.ftype] if source.is_quantized and options.reference is None else []
-    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), own)
+    left_out = [source.ftype] if source.is_quantized and options.reference is None else []
+    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), left_out)
 
 
 def allocate(session: Session, options: AllocationOptions) -> Allocation:
@@ -207,12 +207,12 @@ def own_reference_doubts(inputs: Inputs) -> list[str]:
 
 def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
     """Raises `InputError` where the source is its own reference and fits: nothing can be nearer to it than itself."""
-    own, base = inputs.source.types, table.base.types
+    source_types, base = inputs.source.types, table.base.types
     if not (inputs.source.is_quantized and inputs.is_own_reference):
         return
-    types = {name: own[name] for name in table.names}
+    types = {name: source_types[name] for name in table.names}
     same = all(kind in table.types[name] for name, kind in types.items())
-    same = same and all(own[name] == kind for name, kind in base.items() if name not in types)
+    same = same and all(source_types[name] == kind for name, kind in base.items() if name not in types)
     if same and table.file_bytes(types) - table.extra_bytes <= limit:  # as it is, it carries no keys of ours
         raise InputError(
             f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "

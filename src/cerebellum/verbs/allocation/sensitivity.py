@@ -104,8 +104,8 @@ def narrowed(table: Table, rules: TypeRules, failed: Sequence[tuple[str, str]] =
     forbidden = set(allowed_types(TypeRules(types=rules.never))) if rules.never else set()
     kept, free = kept_types(tensors, rules), chosen_tensors(tensors, rules.only)
     types: dict[str, tuple[str, ...]] = {}
-    for name, own in table.types.items():
-        usable = tuple(k for k in own if k not in forbidden and (k in allowed or table.errors[name][k] == 0.0))
+    for name, measured in table.types.items():
+        usable = tuple(k for k in measured if k not in forbidden and (k in allowed or table.errors[name][k] == 0.0))
         types[name] = usable if name in free and usable else (table.base_types[name],)
         if name in kept:
             if kept[name] not in table.errors[name]:
@@ -129,8 +129,8 @@ def all_overrides(table: Table, types: Mapping[str, str]) -> Overrides:
 
 def left_out_of(sensitivity: SensitivityMap) -> tuple[str, ...]:
     """Tensors that the map's figures are without the importance matrix for."""
-    found = ((sensitivity.facts["imatrix"] or {}).get("left_out") or {}).get("tensors", ())
-    return tuple(map(str, found))
+    tensors = ((sensitivity.facts["imatrix"] or {}).get("left_out") or {}).get("tensors", ())
+    return tuple(map(str, tensors))
 
 
 def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, build: str) -> None:

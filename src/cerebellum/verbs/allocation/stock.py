@@ -63,14 +63,14 @@ def climb(
         rungs[ftype] = rung
         return rung
 
-    for place in range(first, len(STOCK)):
-        rung = climb_to(STOCK[place])
+    for i in range(first, len(STOCK)):
+        rung = climb_to(STOCK[i])
         if rung and rung.kld <= low:
             break
-    for place in range(first - 1, -1, -1):
+    for i in range(first - 1, -1, -1):
         if rungs and min(rungs.values(), key=lambda r: r.file_bytes).kld >= high:
             break
-        climb_to(STOCK[place])
+        climb_to(STOCK[i])
     return tuple(sorted(rungs.values(), key=lambda r: r.file_bytes)), tuple(failed)
 
 
