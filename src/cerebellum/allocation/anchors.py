@@ -74,10 +74,10 @@ def doubts(table: Table, model: DamageModel, budget: int) -> dict[str, float]:
 
 def open_tensors(table: Table, model: DamageModel, budget: int) -> list[str]:
     """The tensors whose decision is open, the costliest doubt first: what the others may lose together is small."""
-    found = doubts(table, model, budget)
+    losses = doubts(table, model, budget)
     allowed = OPEN_SHARE * table.best(model.damage, budget).cost
-    ranked = sorted(found, key=lambda name: (-found[name], name))
-    rest, chosen = sum(found.values()), []
+    ranked = sorted(losses, key=lambda name: (-losses[name], name))
+    rest, chosen = sum(losses.values()), []
     for name in ranked[: round(MORE_SHARE * len(ranked))]:
         if rest <= allowed or losses[name] == 0.0:
             break

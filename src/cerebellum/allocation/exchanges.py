@@ -143,8 +143,8 @@ def exchanges(
     if not offers:
         return []
     together = tuple(row for group in groups if group[0] in offers for row in one_type(offers, group))
-    moved = {(n, o.type): 1.0 for n, own in offers.items() for o in own if o.type != types[n]}
-    found: list[Solution] = []
+    moved = {(n, o.type): 1.0 for n, of_tensor in offers.items() for o in of_tensor if o.type != types[n]}
+    solutions: list[Solution] = []
     for most in TAKEN_AT_ONCE:
         try:
             best = solve(offers, room - least * len(offers), (*together, Constraint(moved, high=float(most))))

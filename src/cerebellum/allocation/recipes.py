@@ -112,16 +112,16 @@ def shuffles(table: Table, types: Mapping[str, str], n: int, seed: int) -> list[
     alike: dict[tuple[object, ...], list[tuple[str, ...]]] = defaultdict(list)
     for unit in sorted([*table.groups, *((name,) for name in table.names if name not in grouped)]):
         alike[tuple((table.tensors[n].role, table.tensors[n].shape, table.types[n]) for n in unit)].append(unit)
-    found: list[dict[str, str]] = []
+    shuffled: list[dict[str, str]] = []
     for i in range(4 * n):
         rng = np.random.default_rng([seed, i])
         drawn = dict(types)
         for units in (alike[key] for key in sorted(alike, key=str)):
             for unit, j in zip(units, rng.permutation(len(units)), strict=True):
                 drawn |= {name: types[other] for name, other in zip(unit, units[j], strict=True)}
-        if drawn != dict(types) and drawn not in found:
-            found.append(drawn)
-        if len(found) == n:
+        if drawn != dict(types) and drawn not in shuffled:
+            shuffled.append(drawn)
+        if len(shuffled) == n:
             break
     return shuffled
 

@@ -67,12 +67,12 @@ class Table:
     def offers(self, cost: Cost) -> dict[str, tuple[Offer, ...]]:
         """What the solver chooses from: types that no other beats, at the damage that ``cost`` gives them. In a group all types are kept:
         which are beaten differs from tensor to tensor."""
-        found, grouped = {}, {name for group in self.groups for name in group}
+        offers, grouped = {}, {name for group in self.groups for name in group}
         for name, types in self.types.items():
             sizes, errors = {kind: self.n_bytes(name, kind) for kind in types}, self.errors[name]
             kept = types if name in grouped else undominated(types, sizes, errors)
-            found[name] = tuple(Offer(kind, sizes[kind], cost(name, errors[kind])) for kind in kept)
-        return found
+            offers[name] = tuple(Offer(kind, sizes[kind], cost(name, errors[kind])) for kind in kept)
+        return offers
 
     def best(self, cost: Cost, budget: int, constraints: Sequence[Constraint] = ()) -> Solution:
         """The least damage, by ``cost``, within ``budget`` bytes of the table's tensors. Raises `InputError` where nothing fits."""
@@ -80,7 +80,7 @@ class Table:
 
     def allows(self, types: Mapping[str, str]) -> bool:
         """Whether every tensor may have its type, and the tensors of each group have one."""
-        return all(types[name] in own for name, own in self.types.items()) and all(
+        return all(types[name] in measured for name, measured in self.types.items()) and all(
             len({types[name] for name in group}) == 1 for group in self.groups
         )
 

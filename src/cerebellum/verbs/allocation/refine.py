@@ -149,7 +149,7 @@ def _proposals(
     if not measured:
         return []
     room = budget - sum(table.n_bytes(n, k) for n, k in types.items())
-    found = exchanges(types, measured, kld, anchors.model.misfit, room, table.groups)
+    solutions = exchanges(types, measured, kld, anchors.model.misfit, room, table.groups)
     model = fit(table.roles, [*anchors.anchors, *as_anchors(measured, kld)])
     anew = table.best(model.damage, budget)
     change = predicted_kld(table, model, anew.types) - predicted_kld(table, model, types)
