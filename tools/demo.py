@@ -34,7 +34,7 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
         "target": report["target"],
         "verdict": report["verdict"],
         "file": {"name": Path(written["path"]).name, "bytes": written["file_bytes"], "sha256": written["sha256"]},
-        "sets": [set_of(row, facts["base"]["file_bytes"]) for row in controls["report"]["rows"]],
+        "sets": [set_of(row) for row in controls["report"]["rows"]],
         **{name: controls[name] for name in ("ratio", "from_weight_error", "shuffled", "stock_ladder", "equivalent")},
         "anchors": {name: report["anchors"][name] for name in ("trials", "chunks", "left_out")},
         "tried": report["tried"],
@@ -42,12 +42,12 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def set_of(row: Mapping[str, Any], base_bytes: int) -> dict[str, Any]:
+def set_of(row: Mapping[str, Any]) -> dict[str, Any]:
     """A set of the comparison: name, bytes, KL divergence with its interval (nats a token)."""
     mean = row["summary"]["divergence"]["mean"]
     return {
         "name": row["trial"]["label"],
-        "bytes": base_bytes + row["delta_bytes"],
+        "bytes": row["file_bytes"],
         "kld": {name: mean[name] for name in ("estimate", "low", "high")},
         "verdict": row["from_base"] and row["from_base"]["judgement"]["verdict"],
     }

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from cerebellum import bundled
 from cerebellum.allocation.candidates import TypeRules
@@ -35,6 +35,8 @@ from cerebellum.hub.publish import publish as publish_folder
 from cerebellum.hub.remote import inspect_remote
 from cerebellum.keyword_checks import blocks_of, check_ranges, checked
 from cerebellum.keywords import (
+    DRIVER_MEMORY,
+    FIT_CTX,
     AllocateKeywords,
     ChooseKeywords,
     Names,
@@ -64,7 +66,7 @@ from cerebellum.verbs.allocation.sensitivity import plan_map, read_map
 from cerebellum.verbs.bench import BenchOptions, bench_files
 from cerebellum.verbs.compare import compare_files
 from cerebellum.verbs.divergence import measure_files
-from cerebellum.verbs.fit import fit_model
+from cerebellum.verbs.fit import fit_model, size_for
 from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, make_imatrix
 from cerebellum.verbs.merge import merge_studies
 from cerebellum.verbs.options import MeasureOptions, SessionOptions
@@ -76,6 +78,9 @@ from cerebellum.verbs.splitting import SplitModel, split_limit, split_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
 from cerebellum.verbs.try_model import Answer, Asking, try_models
 from cerebellum.verbs.validity import check_models, judge_ladder_file
+
+if TYPE_CHECKING:
+    from cerebellum.report.page.live import LivePage
 
 #: Questions of each of the small world's sets that the demo asks.
 DEMO_QUESTIONS = 50
@@ -250,13 +255,15 @@ def compare(
     chat: bool = False,
     exact_reference: bool = False,
     speed: bool | SpeedUse = False,
+    command: Sequence[str] = (),
     progress: Progress | None = None,
     backend: Backend | None = None,
 ) -> FileComparison:
     """Any files, ours or others', beside each other: what `measure` finds, the types of each role and, with ``speed``, tokens a second.
 
-    ``out``: the folder that keeps the measurements, and gets ``report.md``, ``report.json`` and ``compare.svg``. ``speed``: True for 512
-    tokens read and 128 written, five times each; a `cerebellum.llamacpp.protocol.SpeedUse` for others. Raises a `CerebellumError`.
+    ``out``: the folder that keeps the measurements, and gets ``report.html``, ``report.md``, ``report.json`` and ``compare.svg``, which
+    name ``command``. ``speed``: True for 512 tokens read and 128 written, five times each; a `cerebellum.llamacpp.protocol.SpeedUse` for
+    others. Raises a `CerebellumError`.
     """
     from cerebellum.report.comparison import write_comparison
 
@@ -267,9 +274,11 @@ def compare(
     if use is not None and min(use.n_prompt, use.n_generate, use.repetitions) < 1:
         raise InputError("speed: the tokens of the prompt, of the generation and the repetitions must be at least 1")
     options = MeasureOptions(_paths(models), Path(reference), Path(text), settings, chunks, chat, _path(out))
-    comparison = compare_files(options, backend or _llama(), progress, use)
-    if options.out is not None:
-        write_comparison(comparison, options.out)
+    if options.out is None:
+        return compare_files(options, backend or _llama(), progress, use)
+    with _watched(progress, options.out, options.reference) as watched:
+        comparison = compare_files(options, backend or _llama(), watched, use)
+        write_comparison(comparison, options.out, command)
     return comparison
 
 
@@ -364,7 +373,7 @@ def sweep(
     """Each chosen tensor alone at another type. ``options``: `cerebellum.keywords.SweepKeywords`.
 
     With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict. The folder ``out``
-    gets ``sweep.md``, ``sweep.json`` and ``sweep.svg``.
+    gets ``sweep.html``, ``sweep.md``, ``sweep.json`` and ``sweep.svg``.
     """
     from cerebellum.report import write_sweep
 
@@ -373,8 +382,9 @@ def sweep(
     allowed = None if options.get("allow") is None else choice.allowed_damage
     if allowed is not None and trials.race is None:
         raise InputError("allow bounds what a race goes on for; give race (--race) with it")
-    result = sweep_session(session, trials, allowed, backend=backend or _llama(), progress=progress)
-    write_sweep(result, Path(out))
+    with _watched(progress, session.out, session.model, "sweep.html") as watched:
+        result = sweep_session(session, trials, allowed, backend=backend or _llama(), progress=watched)
+        write_sweep(result, Path(out))
     return result
 
 
@@ -418,7 +428,7 @@ def run_part(
     keywords = of_allocation(given)
     sizes = keywords.pop("ladder", None)
     targets = ladder_targets(sizes, keywords) if sizes else ()
-    _, session, allocation = _allocation_job(model, out, keywords)
+    _, session, allocation = _allocation_job(model, out, keywords, progress)
     session = replace(session, shard=asked)
     if targets:
         return ladder_part(session, allocation, targets, backend=backend or _llama(), progress=progress)
@@ -470,19 +480,8 @@ def run(
 
 #: Options of `run` that only an allocation has, and those that only a sweep and its choice have.
 OF_ALLOCATION = (
-    "size",
-    "bpw",
-    "like",
-    "types",
-    "never",
-    "only",
-    "keep",
-    "same_type",
-    "ladder",
-    "map",
-    "n_shuffled",
-    "refine",
-)
+    "size", "bpw", "like", "vram", "fit_ctx", "types", "never", "only", "keep", "same_type", "ladder", "map", "n_shuffled", "refine",
+)  # fmt: skip
 OF_SWEEP = (
     "role", "to", "blocks", "race", "budget_tokens", "objective", "allow", "max_growth", "n_random", "trust_perplexity", "thresholds",
 )  # fmt: skip
@@ -529,13 +528,12 @@ def choose(
     ``options``: `cerebellum.keywords.ChooseKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report import write_report
-    from cerebellum.report.page.live import LivePage
 
     given: dict[str, Any] = dict(options)
     benchmarks = bench_options(given)
     check_text_named(Path(model), given.get("text"), bool(given.get("chat")))
     session, trials, choice = split_options(Path(model), Path(out), given)
-    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+    with _watched(progress, session.out, session.model) as watched:
         return run_session(
             session, trials, choice,
             backend=backend or _llama(), publish=write_report, progress=watched, bench_options=benchmarks,
@@ -557,10 +555,9 @@ def allocate(
     ``options``: `cerebellum.keywords.AllocateKeywords`. Raises a `CerebellumError`; whatever was measured by then is kept.
     """
     from cerebellum.report.allocation import write_allocation
-    from cerebellum.report.page.live import LivePage
 
-    benchmarks, session, allocation = _allocation_job(model, out, options)
-    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+    benchmarks, session, allocation = _allocation_job(model, out, options, progress)
+    with _watched(progress, session.out, session.model) as watched:
         return allocate_session(
             session, allocation,
             backend=backend or _llama(), publish=write_allocation, progress=watched, bench_options=benchmarks,
@@ -586,13 +583,14 @@ def transfer(
     """
     from cerebellum.report.allocation import write_allocation
 
-    benchmarks, session, allocation = _allocation_job(model, out, dict(options))
+    benchmarks, session, allocation = _allocation_job(model, out, dict(options), progress)
     allocation = replace(allocation, origin=read_origin(Path(source)))
     session = replace(session, also_read=(*session.also_read, Path(source)))
-    return allocate_session(
-        session, allocation,
-        backend=backend or _llama(), publish=write_allocation, progress=progress, bench_options=benchmarks,
-    )  # fmt: skip
+    with _watched(progress, session.out, session.model) as watched:
+        return allocate_session(
+            session, allocation,
+            backend=backend or _llama(), publish=write_allocation, progress=watched, bench_options=benchmarks,
+        )  # fmt: skip
 
 
 @checked
@@ -610,20 +608,26 @@ def ladder(
     one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
     from cerebellum.report.allocation import write_allocation
     from cerebellum.report.allocation_ladder import write_allocation_ladder
-    from cerebellum.report.page.live import LivePage
 
     targets = ladder_targets(sizes, dict(options))
-    benchmarks, session, allocation = _allocation_job(model, out, options)
-    with LivePage(progress or Silent(), session.out, session.model.name) as watched:
+    benchmarks, session, allocation = _allocation_job(model, out, options, progress)
+    with _watched(progress, session.out, session.model) as watched:
         return allocate_ladder(
             session, allocation, targets, backend=backend or _llama(), publish=write_allocation,
             publish_ladder=write_allocation_ladder, progress=watched, bench_options=benchmarks,
         )  # fmt: skip
 
 
+def _watched(progress: Progress | None, out: Path, model: Path, page: str = "report.html") -> LivePage:
+    """A progress that keeps the folder's page up to date while the work goes on."""
+    from cerebellum.report.page.live import LivePage
+
+    return LivePage(progress or Silent(), out, model.name, page=page)
+
+
 def report(folder: PathLike) -> tuple[Path, ...]:
-    """The page of a finished folder, drawn again from its ``report.json``, and of a ladder the page of each size; their paths, the folder's
-    own first. Raises `InputError`, or `OutputError`."""
+    """The page of a finished folder, drawn again from its ``report.json`` (of a sweep ``sweep.json``), and of a ladder the page of each
+    size; their paths, the folder's own first. Raises `InputError`, or `OutputError`."""
     from cerebellum.report.page import redraw
 
     return redraw(Path(folder))
@@ -631,8 +635,8 @@ def report(folder: PathLike) -> tuple[Path, ...]:
 
 def ladder_targets(sizes: Names, options: dict[str, Any]) -> tuple[Target, ...]:
     """The sizes of a ladder; the options name none beside. Raises `InputError`."""
-    if any(options.get(name) is not None for name in ("size", "bpw", "like")):
-        raise InputError("--ladder names the sizes: leave out --size, --bpw and --like")
+    if any(options.get(name) is not None for name in ("size", "bpw", "like", "vram")):
+        raise InputError("--ladder names the sizes: leave out --size, --bpw, --like and --vram")
     return parse_ladder(names(sizes))
 
 
@@ -651,17 +655,17 @@ def estimate(
 
     ``source``: what a `transfer` would start from; its trials are counted as if all of it held.
     """
-    _, session, allocation = _allocation_job(model, out, options)
+    _, session, allocation = _allocation_job(model, out, options, progress)
     if source is not None:
         allocation = replace(allocation, origin=read_origin(Path(source)))
     return estimate_allocation(session, allocation, backend or _llama(), progress)
 
 
 def _allocation_job(
-    model: PathLike, out: PathLike | None, keywords: Mapping[str, Any]
+    model: PathLike, out: PathLike | None, keywords: Mapping[str, Any], progress: Progress | None
 ) -> tuple[BenchOptions | None, SessionOptions, AllocationOptions]:
     """The options of an allocation as the three things they are about, with the usual number of chunks where none is named."""
-    options: dict[str, Any] = dict(keywords)
+    options = sized(model, keywords, progress)
     read = () if options.get("map") is None or _is_own_map(Path(options["map"]), out) else (Path(options["map"]),)
     benchmarks, allocation = bench_options(options), allocation_options(options)
     check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
@@ -672,6 +676,26 @@ def _allocation_job(
     if out is not None:
         refuse_inputs_in(session.out, session.files, JOB_FILES)
     return benchmarks, session, allocation
+
+
+def sized(model: PathLike, keywords: Mapping[str, Any], progress: Progress | None = None) -> dict[str, Any]:
+    """The options with the size that ``vram`` and ``fit_ctx`` lead to in their place. Raises `InputError`."""
+    from cerebellum.report.fit import size_line
+
+    options = dict(keywords)
+    vram, n_ctx = options.pop("vram", None), options.pop("fit_ctx", None)
+    if vram is None:
+        if n_ctx is not None:
+            raise InputError("fit_ctx (--fit-ctx) belongs to vram (--vram): give the memory of the device too")
+        return options
+    if given := next((name for name in ("size", "bpw", "like", "ladder") if options.get(name) is not None), None):
+        raise InputError(f"vram (--vram) and {given} (--{given}) are two sizes: leave one out")
+    limit = parse_bytes(str(vram), "vram (--vram)") - parse_bytes(DRIVER_MEMORY, "vram (--vram)")
+    if limit <= 0:
+        raise InputError(f"vram (--vram) {vram} less {DRIVER_MEMORY} for the driver leaves nothing; give more memory")
+    fitting = size_for(Path(model), limit, ContextUse(n_ctx or FIT_CTX))
+    (progress or Silent()).note(f"{size_line(fitting)} ({vram} less {DRIVER_MEMORY} for the driver and others)")
+    return {**options, "size": fitting.file_bytes}
 
 
 def _is_own_map(path: Path, out: PathLike | None) -> bool:
@@ -840,7 +864,9 @@ def demo(
     small enough for three minutes on two cores."""
     options: dict[str, Any] = dict(keywords)
     small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
-    small |= {"like": bundled.DEMO_LIKE} if not any(options.get(name) for name in ("size", "bpw", "like")) else {}
+    small |= (
+        {"like": bundled.DEMO_LIKE} if not any(options.get(name) for name in ("size", "bpw", "like", "vram")) else {}
+    )
     small |= {"bench": options.pop("bench", None) or demo_tasks(progress), "bench_limit": DEMO_QUESTIONS}
     given = {name: value for name, value in options.items() if value is not None}
     return allocate(bundled.MODEL, out=out, progress=progress, backend=backend, **{**small, **given})

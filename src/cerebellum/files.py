@@ -85,10 +85,11 @@ def publish_set(pairs: Sequence[tuple[Path, Path]]) -> None:
 
 #: What verbs write into an output folder, beside hidden files: a measurement, answers to questions, a job.
 STUDY_FILES = ("study.sqlite*",)
-COMPARE_FILES = (*STUDY_FILES, "report.md", "report.json", "compare.svg")
+COMPARE_FILES = (*STUDY_FILES, "report.html", "report.md", "report.json", "compare.svg")
 BENCH_FILES = (*STUDY_FILES, "bench.json", "bench/*.jsonl")
 REPORT_FILES = (
-    "report.md", "report.json", "sensitivity.json", "*.svg", "*.overrides.txt", "*.card.md", "README.md", "sweep.md", "sweep.json",
+    "report.html", "report.md", "report.json", "sensitivity.json", "*.svg", "*.png", "*.overrides.txt", "*.card.md", "README.md",
+    "sweep.html", "sweep.md", "sweep.json",
 )  # fmt: skip
 JOB_FILES = (*BENCH_FILES, *REPORT_FILES, "base-*.gguf", "*-cerebellum.gguf", "*-cerebellum-*.gguf")
 

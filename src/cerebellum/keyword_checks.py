@@ -31,7 +31,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "allow": (0, math.inf), "max_growth": (0, math.inf), "n_random": (0, 10_000), "seed": (0, (1 << 63) - 1),
     "budget_tokens": (1, math.inf), "budget_minutes": (0, math.inf), "n_shuffled": (0, 10_000), "replay_bytes": (0, math.inf),
     "limit": (1, math.inf), "bench_limit": (1, math.inf), "margin": (0, 100), "bench_margin": (0, 100), "shots": (0, 1000),
-    "bench_shots": (0, 1000), "samples": (1, 1000),
+    "bench_shots": (0, 1000), "samples": (1, 1000), "fit_ctx": (1, 1 << 27),
 }  # fmt: skip
 #: Options whose name on the command line isn't their own.
 SPELLED = {"n_random": "--random", "n_shuffled": "--shuffled", "replay_bytes": "--replay-memory"}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cerebellum.stats.classes import Thresholds
 
 PathLike = str | Path
+#: What of a device's memory is left free where ``vram`` asks for a size, and the context that must fit where none is named.
+DRIVER_MEMORY, FIT_CTX = "300MB", 4096
 #: One name, several with commas between, or a list of them.
 Names = str | Iterable[str]
 
@@ -105,7 +107,9 @@ class SizeKeywords(TypedDict, total=False):
 
     size: str | int | None  # "3.0GB" or bytes
     bpw: float | None  # bits a weight
-    like: str | None  # "Q4_K_M": that stock file's bytes; what is meant where none of the three is given
+    like: str | None  # "Q4_K_M": that stock file's bytes; what is meant where no size is given
+    vram: str | int | None  # "4GB" of a device: the largest file that fits it, less 300 MB for the driver and others
+    fit_ctx: int | None  # 4096 tokens of context that must fit beside it
     types: Names | None  # names or patterns that tensors may take; None: all
     never: Names | None  # names or patterns that none may take
     only: Names | None  # roles or names that may change; None: all

@@ -37,7 +37,8 @@ class Hub:
     """``objects``: what was uploaded, by sha256. ``asked``: (method, path, Range) of every request. ``served``: bytes of large files given.
 
     Faults: ``budget`` bytes of large files are given, then every connection ends; ``puts`` uploads are taken, then every connection ends;
-    ``spoiled``: large files have a wrong byte; ``down``: 503 for everything; ``whole``: ranges are ignored.
+    ``spoiled``: large files have a wrong byte; ``damaged``: what is uploaded arrives with one; ``careless``: it is kept with one;
+    ``down``: 503 for everything; ``whole``: ranges are ignored.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -47,6 +48,8 @@ class Hub:
     budget: int | None = None
     puts: int | None = None
     spoiled: bool = False
+    damaged: bool = False
+    careless: bool = False
     down: bool = False
     whole: bool = False
     address: str = ""
@@ -177,15 +180,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def store(self, oid: str) -> None:
         if self.command == "PUT":
-            if sha256(self.body) != oid:
+            if sha256(wrong(self.body) if self.hub.damaged else self.body) != oid:
                 return self.error(400, "")
-            self.hub.objects[oid] = self.body
+            self.hub.objects[oid] = wrong(self.body) if self.hub.careless else self.body
             return self.reply(200, b"", {})
         data = self.hub.objects.get(oid) or next(
             d for r in self.hub.repos.values() for d in r.files.values() if sha256(d) == oid
         )
         if self.hub.spoiled:
-            data = data[:-1] + bytes([data[-1] ^ 1])
+            data = wrong(data)
         self.ranged(data)
 
     def ranged(self, data: bytes) -> None:
@@ -231,6 +234,11 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def wrong(data: bytes) -> bytes:
+    """The same with another last byte."""
+    return data[:-1] + bytes([data[-1] ^ 1])
 
 
 def about(name: str, repo: Repo) -> dict[str, Any]:

@@ -298,6 +298,34 @@ def test_an_interrupted_publication_goes_on(hub: Hub, results: Path) -> None:
     assert len(new) == len(set(new)) and not set(new) & stored
 
 
+def test_bytes_that_were_damaged_on_the_way_are_told(hub: Hub, results: Path) -> None:
+    """A hub that checks refuses them, and nothing is published; the same command then does it."""
+    hub.damaged = True
+    done = cerebellum(results.parent, "publish", results, "--repo", "me/new")
+    refused(done, HubError.exit_code, "bytes were damaged on the way; run the same command again")
+    assert set(hub.repos["me/new"].files) == {".gitattributes"} and not hub.objects
+    hub.damaged = False
+    assert api.publish(results, "me/new").commit
+
+
+def test_a_hub_that_kept_other_bytes_is_told(hub: Hub, results: Path) -> None:
+    """The hashes that it tells afterwards are compared with those of the files."""
+    hub.careless = True
+    with pytest.raises(HubError, match=r"me/new doesn't have the bytes of other-Q8_0.gguf and 3 more that were sent"):
+        api.publish(results, "me/new")
+
+
+def test_a_file_that_changes_while_it_is_sent_is_not_published(hub: Hub, results: Path) -> None:
+    class Meanwhile(Silent):
+        def note(self, text: str) -> None:
+            if text.startswith("uploading report.md"):
+                (results / "report.md").write_text("other words\n")
+
+    with pytest.raises(InputError, match=r"report.md changed while it was used"):
+        api.publish(results, "me/new", progress=Meanwhile())
+    assert set(hub.repos["me/new"].files) == {".gitattributes"}
+
+
 def test_another_file_of_a_name_is_not_overwritten(hub: Hub, results: Path) -> None:
     theirs = {"README.md": b"# Mine\n", "other-Q8_0.gguf": MODEL[:20_000]}
     hub.repos["me/new"] = Repo(dict(theirs))

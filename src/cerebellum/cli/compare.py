@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def speed_use(
     "-o",
     "--out",
     type=FilePath,
-    help="Folder for report.md, report.json and compare.svg; it keeps the measurements, and the same command goes on there.",
+    help="Folder for report.html, report.md, report.json and compare.svg; it keeps the measurements, and the same command goes on there.",
 )
 @speed_options
 @pairs_option
@@ -93,14 +94,14 @@ def compare(
     found = api.compare(
         models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads,
         gpu_layers=n_gpu_layers, out=out, chat=chat, exact_reference=exact_reference, speed=use or False,
-        progress=ConsoleProgress(quiet=quiet),
+        command=("cerebellum", *sys.argv[1:]), progress=ConsoleProgress(quiet=quiet),
     )  # fmt: skip
     if as_json:
-        print_json(comparison_json(found))
+        print_json(comparison_json(found, ("cerebellum", *sys.argv[1:])))
         return
     show_comparison(found, pairs=pairs, wide=wide)
     if out is not None:
-        print_folded(f"report: {out / 'report.md'}")
+        print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")
 
 
 def show_comparison(found: FileComparison, *, pairs: bool, wide: bool) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from cerebellum.cli.common import guarded, json_option, model_argument, print_json, whole
 from cerebellum.cli.console import print_grid, print_lines, stdout_console
-from cerebellum.quoting import printable
+from cerebellum.keyword_checks import RANGES
+from cerebellum.keywords import DRIVER_MEMORY, FIT_CTX
 
 CACHE_TYPES = ("F16", "BF16", "F32", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 #: Tokens of a context that anything can be said of.
-MOST_CTX = 1 << 27
+MOST_CTX = int(RANGES["fit_ctx"][1])
 _cache_type = click.Choice(CACHE_TYPES, case_sensitive=False)
 
 vram_option = click.option("--vram", metavar="SIZE", help="Memory of the device: 4GB, 8GiB, a number of bytes.")
@@ -27,7 +26,7 @@ cache_v_option = click.option(
 margin_option = click.option(
     "--margin",
     metavar="SIZE",
-    default="300MB",
+    default=DRIVER_MEMORY,
     show_default=True,
     help="Left free for the driver, the screen and other programs.",
 )
@@ -38,10 +37,9 @@ FIT_OPTIONS = (
     click.option(
         "--fit-ctx",
         type=click.IntRange(1, MOST_CTX),
-        help="With --vram: tokens of context that must fit. [default: 4096]",
+        help=f"With --vram: tokens of context that must fit. [default: {FIT_CTX}]",
     ),
 )
-_FIT_CTX = 4096
 
 
 def limit_of(vram: str, margin: str) -> int:
@@ -56,26 +54,6 @@ def limit_of(vram: str, margin: str) -> int:
             f"--vram {vram} without --margin {margin} leaves nothing; give more memory or a smaller margin"
         )
     return limit
-
-
-def sized(model: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `run` with ``size`` where ``--vram`` says it. Raises `InputError`."""
-    from cerebellum.errors import InputError
-
-    vram, n_ctx = options.pop("vram", None), options.pop("fit_ctx", None)
-    if vram is None:
-        if n_ctx is not None:
-            raise InputError("--fit-ctx belongs to --vram: give the memory of the device too")
-        return options
-    if given := next((name for name in ("size", "bpw", "like") if options.get(name) is not None), None):
-        raise InputError(f"--vram and --{given} are two sizes: leave one out")
-    from cerebellum.gguf.memory import ContextUse
-    from cerebellum.report.fit import size_line
-    from cerebellum.verbs.fit import size_for
-
-    found = size_for(model, limit_of(vram, "300MB"), ContextUse(n_ctx or _FIT_CTX))
-    print(printable(f"{size_line(found)} ({vram} less 300 MB for the driver and others)"), file=sys.stderr)
-    return {**options, "size": str(found.file_bytes)}
 
 
 @click.command()

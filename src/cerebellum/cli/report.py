@@ -16,7 +16,8 @@ from cerebellum.quoting import printable
 @click.option("--open", "show", is_flag=True, help="Open the page in the browser.")
 @guarded
 def report(folder: Path, show: bool) -> None:
-    """Draw report.html of DIR, a folder that `run` wrote, again from its report.json, and of a ladder the page of each size.
+    """Draw report.html of DIR, a folder that `run` or `compare` wrote, again from its report.json, of a ladder the page of each size, and
+    sweep.html of a folder that `sweep` wrote.
 
     Nothing is measured and no model is opened. Every figure on the page is in report.json. With the `report` extra
     (pip install 'cerebellum[report]') the charts answer to the pointer.

@@ -28,7 +28,7 @@ from cerebellum.cli.common import (
     wide_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_folded, print_table
-from cerebellum.cli.fit import FIT_OPTIONS, sized
+from cerebellum.cli.fit import FIT_OPTIONS
 from cerebellum.errors import InputError
 from cerebellum.keyword_checks import blocks_of
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
@@ -282,9 +282,9 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     from cerebellum import api
     from cerebellum.cli.allocation import run_allocation
 
-    shard, options = options.pop("shard"), sized(model, options)
+    shard, progress = options.pop("shard"), ConsoleProgress(quiet=quiet)
     allocates = api.is_allocation(options)
-    progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=not allocates)
+    given = told(api.sized(model, options, progress), bundled_text=not allocates)
     if shard is not None:
         refuse_dry_run(dry_run, "of all parts together: leave out --shard")
         show_part(api.run_part(model, shard, out=out, progress=progress, **given), as_json)
@@ -328,7 +328,7 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, wide: bool, **opti
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
     show_sweep(result, wide=wide)
-    print_folded(f"report: {out / 'sweep.md'}")
+    print_folded(f"report: {out / 'sweep.html'}, {out / 'sweep.md'}")
 
 
 @click.command()

@@ -9,6 +9,7 @@ import click
 
 from cerebellum.cli.common import guarded, json_option, model_argument, quiet_option, split_options, wide_option
 from cerebellum.cli.console import ConsoleProgress
+from cerebellum.cli.fit import FIT_OPTIONS
 from cerebellum.cli.run import (
     ALLOCATION_OPTIONS,
     BENCH_OPTIONS,
@@ -28,7 +29,7 @@ def _job_options() -> list[Any]:
     from cerebellum.keywords import TransferKeywords
 
     taken = {*TransferKeywords.__annotations__, "n_threads", "n_gpu_layers", "n_ubatch", "replay_memory"}
-    options = (*ALLOCATION_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options)
+    options = (*ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options)
     return [option for option in options if named(option) in taken]
 
 
@@ -54,7 +55,9 @@ def transfer(
 
     Example: cerebellum transfer study-4B model-9B-F16.gguf --like Q3_K_M --text wiki.train.raw --out study-9B
     """
+    from cerebellum import api
     from cerebellum.cli.allocation import run_transfer
 
-    progress, given = ConsoleProgress(quiet=quiet), told(options, bundled_text=False)
+    progress = ConsoleProgress(quiet=quiet)
+    given = told(api.sized(model, options, progress), bundled_text=False)
     run_transfer(source, model, out, given, progress, as_json=as_json, wide=wide, dry_run=dry_run)

@@ -96,10 +96,15 @@ def _reason(error: Exception, repo: str, doing: str) -> str:
     for kind, code, reason in reasons:
         if isinstance(error, kind) and code in (None, status):
             return reason
-    return _failure(error, endpoint, repo, status)
+    return _failure(error, endpoint, repo, status, doing)
 
 
-def _failure(error: Exception, endpoint: str, repo: str, status: int | None) -> str:
+def _failure(error: Exception, endpoint: str, repo: str, status: int | None, doing: str) -> str:
+    if status == 400 and doing == "write":
+        return (
+            f"{endpoint} refuses what was sent to {repo} (400: {_first(error)}): if it names no other reason, bytes were damaged on the "
+            "way; run the same command again"
+        )
     if status is not None:
         return f"{endpoint} answers {status} when asked for {repo} ({_first(error)}): try again later"
     if type(error).__module__.partition(".")[0] in CLIENTS or isinstance(error, OSError):

@@ -256,4 +256,16 @@ def _sent(plan: Published, there: Listing | None, states: Sequence[FileState], p
         commit = api.create_commit(
             plan.repo, operations, commit_message="Published by cerebellum", parent_commit=parent
         )
+    _check_stored(plan.repo, sent, listing(HubName(plan.repo, str(commit.oid)), progress))
     return Published(plan.repo, plan.url, plan.uploads, plan.is_new, plan.is_private, str(commit.oid))
+
+
+def _check_stored(repo: str, sent: Sequence[Upload], there: Listing) -> None:
+    """The hub says of each file the hash that was sent. Raises `HubError` where it has other bytes, which nobody should fetch."""
+    wrong = [u.path for u in sent if _state(u.file, u.sha256, there, u.path) != "same"]
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise HubError(
+            f"{repo} doesn't have the bytes of {wrong[0]}{more} that were sent, by the hash that the hub tells: delete what is there, and "
+            "publish again"
+        )

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 
 
 def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
-    """``sweep.md``, ``sweep.json`` and ``sweep.svg`` into ``out``, beside the report of a `run` that may be there.
+    """``sweep.html``, ``sweep.md``, ``sweep.json`` and ``sweep.svg`` into ``out``, beside the report of a `run` that may be there.
 
     Returns what ``sweep.json`` holds. Raises `OutputError`.
     """
     from cerebellum.report.chart import sweep_chart
+    from cerebellum.report.page import SWEEP, write_page
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, ()))
     write_text(out / "sweep.md", sweep_report(result))
     summary = sweep_summary(result)
     write_text(out / "sweep.json", strict_json(summary) + "\n")
+    write_page(summary, out, SWEEP)
     return summary
 
 

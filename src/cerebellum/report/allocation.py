@@ -26,6 +26,7 @@ from cerebellum.report.allocation_pictures import allocation_picture, prediction
 from cerebellum.report.allocation_tables import (
     controls_grid,
     ladder_grid,
+    set_bytes,
     shuffled_limits,
     slopes_grid,
     tried_grid,
@@ -150,9 +151,16 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "stock_ladder": as_json(controls.ladder),
             "equivalent": as_json(controls.equivalent),
             "failed": as_json(controls.failed),
-            "report": as_json(controls.comparison),
+            "report": comparison_json(result),
         },
         "written": as_json(result.written),
         "file": file_json(written_model(result)),
         "bench": None if result.bench is None else bench_json(result.bench),
     }
+
+
+def comparison_json(result: Allocation) -> dict[str, Any]:
+    """Recipe and controls on the report text, with the bytes of their files."""
+    comparison = result.controls.comparison
+    rows = [{**as_json(row), "file_bytes": set_bytes(result, row)} for row in comparison.rows]
+    return {**as_json(comparison), "rows": rows}

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cerebellum.gguf.types import STORED
 from cerebellum.report.allocation_tables import own_mean
 from cerebellum.report.grids import measured_on
-from cerebellum.report.svg import (
-    OURS,
-    QUIET,
-    STOCK,
-    Place,
-    circle,
-    even_place,
-    even_ticks,
-    free_place,
-    line,
-    log_place,
-    log_ticks,
-    picture,
-    shade,
-    square,
-    text,
-)
+from cerebellum.report.kld_bytes import sizes_picture
+from cerebellum.report.svg import OURS, QUIET, STOCK, circle, line, log_place, log_ticks, picture, shade, square, text
 from cerebellum.report.views import Recipe
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
     from cerebellum.results.allocation import Allocation, AllocationLadder
-    from cerebellum.stats.intervals import Interval
 
 
 # -- types by role and block -------------------------------------------------------------------------------------------
@@ -135,86 +118,9 @@ def recipes_picture(recipes: Sequence[Recipe], note: str) -> str:
 
 # -- the ladder --------------------------------------------------------------------------------------------------------
 
-X0, X1, Y0, Y1 = 80.0, 640.0, 400.0, 60.0
-
 
 def ladder_picture(ladder: AllocationLadder) -> str:
     """`sizes_picture` of all sizes."""
     ours = [(r.written.file_bytes, own_mean(r), label) for label, r in zip(ladder.labels, ladder.results, strict=True)]
     stock = [(r.file_bytes, r.mean, r.ftype) for r in ladder.stock]
     return sizes_picture(ours, stock, measured_on(ladder.results[0].facts, "report").partition("; ")[2])
-
-
-#: Bytes of a file, its mean KL divergence, its label.
-Sized = tuple[float, "Interval | None", str]
-
-
-def sizes_picture(ours: Sequence[Sized], stock: Sequence[Sized], note: str) -> str:
-    """KL divergence against bytes on the report text: stock files and ours, each with its 95 % interval."""
-    points = [(n, x) for n, x, _ in (*ours, *stock)]
-    limits = [v * MILLI for _, x in points if x for v in (x.low, x.estimate, x.high) if math.isfinite(v) and v > 0.0]
-    least = min((x.estimate * MILLI for _, x in points if x and x.estimate > 0.0), default=1.0)
-    up_axis = log_ticks(max(min(limits, default=1.0), 0.3 * least), max(limits, default=1.0))
-    sizes = [n / 1e6 for n, _ in points]
-    axis = even_ticks(min(sizes), max(sizes))
-    x, y = even_place(axis, X0, X1), log_place(up_axis, Y0, Y1)
-    body = [text(12, 20, "KL divergence to the reference against the size of the file", bold=True, size=13)]
-    body += [*_frame(axis, up_axis, x, y), *_legend()]
-    body += _series(stock, x, y, STOCK, square, below=False)
-    body += _series(ours, x, y, OURS, circle, below=True)
-    body.append(text(12, 470, note, fill=QUIET, size=10))
-    return picture("Ladder", 720, 482, body)
-
-
-def _frame(axis: Sequence[float], up_axis: Sequence[float], x: Place, y: Place) -> list[str]:
-    parts = []
-    for value in axis:
-        parts.append(line(x(value), Y1, x(value), Y0, "#e3e3e3"))
-        parts.append(text(x(value), Y0 + 18, f"{value:g}", anchor="middle", fill=QUIET, size=11))
-    for value in up_axis:
-        parts.append(line(X0, y(value), X1, y(value), "#e3e3e3"))
-        parts.append(text(X0 - 6, y(value) + 4, f"{value:g}", anchor="end", fill=QUIET, size=11))
-    parts.append(text((X0 + X1) / 2, Y0 + 38, "MB of the file", anchor="middle"))
-    parts.append(
-        text(12, 48, "thousandths of a nat a token, 95 % intervals (logarithmic; lower is better)", fill="#222")
-    )
-    return parts
-
-
-def _legend() -> list[str]:
-    return [
-        circle(X1 - 150, Y1 + 16, OURS),
-        text(X1 - 140, Y1 + 20, "recipe (this label's bytes)", size=11),
-        square(X1 - 150, Y1 + 36, STOCK),
-        text(X1 - 140, Y1 + 40, "stock file", size=11),
-    ]
-
-
-def _series(
-    points: Iterable[Sized],
-    x: Place,
-    y: Place,
-    colour: str,
-    mark: Callable[..., str],
-    *,
-    below: bool,
-) -> list[str]:
-    """Marks with their intervals and labels, joined by a line."""
-    known = [(n / 1e6, mean, label) for n, mean, label in points if mean is not None and mean.estimate > 0.0]
-    parts: list[str] = []
-    taken: list[tuple[float, float]] = []
-    last: tuple[float, float] | None = None
-    for size, mean, label in sorted(known, key=lambda p: p[0]):
-        at = (x(size), y(mean.estimate * MILLI))
-        if last is not None:
-            parts.append(line(*last, *at, colour, 1.0, "" if below else "5 4"))
-        ends = [y(v * MILLI) if math.isfinite(v) and v > 0.0 else Y0 for v in (mean.low, mean.high)]
-        ends = [min(max(end, Y1 - 8), Y0) for end in ends]
-        parts += [line(at[0], ends[0], at[0], ends[1], colour, 2.0)]
-        parts += [line(at[0] - 5, end, at[0] + 5, end, colour, 2.0) for end in ends]
-        parts.append(mark(*at, colour))
-        corner = (at[0] - 8, at[1] + 16) if below else free_place(at[0] + 9, at[1] - 7, taken)
-        taken.append(corner)
-        parts.append(text(*corner, label, fill=colour, size=11, bold=below, anchor="end" if below else "start"))
-        last = at
-    return parts

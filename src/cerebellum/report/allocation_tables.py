@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.domain import TrialKind
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.plan import counted
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
+    from cerebellum.results import Row
     from cerebellum.results.allocation import Allocation
     from cerebellum.stats.intervals import Interval
 
@@ -68,16 +70,27 @@ def own_mean(result: Allocation) -> Interval | None:
     return divergence.mean if divergence else None
 
 
+def set_bytes(result: Allocation, row: Row) -> int:
+    """Bytes of the file with a set's types: of the recipe those written, and of what was chosen beside it those with the same keys. Stock
+    files and those of one type carry none."""
+    if row.from_base is None:
+        return result.base.model.file_bytes
+    if row.from_recipe is None:
+        return result.written.file_bytes
+    n_bytes = result.table.file_bytes(row.trial.types(result.base.model.types))
+    return n_bytes - result.table.extra_bytes if row.trial.kind is TrialKind.BLANKET else n_bytes
+
+
 def controls_grid(result: Allocation) -> Grid:
     """Recipe and controls on the report text: size, KL divergence, verdict against the stock file."""
-    base_bytes, rows = result.base.model.file_bytes, []
+    rows = []
     for row in result.controls.comparison.rows:
         divergence = row.summary.divergence
         label = f"stock {result.base.ftype}" if row.from_base is None else row.trial.label
         rows.append(
             (
                 label,
-                megabytes(base_bytes + row.delta_bytes),
+                megabytes(set_bytes(result, row)),
                 with_limits(divergence.mean, MILLI, 3, sign=False) if divergence else "?",
                 "" if row.from_base is None else str(row.from_base.judgement.verdict),
             )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cerebellum import __version__
 from cerebellum.files import write_text
-from cerebellum.quoting import markdown, strict_json
+from cerebellum.quoting import markdown, shell_line, strict_json
 from cerebellum.report.comparison_picture import comparison_picture
 from cerebellum.report.divergence import measurement_json, pairs_grid, ranking_notes, standing_words
 from cerebellum.report.grids import Grid, batches_of, chunks_of, draw_note, rows_of, unknown_note, with_limits
-from cerebellum.report.markdown import grid_markdown
+from cerebellum.report.markdown import comparison_facts, grid_markdown
+from cerebellum.report.page import write_page
 from cerebellum.report.short_names import short_names
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.intervals import Interval, exp_limits, exp_nll, percent_change
@@ -25,12 +27,14 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def write_comparison(result: FileComparison, out: Path) -> dict[str, Any]:
-    """``report.md``, ``report.json`` and ``compare.svg`` into ``out``. Returns what ``report.json`` holds. Raises `OutputError`."""
-    summary = comparison_json(result)
+def write_comparison(result: FileComparison, out: Path, command: Sequence[str] = ()) -> dict[str, Any]:
+    """``report.html``, ``report.md``, ``report.json`` and ``compare.svg`` into ``out``. Returns what ``report.json`` holds. Raises
+    `OutputError`."""
+    summary = comparison_json(result, command)
     write_text(out / "compare.svg", comparison_picture(result.measurement))
     write_text(out / "report.md", comparison_report(result))
     write_text(out / "report.json", strict_json(summary) + "\n")
+    write_page(summary, out)
     return summary
 
 
@@ -218,18 +222,8 @@ def comparison_report(result: FileComparison) -> str:
     parts += [grid_markdown(pairs_grid(result.measurement))] if result.measurement.pairs else []
     parts += [grid_markdown(types_grid(result)), "## Files", ""]
     parts += [f"* {markdown(file.measured.name)}: sha256 {file.measured.sha256}" for file in result.files]
-    facts = result.measurement.facts
-    settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
     parts += ["", "## On what", ""]
-    parts += [
-        f"* {markdown(line)}"
-        for line in (
-            f"reference: {facts['reference']['file']}, sha256 {facts['reference']['sha256']}",
-            f"text: {chunks_of(facts['text'])}, sha256 {facts['text']['text_sha256']}",
-            f"settings: {settings}",
-            f"build: {facts['build']}, cerebellum {__version__}",
-        )
-    ]
+    parts += [f"* {markdown(line)}" for line in comparison_facts(result.measurement.facts)]
     return "\n".join(parts) + "\n"
 
 
@@ -256,14 +250,18 @@ def _sentence(worth: str) -> str:
     }[answer]
 
 
-def comparison_json(result: FileComparison) -> dict[str, Any]:
-    """All of it."""
+def comparison_json(result: FileComparison, command: Sequence[str] = ()) -> dict[str, Any]:
+    """All of it; ``command``: what made it."""
     found = measurement_json(result.measurement)
     found = found if "files" in found else {"files": [found], "pairs": [], "facts": found.pop("facts")}
     for entry, file in zip(found["files"], result.files, strict=True):
         entry["types"] = as_json(file.types)
         entry["speed"] = None if file.speed is None else _speed_json(file.speed)
-    return {"format": FORMAT, "kind": "comparison", **found, "speed": result.facts or None}
+    about = {"version": __version__, "verdict": front_lines(result)}
+    commands = {"cerebellum": shell_line(command) if command else None}
+    return {
+        "format": FORMAT, "kind": "comparison", **about, "commands": commands, **found, "speed": result.facts or None,
+    }  # fmt: skip
 
 
 def _speed_json(speed: Speed) -> dict[str, Any]:

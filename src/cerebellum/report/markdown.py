@@ -126,3 +126,14 @@ def fact_lines(facts: dict[str, Any], version: str = __version__) -> list[str]:
         lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
     return [*lines, f"settings: {settings}", f"build: {facts['build']}, cerebellum {version}"]
+
+
+def comparison_facts(facts: dict[str, Any], version: str = __version__) -> list[str]:
+    """The same for files that were compared."""
+    settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)
+    return [
+        f"reference: {facts['reference']['file']}, sha256 {facts['reference']['sha256']}",
+        f"text: {chunks_of(facts['text'])}, sha256 {facts['text']['text_sha256']}",
+        f"settings: {settings}",
+        f"build: {facts['build']}, cerebellum {version}",
+    ]

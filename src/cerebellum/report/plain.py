@@ -53,6 +53,8 @@ def sweep_summary(result: SweepResult) -> dict[str, Any]:
     return {
         "format": 1,
         "kind": "sweep only",
+        "version": __version__,
+        "commands": commands_json(result.facts, None),
         "facts": result.facts,
         "noise": noise_json(result.noise),
         **sweep_json(result.sweep),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 #: The series of `Point`, in the order of the key.
 OURS, STOCK, CONTROL, SHUFFLED = "Cerebellum", "stock file", "control", "shuffled"
+#: The series where any files are compared.
+WORTH, UNPROVEN, DOMINATED = "worth having", "not shown to be better than a smaller one", "smaller ones are better"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,48 @@ class Flips:
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """Tokens a second: the mean over repetitions and its standard deviation (None for one)."""
+
+    mean: float
+    spread: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A file among others. ``tail``: KL divergence of single tokens (median, 99 %, 99.9 %), ``largest`` that of one token. ``change``: of
+    perplexity from the reference's, percent. ``types``: (role, type, number of tensors)."""
+
+    file: str
+    sha256: str
+    file_bytes: int
+    bits: float
+    rank: int
+    series: str
+    worth: str
+    kld: Mean | None
+    tail: tuple[Mean, ...]
+    largest: float | None
+    same_top: Mean | None
+    ppl: Mean
+    change: Mean
+    types: tuple[tuple[str, str, int], ...]
+    prompt: Rate | None = None
+    generation: Rate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """``file`` less ``less``: bytes, KL divergence, perplexity in percent; limits of all pairs hold together."""
+
+    file: str
+    less: str
+    delta_bytes: int
+    kld: Mean | None
+    percent: Mean
+
+
+@dataclass(frozen=True, slots=True)
 class Command:
     """A line to copy, and what it does."""
 
@@ -173,3 +217,6 @@ class View:
     bench: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = ()
+    compared: tuple[Compared, ...] = ()
+    pairs: tuple[Pair, ...] = ()
+    speed: tuple[str, ...] = ()

@@ -16,43 +16,58 @@ from cerebellum.files import write_text
 from cerebellum.quoting import name, strict_json
 from cerebellum.report.page import vega
 from cerebellum.report.page.html import data, document, text
+from cerebellum.report.page.parts import Section
 from cerebellum.report.page.pictures import pictures
-from cerebellum.report.page.sections import Section, is_folder, navigation, sections
+from cerebellum.report.page.sections import is_folder, navigation, sections
 from cerebellum.report.reading import view_of
 from cerebellum.report.views import View
 from cerebellum.text.untrusted import open_regular
 
+#: Names of the data and the page: of a run or a comparison, and of a sweep, which may lie beside a run's.
+REPORT, SWEEP = "report", "sweep"
 #: The largest ``report.json`` that is read.
 MOST_BYTES = 1 << 30
 #: A picture is kept beside a chart, for browsers without scripts and for print, up to this many characters.
 MOST_PICTURE = 200_000
 
 
-def write_page(summary: dict[str, Any], out: Path) -> None:
-    """``report.html`` of what ``report.json`` holds, into ``out``. Raises `OutputError`."""
-    write_text(out / "report.html", page_of(view_of(json.loads(strict_json(summary)))))
+def write_page(summary: dict[str, Any], out: Path, stem: str = REPORT) -> None:
+    """``report.html`` (or ``sweep.html``) of what the JSON beside it holds, into ``out``. Raises `OutputError`."""
+    write_text(out / f"{stem}.html", page_of(view_of(json.loads(strict_json(summary)))))
 
 
 def redraw(folder: Path) -> tuple[Path, ...]:
-    """The page of a finished folder, made anew from its ``report.json``, and of a ladder the page of each size. Returns their paths, the
-    folder's own first. Raises `InputError` or `OutputError`."""
+    """The page of a finished folder, made anew from its ``report.json``, of a ladder the page of each size, and of a sweep its page.
+    Returns their paths, the folder's own first. Raises `InputError` or `OutputError`."""
+    swept = (folder / f"{SWEEP}.json").is_file()
+    if swept and not (folder / f"{REPORT}.json").exists():
+        return (_redraw_sweep(folder),)
     view = read_view(folder)
     below = [folder / size.label for size in view.sizes if is_folder(size.label)]
     sized = [(one, read_view(one)) for one in below if (one / "report.json").is_file()]
     for where, what in [(folder, view), *sized]:
-        write_text(where / "report.html", page_of(what))
-    return tuple(where / "report.html" for where in (folder, *(one for one, _ in sized)))
+        write_text(where / f"{REPORT}.html", page_of(what))
+    pages = tuple(where / f"{REPORT}.html" for where in (folder, *(one for one, _ in sized)))
+    return (*pages, _redraw_sweep(folder)) if swept else pages
 
 
-def read_view(folder: Path) -> View:
-    """What the ``report.json`` of a folder says. Raises `InputError`."""
-    path = folder / "report.json"
+def _redraw_sweep(folder: Path) -> Path:
+    page = folder / f"{SWEEP}.html"
+    write_text(page, page_of(read_view(folder, SWEEP)))
+    return page
+
+
+def read_view(folder: Path, stem: str = REPORT) -> View:
+    """What the ``report.json`` (or ``sweep.json``) of a folder says. Raises `InputError`."""
+    path = folder / f"{stem}.json"
     try:
         with open_regular(path) as stream:
             content = stream.read(MOST_BYTES + 1)
     except OSError as error:
         why = error.strerror or str(error)
-        raise InputError(f"can't read {path}: {why}; give the folder that `cerebellum run` wrote (--out)") from error
+        raise InputError(
+            f"can't read {path}: {why}; give the folder that `run`, `sweep` or `compare` wrote (--out)"
+        ) from error
     if len(content) > MOST_BYTES:
         raise InputError(f"{path} is too large to be a report ({MOST_BYTES:,} bytes or more)")
     try:

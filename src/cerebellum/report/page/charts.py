@@ -15,9 +15,23 @@ from altair.utils.schemapi import debug_mode
 
 from cerebellum.gguf.types import STORED
 from cerebellum.quoting import name
+from cerebellum.report.page.compared import rate_cell
 from cerebellum.report.page.words import bits, figure, milli, short, span, with_range
+from cerebellum.report.short_names import short_names
 from cerebellum.report.svg import log_ticks, shade
-from cerebellum.report.views import CONTROL, OURS, SHUFFLED, STOCK, Cell, Mean, View
+from cerebellum.report.views import (
+    CONTROL,
+    DOMINATED,
+    OURS,
+    SHUFFLED,
+    STOCK,
+    UNPROVEN,
+    WORTH,
+    Cell,
+    Compared,
+    Mean,
+    View,
+)
 from cerebellum.stats.verdicts import MILLI
 
 Spec = dict[str, Any]
@@ -27,8 +41,15 @@ Drawn = tuple[Any, dict[str, Rows]]
 
 #: CSS variables of the page.
 INK, QUIET, LINE, BACK = "var(--ink)", "var(--quiet)", "var(--line)", "var(--back)"
-COLOURS = {OURS: "var(--ours)", STOCK: "var(--stock)", CONTROL: "var(--control)", SHUFFLED: "var(--shuffled)"}
-SHAPES = {OURS: "circle", STOCK: "square", CONTROL: "diamond", SHUFFLED: "stroke"}
+COLOURS = {
+    OURS: "var(--ours)", STOCK: "var(--stock)", CONTROL: "var(--control)", SHUFFLED: "var(--shuffled)",
+    WORTH: "var(--ours)", UNPROVEN: "var(--shuffled)", DOMINATED: "var(--stock)",
+}  # fmt: skip
+SHAPES = {
+    OURS: "circle", STOCK: "square", CONTROL: "diamond", SHUFFLED: "stroke", WORTH: "circle", UNPROVEN: "diamond", DOMINATED: "square",
+}  # fmt: skip
+#: Series whose marks are joined, and those whose marks have their names beside them.
+JOINED, NAMED = [OURS, STOCK, WORTH], [OURS, STOCK, WORTH, UNPROVEN, DOMINATED]
 #: Marks from which on intervals are left to the table and the hover.
 MANY = 800
 KLD_TITLE = "KL divergence, thousandths of a nat a token"
@@ -46,6 +67,8 @@ def charts(view: View, *, check: bool = False) -> dict[str, Spec]:
         "bench": (bool(view.scores), scores),
         "flips": (any(f.lost is not None for f in view.flips), flips),
         "bytes": (bool(view.cells), bytes_by_role),
+        "roles": (bool(view.compared), roles),
+        "speed": (any(f.generation for f in view.compared), speed),
     }
     with debug_mode(check):
         return {key: finished(maker(view), check) for key, (wanted, maker) in makers.items() if wanted}
@@ -123,13 +146,13 @@ def frontier(view: View) -> Drawn:
     )
     shape = by_series(alt.Shape, used, SHAPES, legend=alt.Legend(title=None, orient="top", symbolOpacity=1))
     chart = named()
-    joined = chart.transform_filter(alt.FieldOneOfPredicate("series", [OURS, STOCK])).mark_line(
+    joined = chart.transform_filter(alt.FieldOneOfPredicate("series", JOINED)).mark_line(
         strokeDash=[5, 4], strokeWidth=1, opacity=0.7
     )
     bars = chart.transform_filter("datum.high > datum.low").mark_rule(strokeWidth=2)
     faint = alt.condition(alt.FieldEqualPredicate(CONTROL, "series"), alt.value(0.35), alt.value(1))
     marks = chart.mark_point(filled=True, size=90, opacity=1, strokeWidth=2)
-    words = chart.transform_filter(alt.FieldOneOfPredicate("series", [OURS, STOCK])).mark_text(
+    words = chart.transform_filter(alt.FieldOneOfPredicate("series", NAMED)).mark_text(
         align="left", dx=9, dy=-8, fontSize=12, fontWeight="bold"
     )
     tips = hover("label=", "series=series", "size=size", "value=KLD [95 %]", "verdict=against stock")
@@ -449,3 +472,59 @@ def bytes_by_role(view: View) -> Drawn:
         tooltip=hover("role=role", "series=file", "n=bytes", "share=share of the file"),
     ).properties(width="container", height=13 * len(rows))  # fmt: skip
     return chart, {"rows": rows}
+
+
+# -- files compared ----------------------------------------------------------------------------------------------------
+
+
+def roles(view: View) -> Drawn:
+    """Role by file, coloured by the mean bits a weight of the role's tensors."""
+    names = short_names([f.file for f in view.compared])
+    rows: Rows = [
+        {"file": name(label), **role_row(file, role)}
+        for label, file in zip(names, view.compared, strict=True)
+        for role in dict.fromkeys(r for r, *_ in file.types)
+    ]
+    order = list(dict.fromkeys(row["role"] for row in rows))
+    ends = [min(row["bits"] for row in rows), max(row["bits"] for row in rows)]
+    for row in rows:
+        row["fill"], row["ink"] = shade(row["bits"], *ends)
+    x = alt.X("file:N", title=None, sort=[name(label) for label in names], axis=alt.Axis(labelAngle=0, orient="top"))
+    y = alt.Y("role:N", title=None, sort=order)
+    tips = hover("file=file", "role=role", "types=types", "short=bits a weight, mean")
+    cells = named().mark_rect(stroke=BACK, strokeWidth=1)
+    layers = [
+        cells.encode(x=x, y=y, color=alt.Color("fill:N", scale=None), tooltip=tips),
+        chart_text(named()).encode(x=x, y=y, text="short:N", color=alt.Color("ink:N", scale=None), tooltip=tips),
+    ]
+    chart = alt.layer(*layers).resolve_scale(color="independent")
+    return chart.properties(width="container", height=22 * len(order)), {"rows": rows}
+
+
+def role_row(file: Compared, role: str) -> dict[str, Any]:
+    """A role of a file: its types, and the mean bits a weight of its tensors."""
+    kinds = [(kind, n) for r, kind, n in file.types if r == role]
+    mean = sum(STORED[kind].bits_per_weight * n for kind, n in kinds) / (sum(n for _, n in kinds) or 1)
+    return {
+        "role": name(role), "types": ", ".join(f"{kind} ×{n}" for kind, n in kinds), "bits": mean, "short": f"{mean:.3g}",
+    }  # fmt: skip
+
+
+def speed(view: View) -> Drawn:
+    """Tokens a second that are written, with the standard deviation."""
+    names = short_names([f.file for f in view.compared])
+    timed = [(label, f.prompt, f.generation) for label, f in zip(names, view.compared, strict=True) if f.generation]
+    rows: Rows = []
+    for label, read, wrote in timed:
+        spread = wrote.spread or 0.0
+        rows.append({
+            "file": name(label), "x": wrote.mean, "low": max(wrote.mean - spread, 0.0), "high": wrote.mean + spread,
+            "generation": rate_cell(wrote).text, "prompt": rate_cell(read).text,
+        })  # fmt: skip
+    y = alt.Y("file:N", title=None, sort=[row["file"] for row in rows])
+    title = "tokens written a second, ± standard deviation"
+    bars = named().mark_bar(color=COLOURS[OURS], size=13).encode(
+        x=alt.X("x:Q", title=title), y=y, tooltip=hover("file=file", "generation=written a second", "prompt=read a second")
+    )  # fmt: skip
+    whiskers = named().mark_rule(color=INK, strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q", y=y)
+    return alt.layer(bars, whiskers).properties(width="container", height=24 * len(rows)), {"rows": rows}

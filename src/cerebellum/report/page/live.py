@@ -21,14 +21,14 @@ from cerebellum.errors import CerebellumError
 from cerebellum.files import write_text
 from cerebellum.progress import Progress
 from cerebellum.report.page.html import Number, Table, document, listed, table, text
-from cerebellum.report.page.sections import nats, number, whole
+from cerebellum.report.page.parts import nats, number, whole
 from cerebellum.study.store import Study
 
 #: Seconds between two versions at least, how many times as long as writing one takes, and the trials shown at most.
 EVERY, TIMES, MOST_TRIALS = 10.0, 50.0, 2000
 #: Versions that may fail to come before a page says that its run may have ended.
 PATIENCE = 12
-PAGE, STUDY = "report.html", "study.sqlite"
+STUDY = "study.sqlite"
 
 
 @dataclass(slots=True)
@@ -49,13 +49,15 @@ class Step:
 
 
 class LivePage:
-    """A `Progress` that hands everything on and keeps ``report.html`` in ``out`` up to date.
+    """A `Progress` that hands everything on and keeps ``page`` (report.html, say) in ``out`` up to date.
 
     A finished page that was there before comes back if the run ends without a report of its own; one that is published while the run
     goes on stays."""
 
-    def __init__(self, inner: Progress, out: Path, model: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._inner, self._out, self._model, self._clock = inner, out, model, clock
+    def __init__(
+        self, inner: Progress, out: Path, model: str, clock: Callable[[], float] = time.monotonic, page: str = "report.html"
+    ) -> None:  # fmt: skip
+        self._inner, self._out, self._model, self._clock, self._page = inner, out, model, clock, out / page
         self._steps: list[Step] = []
         self._notes: deque[str] = deque(maxlen=30)
         self._before: bytes | None = None
@@ -72,7 +74,7 @@ class LivePage:
             return
         with contextlib.suppress(CerebellumError, OSError):
             if self._before is not None:
-                write_text(self._out / PAGE, self._before.decode("utf-8"))
+                write_text(self._page, self._before.decode("utf-8"))
             else:
                 said = "It was stopped" if kind is KeyboardInterrupt else "It ended"
                 reason = f": {error}" if isinstance(error, CerebellumError) else "."
@@ -122,13 +124,13 @@ class LivePage:
 
     def _now_there(self) -> bytes | None:
         try:
-            return (self._out / PAGE).read_bytes()
+            return self._page.read_bytes()
         except OSError:
             return None
 
     def _write(self, ended: str, refresh: int | None) -> None:
         page = self.page(ended, refresh)
-        write_text(self._out / PAGE, page)
+        write_text(self._page, page)
         self._written = page.encode("utf-8")
 
     def page(self, ended: str, refresh: int | None) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from cerebellum.report.allocation_pictures import heat_picture, recipes_picture, sizes_picture
+from cerebellum.report.allocation_pictures import heat_picture, recipes_picture
 from cerebellum.report.chart import Mark, marks_chart
+from cerebellum.report.kld_bytes import files_picture, sizes_picture
 from cerebellum.report.views import OURS, STOCK, Mean, Single, View
 from cerebellum.stats.intervals import Interval
 from cerebellum.stats.verdicts import MILLI
@@ -21,6 +22,9 @@ def pictures(view: View) -> dict[str, str]:
     if ours or stock:
         both = [[(p.file_bytes, interval(p.kld), p.label) for p in points] for points in (ours, stock)]
         drawn["frontier"] = sizes_picture(both[0], both[1], view.report_text.partition("; ")[2])
+    if view.compared and view.points:
+        files = [((p.file_bytes, interval(p.kld), p.label), p.series) for p in view.points]
+        drawn["frontier"] = files_picture(files, view.report_text)
     sets = [(s.label, s.cells) for s in view.sizes] or [(view.subtitle.partition(":")[0], view.cells)]
     heats = [
         heat_picture(label, [(c.tensor, c.role, c.block, c.type) for c in cells]) for label, cells in sets if cells

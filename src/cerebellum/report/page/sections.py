@@ -4,69 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cerebellum.gguf.types import STORED
+from cerebellum.report.page import compared
 from cerebellum.report.page.html import Cell, Number, Table, code, folded, listed, table, text
-from cerebellum.report.page.words import figure, short, span, with_range
-from cerebellum.report.views import OURS, SHUFFLED, Mean, View
+from cerebellum.report.page.parts import Section, block_cell, mean_cell, nats, number, open_table, quiet, whole
+from cerebellum.report.page.words import span
+from cerebellum.report.views import OURS, SHUFFLED, WORTH, View
 from cerebellum.stats.verdicts import MILLI
 
 KLD = "KL divergence to the reference, thousandths of a nat a token; lower is nearer to the reference."
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """``charts``: names of charts. ``least``: the width that they need, in rem. ``html`` stands below them."""
-
-    key: str
-    title: str
-    intro: str
-    charts: tuple[str, ...]
-    html: str
-    least: float = 17.0
-
-
 def sections(view: View) -> list[Section]:
     """Those that there is something to show in, in the page's order."""
-    makers = (frontier, types, prediction, sweep, validity, bench, sizes, commands)
+    makers = (
+        frontier, compared.figures, types, compared.roles, prediction, sweep, validity, compared.speed, compared.pairs, bench, sizes,
+        commands,
+    )  # fmt: skip
     return [section for maker in makers if (section := maker(view)) is not None]
-
-
-def number(value: float | None, shown: str | None = None) -> Number:
-    """A number, ``?`` where it isn't known."""
-    return Number("?" if value is None else shown if shown is not None else figure(value), value)
-
-
-def nats(value: float | None) -> Number:
-    """Nats as thousandths."""
-    return Number(short(value), None if value is None else value * MILLI)
-
-
-def whole(value: int) -> Number:
-    """A count."""
-    return Number(f"{value:,}", value)
-
-
-def block_cell(block: int | None) -> Number:
-    """A block's number, ``–`` outside the blocks."""
-    return Number("–" if block is None else str(block), block)
-
-
-def mean_cell(mean: Mean) -> Number:
-    """A KL divergence with its interval."""
-    return Number(with_range(mean), mean.estimate * MILLI)
-
-
-def open_table(content: Table, label: str) -> str:
-    """A table that is seen at once where it is short, and opened by a click where it is long."""
-    drawn = table(content, label)
-    return drawn if len(content.rows) <= 12 else folded(f"Table: {label} ({len(content.rows):,} rows)", drawn)
-
-
-def quiet(*lines: str) -> str:
-    """Notes in small print."""
-    return "".join(f'<p class="quiet">{text(line)}</p>' for line in lines if line)
 
 
 # -- one by one --------------------------------------------------------------------------------------------------------
@@ -80,8 +36,10 @@ def frontier(view: View) -> Section | None:
         (p.label, p.series, Number(f"{p.file_bytes / 1e6:,.2f}", p.file_bytes), mean_cell(p.kld), p.verdict)
         for p in points
     ]
-    ours = frozenset(i for i, p in enumerate(points) if p.series == OURS)
-    content = Table(("file or set", "kind", "MB", "KLD [95 %]", "against the stock file"), rows, ours)
+    ours = frozenset(i for i, p in enumerate(points) if p.series in (OURS, WORTH))
+    columns = ("file or set", "kind", "MB", "KLD [95 %]", "against the stock file")
+    judged = any(p.verdict for p in points)
+    content = Table(columns if judged else columns[:4], rows if judged else [row[:4] for row in rows], ours)
     parts = [
         folded_sizes(view),
         open_table(content, "KL divergence and bytes"),
@@ -321,7 +279,11 @@ def commands(view: View) -> Section:
     if view.overrides:
         parts.append(folded(f"Overrides, for --tensor-type-file ({len(view.overrides):,} lines)", code(view.overrides)))
     return Section(
-        "commands", "Make it again", "", (), "".join(parts) + "<h3>On what</h3>" + listed([*view.facts, view.noise])
+        "commands",
+        "Make it again",
+        "",
+        (),
+        "".join(parts) + "<h3>On what</h3>" + listed([line for line in (*view.facts, view.noise) if line]),
     )
 
 
