@@ -163,11 +163,16 @@ def check_unchanged(states: Iterable[FileState]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """A small text file, whole or not at all. Raises `OutputError`."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """A small file, whole or not at all. Raises `OutputError`."""
     partial = partial_of(path)
     try:
         with create_new(partial) as stream:
-            stream.write(text.encode("utf-8"))
+            stream.write(content)
         publish(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):  # its folder may be what is wrong

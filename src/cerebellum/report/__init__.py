@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.files import companions, write_text
+from cerebellum.keys import stem_of
 from cerebellum.quoting import strict_json
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report, sweep_report
@@ -36,6 +37,7 @@ def write_report(result: RunResult, out: Path) -> dict[str, Any]:
 
     Returns what ``report.json`` holds. Raises `OutputError`.
     """
+    from cerebellum.report.card_picture import write_picture
     from cerebellum.report.chart import sweep_chart
     from cerebellum.report.page import write_page
 
@@ -45,5 +47,6 @@ def write_report(result: RunResult, out: Path) -> dict[str, Any]:
     write_text(out / "report.json", strict_json(summary) + "\n")
     write_page(summary, out)
     if result.written is not None:
-        write_text(companions(result.written.path)[1], model_card(result))
+        card = companions(result.written.path)[1]
+        write_text(card, model_card(result, write_picture(summary, card.parent, stem_of(result.written.path))))
     return summary

@@ -9,6 +9,7 @@ from cerebellum import __version__
 from cerebellum.allocation.sensitivity import map_json
 from cerebellum.evals.plain import bench_json
 from cerebellum.files import companions, write_text
+from cerebellum.keys import stem_of
 from cerebellum.quoting import code_block, markdown, printable, strict_json
 from cerebellum.report.accuracy import accuracy_grid, accuracy_json, left_out
 from cerebellum.report.allocation_card import allocation_card, written_model
@@ -33,6 +34,7 @@ from cerebellum.report.allocation_tables import (
     types_grid,
 )
 from cerebellum.report.bench import bench_grid
+from cerebellum.report.card_picture import write_picture
 from cerebellum.report.carried import probes_grid, roles_grid, transfer_json, transfer_lines
 from cerebellum.report.file_facts import file_json
 from cerebellum.report.grids import comparison_grid
@@ -63,7 +65,8 @@ def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
     write_text(out / "report.json", strict_json(summary) + "\n")
     write_page(summary, out)
     write_text(out / "sensitivity.json", strict_json(map_json(result.sensitivity)) + "\n")
-    write_text(companions(result.written.path)[1], allocation_card(result))
+    card = companions(result.written.path)[1]
+    write_text(card, allocation_card(result, write_picture(summary, card.parent, stem_of(result.written.path))))
     return summary
 
 

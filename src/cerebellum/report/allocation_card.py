@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 _CONTEXT = 4096
 
 
-def allocation_card(result: Allocation) -> str:
-    """Markdown with the front matter of a model hub."""
+def allocation_card(result: Allocation, picture: Sequence[str] = ()) -> str:
+    """Markdown with the front matter of a model hub. ``picture``: the lines that show one."""
     written, model, facts = result.written, written_model(result), result.facts
     details = details_of(model)
     measured = results_of(written.summary, facts, result.bench)
@@ -58,6 +59,7 @@ def allocation_card(result: Allocation) -> str:
         *(f"* {markdown(line)}" for line in warning_lines(result)),
         "",
         *use_section(written.path.name, details),
+        *picture,
         grid_markdown(controls_grid(result)),
         grid_markdown(ladder_grid(result)),
         *([grid_markdown(bench_grid(result.bench))] if result.bench else []),
@@ -81,8 +83,9 @@ def written_model(result: Allocation) -> Model:
 # -- a ladder ----------------------------------------------------------------------------------------------------------
 
 
-def ladder_card(ladder: AllocationLadder) -> str:
-    """One card for all files of a ladder: which to take, each with its own figures, commands and overrides."""
+def ladder_card(ladder: AllocationLadder, picture: Sequence[str] = ()) -> str:
+    """One card for all files of a ladder: which to take, each with its own figures, commands and overrides. ``picture``: the lines that
+    show one."""
     first = ladder.results[0]
     models = [written_model(result) for result in ladder.results]
     metadata, facts = first.base.model.metadata, first.facts
@@ -103,6 +106,7 @@ def ladder_card(ladder: AllocationLadder) -> str:
         f"size anew, from one study of {len(first.table.names)} tensors.",
         "",
         which_to_take(ladder, models),
+        *picture,
         table_of(
             "Stock files on the same text",
             ("file", "size", "KLD"),

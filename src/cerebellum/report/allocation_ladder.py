@@ -16,6 +16,7 @@ from cerebellum.report.allocation_card import ladder_card
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import ladder_picture
 from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
+from cerebellum.report.card_picture import write_picture
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
 from cerebellum.report.page import write_page
@@ -38,7 +39,7 @@ def write_allocation_ladder(ladder: AllocationLadder, out: Path) -> None:
     summary = ladder_json(ladder)
     write_text(out / "report.json", strict_json(summary) + "\n")
     write_page(summary, out)
-    write_text(out / "README.md", ladder_card(ladder))
+    write_text(out / "README.md", ladder_card(ladder, write_picture(summary, out, "ladder")))
     write_text(out / "sensitivity.json", strict_json(map_json(shared_map(ladder))) + "\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cerebellum.keys import stem_of
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from cerebellum.results import RunResult
 
 
-def model_card(result: RunResult) -> str:
-    """Markdown with the front matter that model hubs read. A written file is required."""
+def model_card(result: RunResult, picture: Sequence[str] = ()) -> str:
+    """Markdown with the front matter that model hubs read. A written file is required. ``picture``: the lines that show one."""
     written, combination = result.written, result.combination
     assert written is not None and combination is not None
     model, judged = written_model(result.base, combination), written.from_base.judgement
@@ -54,6 +55,7 @@ def model_card(result: RunResult) -> str:
         f"Perplexity {perplexity_cell(written.summary)} on that text. {markdown(tasks_line(result))}",
         "",
         *use_section(written.path.name, details),
+        *picture,
         grid_markdown(comparison_grid(combination.report, facts)),
         *([grid_markdown(bench_grid(result.bench))] if result.bench else []),
         *not_tested_section(result, result.bench),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 #: The series of `Point`, in the order of the key.
 OURS, STOCK, CONTROL, SHUFFLED = "Cerebellum", "stock file", "control", "shuffled"
 #: The series where any files are compared.
-WORTH, UNPROVEN, DOMINATED = "worth having", "not shown to be better than a smaller one", "smaller ones are better"
+WORTH, UNPROVEN, DOMINATED = "worth having", "not shown to be better", "smaller ones are better"
 
 
 @dataclass(frozen=True, slots=True)

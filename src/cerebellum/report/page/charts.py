@@ -48,6 +48,8 @@ COLOURS = {
 SHAPES = {
     OURS: "circle", STOCK: "square", CONTROL: "diamond", SHUFFLED: "stroke", WORTH: "circle", UNPROVEN: "diamond", DOMINATED: "square",
 }  # fmt: skip
+#: From this share of the width on, a mark's name stands to its left, within the chart.
+RIGHT = 0.75
 #: Series whose marks are joined, and those whose marks have their names beside them.
 JOINED, NAMED = [OURS, STOCK, WORTH], [OURS, STOCK, WORTH, UNPROVEN, DOMINATED]
 #: Marks from which on intervals are left to the table and the hover.
@@ -130,9 +132,11 @@ def frontier(view: View) -> Drawn:
     """Files and controls: bytes against KL divergence, with intervals."""
     known = [p for p in view.points if p.kld.estimate > 0.0]
     floor = 0.3 * min(p.kld.estimate for p in known) * MILLI
+    ends = [f(p.file_bytes for p in known) for f in (min, max)]
     rows: Rows = [
         {
-            "label": name(p.label), "series": p.series, "mb": p.file_bytes / 1e6, "kld": p.kld.estimate * MILLI,
+            "at_right": p.file_bytes > ends[0] + RIGHT * (ends[1] - ends[0]), "label": name(p.label), "series": p.series,
+            "mb": p.file_bytes / 1e6, "kld": p.kld.estimate * MILLI,
             "low": max(milli(p.kld.low, p.kld.estimate), floor), "high": milli(p.kld.high, p.kld.estimate),
             "size": f"{p.file_bytes / 1e6:,.2f} MB", "value": with_range(p.kld), "verdict": p.verdict,
         }
@@ -152,15 +156,20 @@ def frontier(view: View) -> Drawn:
     bars = chart.transform_filter("datum.high > datum.low").mark_rule(strokeWidth=2)
     faint = alt.condition(alt.FieldEqualPredicate(CONTROL, "series"), alt.value(0.35), alt.value(1))
     marks = chart.mark_point(filled=True, size=90, opacity=1, strokeWidth=2)
-    words = chart.transform_filter(alt.FieldOneOfPredicate("series", NAMED)).mark_text(
-        align="left", dx=9, dy=-8, fontSize=12, fontWeight="bold"
-    )
+    words = [
+        chart.transform_filter(alt.FieldOneOfPredicate("series", NAMED))
+        .transform_filter(alt.FieldEqualPredicate(at_right, "at_right"))
+        .mark_text(
+            align="right" if at_right else "left", dx=-9 if at_right else 9, dy=-8, fontSize=12, fontWeight="bold"
+        )
+        for at_right in (False, True)
+    ]
     tips = hover("label=", "series=series", "size=size", "value=KLD [95 %]", "verdict=against stock")
     layers = [
         joined.encode(x=x, y=y, color=colour),
         bars.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=faint),
         marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=tips),
-        words.encode(x=x, y=y, text="label:N", color=colour),
+        *(text.encode(x=x, y=y, text="label:N", color=colour) for text in words),
     ]
     if view.floor * MILLI > min(r["low"] for r in rows):
         layers.append(named("floor").mark_rule(color=QUIET, strokeDash=[2, 3]).encode(y="y:Q", tooltip=hover("what=")))

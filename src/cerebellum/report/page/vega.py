@@ -1,4 +1,4 @@
-"""Vega without a browser: its JavaScript in one text, and specifications as SVG or PNG. Needs the `report` extra."""
+"""Vega without a browser: its JavaScript in one text, and a specification as PNG. Needs the `report` extra."""
 
 from __future__ import annotations
 
@@ -40,13 +40,6 @@ def plain(spec: dict[str, Any], width: int) -> dict[str, Any]:
     """The specification in light colours on white, of a fixed width."""
     text = re.sub(r"var\(--([a-z]+)\)", lambda found: LIGHT[found[1]], json.dumps(spec))
     return {**json.loads(text), "width": width, "background": LIGHT["back"]}
-
-
-def svg(spec: dict[str, Any], width: int = 640) -> str:
-    """The chart as SVG."""
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(plain(spec, width), vl_version=VEGA_LITE))
 
 
 def png(spec: dict[str, Any], width: int = 640, scale: float = 2.0) -> bytes:
