@@ -28,6 +28,7 @@ from cerebellum.report.front_matter import (
 )
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
 from tests.allocation.test_allocation import BLOCKS, allocate, planted
+from tools.demo import set_of
 
 hub = pytest.importorskip("huggingface_hub", reason="the hub's library is not installed")
 yaml = pytest.importorskip("yaml", reason="no YAML reader here")
@@ -180,6 +181,24 @@ def test_a_ladder_says_which_file_to_take(ladder: tuple[str, dict[str, Any], Pat
     table = text.split("## Which file to take")[1].split("## ")[0]
     assert all(f"| {label} |" in table for label in reports) and "Take the largest file that" in table
     assert table.count("stock Q") == len(reports)
+
+
+@pytest.mark.parametrize("kind", ["single", "chosen", "ladder"])
+def test_the_picture_lies_beside_the_card(kind: str, request: pytest.FixtureRequest) -> None:
+    card, _, folder = request.getfixturevalue(kind)
+    (name,) = re.findall(r"^!\[KL divergence against bytes\]\(<(.*)>\)$", card, re.MULTILINE)
+    assert (folder / name).is_file()
+
+
+def test_sizes_count_the_keys_of_the_file(single: tuple[str, dict[str, Any], Path]) -> None:
+    """As on the disk: the recipe's file, and the stock file without any keys of ours."""
+    card, report, folder = single
+    base, recipe = report["controls"]["report"]["rows"][:2]
+    assert recipe["file_bytes"] == (folder / Path(report["written"]["path"]).name).stat().st_size
+    assert base["file_bytes"] == report["facts"]["base"]["file_bytes"]
+    assert recipe["file_bytes"] > base["file_bytes"] + recipe["delta_bytes"]  # the keys
+    assert [set_of(row)["bytes"] for row in (base, recipe)] == [base["file_bytes"], recipe["file_bytes"]]
+    assert f"| recipe | {recipe['file_bytes'] / 1e6:,.2f} MB |" in card
 
 
 def test_memory_is_that_of_the_written_file(single: tuple[str, dict[str, Any], Path]) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -15,6 +16,7 @@ from cerebellum.domain import TensorType
 from cerebellum.errors import InputError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import SpeedUse
+from cerebellum.report.card_picture import write_picture
 from cerebellum.report.page import page_of, read_view, vega
 from cerebellum.report.page.live import is_live
 from cerebellum.report.reading import view_of
@@ -146,3 +148,34 @@ def test_the_page_is_drawn_again_from_the_json(made: Path) -> None:
 def test_a_damaged_comparison_is_one_message(made: Path, key: str, value: Any) -> None:
     with pytest.raises(InputError, match=r"report\.json is damaged"):
         view_of(read(made / "compared" / "report.json") | {key: value})
+
+
+@pytest.mark.parametrize("with_extra", [pytest.param(True, marks=needs_extra), False])
+def test_a_card_s_picture_is_a_file_beside_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_extra: bool
+) -> None:
+    """PNG with the extra, else SVG; one of another kind, of an earlier card, doesn't stay."""
+    monkeypatch.setattr(vega, "is_available", lambda: with_extra)
+    kinds = ("png", "svg") if with_extra else ("svg", "png")
+    path, other = (tmp_path / f"a (model).kld.{kind}" for kind in kinds)
+    other.write_text("old")
+    line, empty = write_picture(read(made / "compared" / "report.json"), tmp_path, "a (model)")
+    target = line.removeprefix("![KL divergence against bytes](<").removesuffix(">)")
+    assert (unquote(target), empty) == (path.name, "") and not other.exists() and "(" not in target
+    start = path.read_bytes()[:24]
+    if with_extra:
+        assert start[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(start[16:20], "big") > 1000
+    else:
+        assert "Q3_K_M" in path.read_text() and start.startswith(b"<svg ")
+
+
+def test_a_chart_that_fails_leaves_the_plain_picture(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(spec: Any) -> bytes:
+        raise RuntimeError("no picture today")
+
+    monkeypatch.setattr(vega, "is_available", lambda: True)
+    monkeypatch.setattr(vega, "png", broken)
+    assert "m.kld.svg" in write_picture(read(made / "compared" / "report.json"), tmp_path, "m")[0]
+    assert (tmp_path / "m.kld.svg").is_file()
