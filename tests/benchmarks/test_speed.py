@@ -24,8 +24,8 @@ from benchmarks.running import CommandFailedError
 from benchmarks.step_times import BASE, SWEEP, HereBackend, StepTimes, sweep_options, timed_sweep
 from benchmarks.stock_loop import override_of
 from benchmarks.sweep_report import phase_seconds
-from cerebellum import bundled
 from cerebellum.gguf.patterns import compiled_pattern
+from tests.llamacpp import tiny
 
 
 @pytest.mark.parametrize("n", [6, 20, 101, 400])
@@ -185,12 +185,13 @@ def test_figures_of_whole_and_replayed_trials() -> None:
 def test_bare_passes_are_made_beside_those_of_a_sweep(whole: bool, tmp_path: Path) -> None:
     """Really: one beside each pass of a trial, before and after in turn, told apart by the clock; what was measured is that of a sweep
     without them. A study that has it all is refused."""
+    (text := tmp_path / "text.txt").write_text(tiny.text(400))
     options = argparse.Namespace(
-        model=bundled.MODEL, base="Q3_K_M", role="ffn_gate", to="Q2_K", blocks=[0, 13] if whole else None,
-        text=bundled.SEARCH_TEXT, ctx=64, chunks=3, threads=2, gpu_layers=0, whole=whole,
+        model=tiny.llama(tmp_path / "model.gguf"), base="Q3_K_M", role="ffn_gate", to="Q2_K", blocks=[0, 2] if whole else None,
+        text=text, ctx=64, chunks=3, threads=2, gpu_layers=0, whole=whole,
     )  # fmt: skip
     found = beside(options, tmp_path / "beside")
-    assert [len(own) for own in found.pairs.values()] == [3] * (2 if whole else 14)
+    assert [len(own) for own in found.pairs.values()] == [3] * (2 if whole else tiny.BLOCKS)
     assert all(0 < pair.decoding < pair.trial and pair.bare > 0 for own in found.pairs.values() for pair in own)
     plain, again = (
         timed_sweep(
