@@ -1,8 +1,8 @@
 """Refinement by measurement: steps measured from the recipe itself, put together within its bytes, taken only where the interval says so.
 
 A round opens the recipe's own file as a base, so that each step is computed from the block that it changes. The steps are measured on a few
-chunks, the recipes that are made of them on others (`judged_chunks`). Where nothing is taken the next round measures on twice as many
-chunks. A round begins only if what it may cost at most, judging and writing included, is left of the budget.
+chunks, the recipes that are made of them on others (`judged_chunks`). Where nothing is taken the next round measures and judges on twice
+as many chunks. A round begins only if what it may cost at most, judging and writing included, is left of the budget.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from cerebellum.verbs.allocation.measuring import effect_values, recipe_trial, s
 from cerebellum.verbs.session import Session, opened_runner
 from cerebellum.verbs.write import make_overrides
 
-#: Chunks that a step is measured on first, and at most how many a proposal is judged on.
+#: Chunks that a step is measured on first, and at most how many a proposal is judged on then; both double together.
 STEP_CHUNKS, JUDGED_CHUNKS = 2, 32
 #: Rounds at most, and the fewest steps that a round is worth.
 ROUNDS, LEAST_STEPS = 12, 8
@@ -77,7 +77,7 @@ def judging_cost(n_judged: int) -> int:
 def judged_chunks(order: Sequence[int], look: int) -> Sequence[int]:
     """The chunks that recipes are judged on: none that a step was measured on, and none that an anchor was, if enough others are left."""
     apart = order[max(look, LOOKS[-1]) :]
-    return (apart if len(apart) >= LEAST_APART else order[look:])[:JUDGED_CHUNKS]
+    return (apart if len(apart) >= LEAST_APART else order[look:])[: JUDGED_CHUNKS * look // STEP_CHUNKS]
 
 
 def level_of(number: int, n_proposals: int) -> float:
