@@ -1,15 +1,17 @@
 """Importance matrices by the stock llama-imatrix and by `cerebellum imatrix`: tensors, counts and sums, entry by entry; time and memory.
 
-python -m benchmarks.compare_imatrix MODEL… --text FILE [--ctx 512] [--chunks 16] [--threads N] [--process-output] [--keep DIR]
+python -m benchmarks.compare_imatrix MODEL… --text FILE [--ctx 512] [--chunks 16] [--threads N] [--repeat 1] [--process-output]
+    [--keep DIR]
 
-Exit code 1 where the tensors or the counts differ, or a sum by more than 1e-5 of it.
+With --repeat the two programs run alternately so many times; time and memory are the median of each pair's ratio, with the least and the
+largest. Memory is the sum of our two processes' peaks, ours and llama.cpp's. The table also has the seconds of one run: on a tiny model
+most of them are starting, so take many chunks. Exit code 1 where the tensors or the counts differ, or a sum by more than 1e-5 of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.importance import MatrixJob, exit_code, folder_of, parser_of
 from benchmarks.peak_memory import peaks_of
-from benchmarks.running import OURS, CommandFailedError, positive, shortened, show
-from benchmarks.stock import StockBuildError, stock_programs
-from cerebellum.cores import n_cores
+from benchmarks.ratios import ratios, spread
+from benchmarks.running import positive, shortened, show
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.gguf.importance import Importance
-from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 
 #: The largest relative difference of a sum that passes.
 TOLERANCE = 1e-5
@@ -66,72 +67,81 @@ def likeness(ours: Importance, stock: Importance) -> Likeness:
     )
 
 
-def compared(model: Path, folder: Path, options: argparse.Namespace) -> tuple[Likeness, list[str]]:
-    """Both programs on one model: how alike, and the table's row. Raises CommandFailedError."""
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A model by both programs: how alike, seconds and peak bytes of each run of ours and of stock's."""
+
+    model: str
+    likeness: Likeness
+    ours: Sequence[tuple[float, int]]
+    stock: Sequence[tuple[float, int]]
+
+    @property
+    def row(self) -> list[str]:
+        """The table's row."""
+        found = self.likeness
+        seconds, sizes = ([[run[i] for run in runs] for runs in (self.ours, self.stock)] for i in (0, 1))
+        return [
+            self.model,
+            f"{found.n_entries}{'' if found.same_names else ' of others'}",
+            "same" if found.same_counts else "DIFFER",
+            f"{found.same_bits:,} of {found.n_sums:,}",
+            f"{found.largest:.1e}",
+            f"{spread(seconds[0]).median:.1f}, {spread(seconds[1]).median:.1f}",
+            ratios(*seconds).text(),
+            ratios(*sizes).text(),
+        ]
+
+
+def compared(model: Path, folder: Path, options: argparse.Namespace) -> Compared:
+    """Both programs on one model, one after the other, again and again. Raises CommandFailedError, StockBuildError."""
+    job = MatrixJob(options.text, options.ctx, options.chunks, options.threads, options.process_output)
     theirs, ours = (folder / f"{model.stem}.{who}.imatrix.gguf" for who in ("stock", "ours"))
-    ours.unlink(missing_ok=True)
-    size = ["-f", options.text, "-c", options.ctx, "--chunks", options.chunks, "-t", options.threads, "-o"]
-    output = ["--process-output"] if options.process_output else []
-    programs = stock_programs()
-    stock = timed([programs.imatrix, "-m", model, *size, theirs, *output, "--no-ppl", "--no-repack"])
-    own = timed([*OURS, "imatrix", model, *size, ours, *output, "--quiet"])
+    runs: list[tuple[tuple[float, int], tuple[float, int]]] = []
+    for _ in range(options.repeat):
+        ours.unlink(missing_ok=True)
+        runs.append((timed(job.ours(model, ours)), timed(job.stock(model, theirs))))
     found = likeness(read_importance(ours, options.ctx), read_importance(theirs, options.ctx))
-    row = [
-        model.name,
-        f"{found.n_entries}{'' if found.same_names else ' of others'}",
-        "same" if found.same_counts else "DIFFER",
-        f"{found.same_bits:,} of {found.n_sums:,}",
-        f"{found.largest:.1e}",
-        f"{own[0] / stock[0]:.2f}",
-        f"{own[1] / stock[1]:.2f}",
-    ]
-    return found, row
+    return Compared(model.name, found, *zip(*runs, strict=True))
 
 
-def timed(command: Sequence[object]) -> tuple[float, int]:
+def timed(command: Sequence[str]) -> tuple[float, int]:
     """Seconds and peak resident bytes of a command, its child included. Raises CommandFailedError."""
-    words = [str(word) for word in command]
-    print("$", *shortened(words), file=sys.stderr, flush=True)
+    print("$", *shortened(command), file=sys.stderr, flush=True)
     started = time.monotonic()
-    peaks = peaks_of(words)
+    peaks = peaks_of(list(command))
     return time.monotonic() - started, peaks.parent + peaks.engine
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_imatrix", description=__doc__.splitlines()[0])
+    parser = parser_of("compare_imatrix", __doc__.splitlines()[0])
     parser.add_argument("models", nargs="+", type=Path, metavar="MODEL")
     parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--ctx", type=positive, default=CHUNK_TOKENS)
     parser.add_argument("--chunks", type=positive, default=16)
-    parser.add_argument("--threads", type=positive, default=n_cores())
+    parser.add_argument("--repeat", type=positive, default=1, help="runs of each program")
     parser.add_argument("--process-output", action="store_true", help="the output matrix too")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here")
     return parser
 
 
+COLUMNS = (
+    "model", "entries", "counts", "sums with the same bits", "largest difference", "seconds, ours and stock", "time ÷ stock",
+    "memory ÷ stock",
+)  # fmt: skip
+
+
+def table(options: argparse.Namespace) -> bool:
+    """Print the table; whether all pass."""
+    with folder_of(options.keep) as folder:
+        found = [compared(model, folder, options) for model in options.models]
+    show(f"{options.chunks} chunks of {options.ctx} tokens", COLUMNS, (each.row for each in found))
+    return all(each.likeness.passes for each in found)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Print the table; 0 where all pass, 1 where not, 2 where a program failed."""
+    """0 where all pass, 1 where not, 2 where a program failed."""
     options = arguments().parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = options.keep or Path(scratch)
-            folder.mkdir(parents=True, exist_ok=True)
-            found = [compared(model, folder, options) for model in options.models]
-    except (CommandFailedError, StockBuildError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    columns = [
-        "model",
-        "entries",
-        "counts",
-        "sums with the same bits",
-        "largest difference",
-        "time ÷ stock",
-        "memory ÷ stock",
-    ]
-    show(f"{options.chunks} chunks of {options.ctx} tokens", columns, (row for _, row in found))
-    return 0 if all(each.passes for each, _ in found) else 1
+    return exit_code(lambda: table(options))
 
 
 if __name__ == "__main__":

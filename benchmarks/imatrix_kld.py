@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.running import OURS, CommandFailedError, positive, run, run_ours, show
-from benchmarks.stock import StockBuildError, stock_programs
-from cerebellum.cores import n_cores
+from benchmarks.importance import MatrixJob, exit_code, folder_of, parser_of
+from benchmarks.running import OURS, positive, run, run_ours, show
 from cerebellum.gguf.model_file import open_weights
 from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX
-from cerebellum.llamacpp.protocol import CHUNK_TOKENS
 
 TYPES = "Q2_K,IQ2_S,IQ3_S,Q3_K_M,Q4_K_M"
 #: Whose matrix, in the order of the columns.
@@ -48,24 +45,13 @@ class Divergence:
 
 def matrices(options: argparse.Namespace, folder: Path) -> dict[str, Path | None]:
     """Each matrix by whose it is, made now. Raises CommandFailedError, StockBuildError."""
-    size = ["-f", options.calibration, "-c", options.ctx, "--chunks", options.imatrix_chunks, "-t", options.threads]
-    made: dict[str, Path | None] = {NONE: None, MADE: folder / "ours.imatrix.gguf"}
-    run([*OURS, "imatrix", options.model, *map(str, size), "-o", str(made[MADE]), "--quiet"])
-    if options.stock:
-        made[STOCK] = folder / "stock.imatrix.gguf"
-        run(
-            [
-                stock_programs().imatrix,
-                "-m",
-                options.model,
-                *map(str, size),
-                "-o",
-                str(made[STOCK]),
-                "--no-ppl",
-                "--no-repack",
-            ]
-        )
-    return made
+    job = MatrixJob(options.calibration, options.ctx, options.imatrix_chunks, options.threads)
+    ours, stock = folder / "ours.imatrix.gguf", folder / "stock.imatrix.gguf"
+    run(job.ours(options.model, ours))
+    if not options.stock:
+        return {NONE: None, MADE: ours}
+    run(job.stock(options.model, stock))
+    return {NONE: None, MADE: ours, STOCK: stock}
 
 
 def measured(options: argparse.Namespace, folder: Path, kind: str, whose: str, matrix: Path | None) -> Divergence:
@@ -113,36 +99,31 @@ def needs_matrix(kind: str) -> bool:
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.imatrix_kld", description=__doc__.splitlines()[0])
+    parser = parser_of("imatrix_kld", __doc__.splitlines()[0])
     parser.add_argument("model", type=Path, metavar="MODEL", help="the unquantized model")
     parser.add_argument("--calibration", type=Path, required=True, help="the text that makes the matrices")
     parser.add_argument("--report", type=Path, required=True, help="another text, to measure on")
     parser.add_argument("--types", default=TYPES)
-    parser.add_argument("--ctx", type=positive, default=CHUNK_TOKENS)
     parser.add_argument("--chunks", type=positive, help="only so many chunks of the report text")
     parser.add_argument("--imatrix-chunks", type=positive, default=40)
-    parser.add_argument("--threads", type=positive, default=n_cores())
     parser.add_argument("--no-stock", dest="stock", action="store_false", help="without stock llama-imatrix")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the files here")
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print the table; 0 where all pass, 1 where not, 2 where a program failed."""
-    options = arguments().parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = options.keep or Path(scratch)
-            folder.mkdir(parents=True, exist_ok=True)
-            found = list(rows(options, folder))
-    except (CommandFailedError, StockBuildError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def table(options: argparse.Namespace) -> bool:
+    """Print the table; whether all pass."""
+    with folder_of(options.keep) as folder:
+        found = list(rows(options, folder))
     columns = ["type", "no matrix", "ours", *(["stock's", "tensors of both"] if options.stock else [])]
-    show(
-        f"Mean KL divergence to {options.model.name}, thousandths of a nat a token", columns, (row for _, row in found)
-    )
-    return 0 if all(passes for passes, _ in found) else 1
+    title = f"Mean KL divergence to {options.model.name}, thousandths of a nat a token"
+    show(title, columns, (row for _, row in found))
+    return all(passes for passes, _ in found)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 where all pass, 1 where not, 2 where a program failed."""
+    options = arguments().parse_args(argv)
+    return exit_code(lambda: table(options))
 
 
 if __name__ == "__main__":

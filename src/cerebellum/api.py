@@ -600,17 +600,26 @@ def ladder(
     sizes: Names,
     *,
     out: PathLike,
+    source: PathLike | None = None,
     progress: Progress | None = None,
     backend: Backend | None = None,
     **options: Unpack[AllocateKeywords],
 ) -> AllocationLadder:
     """`allocate` for several ``sizes`` ("Q2_K,Q3_K_M", "3.0GB", "3.9bpw") from one study and one set of anchors: a file each, one table and
-    one picture. Options are those of `allocate`, without a size. Raises a `CerebellumError`; whatever was measured by then is kept."""
+    one picture. ``source``: what the anchors begin with, as in `transfer`. Options are those of `allocate`, without a size.
+
+    Raises a `CerebellumError`; whatever was measured by then is kept.
+    """
     from cerebellum.report.allocation import write_allocation
     from cerebellum.report.allocation_ladder import write_allocation_ladder
 
     targets = ladder_targets(sizes, dict(options))
     benchmarks, session, allocation = _allocation_job(model, out, options, progress)
+    if source is not None:
+        if allocation.sensitivity is not None:
+            raise InputError("give a map of the model itself (map) or a source to transfer from, not both")
+        allocation = replace(allocation, origin=read_origin(Path(source)))
+        session = replace(session, also_read=(*session.also_read, Path(source)))
     with _watched(progress, session.out, session.model) as watched:
         return allocate_ladder(
             session, allocation, targets, backend=backend or _llama(), publish=write_allocation,

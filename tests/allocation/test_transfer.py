@@ -218,3 +218,17 @@ def test_what_can_not_be_transferred_is_refused(family: Path, tmp_path: Path) ->
     with pytest.raises(InputError, match=r"nothing to carry over to other\.gguf.*attn_k: study doesn't have it"):
         api.transfer(family / "study", other, out=tmp_path / "p", backend=planted(other), **options(family))
     assert not [p for folder in ("o", "p") for p in (tmp_path / folder).glob("*cerebellum*")]
+
+
+def test_a_ladder_begins_with_a_sibling_too(family: Path, tmp_path: Path) -> None:
+    """The size in the middle is transferred; the other solves by what that measured."""
+    new, own = family / "new.gguf", {k: v for k, v in options(family).items() if k != "like"}
+    source = family / "study"
+    made = api.ladder(new, "Q3_K_M,Q4_K_M", source=source, out=tmp_path / "out", backend=planted(new), **own)
+    first, second = made.results
+    assert taken(first).verdict is Verdict.HOLDS and second.transferred is None
+    assert (
+        second.anchors.anchors == first.anchors.anchors and first.written.path.exists() and second.written.path.exists()
+    )
+    with pytest.raises(InputError, match="not both"):
+        api.ladder(new, "Q3_K_M,Q4_K_M", source=source, out=tmp_path / "x", map=source / "sensitivity.json", **own)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cerebellum.profiles.depth import carried, map_block, map_run, relative_depth
+from cerebellum.profiles.depth import carried, map_run, relative_depth
+from tests.cli.command import cerebellum, refused
 
 
 def test_the_published_claim() -> None:
@@ -16,8 +19,8 @@ def test_the_published_claim() -> None:
 
 
 def test_ends_stay_ends() -> None:
-    assert map_block(0, 35, 42) == 0
-    assert map_block(34, 35, 42) == 41
+    assert map_run(0, 0, 35, 42) == (0, 0)
+    assert map_run(34, 34, 35, 42) == (41, 41)
     assert relative_depth(34, 35) == 1.0
     assert relative_depth(0, 1) == 0.0
 
@@ -49,3 +52,14 @@ def test_a_profile_is_carried_by_depth() -> None:
     """Linear in depth between the blocks that the role has; the end's value beyond an end."""
     assert carried({0: 1.0, 10: 3.0}, 11, [0, 5, 10, 20], 21).tolist() == [1.0, 1.5, 2.0, 3.0]
     assert carried({3: 1.0, 7: 2.0}, 11, [0, 5, 10], 11).tolist() == [1.0, 1.5, 2.0]
+
+
+def test_the_command_maps_the_published_claim_both_ways(tmp_path: Path) -> None:
+    for words, said in (
+        (("11-14", "35", "42"), "blocks 14 to 17 of 42"),
+        (("14-17", "42", "35"), "blocks 11 to 14 of 35"),
+    ):
+        done = cerebellum(tmp_path, "profile", "map", *words)
+        assert done.returncode == 0 and said in done.stdout
+    refused(cerebellum(tmp_path, "profile", "map", "30-40", "35", "42"), 2, "blocks 30 to 40", "35 blocks")
+    refused(cerebellum(tmp_path, "profile", "map", "x", "35", "42"), 2, "11-14")

@@ -19,6 +19,7 @@ from cerebellum.results import RunResult
 from cerebellum.stats.verdicts import Verdict
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 from cerebellum.verbs import write
+from cerebellum.verbs.verify import State, verify_file
 
 BLOCKS = 8
 BASE_KLD = 0.04
@@ -57,6 +58,25 @@ def test_greedy_takes_the_cheap_ones_and_leaves_the_dear(model: Path) -> None:
     assert result.written is not None
     types = read_model(result.written.path).types
     assert {name for name, kind in types.items() if kind == "Q2_K"} == {gate(i).tensor for i in (0, 1, 4, 7)}
+
+
+def test_its_file_says_where_it_comes_from_where_the_growth_allowed_has_room(model: Path) -> None:
+    """Two tensors demoted save less than the keys take: none without growth. With growth the file verifies against its source."""
+    bare = run(model, allow=0.06)
+    assert bare.written is not None and "cerebellum.recipe" not in read_model(bare.written.path).metadata
+    backend = FakeBackend(EFFECTS)
+    grown = run(model, backend, allow=0.06, max_growth="1MB", force=True)
+    assert grown.written is not None
+    kept = read_model(grown.written.path)
+    assert grown.written.summary.divergence is not None
+    expected = grown.written.summary.divergence.mean.estimate
+    assert kept.metadata["cerebellum.expected_kld"] == pytest.approx(expected, rel=1e-12)
+    assert kept.types == read_model(bare.written.path).types
+    checked = verify_file(backend, grown.written.path, source=model, study=model.parent / "out")
+    assert {c.what: c.state for c in checked.checks} == dict.fromkeys(
+        ("tensors", "study", "source", "rebuild"), State.OK
+    )
+    assert 0 < grown.written.file_bytes - bare.written.file_bytes <= 1e6
 
 
 def test_what_damages_by_kld_and_lowers_perplexity_is_called_drift(model: Path) -> None:

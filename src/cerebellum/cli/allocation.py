@@ -53,17 +53,22 @@ def run_transfer(
     wide: bool,
     dry_run: bool,
 ) -> None:
-    """The estimate, and unless that was all, the transfer."""
+    """The estimate, and unless that was all, the transfer, or a ladder that one transfer serves."""
     from cerebellum import api
 
+    sizes = options.pop("ladder", None)
     if dry_run or not (out / "study.sqlite").exists():
-        estimate = api.estimate(model, out=out, source=source, progress=progress, **options)
+        estimate = api.estimate(model, out=out, source=source, progress=progress, **rung_of(options, sizes))
         if dry_run:
-            show_estimate(estimate, None, as_json)
+            show_estimate(estimate, sizes, as_json)
             return
-        tell_estimate(estimate, None, progress)
-    result = api.transfer(source, model, out=out, progress=progress, **options)
-    show_allocation(result, out, as_json=as_json, wide=wide)
+        tell_estimate(estimate, sizes, progress)
+    if sizes:
+        found = api.ladder(model, sizes, out=out, source=source, progress=progress, **options)
+        show_ladder(found, out, as_json=as_json, wide=wide)
+    else:
+        result = api.transfer(source, model, out=out, progress=progress, **options)
+        show_allocation(result, out, as_json=as_json, wide=wide)
 
 
 def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:

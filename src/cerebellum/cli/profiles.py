@@ -10,6 +10,8 @@ from cerebellum.cli.common import guarded, json_option, print_json
 from cerebellum.cli.console import print_grid
 
 FilePath = click.Path(path_type=Path)
+#: More blocks than any model has.
+MOST_BLOCKS = 99_999
 
 
 @click.command("transfer-check")
@@ -69,3 +71,29 @@ def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -
         print_json(profile_json(found, name, chosen))
     else:
         print_grid(profile_grid(found, name, chosen))
+
+
+@profile.command("map")
+@click.argument("blocks", metavar="BLOCKS")
+@click.argument("n_from", metavar="OF", type=click.IntRange(1, MOST_BLOCKS))
+@click.argument("n_to", metavar="TO", type=click.IntRange(1, MOST_BLOCKS))
+@guarded
+def map_blocks(blocks: str, n_from: int, n_to: int) -> None:
+    """Say which blocks of a model of TO blocks lie at the depth of BLOCKS (11-14, or 11) of a model of OF blocks.
+
+    The run keeps its length, and its middle its relative depth.
+
+    Example: cerebellum profile map 11-14 35 42
+    """
+    from cerebellum.errors import InputError
+    from cerebellum.profiles.depth import map_run
+    from cerebellum.quoting import name as quoted
+
+    first, _, last = blocks.partition("-")
+    if not all(word.isascii() and word.isdecimal() and len(word) < 6 for word in (first, last or first)):
+        raise InputError(f"{quoted(blocks)} is no run of blocks; write 11-14, or 11 for one block")
+    try:
+        start, end = map_run(int(first), int(last or first), n_from, n_to)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    click.echo(f"blocks {first} to {last or first} of {n_from} lie at the depth of blocks {start} to {end} of {n_to}")

@@ -28,7 +28,7 @@ def _job_options() -> list[Any]:
     """Those of `run` that `cerebellum.transfer` takes."""
     from cerebellum.keywords import TransferKeywords
 
-    taken = {*TransferKeywords.__annotations__, "n_threads", "n_gpu_layers", "n_ubatch", "replay_memory"}
+    taken = {*TransferKeywords.__annotations__, "ladder", "n_threads", "n_gpu_layers", "n_ubatch", "replay_memory"}
     options = (*ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options)
     return [option for option in options if named(option) in taken]
 

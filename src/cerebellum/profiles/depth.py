@@ -18,11 +18,6 @@ def relative_depth(block: float, n_blocks: int) -> float:
     return block / (n_blocks - 1) if n_blocks > 1 else 0.0
 
 
-def map_block(block: int, n_from: int, n_to: int) -> int:
-    """The block of a model of ``n_to`` blocks that lies nearest to ``block`` of ``n_from``. Raises `ValueError`."""
-    return map_run(block, block, n_from, n_to)[0]
-
-
 def map_run(first: int, last: int, n_from: int, n_to: int) -> tuple[int, int]:
     """Blocks ``first`` to ``last`` of ``n_from`` in a model of ``n_to``: (first, last) of as many blocks, their middle at the same depth.
 

@@ -385,5 +385,6 @@ def written_lines(result: RunResult) -> list[str]:
         f"perplexity {perplexity_cell(written.summary)} on the report text, {written.from_base.judgement.reason}",
         f"overrides: {written.overrides_path.name} (lines: {len(written.overrides)}, each hits one tensor)",
         f"reproduce: {written.reproduce}",
+        "that gives the same tensors; this file's header may have keys more, which say where it comes from (cerebellum verify)",
         *([f"benchmarks not finished: {', '.join(tasks)}; the same command goes on with them"] if tasks else []),
     ]

@@ -26,6 +26,7 @@ from cerebellum.results.part import Part
 from cerebellum.scoring.summary import as_json, summarize
 from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
 from cerebellum.study.shards import PartDone
+from cerebellum.verbs.allocation.stamped import stamp_within
 from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_in, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
@@ -41,7 +42,7 @@ from cerebellum.verbs.sweep import BASE_TRIAL, SweepOptions, make_plan, run_swee
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid
 from cerebellum.verbs.warned import tell
-from cerebellum.verbs.write import recipe_path, write_recipe
+from cerebellum.verbs.write import recipe_path, write_trial
 
 #: Writes the report of a result into a folder, and gives what its ``report.json`` holds.
 Publish = Callable[[RunResult, Path], dict[str, Any]]
@@ -119,7 +120,8 @@ def run_session(
         note_job(session.study, session.options)
         unwritten = better_set(combination, choice_options.max_growth_bytes) if combination else ""
         if combination is not None and not unwritten:
-            written = write_recipe(session, combination)
+            recipe = combination.recipe
+            written = write_trial(session, recipe, stamp=stamp_within(session, recipe, choice_options.max_growth_bytes))
         facts = {**facts_of(session), "choice": as_json(choice_options)}
         if unwritten:
             facts["unwritten"] = unwritten

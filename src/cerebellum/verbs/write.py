@@ -12,7 +12,7 @@ from cerebellum.files import companions, write_text
 from cerebellum.gguf import model_file
 from cerebellum.gguf.overrides import Overrides, format_overrides, pairs, pin, prove
 from cerebellum.keys import sha256_file, stem_of
-from cerebellum.results import Combination, Written
+from cerebellum.results import Written
 from cerebellum.scoring.summary import contrast, summarize
 from cerebellum.study.runner import Scores, TrialRunner
 from cerebellum.verbs.base import base_ftype
@@ -35,11 +35,6 @@ def make_overrides(session: Session, recipe: Trial) -> Overrides:
 def recipe_path(options: SessionOptions, source: Model) -> Path:
     """Where the GGUF of a choice goes."""
     return options.out / f"{stem_of(source.path)}-{base_ftype(source, options.base)}-cerebellum.gguf"
-
-
-def write_recipe(session: Session, combination: Combination) -> Written:
-    """The GGUF of a combination and its override file in the output folder; see `write_trial`."""
-    return write_trial(session, combination.recipe)
 
 
 #: Writes keys into a file that was just written, before it is measured.

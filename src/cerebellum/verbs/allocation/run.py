@@ -158,7 +158,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         session,
         recipe,
         file_name(session.source, session.base.ftype, options),
-        stamp_of(session, table, recipe),
+        stamp_of(session, recipe) if table.extra_bytes else None,
         Size(table.file_bytes(types), limit),
     )
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
