@@ -79,14 +79,14 @@ class Compared:
     @property
     def row(self) -> list[str]:
         """The table's row."""
-        found = self.likeness
+        alike = self.likeness
         seconds, sizes = ([[run[i] for run in runs] for runs in (self.ours, self.stock)] for i in (0, 1))
         return [
             self.model,
-            f"{found.n_entries}{'' if found.same_names else ' of others'}",
-            "same" if found.same_counts else "DIFFER",
-            f"{found.same_bits:,} of {found.n_sums:,}",
-            f"{found.largest:.1e}",
+            f"{alike.n_entries}{'' if alike.same_names else ' of others'}",
+            "same" if alike.same_counts else "DIFFER",
+            f"{alike.same_bits:,} of {alike.n_sums:,}",
+            f"{alike.largest:.1e}",
             f"{spread(seconds[0]).median:.1f}, {spread(seconds[1]).median:.1f}",
             ratios(*seconds).text(),
             ratios(*sizes).text(),
@@ -101,8 +101,8 @@ def compared(model: Path, folder: Path, options: argparse.Namespace) -> Compared
     for _ in range(options.repeat):
         ours.unlink(missing_ok=True)
         runs.append((timed(job.ours(model, ours)), timed(job.stock(model, theirs))))
-    found = likeness(read_importance(ours, options.ctx), read_importance(theirs, options.ctx))
-    return Compared(model.name, found, *zip(*runs, strict=True))
+    alike = likeness(read_importance(ours, options.ctx), read_importance(theirs, options.ctx))
+    return Compared(model.name, alike, *zip(*runs, strict=True))
 
 
 def timed(command: Sequence[str]) -> tuple[float, int]:
@@ -133,9 +133,9 @@ COLUMNS = (
 def table(options: argparse.Namespace) -> bool:
     """Print the table; whether all pass."""
     with folder_of(options.keep) as folder:
-        found = [compared(model, folder, options) for model in options.models]
-    show(f"{options.chunks} chunks of {options.ctx} tokens", COLUMNS, (each.row for each in found))
-    return all(each.likeness.passes for each in found)
+        models = [compared(model, folder, options) for model in options.models]
+    show(f"{options.chunks} chunks of {options.ctx} tokens", COLUMNS, (each.row for each in models))
+    return all(each.likeness.passes for each in models)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -60,9 +60,9 @@ def measured(options: argparse.Namespace, folder: Path, kind: str, whose: str, m
     given = [] if matrix is None else ["--imatrix", str(matrix)]
     run([*OURS, "quantize", options.model, kind, *given, "--out", str(path), "--force", "--quiet"])
     limit = [] if options.chunks is None else ["--chunks", str(options.chunks)]
-    found = run_ours("measure", path, "--reference", options.model, "--text", options.report, "--ctx", str(options.ctx),
+    figures = run_ours("measure", path, "--reference", options.model, "--text", options.report, "--ctx", str(options.ctx),
                      *limit, "--quiet")  # fmt: skip
-    return Divergence(found["kld"], found["kld_low"], found["kld_high"])
+    return Divergence(figures["kld"], figures["kld_low"], figures["kld_high"])
 
 
 def same_tensors(one: Path, other: Path) -> bool:
@@ -77,16 +77,16 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[bool, list
     """For each type whether it passes, and its row."""
     made = matrices(options, folder)
     for kind in options.types.upper().split(","):
-        found = {
+        divergences = {
             whose: measured(options, folder, kind, whose, matrix)
             for whose, matrix in made.items()
             if matrix is not None or not needs_matrix(kind)
         }
-        cells = [found[whose].cell if whose in found else "can't be had" for whose in made]
-        if STOCK in found:
+        cells = [divergences[whose].cell if whose in divergences else "can't be had" for whose in made]
+        if STOCK in divergences:
             same = same_tensors(folder / f"{kind}.{MADE}.gguf", folder / f"{kind}.{STOCK}.gguf")
             cells.append("same" if same else "others")
-        yield not (STOCK in found and found[MADE].is_apart(found[STOCK])), [kind, *cells]
+        yield not (STOCK in divergences and divergences[MADE].is_apart(divergences[STOCK])), [kind, *cells]
         if not options.keep:
             for path in folder.glob(f"{kind}.*.gguf"):
                 path.unlink()
@@ -113,11 +113,11 @@ def arguments() -> argparse.ArgumentParser:
 def table(options: argparse.Namespace) -> bool:
     """Print the table; whether all pass."""
     with folder_of(options.keep) as folder:
-        found = list(rows(options, folder))
+        judged = list(rows(options, folder))
     columns = ["type", "no matrix", "ours", *(["stock's", "tensors of both"] if options.stock else [])]
     title = f"Mean KL divergence to {options.model.name}, thousandths of a nat a token"
-    show(title, columns, (row for _, row in found))
-    return all(passes for passes, _ in found)
+    show(title, columns, (row for _, row in judged))
+    return all(passes for passes, _ in judged)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -55,12 +55,12 @@ def row(label: tuple[str, str], roles: Sequence[RoleResult]) -> tuple[object, ..
     )
 
 
-def role_row(found: TransferCheck, r: RoleResult) -> tuple[object, ...]:
+def role_row(check: TransferCheck, r: RoleResult) -> tuple[object, ...]:
     """The cells of a role, in the order of `ROLE_COLUMNS`."""
     c = r.check
     return (
-        found.old.model,
-        found.new.model,
+        check.old.model,
+        check.new.model,
         r.role,
         f"{c.agreement:.2f} [{c.low:.2f}, {c.high:.2f}]",
         c.verdict,
@@ -82,11 +82,11 @@ def main(argv: list[str] | None = None) -> int:
     if len(tables) < 2:
         print(f"error: {options.folder} has fewer than two tables (*.kld.json)", file=sys.stderr)
         return 2
-    found = [check_transfer(a, b) for a, b in itertools.permutations(tables, 2)]
-    roles = [r for one in found for r in one.roles]
+    checks = [check_transfer(a, b) for a, b in itertools.permutations(tables, 2)]
+    roles = [r for one in checks for r in one.roles]
     if options.all:
-        show("By role", ROLE_COLUMNS, (role_row(one, r) for one in found for r in one.roles))
-    rows = [row((one.old.model, one.new.model), one.roles) for one in found]
+        show("By role", ROLE_COLUMNS, (role_row(one, r) for one in checks for r in one.roles))
+    rows = [row((one.old.model, one.new.model), one.roles) for one in checks]
     show(f"Transfers between {len(tables)} published tables", COLUMNS, [*rows, row(("all", ""), roles)])
     right = sum(r.right for r in roles) >= RIGHT * len(roles)
     return 0 if right and not unsafe(roles) and max(len(r.check.probed) for r in roles) <= MAX_PROBES else 1

@@ -64,8 +64,8 @@ def run_transfer(
             return
         tell_estimate(estimate, sizes, progress)
     if sizes:
-        found = api.ladder(model, sizes, out=out, source=source, progress=progress, **options)
-        show_ladder(found, out, as_json=as_json, wide=wide)
+        ladder = api.ladder(model, sizes, out=out, source=source, progress=progress, **options)
+        show_ladder(ladder, out, as_json=as_json, wide=wide)
     else:
         result = api.transfer(source, model, out=out, progress=progress, **options)
         show_allocation(result, out, as_json=as_json, wide=wide)
