@@ -32,10 +32,10 @@ CHUNKS = 16  # of the report text
 PACKAGES = ("torch", "transformers", "tokenizers", "gguf", "numpy")
 
 
-def train(run: Path, threads: int) -> None:
+def train(run: Path, steps: int, threads: int) -> None:
     """The run of `testbed.train` with the sibling's options, from where it stands."""
     options = {
-        "--out": run, "--shape": SHAPE, "--grown-from": ELDER, "--steps": STEPS, "--tokens": TOKENS, "--megabytes": MEGABYTES,
+        "--out": run, "--shape": SHAPE, "--grown-from": ELDER, "--steps": steps, "--tokens": TOKENS, "--megabytes": MEGABYTES,
         "--rate": RATE, "--seed": SEED, "--threads": threads,
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
@@ -92,9 +92,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", type=Path, required=True, help="folder of the training: cache, checkpoint, log")
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--steps", type=int, default=STEPS, help="more on a quiet machine make a better one")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    train(options.run, options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    train(options.run, options.steps, options.threads)
     weights = export.weights_of(options.run)
     path = options.out / f"{SHAPE}-F16.gguf"
     export.write(path, SHAPE, weights, options.run / "tokenizer.json")

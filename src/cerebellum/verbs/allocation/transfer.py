@@ -204,7 +204,7 @@ def _settle(job: _Job, held: Sequence[Role], origin: Origin, model: DamageModel,
         if not new and not again:
             break
         allowed -= len(new)
-        job.want(new, LOOKS[0])
+        job.want(new, LOOKS[1])
         job.want(again, chunks)
         job.measure(f"anchors of open decisions: {len(new) + len(again)}")
         model = predicted_model(job, held, origin)
