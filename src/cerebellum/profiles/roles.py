@@ -160,7 +160,8 @@ def _draws(belief: Belief, probed: Mapping[int, Reading], seed: int) -> Floats:
     log = sum((r.log_density(draws[:, p]) for p, r in unclear.items()), np.zeros(len(draws)))
     weights = np.exp(log - log.max())
     steps = (np.arange(_DRAWS) + 0.5) / _DRAWS
-    return draws[np.searchsorted(np.cumsum(weights / weights.sum()), steps).clip(max=len(draws) - 1)]
+    rows = np.searchsorted(np.cumsum(weights / weights.sum()), steps).clip(max=len(draws) - 1)
+    return np.asarray(draws[rows], dtype=np.float64)
 
 
 def next_place(judged: Judged, probed: Mapping[int, object], left_out: Collection[int]) -> int:
