@@ -76,6 +76,7 @@ from cerebellum.verbs.pipeline import sweep_part as measure_sweep_part
 from cerebellum.verbs.quantize import Quantized, quantize_model
 from cerebellum.verbs.splitting import SplitModel, split_limit, split_model
 from cerebellum.verbs.sweep import RaceOptions, SweepOptions
+from cerebellum.verbs.sweep_estimate import estimate_sweep as of_the_sweep
 from cerebellum.verbs.try_model import Answer, Asking, try_models
 from cerebellum.verbs.validity import check_models, judge_ladder_file
 
@@ -373,7 +374,7 @@ def sweep(
     """Each chosen tensor alone at another type. ``options``: `cerebellum.keywords.SweepKeywords`.
 
     With ``allow`` a race goes on only for what a choice within it could take, as in `run`; else to each trial's verdict. The folder ``out``
-    gets ``sweep.html``, ``sweep.md``, ``sweep.json`` and ``sweep.svg``.
+    gets ``sweep.html``, ``sweep.md``, ``sweep.json``, ``sweep.csv`` and ``sweep.svg``.
     """
     from cerebellum.report import write_sweep
 
@@ -658,16 +659,50 @@ def estimate(
     source: PathLike | None = None,
     progress: Progress | None = None,
     backend: Backend | None = None,
-    **options: Unpack[AllocateKeywords],
+    **options: Unpack[RunKeywords],
 ) -> Estimate:
-    """What `allocate` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written.
+    """What `run` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written.
 
     ``source``: what a `transfer` would start from; its trials are counted as if all of it held.
     """
-    _, session, allocation = _allocation_job(model, out, options, progress)
+    given: dict[str, Any] = dict(options)
+    if not is_allocation(given):
+        chosen = of_sweep(given)
+        bench_options(chosen)
+        check_text_named(Path(model), chosen.get("text"), bool(chosen.get("chat")))
+        session, trials, choice = split_options(Path(model), Path(out or "."), chosen)
+        return _sweep_estimate(session, trials, choice, backend or _llama(), progress)
+    _, session, allocation = _allocation_job(model, out, of_allocation(given), progress)
     if source is not None:
         allocation = replace(allocation, origin=read_origin(Path(source)))
     return estimate_allocation(session, allocation, backend or _llama(), progress)
+
+
+@checked
+@takes_hub_names
+def estimate_sweep(
+    model: PathLike,
+    *,
+    out: PathLike | None = None,
+    progress: Progress | None = None,
+    backend: Backend | None = None,
+    **options: Unpack[SweepKeywords],
+) -> Estimate:
+    """What `sweep` with these options takes and can show, as `estimate`."""
+    check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
+    session, trials, _ = split_options(Path(model), Path(out or "."), dict(options))
+    return _sweep_estimate(session, trials, None, backend or _llama(), progress)
+
+
+def _sweep_estimate(
+    session: SessionOptions,
+    trials: SweepOptions,
+    choice: ChoiceOptions | None,
+    backend: Backend,
+    progress: Progress | None,
+) -> Estimate:
+    refuse_inputs_in(session.out, session.files, JOB_FILES)
+    return of_the_sweep(session, trials, choice, backend, progress)
 
 
 def _allocation_job(
@@ -678,8 +713,6 @@ def _allocation_job(
     read = () if options.get("map") is None or _is_own_map(Path(options["map"]), out) else (Path(options["map"]),)
     benchmarks, allocation = bench_options(options), allocation_options(options)
     check_text_named(Path(model), options.get("text"), bool(options.get("chat")))
-    if options.get("chunks") is None:
-        options["chunks"] = usual_chunks(options.get("ctx") or Settings().n_ctx)
     session, *_ = split_options(Path(model), Path(out or "."), options)
     session = replace(session, also_read=read)
     if out is not None:
@@ -922,6 +955,7 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     """The flat options of `run` as the three things they are about. Raises `InputError` for one that doesn't exist."""
     check_folder(out)
     options = {name: value for name, value in given.items() if value is not None}
+    options.setdefault("chunks", usual_chunks(options.get("ctx") or Settings().n_ctx))
 
     def take(names: dict[str, str]) -> dict[str, Any]:
         return {field: options.pop(name) for name, field in names.items() if name in options}
@@ -1112,6 +1146,7 @@ __all__ = [
     "demo",
     "doctor",
     "estimate",
+    "estimate_sweep",
     "fetch",
     "fit",
     "imatrix",

@@ -89,7 +89,7 @@ COMPARE_FILES = (*STUDY_FILES, "report.html", "report.md", "report.json", "compa
 BENCH_FILES = (*STUDY_FILES, "bench.json", "bench/*.jsonl")
 REPORT_FILES = (
     "report.html", "report.md", "report.json", "sensitivity.json", "*.svg", "*.png", "*.overrides.txt", "*.card.md", "README.md",
-    "sweep.html", "sweep.md", "sweep.json",
+    "sweep.html", "sweep.md", "sweep.json", "sweep.csv", "tensors.csv",
 )  # fmt: skip
 JOB_FILES = (*BENCH_FILES, *REPORT_FILES, "base-*.gguf", "*-cerebellum.gguf", "*-cerebellum-*.gguf")
 

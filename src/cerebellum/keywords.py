@@ -30,7 +30,7 @@ class MeasureKeywords(TypedDict, total=False):
     report_text: PathLike | None  # what reports; None: the second half of ``text``
     chat: bool  # False; True: the texts are conversations, JSON lines, of which the assistant's turns are scored
     ctx: int  # 2048 tokens a chunk
-    chunks: int | None  # of each text; None: all in a sweep, 32,768 tokens' worth (16 at least) in an allocation
+    chunks: int | None  # of each text; None: as many as have 32,768 tokens, 16 at least
     base: str | None  # the stock mix to start from; None: that of ``like``, or Q3_K_M
     reference: PathLike | None  # the GGUF that KL divergence is taken to; None: the model
     imatrix: PathLike | None  # a file, "auto" or "none"; None: "auto" where it is of use

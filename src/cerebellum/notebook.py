@@ -99,12 +99,13 @@ def _ladder(result: AllocationLadder) -> View:
 
 
 def _run(result: RunResult) -> View:
+    from cerebellum.report.chosen_lines import chosen_lines
     from cerebellum.report.grids import choice_lines, comparison_grid, short_sweep_grid, written_lines
 
     grids = [short_sweep_grid(result.sweep, result.facts, result.noise)]
     if result.combination is not None:
         grids.insert(0, comparison_grid(result.combination.report, result.facts))
-    return View([*choice_lines(result), *written_lines(result)], grids)
+    return View([*chosen_lines(result), *choice_lines(result), *written_lines(result)], grids)
 
 
 def _sweep(result: SweepResult) -> View:

@@ -14,7 +14,7 @@ import numpy as np
 from cerebellum.domain import Tokens
 from cerebellum.errors import EngineDied
 from cerebellum.evals.items import Item, Likely
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, WrittenText
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Writing, WrittenText
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.testing import FakeBackend
 
@@ -92,6 +92,9 @@ class Toy:
             if ends:
                 text, ended = text[: min(ends)], "stop"
             yield number, WrittenText(text, len(text), ended)
+
+    def write_told(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText] | Writing]:
+        yield from self.write(requests)
 
     def _count(self, request: Continuation | Prompt) -> None:
         if self.dies_after is not None and self.n_answered >= self.dies_after:

@@ -18,6 +18,7 @@ import pytest
 from cerebellum.domain import Chunk, Corpus, Trial, TrialKind, tensor_types_of
 from cerebellum.errors import EngineDied, EngineError, ModelFileError, OutputError, TypeChoiceError
 from cerebellum.gguf.model_file import read_model
+from cerebellum.llamacpp import process
 from cerebellum.llamacpp.process import IDLE, Child, EngineProcess, LlamaBackend, child_environment, last_words
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.study.runner import TrialFailed, TrialRunner
@@ -319,3 +320,18 @@ def test_an_idle_process_that_started_otherwise_or_died_is_not_taken(
     assert ended(started[-1].pid, 5.0)
     assert BACKEND.types(model, "Q4_0") == types and len(started) == 4
     assert ended(started[0].pid, 5.0) and ended(started[1].pid, 5.0)
+
+
+def test_a_child_that_answers_nonsense_and_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was waited for without end."""
+    monkeypatch.setattr(process, "PATIENCE", 0.3)
+    child = Child("nonsense")
+    os.kill(child.pid, signal.SIGSTOP)
+    pipe = child._process.stdout
+    assert pipe is not None
+    monkeypatch.setattr(child._process, "stdout", io.BytesIO(b"no pickle"))
+    with pytest.raises(EngineDied, match=r"asked: llama\.cpp's process died \(SIGKILL\)"):
+        child.call("asked", "build_id")
+    assert ended(child.pid, within=5.0)
+    child.close()
+    pipe.close()

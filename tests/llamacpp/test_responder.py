@@ -16,7 +16,8 @@ import pytest
 
 from cerebellum import bundled
 from cerebellum.errors import EngineDied, EngineError, TextError
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, WrittenText
+from cerebellum.llamacpp.generate import writing
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, Writing, WrittenText
 from cerebellum.llamacpp.generate.responder import LlamaResponder
 from cerebellum.llamacpp.process import LlamaBackend
 from cerebellum.llamacpp.protocol import Settings
@@ -209,6 +210,19 @@ def test_a_text_is_written_as_it_would_be_alone(models: dict[str, Path], name: s
         assert found == written_alone(responder, asked)
         assert written(responder, asked[::-1])[::-1] == found
         assert len({answer.text for answer in found}) > 2
+
+
+def test_tokens_are_counted_while_they_are_written(models: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last word counts all tokens but those of the last step or two, and the answers are those of `write`."""
+    monkeypatch.setattr(writing, "TELL_EVERY", -1.0)
+    with opened(models["gemma3"], PLAIN, 96) as responder:
+        asked = prompts(responder, 0.0, n=4)
+        told = list(responder.write_told(asked))
+        counts = [each.n_tokens for each in told if isinstance(each, Writing)]
+        answers = [each for each in told if not isinstance(each, Writing)]
+        assert sorted(answers, key=lambda item: item[0]) == sorted(responder.write(asked), key=lambda item: item[0])
+    assert counts == sorted(counts) and len(counts) >= max(answer.n_tokens for _, answer in answers) - 1
+    assert counts[-1] >= sum(answer.n_tokens for _, answer in answers) > counts[0]
 
 
 def test_draws_do_not_depend_on_neighbours_or_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,3 +181,47 @@ def test_percentiles_lie_between_the_extremes_in_order(values: Any) -> None:
     """Percentiles rise and stay within the values."""
     low, middle, high = intervals.percentiles(values, [0, 50, 100])
     assert low == min(values) and high == max(values) and low <= middle <= high
+
+
+def miss_rates(x: Any, truth: float, transform: Any) -> tuple[float, float]:
+    """Shares of the samples, rows of ``x``, whose 95 % interval misses the truth: as it is, and transformed."""
+    found = [intervals.mean_interval(row) for row in x]
+    changed = [transform(interval) for interval in found]
+    return tuple(float(np.mean([i.excludes(truth) for i in each])) for each in (found, changed))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("n", "before", "after"), [(4, 0.115, 0.068), (16, 0.075, 0.056)])
+def test_limits_of_a_logarithm_cover_means_of_skewed_positive_values_better(
+    n: int, before: float, after: float
+) -> None:
+    """Lognormal chunks, a deviation of 1: the truth is known."""
+    x = np.random.default_rng(n).lognormal(0.0, 1.0, (1500, n))
+    plain, transformed = miss_rates(x, math.exp(0.5), intervals.positive)
+    assert plain == pytest.approx(before, abs=0.025) and transformed == pytest.approx(after, abs=0.02)
+    assert transformed < plain
+
+
+def test_limits_of_log_odds_cover_shares_better() -> None:
+    """Four chunks of 128 tokens with a share of about 0.98: limits past 1 before, none after."""
+    random = np.random.default_rng(5)
+    x = random.binomial(128, random.beta(0.98 * 60, 0.02 * 60, (1500, 4))) / 128.0
+    plain, transformed = miss_rates(x, 0.98, intervals.as_share)
+    assert plain > 0.05 and transformed < 0.04
+    assert any(intervals.mean_interval(row).high > 1.0 for row in x)
+    assert all(intervals.as_share(intervals.mean_interval(row)).high <= 1.0 for row in x)
+
+
+@given(st.lists(st.floats(0.0, 1e3), min_size=2, max_size=20))
+def test_limits_of_a_positive_mean_are_possible_and_hold_it(values: list[float]) -> None:
+    interval = intervals.positive(intervals.mean_interval(values))
+    assert 0.0 <= interval.low <= interval.estimate * (1 + 1e-9) and interval.high >= interval.estimate * (1 - 1e-9)
+
+
+def test_what_is_not_known_stays_unknown() -> None:
+    for transform in (intervals.positive, intervals.as_share):
+        one = transform(intervals.mean_interval([0.5]))
+        assert (one.low, one.high) == (-math.inf, math.inf)
+    zero = intervals.positive(intervals.Interval(0.0, -1.0, 1.0, 0.5, 4, 0.95))
+    assert (zero.low, zero.high) == (0.0, 1.0)
+    sure = intervals.as_share(intervals.Interval(1.0, 0.9, 1.1, 0.05, 4, 0.95))
+    assert (sure.low, sure.high) == (0.9, 1.0)

@@ -30,7 +30,7 @@ def run_allocation(
     from cerebellum import api
 
     sizes = options.pop("ladder", None)
-    if dry_run or not (out / "study.sqlite").exists():
+    if dry_run or not (progress.is_quiet or (out / "study.sqlite").exists()):
         estimate = api.estimate(model, out=out, progress=progress, **rung_of(options, sizes))
         if dry_run:
             show_estimate(estimate, sizes, as_json)
@@ -57,7 +57,7 @@ def run_transfer(
     from cerebellum import api
 
     sizes = options.pop("ladder", None)
-    if dry_run or not (out / "study.sqlite").exists():
+    if dry_run or not (progress.is_quiet or (out / "study.sqlite").exists()):
         estimate = api.estimate(model, out=out, source=source, progress=progress, **rung_of(options, sizes))
         if dry_run:
             show_estimate(estimate, sizes, as_json)
@@ -149,7 +149,7 @@ def show_ladder(ladder: AllocationLadder, out: Path, *, as_json: bool = False, w
     show([report.recipes_grid(ladder), report.stock_grid(ladder)], wide=wide)
     for result in ladder.results:
         print_folded(result.written.path.name)
-    for line in report.missed_lines(ladder):
+    for line in [*report.missed_lines(ladder), report.ladder_next(ladder)]:
         print_folded(line)
     print_folded(f"picture: {out / 'ladder.svg'}")
     print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")

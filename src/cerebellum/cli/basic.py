@@ -18,7 +18,7 @@ from cerebellum.cli.common import (
     quiet_option,
     split_options,
 )
-from cerebellum.cli.console import ConsoleProgress, stdout_console
+from cerebellum.cli.console import ConsoleProgress, print_drawn, stdout_console
 from cerebellum.figures import counted
 from cerebellum.quoting import printable
 
@@ -48,7 +48,7 @@ def inspect(model: Path, as_json: bool) -> None:
         print_json({**describe(found), **fetched})
         return
     for table in tables(found):
-        stdout_console().print(table)
+        print_drawn(stdout_console(), table)
     if remote is not None:
         print(remote.summary())
 

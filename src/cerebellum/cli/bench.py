@@ -16,8 +16,9 @@ from cerebellum.cli.common import (
     quiet_option,
     threads_option,
     whole,
+    wide_option,
 )
-from cerebellum.cli.console import ConsoleProgress, print_grid
+from cerebellum.cli.console import ConsoleProgress, print_table
 
 FilePath = click.Path(path_type=Path)
 unsafe_option = click.option(
@@ -48,6 +49,7 @@ unsafe_option = click.option(
 @unsafe_option
 @click.option("--fail-on-loss", is_flag=True, help="End with exit code 7 where a task's gate fails.")
 @click.option("-o", "--out", type=FilePath, help="Folder for the answers; the same command then goes on there.")
+@wide_option
 @json_option
 @quiet_option
 @guarded
@@ -68,6 +70,7 @@ def bench(
     unsafe_execution: bool,
     fail_on_loss: bool,
     out: Path | None,
+    wide: bool,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -81,7 +84,7 @@ def bench(
     from cerebellum import api
     from cerebellum.errors import InputError
     from cerebellum.evals.plain import bench_json
-    from cerebellum.report.bench import bench_grid
+    from cerebellum.report.bench import bench_grid, short_bench_grid
 
     if against is None and fail_on_loss:
         raise InputError("--fail-on-loss is of the comparison with a base: give --against BASE.gguf with it")
@@ -93,6 +96,6 @@ def bench(
     if as_json:
         print_json(bench_json(result))
     else:
-        print_grid(bench_grid(result))
+        print_table((bench_grid if wide else short_bench_grid)(result), wide=wide)
     if fail_on_loss:
         result.refuse_loss()

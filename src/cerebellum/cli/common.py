@@ -43,9 +43,6 @@ def decimal(option: str) -> FiniteRange:
 
 model_argument = click.argument("model", type=click.Path(path_type=Path))
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-wide_option = click.option(
-    "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"
-)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 wide_option = click.option(
     "--wide", is_flag=True, help="All tables with all their columns. [default: within 80 columns]"

@@ -5,17 +5,22 @@ rich is imported when something is printed: `--help` does without.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from cerebellum.figures import counted
+from cerebellum.progress import clock, seconds_left, seconds_to_write
 from cerebellum.quoting import name, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+    from rich.text import Text
 
     from cerebellum.report.grids import Grid
 
@@ -23,8 +28,8 @@ if TYPE_CHECKING:
 PLAIN_EVERY = 10.0
 #: Columns that any table finds room in, and columns of prose, where there is no terminal.
 WIDE, PROSE = 1000, 140
-#: Columns that every terminal has.
-NARROW = 80
+#: Columns that every terminal has, and blanks between two columns of a table.
+NARROW, GAP = 80, 2
 
 
 class ConsoleProgress:
@@ -39,23 +44,34 @@ class ConsoleProgress:
         self._task: TaskID | None = None
         self._what, self._total, self._done, self._started, self._first, self._last = "", 0, 0, 0.0, 0, 0.0
         self._times: list[float] = []
+        self._told: list[tuple[float, int]] = []
+        self._ended, self._now = 0, ""
 
     @property
     def shows(self) -> bool:
         """Whether bars are drawn."""
         return self._live
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is said."""
+        return self._console.quiet
+
     def note(self, text: str) -> None:
-        self._console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
+        text = printable(text)
+        if self._console.is_terminal:  # else a note is one line, for programs
+            text = folded(text, max(self._console.width, 40))
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
         what = name(what)
         self._what, self._total, self._done, self._first = what, total, done, done
         self._started = self._last = time.monotonic()
-        self._times = [self._started]
+        self._times, self._told, self._ended = [self._started], [(self._started, 0)], 0
+        self._now = ""
         if self._live:
             self._bar = _bar(self._console)
-            self._task = self._bar.add_task(what, total=total, completed=done, now="")
+            self._task = self._bar.add_task(what, total=total, completed=done, now="", left="")
             self._bar.start()
         elif done:
             self.note(f"{what}: {done} of {total} done before")
@@ -63,11 +79,31 @@ class ConsoleProgress:
     def step(self, what: str = "") -> None:
         self._done += 1
         self._times.append(time.monotonic())
+        self._show(name(what))
+
+    def written(self, n_tokens: int, n_ended: int) -> None:
+        self._told.append((time.monotonic(), n_tokens))
+        self._ended = n_ended
+        self._show("")
+
+    def _show(self, now: str) -> None:
+        """The bar as it is now; without a terminal a line, where the last one is `PLAIN_EVERY` ago."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=self._done, now=name(what))
+            self._now = now or self._now
+            self._bar.update(self._task, completed=self._done, left=self._left(), now=self._now)
         elif time.monotonic() - self._last > PLAIN_EVERY:
             self._last = time.monotonic()
-            self.note(f"{self._what}: {self._done} of {self._total}{time_left(self._times, self._total - self._done)}")
+            self.note(f"{self._what}: {self._done} of {self._total}{self._left()}")
+
+    def _left(self) -> str:
+        """Tokens written, where answers are, and the time left, where it can be told."""
+        n_left, n_tokens = self._total - self._done, self._told[-1][1]
+        if n_tokens:
+            seconds = seconds_to_write(self._told, self._ended, self._done - self._first, n_left)
+        else:
+            seconds = seconds_left(self._times, n_left)
+        tokens = f", {counted(n_tokens, 'token')} written" if n_tokens else ""
+        return tokens + ("" if seconds is None else f", {clock(seconds, whole=True)} left")
 
     def end(self) -> None:
         if self._bar is not None:
@@ -75,31 +111,6 @@ class ConsoleProgress:
             self._bar = self._task = None
         if self._done > self._first:
             self.note(f"{self._what}: {self._done} of {self._total} in {clock(time.monotonic() - self._started)}")
-
-
-#: Steps by which a rate is told: what the first ones took says little, since files are opened and loops compiled in them.
-LEAST_STEPS = 4
-
-
-def time_left(times: Sequence[float], n_left: int) -> str:
-    """``, 1 h 5 min left``: by the rate of the later half of the steps that ended at ``times[1:]`` (seconds; work began at ``times[0]``).
-    Empty while there are too few to tell."""
-    n = len(times) - 1
-    if n < LEAST_STEPS:
-        return ""
-    late = n - n // 2
-    return f", {clock((times[-1] - times[late]) / (n - late) * n_left, whole=True)} left"
-
-
-def clock(seconds: float, *, whole: bool = False) -> str:
-    """A span of time as people say it: ``12.3 s`` (``12 s`` where ``whole``), ``4 min``, ``1 h 5 min``, ``2 d 3 h``."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s" if whole else f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 24 else f"{hours // 24} d {hours % 24} h"
 
 
 def _bar(console: Console) -> Progress:
@@ -110,10 +121,14 @@ def _bar(console: Console) -> Progress:
         Progress,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
     )
 
-    columns = (BarColumn(30), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
+    )
     what, now = (TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[now]"))
     return Progress(what, *columns, now, console=console, transient=True)
 
@@ -144,10 +159,21 @@ def print_grid(grid: Grid) -> None:
         table.add_column(Text(name(column)), overflow="fold", no_wrap=not console.is_terminal)
     for row in grid.rows:
         table.add_row(*(Text(name(cell)) for cell in row))
-    console.print(table)
+    print_drawn(console, table)
     for note in grid.notes:
         print_lines(console, [note], style="dim")
     console.print()
+
+
+def print_drawn(console: Console, drawn: Table | Text) -> None:
+    """What rich draws; where it goes to no terminal, without blanks at the ends of lines."""
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    with console.capture() as text:
+        console.print(drawn)
+    for line in text.get().splitlines():
+        print(line.rstrip())
 
 
 def print_table(grid: Grid, *, wide: bool = False) -> None:
@@ -156,34 +182,62 @@ def print_table(grid: Grid, *, wide: bool = False) -> None:
 
 
 def print_narrow(grid: Grid, width: int = NARROW) -> None:
-    """A table within ``width`` columns, its notes beneath: cells wrap between words, and no line ends in blanks."""
-    import io
-
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in grid.columns:
-        short = column is grid.columns[0] and all(len(row[0]) < width // 2 for row in grid.rows)
-        table.add_column(Text(name(column)), overflow="fold", no_wrap=short)
-    for row in grid.rows:
-        table.add_row(*(Text(name(cell)) for cell in row))
-    drawn = io.StringIO()
-    Console(file=drawn, width=width).print(table)
+    """A table within ``width`` columns, its notes beneath: cells wrap between words, never inside one, and no line ends in blanks. Where
+    the words are too long for that, each row is a few lines of prose."""
+    cells = [[name(cell) for cell in row] for row in (grid.columns, *grid.rows)]
+    least = [
+        max((len(word) for cell in column for word in cell.split()), default=1) for column in zip(*cells, strict=True)
+    ]
     print(printable(grid.title))
-    for line in drawn.getvalue().splitlines():
-        print(line.rstrip())
+    if sum(least) + GAP * (len(least) - 1) <= width:
+        print_columns(cells, least, width)
+    else:
+        print_records(cells, width)
     for note in grid.notes:
         print_folded(f"  {note}", width, "    ")
     print()
 
 
+def print_columns(cells: Sequence[Sequence[str]], least: Sequence[int], width: int) -> None:
+    """A head and rows side by side. Where that is wider than ``width``, the widest column gives way, down to its longest word."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    while sum(widths) + GAP * (len(widths) - 1) > width:
+        place = max((w > few, w, -at) for at, (w, few) in enumerate(zip(widths, least, strict=True)))[2]
+        widths[-place] -= 1
+    for row in cells:
+        wrapped = [
+            textwrap.wrap(cell, room, break_long_words=False, break_on_hyphens=False)
+            for cell, room in zip(row, widths, strict=True)
+        ]
+        for lines in itertools.zip_longest(*wrapped, fillvalue=""):
+            print((" " * GAP).join(text.ljust(room) for text, room in zip(lines, widths, strict=True)).rstrip())
+
+
+def print_records(cells: Sequence[Sequence[str]], width: int) -> None:
+    """Each row as its first cell and a line of the others, named."""
+    head, *rows = cells
+    for first, *others in rows:
+        print_folded(first or "-", width)
+        named = (f"{column}: {cell}" if column else cell for column, cell in zip(head[1:], others, strict=True) if cell)
+        print_folded(f"  {'; '.join(named)}", width, "    ")
+
+
 def print_folded(text: str, width: int = NARROW, indent: str = "  ") -> None:
     """A line of prose within ``width`` columns; a name that is longer stays whole."""
+    print(folded(printable(text), width, indent))
+
+
+def folded(text: str, width: int = NARROW, indent: str = "  ") -> str:
+    """A line of prose within ``width`` columns; a word that is longer stays whole."""
     lead = text[: len(text) - len(text.lstrip())]
-    print(textwrap.fill(printable(text.strip()), width, initial_indent=lead, subsequent_indent=indent, break_long_words=False,
-                        break_on_hyphens=False))  # fmt: skip
+    return textwrap.fill(
+        text.strip(),
+        width,
+        initial_indent=lead,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def print_lines(console: Console, lines: Iterable[str], style: str | None = None) -> None:

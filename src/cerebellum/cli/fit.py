@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cerebellum.cli.common import guarded, json_option, model_argument, print_json, whole
-from cerebellum.cli.console import print_grid, print_lines, stdout_console
+from cerebellum.cli.console import print_folded, print_narrow
 from cerebellum.keyword_checks import RANGES
 from cerebellum.keywords import DRIVER_MEMORY, FIT_CTX
 
@@ -108,5 +108,6 @@ def fit(
     if as_json:
         print_json(fit_json(found))
         return
-    print_grid(fit_grid(found))
-    print_lines(stdout_console(), fit_lines(found))
+    print_narrow(fit_grid(found))
+    for line in fit_lines(found):
+        print_folded(f"  {line}", indent="    ")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cerebellum.cli.common import guarded, json_option, print_json
-from cerebellum.cli.console import print_grid
+from cerebellum.cli.console import print_grid, print_narrow
 
 FilePath = click.Path(path_type=Path)
 #: More blocks than any model has.
@@ -43,7 +43,7 @@ def transfer_check(old: Path, new: Path, roles: tuple[str, ...], kind: str | Non
     if as_json:
         print_json(transfer_json(found))
     else:
-        print_grid(transfer_grid(found))
+        print_narrow(transfer_grid(found))
 
 
 @click.group()

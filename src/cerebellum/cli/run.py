@@ -35,6 +35,7 @@ from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
+    from cerebellum.results.estimate import Estimate
     from cerebellum.results.part import Part
 
 FilePath = click.Path(path_type=Path)
@@ -59,9 +60,7 @@ def parse_workers(_context: click.Context, _option: click.Parameter, value: str)
     return int(value)
 
 
-CHUNKS_HELP = (
-    "At most this many chunks of each text. [default: all; in an allocation as many as have 32,768 tokens, 16 at least]"
-)
+CHUNKS_HELP = "At most this many chunks of each text. [default: as many as have 32,768 tokens, 16 at least]"
 SWEEP_OPTIONS = (
     click.option(
         "--base", metavar="TYPE", help="File type of the base. [default: Q3_K_M; a quantized MODEL is its own base]"
@@ -176,6 +175,9 @@ shard_option = click.option(
     help="Measure part I of N of the trials (of an allocation: of its anchors) and end; `merge` joins the parts.",
 )
 
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Count trials, time a chunk, print what it takes and what it can show, and end."
+)
 LADDER_OPTION = click.option(
     "--ladder", metavar="SIZES", help="Several sizes from one study, a file each: Q2_K,Q3_K_M,Q4_K_M, or 2GB,3.9bpw."
 )
@@ -261,9 +263,7 @@ def named(option: Callable[..., Any]) -> str:
     out_option, *ALLOCATION_OPTIONS, *FIT_OPTIONS, *SWEEP_OPTIONS, *CHOICE_OPTIONS, *BENCH_OPTIONS, *split_options
 )
 @shard_option
-@click.option(
-    "--dry-run", is_flag=True, help="Count trials, time a chunk, print what the allocation takes and can show, and end."
-)
+@dry_run_option
 @force_option
 @wide_option
 @json_option
@@ -291,8 +291,12 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     elif allocates:
         run_allocation(model, out, api.of_allocation(given), progress, as_json=as_json, wide=wide, dry_run=dry_run)
     else:
-        refuse_dry_run(dry_run, "of an allocation: leave out the options of a sweep")
-        show_run(api.choose(model, out=out, progress=progress, **api.of_sweep(given)), out, as_json, wide=wide)
+        given = api.of_sweep(given)
+        if told_estimate(
+            lambda: api.estimate(model, out=out, progress=progress, **given), out, progress, dry_run, as_json
+        ):
+            return
+        show_run(api.choose(model, out=out, progress=progress, **given), out, as_json, wide=wide)
 
 
 @click.command()
@@ -304,11 +308,12 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
     help="With --race: only to what a choice within this share of the base's KL divergence could take, as in run.",
 )
 @shard_option
+@dry_run_option
 @wide_option
 @json_option
 @quiet_option
 @guarded
-def sweep(model: Path, out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> None:
+def sweep(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide: bool, **options: Any) -> None:
     """Measure each tensor of the chosen roles alone at another type.
 
     The measurements stay in the folder: `run` with the same options takes them over.
@@ -318,12 +323,16 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, wide: bool, **opti
     from cerebellum import api
     from cerebellum.report.plain import noise_json, sweep_json
 
-    if (shard := options.pop("shard")) is not None:
-        show_part(
-            api.sweep_part(model, shard, out=out, progress=ConsoleProgress(quiet=quiet), **told(options)), as_json
-        )
+    shard, progress, given = options.pop("shard"), ConsoleProgress(quiet=quiet), told(options)
+    if shard is not None:
+        refuse_dry_run(dry_run, "of all parts together: leave out --shard")
+        show_part(api.sweep_part(model, shard, out=out, progress=progress, **given), as_json)
         return
-    result = api.sweep(model, out=out, progress=ConsoleProgress(quiet=quiet), **told(options))
+    if told_estimate(
+        lambda: api.estimate_sweep(model, out=out, progress=progress, **given), out, progress, dry_run, as_json
+    ):
+        return
+    result = api.sweep(model, out=out, progress=progress, **given)
     if as_json:
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
@@ -359,6 +368,20 @@ def refuse_dry_run(dry_run: bool, of_what: str) -> None:
         raise InputError(f"--dry-run is {of_what}")
 
 
+def told_estimate(
+    make: Callable[[], Estimate], out: Path, progress: ConsoleProgress, dry_run: bool, as_json: bool
+) -> bool:
+    """The estimate, on standard output where it is all (then True), else told before the work; a folder that has a study needs none, nor
+    does who wants to hear nothing."""
+    from cerebellum.cli.allocation import show_estimate, tell_estimate
+
+    if dry_run:
+        show_estimate(make(), None, as_json)
+    elif not progress.is_quiet and not (out / "study.sqlite").exists():
+        tell_estimate(make(), None, progress)
+    return dry_run
+
+
 def show_part(part: Part, as_json: bool) -> None:
     """What was measured, what is lacking, how to go on."""
     from cerebellum.report.part import part_json, part_lines
@@ -392,6 +415,7 @@ def show_sweep(result: SweepResult, *, wide: bool = False) -> None:
 def show_run(result: RunResult, out: Path, as_json: bool, *, wide: bool = False) -> None:
     """Sweep, choice, combination, controls, file."""
     from cerebellum.report.bench import bench_grid, short_bench_grid
+    from cerebellum.report.chosen_lines import chosen_lines
     from cerebellum.report.grids import (
         choice_lines,
         comparison_grid,
@@ -407,6 +431,9 @@ def show_run(result: RunResult, out: Path, as_json: bool, *, wide: bool = False)
     if as_json:
         print_json(summary_of(result))
         return
+    for line in chosen_lines(result):
+        print_folded(line)
+    print()
     if result.validity is not None:
         print_table(ladder_grid(result.validity), wide=wide)
     show_sweep(SweepResult(result.model, result.base, result.sweep, result.noise, result.facts), wide=wide)

@@ -18,8 +18,8 @@ import numpy as np
 from cerebellum.domain import Tokens
 from cerebellum.errors import EngineError
 from cerebellum.evals.items import MERGED, SPACE, TRUNCATED, Reply, Request, Rolling, Write
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, WrittenText
-from cerebellum.progress import Progress, Silent
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Responder, Writing, WrittenText
+from cerebellum.progress import Progress, Silent, tell_written
 
 #: Requests handed to the engine at once. Enough to fill it many times over, few enough that a break costs little.
 LIKELY_TOGETHER, WRITTEN_TOGETHER = 128, 32
@@ -84,6 +84,7 @@ class Asker:
         self._responder = responder
         self._memory = memory or Forgetful()
         self._progress = progress or Silent()
+        self._n_written = 0
 
     def ask(self, requests: Sequence[Request], what: str = "asking", items: Sequence[str] = ()) -> list[Reply]:
         """A reply to each request, in their order; ``what`` names the work to whoever watches, ``items`` each request's item.
@@ -98,6 +99,7 @@ class Asker:
         known = self._memory.known()
         answers = {key: known[key] for key in wanted if key in known and not no_number(known[key])}
         self._progress.begin(what, len(wanted), len(answers))
+        self._n_written = 0
         try:
             for batch in batches(wanted):
                 for key, answer in self._answers(batch) if not all(key in answers for key in batch) else ():
@@ -120,8 +122,16 @@ class Asker:
             likely = self._responder.likelihoods([a for a in asked if isinstance(a, Continuation)])
             yield from ((names[number], _packed(answer)) for number, answer in likely)
         else:
-            written = self._responder.write([a for a in asked if isinstance(a, Prompt)])
-            yield from ((names[number], _packed(answer)) for number, answer in written)
+            n_before, n_ended = self._n_written, 0
+            for told in self._responder.write_told([a for a in asked if isinstance(a, Prompt)]):
+                if isinstance(told, Writing):
+                    self._n_written = n_before + told.n_tokens
+                    tell_written(self._progress, self._n_written, n_before + n_ended)
+                else:
+                    number, answer = told
+                    n_ended += answer.n_tokens
+                    yield names[number], _packed(answer)
+            self._n_written = n_before + n_ended
 
     # -- tokens --------------------------------------------------------------------------------------------------------
 

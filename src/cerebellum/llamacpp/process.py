@@ -23,7 +23,7 @@ from cerebellum.errors import EngineDied, EngineError, InputError
 from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.memory import Allocated, ContextUse
 from cerebellum.keys import partial_of
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Writing, WrittenText
 from cerebellum.llamacpp.one_stream import Turns, closing
 from cerebellum.llamacpp.pinning import pinnable, visible
 from cerebellum.llamacpp.protocol import (
@@ -77,6 +77,10 @@ def last_words(stream: IO[bytes]) -> str:
     asserted = [line for line in lines if "GGML_ASSERT" in line or "GGML_ABORT" in line]
     aborts = asserted[:1] or [line for line in lines if "abort" in line.lower()][-1:]
     return (aborts or lines[-1:] or [""])[0].strip()[:400]
+
+
+#: Seconds that a process which is to end may take.
+PATIENCE = 10.0
 
 
 class Child:
@@ -189,7 +193,7 @@ class Child:
         return error
 
     def _death(self, label: str) -> EngineDied:
-        code = self._process.wait()
+        code = self._ended(PATIENCE)
         try:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         except ValueError:
@@ -214,10 +218,19 @@ class Child:
         self._stderr.truncate()
 
     def kill(self) -> None:
-        """End the process now."""
+        """End the process now. One that the kernel holds on to is left to it: nothing waits for it for ever."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=PATIENCE)
+
+    def _ended(self, seconds: float) -> int:
+        """The exit code of a process that is ending; it is killed where it takes longer."""
+        try:
+            return self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.returncode or -signal.SIGKILL
 
     def close(self) -> None:
         """Let the process end by itself; insist after a while, and at once where it still computes for a stream."""
@@ -229,7 +242,7 @@ class Child:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
         try:
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=PATIENCE / 2)
         except subprocess.TimeoutExpired:
             self.kill()
         self._stderr.close()
@@ -483,6 +496,9 @@ class ResponderProcess:
 
     def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         return self._child.stream(f"writing by {self._name}", "call", "write", requests)
+
+    def write_told(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText] | Writing]:
+        return self._child.stream(f"writing by {self._name}", "call", "write_told", requests)
 
     def close(self) -> None:
         if self._closed:

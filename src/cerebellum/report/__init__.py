@@ -11,13 +11,15 @@ from cerebellum.quoting import strict_json
 from cerebellum.report.card import model_card
 from cerebellum.report.markdown import full_report, sweep_report
 from cerebellum.report.plain import summary_of, sweep_summary
+from cerebellum.report.rows import sweep_csv
 
 if TYPE_CHECKING:
     from cerebellum.results import RunResult, SweepResult
 
 
 def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
-    """``sweep.html``, ``sweep.md``, ``sweep.json`` and ``sweep.svg`` into ``out``, beside the report of a `run` that may be there.
+    """``sweep.html``, ``sweep.md``, ``sweep.json``, ``sweep.csv`` and ``sweep.svg`` into ``out``, beside the report of a `run` that may be
+    there.
 
     Returns what ``sweep.json`` holds. Raises `OutputError`.
     """
@@ -25,6 +27,7 @@ def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
     from cerebellum.report.page import SWEEP, write_page
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, ()))
+    write_text(out / "sweep.csv", sweep_csv(result.sweep))
     write_text(out / "sweep.md", sweep_report(result))
     summary = sweep_summary(result)
     write_text(out / "sweep.json", strict_json(summary) + "\n")
@@ -33,7 +36,7 @@ def write_sweep(result: SweepResult, out: Path) -> dict[str, Any]:
 
 
 def write_report(result: RunResult, out: Path) -> dict[str, Any]:
-    """``report.html``, ``report.md``, ``report.json``, ``sweep.svg`` and, for a written file, its model card, into ``out``.
+    """``report.html``, ``report.md``, ``report.json``, ``sweep.csv``, ``sweep.svg`` and, for a written file, its model card, into ``out``.
 
     Returns what ``report.json`` holds. Raises `OutputError`.
     """
@@ -42,6 +45,7 @@ def write_report(result: RunResult, out: Path) -> dict[str, Any]:
     from cerebellum.report.page import write_page
 
     write_text(out / "sweep.svg", sweep_chart(result.sweep, result.facts, result.choice.tensor_types))
+    write_text(out / "sweep.csv", sweep_csv(result.sweep))
     write_text(out / "report.md", full_report(result))
     summary = summary_of(result)
     write_text(out / "report.json", strict_json(summary) + "\n")

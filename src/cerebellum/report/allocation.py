@@ -38,11 +38,12 @@ from cerebellum.report.card_picture import write_picture
 from cerebellum.report.carried import probes_grid, roles_grid, transfer_json, transfer_lines
 from cerebellum.report.file_facts import file_json
 from cerebellum.report.grids import comparison_grid
-from cerebellum.report.markdown import grid_markdown, on_what
+from cerebellum.report.markdown import folded, folded_grid, grid_markdown, on_what
 from cerebellum.report.noise import noise_line
 from cerebellum.report.page import write_page
 from cerebellum.report.plain import noise_json
 from cerebellum.report.refinement import refinement_grid, refinement_json, refinement_lines
+from cerebellum.report.rows import tensors_csv
 from cerebellum.report.tensors import commands_json, effects_json, tensors_json
 from cerebellum.scoring.summary import as_json
 
@@ -54,7 +55,8 @@ FORMAT = 1
 
 
 def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
-    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json`` and the pictures into ``out``, the model card beside the file.
+    """``report.html``, ``report.md``, ``report.json``, ``sensitivity.json``, ``tensors.csv`` and the pictures into ``out``, the model card
+    beside the file.
 
     Returns what ``report.json`` holds. Raises `OutputError`.
     """
@@ -64,6 +66,7 @@ def write_allocation(result: Allocation, out: Path) -> dict[str, Any]:
     write_text(out / "report.md", allocation_report(result))
     write_text(out / "report.json", strict_json(summary) + "\n")
     write_page(summary, out)
+    write_text(out / "tensors.csv", tensors_csv(result))
     write_text(out / "sensitivity.json", strict_json(map_json(result.sensitivity)) + "\n")
     card = companions(result.written.path)[1]
     write_text(card, allocation_card(result, write_picture(summary, card.parent, stem_of(result.written.path))))
@@ -93,17 +96,20 @@ def allocation_report(result: Allocation) -> str:
     ]
     parts += [line for warning in warning_lines(result) for line in (f"**{markdown(warning)}**", "")]
     parts += [*(f"* {markdown(line)}" for line in more), ""]
+    parts += ["![types by role and block](allocation.svg)", ""]
     grids = [controls_grid(result), ladder_grid(result), types_grid(result)]
     parts += [grid_markdown(grid) for grid in grids]
-    parts += [grid_markdown(g(result)) for g in (roles_grid, probes_grid)] if result.transferred else []
-    parts += ["![types by role and block](allocation.svg)", "", grid_markdown(tried_grid(result))]
+    parts += [folded_grid(g(result)) for g in (roles_grid, probes_grid)] if result.transferred else []
+    parts += [folded_grid(tried_grid(result))]
     parts += [grid_markdown(refinement_grid(result))] if result.refined else []
     parts += ["![predicted and measured](prediction.svg)", ""]
     parts += [grid_markdown(accuracy_grid(left_out(result)))]
     parts += [grid_markdown(bench_grid(result.bench))] if result.bench else []
-    parts += [grid_markdown(comparison_grid(comparison, facts)), grid_markdown(slopes_grid(result))]
-    lines = "\n".join(printable(str(line)) for line in result.written.overrides)
-    parts += ["## Overrides", "", code_block(lines), "", "## On what", "", *on_what(result)]
+    parts += [grid_markdown(comparison_grid(comparison, facts)), folded_grid(slopes_grid(result))]
+    lines = [printable(str(line)) for line in result.written.overrides]
+    parts += ["All tensors with all figures: `tensors.csv`.", ""]
+    parts += ["## Overrides", "", folded("Overrides", code_block("\n".join(lines)) + "\n", len(lines)), ""]
+    parts += ["## On what", "", *on_what(result)]
     parts += [f"* {markdown(noise_line(result.noise))}", ""]
     return "\n".join(parts) + "\n"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.keys import stem_of
 from cerebellum.quoting import code_span, markdown, shell_file
-from cerebellum.report.allocation_lines import five_lines, warning_lines, weight_error_line
+from cerebellum.report.allocation_lines import CARD_NEXT, five_lines, warning_lines, weight_error_line
 from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, ratio_word, types_grid
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.card_sections import (
@@ -54,7 +54,7 @@ def allocation_card(result: Allocation, picture: Sequence[str] = ()) -> str:
         f"{markdown(result.model)}, quantized so that each of {len(result.table.names)} tensors has the type that serves the whole best "
         f"within {markdown(str(result.target))}. The types were chosen by measurement.",
         "",
-        *(f"* {markdown(line)}" for line in five_lines(result)[:4]),
+        *(f"* {markdown(line)}" for line in [*five_lines(result)[:4], CARD_NEXT]),
         f"* {markdown(weight_error_line(result))}",
         *(f"* {markdown(line)}" for line in warning_lines(result)),
         "",
@@ -129,7 +129,12 @@ def ladder_card(ladder: AllocationLadder, picture: Sequence[str] = ()) -> str:
         *files_section([result.written for result in ladder.results]),
     ]
     for label, result, model in zip(ladder.labels, ladder.results, models, strict=True):
-        parts += [f"# {markdown(label)}", "", *(f"* {markdown(line)}" for line in five_lines(result)[:4]), ""]
+        parts += [
+            f"# {markdown(label)}",
+            "",
+            *(f"* {markdown(line)}" for line in [*five_lines(result)[:4], CARD_NEXT]),
+            "",
+        ]
         parts += [grid_markdown(controls_grid(result))]
         parts += [grid_markdown(bench_grid(result.bench))] if result.bench else []
         parts += [*memory_section(memory_of(model)), *types_section(model, result.table.names)]

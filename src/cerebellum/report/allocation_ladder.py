@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cerebellum import __version__
 from cerebellum.allocation.sensitivity import map_json
 from cerebellum.files import write_text
-from cerebellum.quoting import code_span, markdown, strict_json
+from cerebellum.quoting import code_span, markdown, shell_file, strict_json
 from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_card import ladder_card
 from cerebellum.report.allocation_lines import five_lines
@@ -96,6 +96,15 @@ def missed_lines(ladder: AllocationLadder) -> list[str]:
     return [f"No file for {label}, {why}." for label, why in ladder.missed.items()]
 
 
+def ladder_next(ladder: AllocationLadder) -> str:
+    """What to do now."""
+    largest = ladder.results[-1].written.path.name
+    return (
+        f"Next: take the largest file that your memory holds (cerebellum fit {shell_file(largest)} --vram 8GB), llama-cli -m with it; each "
+        "size has a report of its own in the folder of its label."
+    )
+
+
 def stock_grid(ladder: AllocationLadder) -> Grid:
     """The stock files on the same text."""
     rows = tuple(
@@ -126,7 +135,7 @@ def ladder_report(ladder: AllocationLadder) -> str:
         "## Files",
         "",
         *files,
-        *(f"* {markdown(line)}" for line in missed_lines(ladder)),
+        *(f"* {markdown(line)}" for line in [*missed_lines(ladder), ladder_next(ladder)]),
         "",
         "## On what",
         "",

@@ -13,7 +13,14 @@ from cerebellum.report.refinement import refinement_lines
 from cerebellum.stats.verdicts import MILLI
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cerebellum.results.allocation import Allocation
+    from cerebellum.results.stock import Equivalent, Rung
+    from cerebellum.stats.intervals import Interval
+
+#: The fifth line of a model card, whose reader has the file.
+CARD_NEXT = "Next: run it as below; which tasks it was not tested on is below too."
 
 
 def five_lines(result: Allocation) -> list[str]:
@@ -48,11 +55,13 @@ def ratio_line(result: Allocation) -> str:
             f"KL divergence: {figure} on text that had no part in the choice; the stock {result.base.ftype} file is the reference itself, "
             "so there is no share of its."
         )
+    return f"KL divergence: {percent_of(ratio, f'the stock {result.base.ftype} file')} on text that had no part in the choice."
+
+
+def percent_of(ratio: Interval, what: str) -> str:
+    """A share of the KL divergence of ``what``, in percent with its interval."""
     low, high = (f"{100 * max(v, 0.0):.0f}" if v == v and abs(v) < 1e6 else "?" for v in (ratio.low, ratio.high))
-    return (
-        f"KL divergence: {100 * ratio.estimate:.0f} % of the stock {result.base.ftype} file's [{low}, {high}] on text that had no part in "
-        "the choice."
-    )
+    return f"{100 * ratio.estimate:.0f} % of {what}'s [{low}, {high}]"
 
 
 def verdict_line(result: Allocation) -> str:
@@ -113,11 +122,16 @@ def warning_lines(result: Allocation) -> list[str]:
 
 def equivalent_line(result: Allocation) -> str:
     """The stock file that is as good."""
-    found, written = result.controls.equivalent, result.written
+    controls = result.controls
+    return as_good_as(controls.equivalent, controls.ladder, own_mean(result), result.written.file_bytes)
+
+
+def as_good_as(found: Equivalent, rungs: Sequence[Rung], mean: Interval | None, file_bytes: int) -> str:
+    """The stock file that is as good as one of ``file_bytes`` and this mean KL divergence."""
     if found.n_bytes is None:
-        return beyond_line(result)
+        return beyond_line(rungs, mean)
     low, high = (f"{x / 1e6:,.2f}" if x is not None else "?" for x in (found.low, found.high))
-    more = 100.0 * (found.n_bytes / written.file_bytes - 1.0)
+    more = 100.0 * (found.n_bytes / file_bytes - 1.0)
     word = "larger" if more >= 0.0 else "smaller"
     return (
         f"As good as: a stock file of {megabytes(found.n_bytes)} [{low}, {high}], which is {abs(more):.0f} % {word} (interpolated between "
@@ -125,9 +139,8 @@ def equivalent_line(result: Allocation) -> str:
     )
 
 
-def beyond_line(result: Allocation) -> str:
+def beyond_line(rungs: Sequence[Rung], mean: Interval | None) -> str:
     """What is known where the recipe is nearer to the reference than all stock files tried, or farther."""
-    rungs, mean = result.controls.ladder, own_mean(result)
     if not rungs:
         return "As good as: can't be said, since no stock file can be measured."
     best, worst = (f(rungs, key=lambda rung: rung.kld) for f in (min, max))

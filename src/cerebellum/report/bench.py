@@ -48,7 +48,7 @@ def short_bench_grid(result: BenchResult) -> Grid:
         for task in result.tasks
     )
     return Grid(
-        "Benchmarks: score, %", ("task", *roles, "gate"), rows, ("Brackets: 95 % intervals. More in the report.",)
+        "Benchmarks: score, %", ("task", *roles, "gate"), rows, ("Brackets: 95 % intervals. --wide shows all columns.",)
     )
 
 

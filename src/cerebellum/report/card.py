@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.keys import stem_of
 from cerebellum.quoting import markdown
+from cerebellum.report.allocation_lines import CARD_NEXT
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.card_sections import (
     details_section,
@@ -20,6 +21,7 @@ from cerebellum.report.card_sections import (
     types_section,
     use_section,
 )
+from cerebellum.report.chosen_lines import chosen_lines
 from cerebellum.report.file_facts import details_of, memory_of, written_model
 from cerebellum.report.front_matter import front_matter
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
@@ -48,7 +50,9 @@ def model_card(result: RunResult, picture: Sequence[str] = ()) -> str:
         f"chosen by the policy {markdown(result.choice.policy)} after measuring each of {len(result.sweep.rows)} changes alone. "
         f"{written.file_bytes / 1e6:,.2f} MB; the base is {written.base_bytes / 1e6:,.2f} MB.",
         "",
-        f"Against that base, on text that had no part in the choice: **{judged.verdict}**. {markdown(judged.reason)}",
+        *(f"* {markdown(line)}" for line in [*chosen_lines(result)[:4], CARD_NEXT]),
+        "",
+        f"**{judged.verdict}**: {markdown(judged.reason)}",
         "",
         *(f"* {markdown(line)}" for line in controls_lines(result)),
         "",

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cerebellum.results import Sweep
 
 ROW, LEFT, WIDTH, TOP, RIGHT = 18, 230, 420, 46, 150
+#: Rows of a picture at most: more than these fit on no screen, and on no page.
+MOST_ROWS = 60
+KLD_UNIT, PPL_UNIT = "change of KL divergence, thousandths of a nat a token", "change of perplexity, %"
 COLOURS = {
     "improves": "#0a7d4f",
     "damages": "#b3261e",
@@ -47,6 +50,12 @@ class Mark:
     word: str
     chosen: bool
 
+    @property
+    def group(self) -> str:
+        """Role and type: the label without the block."""
+        parts = self.label.split(".")
+        return ".".join(parts[2:]) if len(parts) > 2 and parts[0] == "blk" and parts[1].isdigit() else self.label
+
 
 def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: TensorTypes) -> str:
     """SVG of the sweep in the order of blocks, with what it was measured on; a ring marks the chosen."""
@@ -60,8 +69,11 @@ def sweep_chart(sweep: Sweep, facts: dict[str, Any], chosen: TensorTypes) -> str
 
 
 def marks_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
-    """SVG of trials, one a row: change of KL divergence in thousandths of a nat, or of perplexity in percent."""
-    unit = "change of KL divergence, thousandths of a nat a token" if by_kld else "change of perplexity, %"
+    """SVG of trials, one a row: change of KL divergence in thousandths of a nat, or of perplexity in percent. Of more than `MOST_ROWS`
+    trials a row for each role and type, with a dot a block."""
+    if len(marks) > MOST_ROWS:
+        return strips_chart(marks, by_kld, note)
+    unit = KLD_UNIT if by_kld else PPL_UNIT
     axis = ticks(
         min((mark.value[1] for mark in marks), default=0.0), max((mark.value[2] for mark in marks), default=0.0)
     )
@@ -73,11 +85,59 @@ def marks_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
     for place, mark in enumerate(marks):
         xs = [_x(v, axis) for v in mark.value]
         body.append(_row(TOP + ROW * (place + 0.5), mark.label, mark.word, xs, mark.chosen))
+    return _whole(height, body)
+
+
+def _whole(height: float, body: Sequence[str]) -> str:
     total = LEFT + WIDTH + RIGHT
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" width="{total}" height="{height}" '
         'font-family="sans-serif" font-size="11">'
         f'<title>Sweep</title><rect width="{total}" height="{height}" fill="white"/>{"".join(body)}</svg>\n'
+    )
+
+
+def strips_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
+    """SVG of many trials, of bounded height: a row for each role and type, a dot for each trial of it; where there are more than
+    `MOST_ROWS` of these, the ones with the largest changes."""
+    groups: dict[str, list[Mark]] = {}
+    for mark in marks:
+        groups.setdefault(mark.group, []).append(mark)
+    largest = sorted(groups, key=lambda g: -max(abs(mark.value[0]) for mark in groups[g]))[:MOST_ROWS]
+    shown = [group for group in groups if group in set(largest)]
+    values = [mark.value[0] for group in shown for mark in groups[group]]
+    axis, unit = ticks(min(values), max(values)), KLD_UNIT if by_kld else PPL_UNIT
+    height = TOP + ROW * len(shown) + 54
+    left = (
+        f"; {len(groups) - len(shown)} rows of smaller changes are in the table alone"
+        if len(groups) > len(shown)
+        else ""
+    )
+    body = [
+        _axis(axis, height - 54, unit, "a dot a trial; limits are in the table"),
+        f'<text x="12" y="{height - 30}" font-size="9" fill="#555">{len(marks)} trials, a row for each role and type{left}</text>',
+        f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(printable(note))}</text>',
+    ]
+    for place, group in enumerate(shown):
+        body.append(_strip(TOP + ROW * (place + 0.5), group, groups[group], axis))
+    return _whole(height, body)
+
+
+def _strip(y: float, label: str, marks: Sequence[Mark], axis: Sequence[float]) -> str:
+    """A row of dots, the chosen with a ring, and how many are clearly better or worse."""
+    dots = []
+    for mark in marks:
+        x = _x(mark.value[0], axis)
+        dots.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS.get(mark.word, "#777777")}" fill-opacity="0.6"/>'
+        )
+        if mark.chosen:
+            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="#111"/>')
+    better, worse = (sum(mark.word == word for mark in marks) for word in ("improves", "damages"))
+    counts = f"{len(marks)}: {better} better, {worse} worse"
+    return (
+        f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(name(label))}</text>{"".join(dots)}'
+        f'<text x="{LEFT + WIDTH + 8}" y="{y + 4:.1f}" fill="#555">{counts}</text>'
     )
 
 
@@ -90,8 +150,8 @@ def _x(value: float, axis: Sequence[float]) -> float:
     return LEFT + WIDTH * (value - axis[0]) / (axis[-1] - axis[0])
 
 
-def _axis(axis: Sequence[float], bottom: float, unit: str) -> str:
-    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(printable(unit))}, with 95 % interval</text>']
+def _axis(axis: Sequence[float], bottom: float, unit: str, what: str = "with 95 % interval") -> str:
+    parts = [f'<text x="{LEFT}" y="16" font-weight="bold">{escape(printable(unit))}, {what}</text>']
     for value in axis:
         x, zero = _x(value, axis), abs(value) < 1e-12
         parts.append(

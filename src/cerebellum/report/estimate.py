@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import counted, significant
 from cerebellum.scoring.summary import as_json
 
 if TYPE_CHECKING:
@@ -26,15 +27,40 @@ def duration(minutes: float) -> str:
 def estimate_lines(estimate: Estimate) -> list[str]:
     """What it takes and what it can show."""
     e = estimate
+    benches = "" if e.job == "sweep" else "; benchmarks come on top"
     return [
-        f"{e.model}: at most {e.limit:,} bytes, compared with stock {e.base}",
-        f"{e.n_trials} trials of {e.n_tensors} tensors; with recipes and controls {e.trial_chunks:,} trial-chunks "
-        f"({e.search_chunks} chunks choose, {e.report_chunks} report)",
-        f"{duration(e.minutes)} ({e.seconds:.2g} s a chunk, timed); weight errors and benchmarks come on top",
+        f"{e.model}: {what_for(e)}",
+        f"{counted(e.n_trials, 'trial')} of {counted(e.n_tensors, 'tensor')}; {work_of(e)}",
+        f"time: {duration(e.minutes)} in all ({significant(e.seconds, 2)} s a chunk, timed now){benches}",
         f"disk: about {megabytes(e.disk_bytes)}; memory: at most about {megabytes(e.memory_bytes)}",
-        f"smallest difference that {min(e.search_chunks, e.report_chunks)} chunks show: about {100 * e.detectable:.0f} % of the stock "
-        f"file's KL divergence; 5 % need {e.chunks_for_a_twentieth} chunks (where chunks differ by {100 * e.spread:.0f} %)",
+        *shown_lines(e),
         *(f"note: {note}" for note in e.notes),
+    ]
+
+
+def what_for(e: Estimate) -> str:
+    """What the job makes."""
+    if e.limit is not None:
+        return f"the best file of at most {e.limit:,} bytes, compared with the stock {e.base} file"
+    then = ", and a choice among what was measured" if e.job == "choice" else ""
+    return f"each tensor alone at another type than in the base {e.base}{then}"
+
+
+def work_of(e: Estimate) -> str:
+    """How much is measured on which text."""
+    with_others = "with recipes and controls " if e.report_chunks else ""
+    report = f" choose, {e.report_chunks} report" if e.report_chunks else " of text"
+    return f"{with_others}{e.trial_chunks:,} trial-chunks ({counted(e.search_chunks, 'chunk')}{report})"
+
+
+def shown_lines(e: Estimate) -> list[str]:
+    """The smallest difference that the text shows, and what a useful one takes."""
+    of = f"the stock {e.base} file's KL divergence" if e.limit is not None else "the base's KL divergence"
+    change = "difference" if e.limit is not None else "change by one tensor"
+    shown = f"about {100 * e.detectable:.2g} % of {of}" if math.isfinite(e.detectable) else "none"
+    return [
+        f"smallest {change} that {counted(e.shown_by, 'chunk')} can show: {shown}; one of {100 * e.useful:.2g} % takes "
+        f"{counted(e.chunks_for_useful, 'chunk')} (if chunks differ by {100 * e.spread:.0f} %)"
     ]
 
 

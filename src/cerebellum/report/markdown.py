@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cerebellum import __version__
+from cerebellum.figures import counted
 from cerebellum.quoting import code_block, code_span, markdown, markdown_cell, printable, shell_line
 from cerebellum.report.bench import bench_grid
+from cerebellum.report.chosen_lines import chosen_lines
 from cerebellum.report.grids import (
     Grid,
     choice_lines,
@@ -33,11 +36,30 @@ def grid_markdown(grid: Grid, level: int = 2) -> str:
     return "\n".join([f"{'#' * level} {markdown(grid.title)}", "", head, rule, *rows, "", *notes, ""])
 
 
+CSV_LINE = "All trials with all columns: `sweep.csv`."
+#: Rows of a table, or lines of a list, that are shown at once; more are folded.
+SHOWN_AT_ONCE = 20
+
+
+def folded(title: str, text: str, n_rows: int) -> str:
+    """``text`` behind its title, where it has more than `SHOWN_AT_ONCE` rows: a click shows it."""
+    if n_rows <= SHOWN_AT_ONCE:
+        return text
+    return f"<details><summary>{escape(printable(title))}: {n_rows:,} rows</summary>\n\n{text}\n</details>\n"
+
+
+def folded_grid(grid: Grid) -> str:
+    """A table, folded where it is long."""
+    return folded(grid.title, grid_markdown(grid), len(grid.rows))
+
+
 def full_report(result: RunResult) -> str:
     """Everything: what was measured on what, the sweep, the choice, the controls, the proven file."""
     facts = result.facts
     parts = [f"# {markdown(result.model)}: what its quantization deserves", "", *header(result), ""]
     parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {markdown(warning)}", "")]
+    parts += [*(f"1. {markdown(line)}" for line in chosen_lines(result)), ""]
+    parts += ["![the sweep](sweep.svg)", "", CSV_LINE, ""]
     parts += [
         "## Result",
         "",
@@ -53,10 +75,10 @@ def full_report(result: RunResult) -> str:
         parts += [grid_markdown(bench_grid(result.bench))]
     if result.validity is not None:
         parts += [grid_markdown(ladder_grid(result.validity))]
-    parts += [grid_markdown(sweep_grid(result.sweep, facts, result.noise)), "![the sweep](sweep.svg)", ""]
+    parts += [folded_grid(sweep_grid(result.sweep, facts, result.noise))]
     if result.written is not None:
         lines = [printable(f"{o}" + (f"    ({o.why})" if o.why else "")) for o in result.written.overrides]
-        parts += ["## Overrides", "", code_block("\n".join(lines)), ""]
+        parts += ["## Overrides", "", folded("Overrides", code_block("\n".join(lines)) + "\n", len(lines)), ""]
     parts += ["## On what", "", *on_what(result)]
     return "\n".join(parts) + "\n"
 
@@ -67,11 +89,11 @@ def sweep_report(result: SweepResult) -> str:
     counts = ", ".join(f"{n} {word}" for word, n in words.most_common())
     parts = [f"# {markdown(result.model)}: each tensor alone at another type", "", *header(result), ""]
     parts += [
-        f"{len(result.sweep.rows)} trials: {markdown(counts) or 'none was measured'}. Nothing was chosen: `run` does.",
+        f"{counted(len(result.sweep.rows), 'trial')}: {markdown(counts) or 'none was measured'}. Nothing was chosen: `run` does.",
         "",
     ]
     parts += [line for warning in facts["warnings"] for line in (f"**Warning.** {markdown(warning)}", "")]
-    parts += ["![the sweep](sweep.svg)", "", grid_markdown(sweep_grid(result.sweep, facts, result.noise))]
+    parts += ["![the sweep](sweep.svg)", "", CSV_LINE, "", folded_grid(sweep_grid(result.sweep, facts, result.noise))]
     parts += ["## On what", "", *on_what(result)]
     return "\n".join(parts) + "\n"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cerebellum import __version__
 from cerebellum.allocation.policies import Choice
 from cerebellum.evals.plain import bench_json
+from cerebellum.report.chosen_lines import chosen_lines
 from cerebellum.report.file_facts import file_json, written_model
 from cerebellum.report.grids import choice_lines, controls_lines, written_lines
 from cerebellum.report.ladder import ladder_json
@@ -27,7 +28,8 @@ def summary_of(result: RunResult) -> dict[str, Any]:
         "version": __version__,
         "facts": result.facts,
         "noise": noise_json(result.noise),
-        "verdict": [*choice_lines(result), *controls_lines(result), *written_lines(result)],
+        "verdict": [*chosen_lines(result), *choice_lines(result), *controls_lines(result), *written_lines(result)],
+        "beside": as_json(result.beside),
         "commands": commands_json(result.facts, result.written),
         "tensors": tensors,
         "other_bytes": file_bytes - sum(row["bytes"] for row in tensors),

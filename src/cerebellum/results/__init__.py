@@ -14,6 +14,7 @@ from cerebellum.evals.score import BenchResult
 from cerebellum.gguf.mix import Mix
 from cerebellum.gguf.overrides import Hit, Overrides
 from cerebellum.quoting import shell_file, shell_word
+from cerebellum.results.stock import BesideStock
 from cerebellum.scoring.summary import (
     Contrast,
     Summary,
@@ -225,7 +226,8 @@ class Measurement:
 @dataclass(frozen=True, slots=True)
 class RunResult:
     """What a run found. ``written`` is None where the policy chose nothing: then the base is the recipe. ``validity`` is the ladder, where
-    perplexity chose; ``bench`` what the written file, the base and the reference answered, where tasks were named."""
+    perplexity chose; ``bench`` what the written file, the base and the reference answered, where tasks were named. ``beside``: the written
+    file among stock files."""
 
     model: str
     base: Base
@@ -238,6 +240,7 @@ class RunResult:
     validity: LadderResult | None
     bench: BenchResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    beside: BesideStock | None = None
 
 
 @dataclass(frozen=True, slots=True)

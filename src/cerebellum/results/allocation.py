@@ -18,6 +18,7 @@ from cerebellum.profiles.check import Verdict
 from cerebellum.profiles.layout import kinds_of
 from cerebellum.profiles.roles import Probe
 from cerebellum.results import Base, Comparison, Noise, Written
+from cerebellum.results.stock import Equivalent, Rung
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial
 
@@ -35,25 +36,6 @@ class Shuffled:
     @property
     def n_worse(self) -> int:
         return sum(ratio > self.recipe for ratio in self.others)
-
-
-@dataclass(frozen=True, slots=True)
-class Equivalent:
-    """The stock file as good as the recipe: its bytes, with the limits that the recipe's interval gives; None beyond the ladder."""
-
-    n_bytes: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token; ``mean`` has its interval."""
-
-    ftype: str
-    file_bytes: int
-    kld: float
-    mean: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,20 +1,26 @@
-"""What an allocation will take and what it can show, known before it starts."""
+"""What a job will take and what it can show, known before it starts."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
+
+#: What an estimate is of: the best file of a size, a sweep, a sweep and its choice.
+Job = Literal["allocation", "sweep", "choice"]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``n_trials``: anchors, of ``n_tensors`` tensors; ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk
-    that these are worth. ``seconds``: of one whole pass, timed. ``detectable``: the smallest change, as a share of the stock file's KL
-    divergence, that so many chunks show four times in five where chunks differ as much as ``spread`` (standard deviation, as a share)."""
+    """``limit``: bytes of an allocation's file (None: of another job). ``n_trials``: single trials, of ``n_tensors`` tensors;
+    ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk that these are worth. ``seconds``: of one whole
+    pass, timed. ``report_chunks``: 0 where nothing is measured on the report text. ``detectable``: the smallest change, as a share of the
+    base's KL divergence, that so many chunks show four times in five where chunks differ as much as ``spread`` (standard deviation, as a
+    share); of a sweep, a change by one tensor. ``useful``: a share worth showing, which takes ``chunks_for_useful`` chunks."""
 
     model: str
     base: str
-    limit: int
+    limit: int | None
     n_tensors: int
     n_trials: int
     search_chunks: int
@@ -26,10 +32,17 @@ class Estimate:
     memory_bytes: int
     spread: float
     detectable: float
-    chunks_for_a_twentieth: int
+    useful: float
+    chunks_for_useful: int
     notes: tuple[str, ...] = ()
+    job: Job = "allocation"
 
     @property
     def minutes(self) -> float:
         """How long, about."""
         return self.passes * self.seconds / 60.0 if math.isfinite(self.seconds) else math.nan
+
+    @property
+    def shown_by(self) -> int:
+        """Chunks that a difference rests on."""
+        return min(self.search_chunks, self.report_chunks) if self.report_chunks else self.search_chunks

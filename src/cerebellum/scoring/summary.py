@@ -13,14 +13,15 @@ from cerebellum.domain import ChunkScore
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
 from cerebellum.stats.intervals import (
     Interval,
+    as_share,
     exp_nll,
     mean_interval,
     paired_interval,
     percent_change,
     perplexity,
+    positive,
     quantile_interval,
     ratio_values,
-    within,
 )
 from cerebellum.stats.verdicts import Judgement, judge, practical_margin
 
@@ -134,13 +135,13 @@ def _divergence(scores: Scores, n: int) -> Divergence | None:
         return mean_of({chunk: (getattr(s, name), s.n_tokens) for chunk, s in scores.items()})
 
     return Divergence(
-        mean=within(mean_of(sums), 0.0),
+        mean=positive(mean_of(sums)),
         draw_error=math.sqrt(math.fsum(s.kld_var or 0.0 for s in scores.values())) / n,
         percentiles={name: quantile_interval(tokens, percent) for name, percent in PERCENTILES.items()},
         maximum=max(float(values.max()) for values in tokens),
-        same_top=within(mean("same_top"), 0.0, 1.0),
+        same_top=as_share(mean("same_top")),
         mean_dp=mean("dp"),
-        rms_dp=root(mean("dp2")),
+        rms_dp=root(positive(mean("dp2"))),
     )
 
 

@@ -25,6 +25,8 @@ from cerebellum.errors import EngineError
 
 #: From this mean NLL on, nats a token, a perplexity isn't a number any more (exp overflows at 709.8).
 MOST_NLL = 700.0
+#: An upper limit of more than this many times the estimate says nothing.
+MOST_TIMES = 100.0
 
 Floats = npt.NDArray[np.float64]
 ChunkSums = Mapping[int, tuple[float, int]]
@@ -195,9 +197,10 @@ def exp_nll(mean_nll: float) -> float:
 
 
 def exp_limits(mean_nll: Interval) -> Interval:
-    """A mean NLL (nats a token) with its limits as a perplexity with limits; the standard error is the first-order one."""
-    value = exp_nll(mean_nll.estimate)
-    low = max(math.exp(min(mean_nll.low, MOST_NLL)), 1.0) if math.isfinite(mean_nll.low) else -math.inf
+    """A mean NLL (nats a token), which is `positive`, with its limits as a perplexity with limits; the standard error is the first-order
+    one."""
+    value, mean_nll = exp_nll(mean_nll.estimate), positive(mean_nll)
+    low = math.exp(min(mean_nll.low, MOST_NLL)) if math.isfinite(mean_nll.low) else -math.inf
     high = math.exp(mean_nll.high) if mean_nll.high < MOST_NLL else math.inf
     return Interval(value, low, high, value * mean_nll.std_error, mean_nll.n_chunks, mean_nll.level)
 
@@ -233,11 +236,39 @@ def smallest_detectable(std_error: float, n_chunks: int, alpha: float = 0.05, po
     return float(stdtrit(n_chunks - 1, 1.0 - alpha / 2.0) + stdtrit(n_chunks - 1, power)) * std_error
 
 
-def within(x: Interval, least: float, most: float = math.inf) -> Interval:
-    """The interval with its finite limits kept to what is possible (a share lies between 0 and 1): that can only add hits."""
-    low = max(x.low, least) if math.isfinite(x.low) else x.low
-    high = min(x.high, most) if math.isfinite(x.high) else x.high
-    return replace(x, low=low, high=high)
+def positive(x: Interval) -> Interval:
+    """The interval of a mean that can't be negative, with limits of its logarithm: estimate · exp(limit / estimate - 1).
+
+    A limit under zero would say what can't be, and one that is cut off at zero leaves the other limit, which skewed chunks pass too often,
+    as it is. Of 4 chunks that are lognormal with a deviation of 1, 11.5 % of the intervals miss the truth before and 6.8 % after; of 16 it
+    is 7.5 and 5.6 (`tests/stats/test_intervals.py`). A limit of more than `MOST_TIMES` the estimate isn't known: the chunks are too few
+    and too unlike. An estimate of zero keeps its limits, cut off at zero.
+    """
+    m = x.estimate
+    if not m > 0.0:
+        return replace(x, low=max(x.low, 0.0) if math.isfinite(x.low) else x.low)
+    low, high = (m * _exp(v / m - 1.0) if math.isfinite(v) else v for v in (x.low, x.high))
+    return replace(x, low=low, high=high if high <= MOST_TIMES * m else math.inf)
+
+
+def as_share(x: Interval) -> Interval:
+    """The interval of a share, between 0 and 1, with limits of its log odds; a share of 0 or 1 keeps its limits, cut off there.
+
+    Of 4 chunks with a share of about 0.98, 6.4 % of the intervals miss the truth before and 2.6 % after.
+    """
+    p = x.estimate
+    if not 0.0 < p < 1.0:
+        low, high = (min(max(v, 0.0), 1.0) if math.isfinite(v) else v for v in (x.low, x.high))
+        return replace(x, low=low, high=high)
+
+    def limit(v: float) -> float:
+        return 1.0 / (1.0 + (1.0 - p) / p * _exp((p - v) / (p * (1.0 - p)))) if math.isfinite(v) else v
+
+    return replace(x, low=limit(x.low), high=limit(x.high))
+
+
+def _exp(x: float) -> float:
+    return math.exp(x) if x < MOST_NLL else math.inf
 
 
 def percentiles(values: npt.ArrayLike, percents: Sequence[float]) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineDied, EngineError
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, WrittenText
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Writing, WrittenText
 from cerebellum.llamacpp.one_stream import Turns
 from cerebellum.text.chat import TEMPLATE, ChatTemplate
 
@@ -97,6 +97,14 @@ class FakeResponder:
         self._check_open()
         with self._turns.stream("writing"):
             yield from self._writings(requests)
+
+    def write_told(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText] | Writing]:
+        """A word before each answer."""
+        n_tokens = 0
+        for number, answer in self.write(requests):
+            n_tokens += answer.n_tokens
+            yield Writing(n_tokens)
+            yield number, answer
 
     def close(self) -> None:
         self._closed = True

@@ -62,7 +62,11 @@ class Renderer:
         elif line:
             return {str(name): str(text) for name, text in json.loads(line).items()}
         self._child = None
-        code = child.wait()
+        try:
+            code = child.wait(timeout=_PATIENCE * SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            code = child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):

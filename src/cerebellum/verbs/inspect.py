@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cerebellum.domain import Model, Tensor
+from cerebellum.figures import counted
 from cerebellum.quoting import name, printable
 
 #: Roles that the table shows: no model has more than some dozens.
@@ -59,7 +60,7 @@ def _role(role: str, tensors: list[Tensor]) -> dict[str, Any]:
 def tables(model: Model) -> list[Table | Text]:
     """A heading and a table of roles."""
     heading = (
-        f"{name(model.path.name)}: {name(model.name) or 'unnamed'}, {name(model.architecture)}, {model.n_blocks} blocks, "
+        f"{name(model.path.name)}: {name(model.name) or 'unnamed'}, {name(model.architecture)}, {counted(model.n_blocks, 'block')}, "
         f"{model.n_weights / 1e6:,.1f} M weights, {model.file_bytes / 1e6:,.1f} MB, {model.bits_per_weight:.2f} bits a weight"
         f"{', ' + model.ftype if model.ftype else ''}"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.allocation.effects import Objective
-from cerebellum.allocation.plan import check_choice, plan_sweep, select_tensors
+from cerebellum.allocation.plan import SweepPlan, check_choice, plan_sweep, select_tensors
 from cerebellum.allocation.policies import POLICIES, Rules, check_policy, choose
 from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError
@@ -21,16 +21,19 @@ from cerebellum.gguf.types import ftype_name
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress, Silent
-from cerebellum.results import LadderResult, Noise, RunResult, Sweep, SweepResult, Written
+from cerebellum.results import Combination, LadderResult, Noise, RunResult, Sweep, SweepResult, Written
 from cerebellum.results.part import Part
-from cerebellum.scoring.summary import as_json, summarize
-from cerebellum.stats.verdicts import MILLI, SCALE, scale_of
+from cerebellum.results.stock import BesideStock
+from cerebellum.scoring.summary import as_json, mean_kld, summarize
+from cerebellum.stats.verdicts import scale_of
 from cerebellum.study.shards import PartDone
 from cerebellum.verbs.allocation.stamped import stamp_within
+from cerebellum.verbs.allocation.stock import beside_stock
 from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.bench import BenchOptions, Questions, bench_in, prepared
 from cerebellum.verbs.calibration import ImatrixEffect, check_covered, imatrix_effect, wants_imatrix, with_imatrix
 from cerebellum.verbs.compose import better_set, combine
+from cerebellum.verbs.doubts import OWN_REFERENCE, allowance_doubts, base_is_reference, race_doubts, refuse_hopeless
 from cerebellum.verbs.finished import claimed, note_job
 from cerebellum.verbs.inputs import check_base
 from cerebellum.verbs.machine import hardware
@@ -100,11 +103,20 @@ def run_session(
     questions = None if bench_options is None else prepared({}, bench_options)
     options = claimed(options, settings_of_choice(sweep_options, choice_options), bench_options)
     options = calibrated(options, sweep_options, backend, progress or Silent())
-    check_measurable(options, sweep_options, backend)
+    plan = check_measurable(options, sweep_options, backend)
+    if not choice_options.by_perplexity and of_own_reference(options):
+        refuse_hopeless(plan, model_file.read_model(options.model))
     with open_session(options, backend, progress or Silent()) as session:
         choice_options = choice_options.on(session.base.model.file_bytes)
+        doubt_first(session, sweep_options)
         validity = gate(session, choice_options)
         noise = take_noise(session)
+        if not choice_options.by_perplexity:
+            tell(
+                allowance_doubts(choice_options.allowed_damage, first_kld(session), noise),
+                session.progress,
+                session.warnings,
+            )
         effect = take_effect(session)
         sweep = measure_sweep(
             session, sweep_options, None if choice_options.by_perplexity else choice_options.allowed_damage
@@ -114,7 +126,7 @@ def run_session(
         choice = choose(choice_options.policy, sweep.effects, rules)
         alternatives = tuple(choose(name, sweep.effects, rules) for name in POLICIES if name != choice_options.policy)
         session.progress.note(f"choice ({choice.policy}): {choice.reason}")
-        combination, written = None, None
+        combination, written, beside = None, None, None
         if choice.effects:
             combination = combine(session, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
         note_job(session.study, session.options)
@@ -122,6 +134,7 @@ def run_session(
         if combination is not None and not unwritten:
             recipe = combination.recipe
             written = write_trial(session, recipe, stamp=stamp_within(session, recipe, choice_options.max_growth_bytes))
+            beside = among_stock(session, combination)
         facts = {**facts_of(session), "choice": as_json(choice_options)}
         if unwritten:
             facts["unwritten"] = unwritten
@@ -143,6 +156,7 @@ def run_session(
             noise,
             validity,
             facts=facts,
+            beside=beside,
         )
         if questions is not None:
             if written is not None:  # what is known by now is worth a report, however the benchmarks end
@@ -159,6 +173,16 @@ _OPTIONS = {
     "n_random": "random",
     "trust_perplexity": "trust-perplexity",
 }
+
+
+def among_stock(session: Session, combination: Combination) -> BesideStock:
+    """The recipe among stock files on the report text; a stock file that can't be measured is told and left out."""
+    runner, chunks = session.runner(session.report), session.report.chunks
+    ours, base = (runner.known(trial, chunks) for trial in (combination.recipe, BASE_TRIAL))
+    beside, failed = beside_stock(session, session.base.model, session.report, ours, base)
+    for failure in failed:
+        session.progress.note(f"{failure.label} can't be measured, so nothing is compared with it: {failure.reason}")
+    return beside
 
 
 def settings_of_choice(sweep: SweepOptions, choice: ChoiceOptions) -> dict[str, Any]:
@@ -192,7 +216,10 @@ def sweep_session(
     options = calibrated(options, sweep_options, backend, progress or Silent())
     check_measurable(options, sweep_options, backend)
     with open_session(options, backend, progress or Silent(), reports=False) as session:
+        doubt_first(session, sweep_options)
         noise = take_noise(session)
+        if allowed_damage is not None:
+            tell(allowance_doubts(allowed_damage, first_kld(session), noise), session.progress, session.warnings)
         sweep = measure_sweep(session, sweep_options, allowed_damage)
         warn(session, sweep)
         return SweepResult(options.model.name, session.base, sweep, noise, facts_of(session))
@@ -268,16 +295,33 @@ def bench_session(
     return bench_in(workspace, files, questions, folder or session.options.out)
 
 
+def doubt_first(session: Session, options: SweepOptions) -> None:
+    """Say what is known before the first trial: a base that is its own reference, a race that can't pay, a text of another model."""
+    found = [OWN_REFERENCE] if of_own_reference(session.options) else []
+    if options.race is not None:
+        found += race_doubts(len(session.search.chunks), options.race.seed)
+    tell(found, session.progress, session.warnings)
+    warn_of_text(session)
+
+
+def of_own_reference(options: SessionOptions) -> bool:
+    """Whether the base is the very file that KL divergence is taken to."""
+    source = model_file.read_model(options.model)
+    return base_is_reference(source, options.base, options.mix, options.reference in (None, options.model))
+
+
+def first_kld(session: Session) -> float:
+    """The base's mean KL divergence on the chunks of the noise floor, nats a token."""
+    chunks = session.reference.noise_context.chunks
+    return mean_kld(session.runner(session.search).measure([BASE_TRIAL], chunks, "base")[BASE_TRIAL.label])
+
+
 def warn(session: Session, sweep: Sweep) -> None:
     """Say what makes a sweep's figures less useful than they look."""
     sentences: list[str] = []
     divergence = sweep.base.divergence
     if divergence and scale_of(divergence.mean.estimate) != divergence.mean.estimate:
-        sentences.append(
-            "The base is (all but) its own reference, so it has no KL divergence that --allow could be a share of: it is a share of "
-            f"{MILLI * SCALE:g} thousandths of a nat a token instead, and no larger type can pay. Give --reference "
-            "with the unquantized model if you have it."
-        )
+        sentences.append(OWN_REFERENCE)
     tell([*sentences, *guesses(session, sweep.base.perplexity)], session.progress, session.warnings)
 
 
@@ -336,13 +380,13 @@ def check_writable(options: SessionOptions, sweep_options: SweepOptions) -> None
     overrides_for(tensor_types_of((tensor.name, tensor.type) for tensor in chosen), source)
 
 
-def check_measurable(options: SessionOptions, sweep_options: SweepOptions, backend: Backend) -> None:
-    """Something is left to measure beside the base, whose types a dry run tells. Raises as `plan_sweep` and `planned_types` do."""
+def check_measurable(options: SessionOptions, sweep_options: SweepOptions, backend: Backend) -> SweepPlan:
+    """The plan of what is left to measure beside the base, whose types a dry run tells. Raises as `plan_sweep` and `planned_types` do."""
     source = model_file.read_model(options.model)
     types = planned_types(backend, source, options.imatrix, options.base, options.mix)
     has_imatrix = options.imatrix is not None
     roles, kinds, blocks = sweep_options.roles, sweep_options.types, sweep_options.blocks
-    plan_sweep(source, types, roles, kinds, blocks, has_imatrix=has_imatrix)
+    return plan_sweep(source, types, roles, kinds, blocks, has_imatrix=has_imatrix)
 
 
 def left_from_before(session: Session) -> list[str]:

@@ -19,7 +19,7 @@ from cerebellum.llamacpp.protocol import Backend, Engine, Sources
 from cerebellum.progress import Progress, Silent
 from cerebellum.results import LadderResult, Measured
 from cerebellum.scoring.summary import kld_sums, mean_kld, mean_of, nll_sums
-from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, paired_interval, within
+from cerebellum.stats.intervals import MOST_NLL, ChunkSums, Interval, exp_nll, paired_interval, positive
 from cerebellum.stats.ladder import Rung, Validity, assess, parse_ladder
 from cerebellum.study.runner import Scores, Split, TrialRunner, series_facts
 from cerebellum.verbs.capture import capture_rows, reference_facts
@@ -64,7 +64,7 @@ def rung_of(
 ) -> Rung:
     """A rung with the limits of its perplexity relative to the reference, paired by chunk, and those of its KL divergence."""
     sums = kld_sums(scores)
-    kld = within(mean_of(sums), 0.0) if sums else None
+    kld = positive(mean_of(sums)) if sums else None
     limits = (None, None) if kld is None else (kld.low, kld.high)
     log_ratio = paired_interval(nll_sums(scores), reference)
     low, high = perplexity_limits(reference_ppl, log_ratio)

@@ -63,6 +63,13 @@ class WrittenText:
 
 
 @dataclass(frozen=True, slots=True)
+class Writing:
+    """No answer yet: ``n_tokens`` were written by now, by all prompts of the call together."""
+
+    n_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResponderFacts:
     """What is known of a responder as soon as it is open; see its properties of the same names."""
 
@@ -121,6 +128,10 @@ class Responder(Protocol):
 
     def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         """(number of the request, answer), as they are known. Raises `EngineError`, also where ``max_tokens`` leaves a prompt no room."""
+        ...
+
+    def write_told(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText] | Writing]:
+        """As `write`, with a `Writing` now and then between the answers."""
         ...
 
     def close(self) -> None: ...

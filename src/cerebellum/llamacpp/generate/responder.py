@@ -12,9 +12,9 @@ from cerebellum.domain import Tokens
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp import native
 from cerebellum.llamacpp.generate.likelihood import likelihoods
-from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, WrittenText
+from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Writing, WrittenText
 from cerebellum.llamacpp.generate.sequences import Sequences
-from cerebellum.llamacpp.generate.writing import write
+from cerebellum.llamacpp.generate.writing import write, write_told
 from cerebellum.llamacpp.prediction import PROBE, check_logits
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.llamacpp.vocabulary import Vocabulary, load_model
@@ -86,6 +86,10 @@ class LlamaResponder:
     def write(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText]]:
         assert self._predicts
         return write(self._sequences, self._vocabulary, requests, self.n_ctx)
+
+    def write_told(self, requests: Sequence[Prompt]) -> Iterator[tuple[int, WrittenText] | Writing]:
+        assert self._predicts
+        return write_told(self._sequences, self._vocabulary, requests, self.n_ctx)
 
     def close(self) -> None:
         if self._model is not None:

@@ -7,6 +7,7 @@ in which every sequence gets one token, new prompts go in as a wave wherever seq
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,10 +16,13 @@ import numpy.typing as npt
 
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp.generate.prefix_tree import Path, Room, fitting, order, shared, wave
-from cerebellum.llamacpp.generate.protocol import Prompt, WrittenText
+from cerebellum.llamacpp.generate.protocol import Prompt, Writing, WrittenText
 from cerebellum.llamacpp.generate.sampler import Sampler
 from cerebellum.llamacpp.generate.sequences import Sequences
 from cerebellum.llamacpp.vocabulary import Vocabulary
+
+#: Seconds between two words of how much was written.
+TELL_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,13 @@ def write(
     sequences: Sequences, vocabulary: Vocabulary, requests: Sequence[Prompt], n_ctx: int
 ) -> Iterator[tuple[int, WrittenText]]:
     """(number, answer), as each ends. Prompts lose their beginning where they and ``max_tokens`` are more than ``n_ctx``."""
+    return (found for found in write_told(sequences, vocabulary, requests, n_ctx) if not isinstance(found, Writing))
+
+
+def write_told(
+    sequences: Sequences, vocabulary: Vocabulary, requests: Sequence[Prompt], n_ctx: int
+) -> Iterator[tuple[int, WrittenText] | Writing]:
+    """As `write`, with a `Writing` about every `TELL_EVERY` seconds."""
     entries = sorted((_entry(*item, n_ctx) for item in enumerate(requests)), key=lambda e: order(e.path.tokens))
     return _Desk(sequences, vocabulary, entries).work()
 
@@ -70,12 +81,17 @@ class _Desk:
         self._sequences, self._vocabulary = sequences, vocabulary
         self._waiting = list(waiting)[::-1]
         self._running: dict[int, _Running] = {}
+        self._n_tokens = 0
 
-    def work(self) -> Iterator[tuple[int, WrittenText]]:
+    def work(self) -> Iterator[tuple[int, WrittenText] | Writing]:
         self._sequences.clear()
+        told = time.monotonic()
         while self._waiting or self._running:
             yield from self._admit()
             yield from self._step()
+            if time.monotonic() - told > TELL_EVERY:
+                told = time.monotonic()
+                yield Writing(self._n_tokens)
 
     # -- taking in ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +111,7 @@ class _Desk:
                     run = _Running(entries[i], Sampler(self._vocabulary, entries[i].request))
                     run.pen.choose(row)
                     self._running[int(sides[i])] = run
+        self._n_tokens += len(entries)
         yield from self._finish(sides.tolist())
 
     def _next(self, n_free: int) -> list[_Entry]:
@@ -130,6 +147,7 @@ class _Desk:
         rows = self._sequences.step(tokens, places, _numbers(sides))
         for run, row in zip(runs, rows, strict=True):
             run.pen.choose(row)
+        self._n_tokens += len(runs)
         yield from self._finish(sides)
 
     def _finish(self, sides: Sequence[int]) -> Iterator[tuple[int, WrittenText]]:

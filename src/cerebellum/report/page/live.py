@@ -11,7 +11,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from typing import Self
 
 from cerebellum.errors import CerebellumError
 from cerebellum.files import write_text
-from cerebellum.progress import Progress
+from cerebellum.progress import Progress, seconds_left, tell_written
 from cerebellum.report.page.html import Number, Table, document, listed, table, text
 from cerebellum.report.page.parts import nats, number, whole
 from cerebellum.study.store import Study
@@ -41,11 +41,12 @@ class Step:
     first: int
     began: float
     ended: float | None = None
+    times: list[float] = field(default_factory=list)
 
     def left(self, now: float) -> float | None:
-        """Seconds that the rest takes at the pace so far; None where nothing is known yet."""
-        fresh = self.done - self.first
-        return None if fresh < 1 else (now - self.began) / fresh * (self.total - self.done)
+        """Seconds that the rest takes at the later steps' pace, from ``now`` on; None where nothing is known yet."""
+        seconds = seconds_left((self.began, *self.times), self.total - self.done)
+        return None if seconds is None else max(seconds - (now - self.times[-1]), 0.0)
 
 
 class LivePage:
@@ -94,8 +95,12 @@ class LivePage:
     def step(self, what: str = "") -> None:
         if self._steps:
             self._steps[-1].done += 1
+            self._steps[-1].times.append(self._clock())
         self._inner.step(what)
         self._update()
+
+    def written(self, n_tokens: int, n_ended: int) -> None:
+        tell_written(self._inner, n_tokens, n_ended)
 
     def end(self) -> None:
         if self._steps:

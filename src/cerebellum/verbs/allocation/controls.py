@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
 from cerebellum.allocation.sizes import file_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial, TrialKind
-from cerebellum.results.allocation import Controls, Equivalent, Rung, Shuffled
+from cerebellum.results.allocation import Controls, Shuffled
 from cerebellum.scoring.summary import mean_kld
-from cerebellum.stats.intervals import Interval, mean_interval
+from cerebellum.stats.intervals import mean_interval
 from cerebellum.study.runner import FailedTrial, Split
 from cerebellum.verbs.allocation.measuring import effect_values, first_chunks, kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.stock import climb, equivalent_bytes
+from cerebellum.verbs.allocation.stock import beside_stock
 from cerebellum.verbs.compose import compare
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
@@ -38,27 +37,16 @@ def run_controls(
     base, ours = (runner.known(trial, chunks) for trial in (BASE_TRIAL, recipe))
     measured = {row.trial.label for row in comparison.rows}
     theirs = runner.known(alone, chunks) if alone.label in measured else {}
-    ratio, unit = kld_ratio(ours, base), mean_kld(base)
-    if not math.isfinite(ratio.estimate):  # the base is the reference itself
-        ratio_of, unit = Interval(1.0, 1.0, 1.0, 0.0, len(chunks), 0.95), mean_kld(ours)
-    else:
-        ratio_of = ratio
-    rungs, failed = climb(
-        session,
-        table,
-        session.report,
-        unit * max(min(ratio_of.low, ratio_of.estimate), 0.0),
-        unit * ratio_of.high,
-    )
+    beside, failed = beside_stock(session, table.base, session.report, ours, base)
     shuffled, lost, better = measure_shuffles(session, table, recipe, limit, options)
     others = [trial for trial in (BASE_TRIAL, alone, *blankets) if trial.label in measured]
     return Controls(
         comparison,
-        ratio,
+        beside.ratio,
         kld_ratio(ours, theirs),
         shuffled,
-        rungs,
-        equivalent_of(rungs, unit, ratio_of),
+        beside.ladder,
+        beside.equivalent,
         tuple({failure.label: failure for failure in (*comparison.failed, *failed, *lost)}.values()),
         (*surely_better(session, session.report, table, recipe, others, limit), *better),
     )
@@ -97,9 +85,3 @@ def measure_shuffles(
         of_stock=start > 0.0,
     )
     return shuffled, runner.failed(trials), surely_better(session, split, table, recipe, measured, limit)
-
-
-def equivalent_of(rungs: Sequence[Rung], base_kld: float, ratio: Interval) -> Equivalent:
-    """Where the recipe's KL divergence lies on the stock ladder; a smaller share is a larger file."""
-    sizes = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
-    return Equivalent(*sizes)

@@ -10,9 +10,11 @@ from dataclasses import replace
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
 from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
+from cerebellum.allocation.floor import harmless_types
 from cerebellum.allocation.sizes import file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
+from cerebellum.figures import counted
 from cerebellum.fleet.local import fleet_of
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
@@ -35,6 +37,10 @@ from cerebellum.verbs.splits import make_splits
 #: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
 #: far 0.06 to 0.15 (recipes at equal bytes, 128 to 256 scored tokens a chunk).
 SPREAD = 0.2
+#: A difference between files worth showing, as a share of the stock file's KL divergence.
+USEFUL = 0.05
+#: Under so many chunks only large differences can be shown.
+FEW_CHUNKS = 8
 #: Whole passes that a trial of one tensor is worth: it begins at its block.
 ONE_TENSOR = 0.55
 #: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text.
@@ -55,16 +61,18 @@ def estimate_allocation(
     inputs = read_inputs(options)
     progress.note("estimate: asking llama.cpp for the stock file's types")
     source, ftype = inputs.source, options.base or stock_base(backend, inputs.source, options, allocation.target)
+    types = backend.types(source.path, ftype, (), options.imatrix)
+    named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
+    makes = wants_imatrix(replace(options, base=ftype), named, backend)
+    table = nominal_table(source, ftype, types, allocation, inputs, makes_imatrix=makes)
+    refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
     fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
     settings = replace(options.settings, devices=fleet.settings[0].devices)
     progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
     engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
     try:
         search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress)
-        types = backend.types(source.path, ftype, (), options.imatrix)
-        named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-        makes = wants_imatrix(replace(options, base=ftype), named, backend)
-        table = nominal_table(source, ftype, types, allocation, inputs, engine, makes)
+        table = nominal_table(source, ftype, types, allocation, inputs, engine.unused, makes)
         progress.note(f"estimate: timing a chunk of {options.settings.n_ctx:,} tokens, twice")
         seconds = timed(engine, search)
         n_vocab = engine.n_vocab
@@ -73,16 +81,16 @@ def estimate_allocation(
     limit = target_bytes(allocation.target, table.base)
     budget = checked_budget(table, limit)
     refuse_own_reference(table, inputs, limit)
-    n_first, n_trials = counted_trials(table, budget, allocation, source)
+    n_first, n_trials, n_harmless = counted_trials(table, budget, allocation, source)
     seconds /= fleet.n
-    counts = chunk_counts(n_first, n_trials, len(table.names), seconds, search, report, allocation)
+    counts = chunk_counts(n_first, n_trials, n_harmless, len(table.names), seconds, search, report, allocation)
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
         source.path.name,
         ftype,
         limit,
         len(table.names),
-        n_trials,
+        n_trials + n_harmless,
         len(search.chunks),
         len(report.chunks),
         round(sum(counts.values())),
@@ -93,20 +101,22 @@ def estimate_allocation(
         source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
-        chunks_to_show(0.05),
-        tuple(notes_of(options, (*own_reference_doubts(inputs), *inputs.doubts), search, report, n)),
+        USEFUL,
+        chunks_to_show(USEFUL, SPREAD),
+        tuple(notes_of(options.n_chunks, (*own_reference_doubts(inputs), *inputs.doubts), (search, report))),
     )
 
 
-def counted_trials(table: Table, budget: int, allocation: AllocationOptions, source: Model) -> tuple[int, int]:
-    """(tensors that are measured, their trials): none with a map, few with a transfer whose profiles hold."""
+def counted_trials(table: Table, budget: int, allocation: AllocationOptions, source: Model) -> tuple[int, int, int]:
+    """(tensors that are measured, their trials, harmless trials of a quantized source, which measure its floor): none with a map, few with
+    a transfer whose profiles hold."""
     if allocation.sensitivity is not None:
-        return 0, 0
-    cells = first_anchors(table, budget)
+        return 0, 0, 0
+    cells, n_harmless = first_anchors(table, budget), len(harmless_types(table.tensors, source.types))
     if allocation.origin is not None:
         n = expected_trials(table, cells, allocation.origin, source)
-        return n, n
-    return len(cells), len(cells) + round(SECOND_SHARE * len(cells))
+        return n, n, n_harmless
+    return len(cells), len(cells) + round(SECOND_SHARE * len(cells)), n_harmless
 
 
 def nominal_table(
@@ -115,14 +125,14 @@ def nominal_table(
     types: Mapping[str, str],
     allocation: AllocationOptions,
     inputs: Inputs,
-    engine: Engine,
+    unused: frozenset[str] = frozenset(),
     makes_imatrix: bool = False,
 ) -> Table:
     """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
     tensors = tuple(replace(t, type=types[t.name]) for t in source.tensors)
     base = replace(source, tensors=tensors, ftype=ftype, file_bytes=file_bytes(source, types))
     known = frozenset(t.name for t in tensors) if makes_imatrix else important(inputs.imatrix, source)
-    kinds_of = candidate_types(source, base.types, allocation.rules, known, engine.unused)
+    kinds_of = candidate_types(source, base.types, allocation.rules, known, unused)
     source_types = source.types
 
     def error(name: str, kind: str) -> float:
@@ -135,6 +145,7 @@ def nominal_table(
 def chunk_counts(
     n_first: int,
     n_trials: int,
+    n_harmless: int,
     n_tensors: int,
     seconds: float,
     search: Split,
@@ -145,7 +156,7 @@ def chunk_counts(
     to use up what it may. ``seconds``: of a whole pass."""
     n_search, n_report = len(search.chunks), len(report.chunks)
     first, last = min(LOOKS[0], n_search), min(LOOKS[-1], n_search)
-    anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first)
+    anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first) + n_harmless * min(LOOKS[1], n_search)
     judging = float(judging_cost(len(judged_chunks(search.chunks, STEP_CHUNKS))))
     steps = anchors or float(first * n_tensors)
     if allocation.refine_minutes is not None:  # judging and steps share them; a step is part of a pass
@@ -186,17 +197,20 @@ def disk_of(base: Model, limit: int, ftype: str, source: Model, rows: int) -> in
     return (0 if is_own_base else base.file_bytes) + limit + rows
 
 
-def chunks_to_show(share: float) -> int:
-    """Chunks that show a change of such a share four times in five."""
-    return next(n for n in itertools.count(2) if smallest_detectable(SPREAD / math.sqrt(n), n) <= share)
+def chunks_to_show(share: float, spread: float) -> int:
+    """Chunks that show a change of such a share four times in five, where chunks differ by ``spread``."""
+    return next(n for n in itertools.count(2) if smallest_detectable(spread / math.sqrt(n), n) <= share)
 
 
-def notes_of(options: SessionOptions, doubts: Sequence[str], search: Split, report: Split, n: int) -> list[str]:
-    """What should be known before hours are spent."""
-    asked, notes = options.n_chunks, list(doubts)
-    for split in (search, report):
+def notes_of(asked: int | None, doubts: Sequence[str], splits: Sequence[Split]) -> list[str]:
+    """What should be known before hours are spent. ``asked``: chunks of each text."""
+    notes, n = list(doubts), min(len(split.chunks) for split in splits)
+    for split in splits:
         if asked is not None and len(split.chunks) < asked:
-            notes.append(f"the {split.name} text has only {len(split.chunks)} chunks for it, not {asked}")
-    if n < 8:
-        notes.append(f"{n} chunks show only large differences: give a longer text, or a smaller --ctx")
+            notes.append(
+                f"the {split.name} text has only {counted(len(split.chunks), 'chunk')} for it, not {asked}: a longer text shows smaller "
+                "differences"
+            )
+    if n < FEW_CHUNKS:
+        notes.append(f"{counted(n, 'chunk')} can show only large differences: give a longer text, or a smaller --ctx")
     return notes

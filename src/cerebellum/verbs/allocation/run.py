@@ -216,8 +216,8 @@ def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
     if same and table.file_bytes(types) - table.extra_bytes <= limit:  # as it is, it carries no keys of ours
         raise InputError(
             f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "
-            f"{limit:,} bytes no file is nearer to it than itself. Give a smaller size (--like, --size), or --reference with the "
-            "unquantized model"
+            f"{limit:,} bytes no file is nearer to it than itself. Give fewer bytes than its {inputs.source.file_bytes:,} (--like with a "
+            "smaller stock type, --size), or --reference with the unquantized model"
         )
 
 

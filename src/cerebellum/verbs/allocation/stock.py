@@ -12,10 +12,11 @@ from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, TrialKind
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.results.allocation import Rung
+from cerebellum.results.stock import BesideStock, Equivalent, Rung
 from cerebellum.scoring.summary import mean_kld, summarize
+from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial, Scores, Split
-from cerebellum.verbs.allocation.measuring import recipe_trial
+from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.session import Session
 
 #: The stock mixes that a size is looked up among and that a recipe is compared with, smallest first.
@@ -46,8 +47,22 @@ def nearest_mix(
     return min(mixes, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
 
 
+def beside_stock(
+    session: Session, model: Model, split: Split, ours: Scores, base: Scores
+) -> tuple[BesideStock, tuple[FailedTrial, ...]]:
+    """A recipe, measured on ``split`` as ``ours`` beside the base, among stock files of ``model``'s header; and the stock files that can't
+    be measured."""
+    ratio, unit = kld_ratio(ours, base), mean_kld(base)
+    share = ratio
+    if not math.isfinite(ratio.estimate):  # the base is the reference itself
+        share, unit = Interval(1.0, 1.0, 1.0, 0.0, len(ours), 0.95), mean_kld(ours)
+    low, high = unit * max(min(share.low, share.estimate), 0.0), unit * share.high
+    rungs, failed = climb(session, model, split, low, high)
+    return BesideStock(ratio, rungs, equivalent_of(rungs, unit, share)), failed
+
+
 def climb(
-    session: Session, table: Table, split: Split, low: float, high: float
+    session: Session, model: Model, split: Split, low: float, high: float
 ) -> tuple[tuple[Rung, ...], tuple[FailedTrial, ...]]:
     """The stock ladder on ``split``, from the base's rung up until one's KL divergence is at most ``low``, and down until one's is at least
     ``high``, nats a token; and the rungs that can't be measured, which are passed over."""
@@ -56,7 +71,7 @@ def climb(
     failed: list[FailedTrial] = []
 
     def climb_to(ftype: str) -> Rung | None:
-        rung = _measured(session, table, ftype, split)
+        rung = _measured(session, model, ftype, split)
         if isinstance(rung, FailedTrial):
             failed.append(rung)
             return None
@@ -74,7 +89,7 @@ def climb(
     return tuple(sorted(rungs.values(), key=lambda r: r.file_bytes)), tuple(failed)
 
 
-def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung | FailedTrial:
+def _measured(session: Session, model: Model, ftype: str, split: Split) -> Rung | FailedTrial:
     types = stock_types(session, ftype)
     trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
     runner = session.runner(split)
@@ -82,14 +97,23 @@ def _measured(session: Session, table: Table, ftype: str, split: Split) -> Rung 
     if scores is None:
         return runner.failed([trial])[0]
     divergence = summarize(scores).divergence
-    return Rung(ftype, file_bytes(table.base, types), mean_kld(scores), divergence.mean if divergence else None)
+    return Rung(ftype, file_bytes(model, types), mean_kld(scores), divergence.mean if divergence else None)
 
 
 def equivalent_bytes(rungs: Sequence[Rung], kld: float) -> float | None:
-    """Bytes of a stock file that would have so much KL divergence: log-linear between neighbouring rungs. None beyond the ladder."""
-    ordered = sorted(rungs, key=lambda r: r.file_bytes)
+    """Bytes of a stock file that would have so much KL divergence: log-linear between neighbouring rungs. None beyond the ladder. A rung
+    that a smaller one is as good as is passed over: nobody would take it."""
+    ordered: list[Rung] = []
+    for rung in sorted(rungs, key=lambda r: (r.file_bytes, r.kld)):
+        if not ordered or rung.kld < ordered[-1].kld:
+            ordered.append(rung)
     for a, b in itertools.pairwise(ordered):
-        if b.kld <= kld <= a.kld and a.kld > 0.0 and b.kld > 0.0 and kld > 0.0:
-            share = math.log(a.kld / kld) / math.log(a.kld / b.kld) if a.kld > b.kld else 0.0
-            return a.file_bytes + share * (b.file_bytes - a.file_bytes)
+        if b.kld <= kld <= a.kld and b.kld > 0.0 and kld > 0.0:
+            return a.file_bytes + math.log(a.kld / kld) / math.log(a.kld / b.kld) * (b.file_bytes - a.file_bytes)
     return None
+
+
+def equivalent_of(rungs: Sequence[Rung], base_kld: float, ratio: Interval) -> Equivalent:
+    """Where the recipe's KL divergence lies on the stock ladder; a smaller share is a larger file."""
+    found = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
+    return Equivalent(*found)

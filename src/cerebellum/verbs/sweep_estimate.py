@@ -1,0 +1,155 @@
+"""What a sweep, or a sweep and its choice, will take and can show: trials counted, a chunk timed. Nothing is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from cerebellum.allocation.plan import SweepPlan, plan_sweep
+from cerebellum.allocation.policies import POLICIES, check_policy
+from cerebellum.allocation.sizes import file_bytes
+from cerebellum.fleet.local import fleet_of
+from cerebellum.gguf.overrides import pairs
+from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Sources
+from cerebellum.progress import Progress, Silent
+from cerebellum.results.estimate import Estimate
+from cerebellum.stats.intervals import smallest_detectable
+from cerebellum.stats.racing import plan_race
+from cerebellum.stats.verdicts import PRACTICAL_SHARE
+from cerebellum.verbs.allocation.estimate import (
+    NOISE_PASSES,
+    ONE_TENSOR,
+    chunks_to_show,
+    disk_of,
+    notes_of,
+    rows_of,
+    timed,
+)
+from cerebellum.verbs.base import base_ftype, planned_types
+from cerebellum.verbs.base_mix import mix_of
+from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.doubts import OWN_REFERENCE, race_doubts, refuse_hopeless
+from cerebellum.verbs.inputs import Inputs, read_inputs
+from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.pipeline import (
+    ChoiceOptions,
+    check_sweep,
+    check_writable,
+    of_own_reference,
+)
+from cerebellum.verbs.splits import make_splits
+from cerebellum.verbs.sweep import SweepOptions
+from cerebellum.verbs.validity import LADDER
+
+#: Standard deviation between chunks of one tensor's change of KL divergence, as a share of the base's mean: on the bundled model at Q3_K_M,
+#: 283 trials of all roles at Q2_K, Q4_K and Q6_K, 128 scored tokens a chunk, the median is 0.046 (0.057, 0.045, 0.040 by type).
+SPREAD = 0.05
+
+
+def estimate_sweep(
+    options: SessionOptions,
+    sweep: SweepOptions,
+    choice: ChoiceOptions | None,
+    backend: Backend,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Opens the model, cuts the texts, times a chunk. ``choice`` None: of a sweep alone. Raises a `CerebellumError` for all that
+    `sweep_session` or `run_session` would refuse of the inputs."""
+    progress = progress or Silent()
+    if choice is not None:
+        check_policy(choice.policy)
+        check_writable(options, sweep)
+    check_sweep(options, sweep, backend)
+    inputs = read_inputs(options)
+    source, is_own = inputs.source, of_own_reference(options)
+    types, has_imatrix = base_types(options, sweep, inputs, backend)
+    plan = plan_sweep(source, types, sweep.roles, sweep.types, sweep.blocks, has_imatrix=has_imatrix)
+    if is_own and choice is not None and not choice.by_perplexity:
+        refuse_hopeless(plan, source)
+    fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
+    settings = replace(options.settings, devices=fleet.settings[0].devices)
+    progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
+    engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
+    try:
+        search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
+        progress.note(f"estimate: timing a chunk of {settings.n_ctx:,} tokens, twice")
+        seconds, n_vocab = timed(engine, search) / fleet.n, engine.n_vocab
+        plan = without_unused(plan, engine)
+    finally:
+        engine.close()
+    splits = (search,) if choice is None else (search, report)
+    counts = chunk_counts(plan, sweep, choice, [len(split.chunks) for split in splits])
+    base = replace(
+        source,
+        tensors=tuple(replace(t, type=types[t.name]) for t in source.tensors),
+        ftype=base_ftype(source, options.base),
+        file_bytes=file_bytes(source, types),
+    )
+    doubts = [*([OWN_REFERENCE] if is_own else []), *inputs.doubts]
+    doubts += race_doubts(len(search.chunks), sweep.race.seed) if sweep.race else []
+    rows = sum(rows_of(split, split, n_vocab, settings) // 2 for split in splits)
+    return Estimate(
+        source.path.name,
+        base.ftype or "",
+        None,
+        len({p.swap.tensor for p in plan.planned}),
+        len(plan.planned),
+        len(search.chunks),
+        0 if choice is None else len(report.chunks),
+        round(sum(counts.values())),
+        sum(n * (one_trial(settings.replay_bytes) if what == "trials" else 1.0) for what, n in counts.items()),
+        seconds,
+        disk_of(base, 0 if choice is None else base.file_bytes, base.ftype or "", source, rows),
+        source.file_bytes + base.file_bytes + settings.replay_bytes + 2 * LOGITS_BYTES,
+        SPREAD,
+        smallest_detectable(SPREAD / math.sqrt(len(search.chunks)), len(search.chunks)),
+        PRACTICAL_SHARE,
+        chunks_to_show(PRACTICAL_SHARE, SPREAD),
+        tuple(notes_of(options.n_chunks, doubts, splits)),
+        "sweep" if choice is None else "choice",
+    )
+
+
+def without_unused(plan: SweepPlan, engine: Engine) -> SweepPlan:
+    """The plan less the tensors that no forward pass reads."""
+    left = tuple(p for p in plan.planned if p.swap.tensor not in engine.unused)
+    return replace(plan, planned=left)
+
+
+def one_trial(replay_bytes: int) -> float:
+    """Whole passes that a trial of one tensor is worth."""
+    return ONE_TENSOR if replay_bytes else 1.0
+
+
+def base_types(
+    options: SessionOptions, sweep: SweepOptions, inputs: Inputs, backend: Backend
+) -> tuple[Mapping[str, str], bool]:
+    """(the base's types by a dry run, whether there is an importance matrix): one that is yet to be made counts as there."""
+    source = inputs.source
+    if not wants_imatrix(options, sweep.types, backend):
+        types = planned_types(backend, source, options.imatrix, options.base, options.mix)
+        return types, options.imatrix is not None
+    ftype = base_ftype(source, options.base)
+    return backend.types(source.path, ftype, pairs(mix_of(options.mix, source, ftype).lines), None), True
+
+
+def chunk_counts(
+    plan: SweepPlan, sweep: SweepOptions, choice: ChoiceOptions | None, n_chunks: list[int]
+) -> Mapping[str, float]:
+    """Chunks of trials by what they are for. ``n_chunks``: of the search text, and of the report text where there is a choice. A race is
+    taken to need half of what its first look leaves."""
+    n_search, n_both = n_chunks[0], sum(n_chunks)
+    each = float(n_search)
+    if sweep.race is not None:
+        first = plan_race(range(n_search), sweep.race.seed)[1].looks[0]
+        each = first + 0.5 * (n_search - first)
+    counts = {"trials": len(plan.planned) * each, "base": float(n_search), "reference": float(n_both + NOISE_PASSES)}
+    if choice is not None:
+        blankets = len({kind for p in plan.planned for kind in p.asked})
+        sets = (
+            1 + choice.n_random + blankets + len(POLICIES) - 1
+        )  # the recipe first; the base requantized is the base, mostly
+        counts["together"] = float(sets * n_both + 2 * n_chunks[1])  # base and written file on the report text
+        counts["ladder"] = float(len(LADDER) * n_search) if choice.by_perplexity else 0.0
+    return counts

@@ -1,0 +1,54 @@
+"""The time left: by a robust rate, in hours and minutes, and of answers by their tokens."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from cerebellum.cli.console import ConsoleProgress
+from cerebellum.progress import clock, seconds_left, seconds_to_write
+
+
+def test_a_slow_start_says_nothing_of_the_rest() -> None:
+    """The first step opens files and compiles for a minute; each later one takes 2 s. By the mean of all, 40 more would take 7 minutes."""
+    times = [0.0, 60.0]
+    for _ in range(7):
+        times.append(times[-1] + 2.0)
+    assert seconds_left(times, 40) == pytest.approx(80.0)
+    assert seconds_left(times[:4], 40) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(7.31, "7.3 s"), (99.4, "99.4 s"), (99.6, "2 min"), (3540, "59 min"), (3900, "1 h 5 min"), (18416, "5 h 7 min"), (183600, "2 d 3 h")],
+)  # fmt: skip
+def test_spans_are_said_in_hours_and_minutes(seconds: float, words: str) -> None:
+    assert clock(seconds) == words
+
+
+def test_answers_are_reckoned_by_tokens() -> None:
+    """10 tokens a second. 4 of 20 answers have ended, of 50 tokens each, and 160 tokens are written in others: 16 · 50 - 160 are left."""
+    told = [(float(t), 10 * t) for t in range(37)]
+    assert told[-1][1] == 4 * 50 + 160
+    assert seconds_to_write(told, 200, 4, 16) == pytest.approx(64.0)
+    assert seconds_to_write(told, 0, 0, 20) is None and seconds_to_write(told[:3], 50, 1, 19) is None
+    assert seconds_to_write(told, 4, 4, 1) == 0.0
+
+
+def test_lines_show_tokens_before_an_answer_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    progress = ConsoleProgress()
+    progress.begin("asking", 4)
+    for now in (float(second) for second in range(1, 41)):
+        progress.written(10 * int(now), 0)
+    progress.step()
+    for now in (float(second) for second in range(41, 61)):
+        progress.written(10 * int(now), 400)
+    progress.end()
+    lines = capsys.readouterr().err.splitlines()
+    assert "asking: 0 of 4, 110 tokens written" in lines[0] and "left" not in lines[0]
+    assert any("asking: 1 of 4, 550 tokens written, 2 min left" in line for line in lines), lines
