@@ -96,9 +96,9 @@ JOB_FILES = (*BENCH_FILES, *REPORT_FILES, "base-*.gguf", "*-cerebellum.gguf", "*
 
 def refuse_input(out: Path, inputs: Iterable[Path | None]) -> None:
     """No verb writes onto what it reads, forced or not: raises `OutputError` where ``out`` is one of ``inputs`` by whatever name, a link
-    of either kind included, or where the hidden name that it is written under first is one."""
-    for path in inputs:
-        if path is not None and (same_file(out, path) or same_file(partial_of(out), path)):
+    of either kind included, or where the hidden name that it is written under first is one. Of a model in several files all are read."""
+    for path in _whole_sets(inputs):
+        if same_file(out, path) or same_file(partial_of(out), path):
             raise OutputError(f"{out} is {path}, which this command reads; name another file to write")
 
 
@@ -106,13 +106,29 @@ def refuse_inputs_in(folder: Path, inputs: Iterable[Path | None], names: Iterabl
     """The same for an output folder: no input lies there under a name that is written, one that matches a pattern of ``names``."""
     if not folder.is_dir():
         return
-    given = [path for path in inputs if path is not None]
+    given = _whole_sets(inputs)
     for out in [path for pattern in names for path in folder.glob(pattern)]:
         for path in given:
             if same_file(out, path):
                 raise OutputError(
                     f"{path} is {out.name} in the output folder {folder}, a name that this command writes; give another --out"
                 )
+
+
+def _whole_sets(inputs: Iterable[Path | None]) -> list[Path]:
+    """The inputs, and of each that is one of a model's several files the others too, as far as they are there."""
+    paths = [path for path in inputs if path is not None]
+    for path in paths.copy():
+        if (stem := stem_of(path)) not in (path.name, path.stem):
+            with contextlib.suppress(OSError):
+                paths += [
+                    p for p in path.parent.glob(f"*{path.name[-_OF:]}") if stem_of(p) == stem and p.name != path.name
+                ]
+    return paths
+
+
+#: Letters of the end of a file's name that all files of a model in several have: ``-of-00003.gguf``.
+_OF = len("-of-00003.gguf")
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from cerebellum.cli import main
 from cerebellum.errors import OutputError
 from cerebellum.files import refuse_input
+from cerebellum.gguf.split_file import SplitLimit, write_set
 from tests.cli.command import cerebellum, refused
 from tests.llamacpp import tiny
 
@@ -168,6 +169,32 @@ def test_one_function_sees_every_kind_of_link(tmp_path: Path) -> None:
     out.unlink()
     out.symlink_to(tmp_path / "nowhere")
     refuse_input(out, (file,))
+
+
+def test_no_file_of_a_model_in_several_is_written_onto(ground: Path, tmp_path: Path) -> None:
+    """Not only the first, which is the one that is named: neither as the file to write nor in the folder."""
+    write_set(ground / "model.gguf", tmp_path / "set.gguf", SplitLimit(max_tensors=8))
+    first, *others = sorted(tmp_path.glob("set-*.gguf"))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    os.link(others[0], folder / "base-Q3_K_M.gguf")
+    before, text = [path.read_bytes() for path in others], str(ground / "text.txt")
+    done = cerebellum(tmp_path, "imatrix", str(first), "-f", text, "--force", "--out", str(others[-1]))
+    refused(done, 3, "which this command reads")
+    done = cerebellum(tmp_path, "run", str(first), "--text", text, "--ctx", "64", "--quiet", "--out", str(folder))
+    refused(done, 3, "base-Q3_K_M.gguf", "give another --out")
+    assert [path.read_bytes() for path in others] == before
+
+
+def test_a_set_of_another_number_of_files_is_no_input(tmp_path: Path) -> None:
+    """Nor is another model's."""
+    for name in ("m-00001-of-00002", "m-00002-of-00002", "m-00002-of-00003", "n-00002-of-00002"):
+        (tmp_path / f"{name}.gguf").write_text("x")
+    first = tmp_path / "m-00001-of-00002.gguf"
+    for name in ("m-00002-of-00003.gguf", "n-00002-of-00002.gguf"):
+        refuse_input(tmp_path / name, (first,))
+    with pytest.raises(OutputError, match="which this command reads"):
+        refuse_input(tmp_path / "m-00002-of-00002.gguf", (first,))
 
 
 def test_the_hidden_name_of_a_file_is_no_input_either(ground: Path, tmp_path: Path) -> None:

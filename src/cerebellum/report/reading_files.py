@@ -106,8 +106,9 @@ def _rungs(files: tuple[Compared, ...], reference: float) -> tuple[Rung, ...]:
     known = [file for file in files if file.kld is not None]
     if len(known) < 3:
         return ()
-    rungs = [Rung("reference", reference, Mean(0.0), 0.0)]
-    return (*rungs, *(Rung(f.file, f.ppl.estimate, f.change, f.kld.estimate) for f in known if f.kld is not None))
+    names = dict(zip([f.file for f in files], short_names([f.file for f in files]), strict=True))
+    rungs = (Rung(names[f.file], f.ppl.estimate, f.change, f.kld.estimate) for f in known if f.kld is not None)
+    return (Rung("reference", reference, Mean(0.0), 0.0), *rungs)
 
 
 def _ground(speed: Data | None) -> tuple[str, ...]:
