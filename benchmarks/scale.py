@@ -28,8 +28,9 @@ import numpy as np
 from cerebellum.domain import ChunkScore, TensorType, Trial, TrialKind
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.llamacpp.protocol import ChunkScored, SweepEvent, TrialStarted
+from cerebellum.study.groups import Group, grouped
 from cerebellum.study.pool import Again, Waiting, WorkerLost
-from cerebellum.study.runner import FailedTrial, Group, Sweeper, TrialRunner, grouped
+from cerebellum.study.runner import FailedTrial, Sweeper, TrialRunner
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
 #: Job → chunks of its looks, and the share of the trials that get each. All workers wait for each other between looks.
@@ -50,7 +51,7 @@ class Costs:
     whole: float
     quantize: float
     open: float
-    between: float = 5.0
+    between: float = 0.6
     speed_spread: float = 0.05
     slow_share: float = 0.02
     slow_times: float = 4.0
@@ -106,7 +107,11 @@ class SimulatedEngine:
             yield TrialStarted(number, chunks[0])
             self._spend(max(0.0, self._costs.quantize - computed))
             for chunk in chunks:
-                yield TrialStarted(number, chunk)
+                try:
+                    yield TrialStarted(number, chunk)
+                except GeneratorExit:  # another has it, and this one had begun
+                    self.now += share * self._costs.whole / self.speed
+                    raise
                 self._spend(share * self._costs.whole)
                 yield ChunkScored(number, ChunkScore(chunk, 1, 1.0, 1.0))
             computed = share * self._costs.whole * len(chunks)
@@ -138,7 +143,7 @@ class Look:
         corpus = SimpleNamespace(chunks=lambda numbers: numbers)
         runner = SimpleNamespace(engines=engines, corpus=corpus, reference=None, settings=None)
         self._engines, self._sweeper = engines, Sweeper(cast(TrialRunner, runner))
-        self._waiting: Waiting[Group] = Waiting(groups, len(engines))
+        self._waiting: Waiting[Group] = Waiting(groups, len(engines), self._sweeper.split)
         self._running: dict[int, Iterator[Any]] = {}
         self._idle = list(range(len(engines)))
         self.scored: list[tuple[str, int]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,17 @@ from cerebellum.fleet.node import CACHE, FILES, Made, NeededFile, NodeHost, Orde
 from cerebellum.fleet.ray_fleet import connected, reason
 from cerebellum.fleet.remote import RemoteEngine
 from cerebellum.gguf.model_file import read_model
-from cerebellum.keys import sha256_file
+from cerebellum.gguf.split_file import SplitLimit
+from cerebellum.keys import content_key, sha256_file
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.progress import Silent
 from cerebellum.scoring.reference import ReferenceStore
+from cerebellum.study.builds import pool
+from cerebellum.study.others import Others, allotted
 from cerebellum.study.runner import TrialRunner
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from cerebellum.verbs.splitting import split_model
 
 SWAP = TensorType("blk.1.ffn_gate.weight", "Q2_K")
 BACKEND = FakeBackend({SWAP: Effect(nll=0.02, kld=0.01)})
@@ -135,6 +140,41 @@ def test_files_are_known_by_content_wherever_they_lie(folder: Path, monkeypatch:
     assert NodeHost(BACKEND, ("~/elsewhere",)).find(wanted) == elsewhere / "model.gguf"
 
 
+def test_a_model_in_several_files_is_whole_in_one_folder_or_not_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is known by its own hash; the one that is lacking, or is another file, is named."""
+    there = folder / "there"
+    split_model(folder / "here" / "model.gguf", folder / "set.gguf", SplitLimit(max_tensors=8))
+    first, second, *rest = sorted(folder.glob("set-*.gguf"))
+    hashed: list[str] = []
+
+    def hash_file(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    wanted = NeededFile.of(first, hash_file)
+    assert hashed == [path.name for path in (first, second, *rest)] and len(wanted.files) >= 3
+    there.mkdir()
+    for path in (first, second, *rest):
+        shutil.copy(path, there)
+    monkeypatch.setenv(FILES, str(there))
+    host = NodeHost(BACKEND)
+    assert host.find(wanted) == there / first.name
+    assert (
+        host.open(Order(wanted, wanted, None, SETTINGS))[0]
+        == BACKEND.open(folder / "here" / "model.gguf", SETTINGS).n_vocab
+    )
+    (there / second.name).write_bytes(b"x" * second.stat().st_size)
+    with pytest.raises(
+        InputError, match=rf"lacks {second.name} .*, one of \d files .*there/{second.name} is another file"
+    ):
+        host.find(wanted)
+    (there / second.name).unlink()
+    with pytest.raises(InputError, match=rf"lacks {second.name} \(sha256 .*looked in .*there, .*--cluster-files"):
+        host.find(wanted)
+
+
 def test_a_node_makes_the_base_of_the_source_and_proves_it(folder: Path) -> None:
     source, base = folder / "here" / "model.gguf", folder / "base-Q4_K_M.gguf"
     BACKEND.quantize(source, base, "Q4_K_M", [("ffn_down", "q6_k")])
@@ -193,36 +233,92 @@ def test_an_abort_on_a_node_is_the_trial_s(folder: Path) -> None:
 
 def admission(
     folder: Path, *backends: FakeBackend, strict: bool = False
-) -> tuple[list[str], list[tuple[str, str]], list[str]]:
-    """(builds that may measure, what was noted, what was told)."""
+) -> tuple[list[str], list[str], list[tuple[str, str]], list[str]]:
+    """(builds that are one, builds that differ, what was decided, what was told)."""
 
     class Told(Silent):
         def note(self, text: str) -> None:
             told.append(text)
+
+    def note(build: str, how: str, why: str) -> None:
+        noted.append((build, how))
 
     told: list[str] = []
     noted: list[tuple[str, str]] = []
     engines = [RemoteEngine(Pickled(backend), order(folder)) for backend in backends]
     path = folder / "here" / "model.gguf"
     canary = Canary(tuple(corpus(folder).chunks(range(2))), (SWAP,))
-    found = admitted(
+    same, differing = admitted(
         engines, BACKEND.id, canary, lambda: BACKEND.open(path, SETTINGS, Sources(path)),
-        same_build_only=strict, progress=Told(), note=lambda build, why: noted.append((build, why)),
+        same_build_only=strict, progress=Told(), note=note,
     )  # fmt: skip
-    return [engine.build for engine in found], noted, told
+    return [engine.build for engine in same], [engine.build for engine in differing], noted, told
 
 
-def test_another_build_measures_only_where_it_agrees_bit_for_bit(folder: Path) -> None:
+def test_another_build_is_one_with_ours_only_where_it_agrees_bit_for_bit(folder: Path) -> None:
     same, other = replace(BACKEND, id="fake same"), replace(BACKEND, id="fake other", rounding=2)
-    assert admission(folder, BACKEND, BACKEND) == (["fake 1", "fake 1"], [], [])
-    builds, noted, told = admission(folder, BACKEND, same, other)
-    assert builds == ["fake 1", "fake same"] and [build for build, _ in noted] == ["fake same"]
-    assert "bit for bit: taken for the same" in told[0] and "quantized bytes differ: that engine is left out" in told[1]
-    assert (
-        admission(folder, same)[0] == ["fake same"] and admission(folder, other)[0] == []
-    )  # compared with one opened here
+    assert admission(folder, BACKEND, BACKEND) == (["fake 1", "fake 1"], [], [], [])
+    ours, theirs, noted, told = admission(folder, BACKEND, same, other)
+    assert ours == ["fake 1", "fake same"] and theirs == ["fake other"]
+    assert noted == [("fake same", "admitted"), ("fake other", "pooled")]
+    assert "bit for bit: taken for the same" in told[0]
+    assert "quantized bytes differ: it gets chunks of its own, each trial beside its own base" in told[1]
+    for backend, n_same in ((same, 1), (other, 0)):  # compared with one opened here
+        assert len(admission(folder, backend)[0]) == n_same
     with pytest.raises(EngineError, match="--same-build-only allows none"):
         admission(folder, BACKEND, same, strict=True)
+
+
+def with_others(folder: Path, study: Study, n_own: int, *others: RemoteEngine) -> TrialRunner:
+    """A runner with engines of its own and others of another build, as a session makes it."""
+    own = runner(folder, study, *(RemoteEngine(Pickled(), order(folder)) for _ in range(n_own)))
+    theirs = study.series("s", {"build": "fake other"})
+    pool(study, content_key("series", {}), content_key("series", {"build": "fake other"}))
+    return replace(own, reads_pairs=True, others=[Others(theirs, others)])
+
+
+def test_a_build_that_differs_measures_chunks_of_its_own_beside_its_own_base(folder: Path) -> None:
+    """One engine of three: a third of the chunks in full. Ours are as if it weren't there; it is measured once, whoever is quicker."""
+    other = replace(BACKEND, id="fake other", rounding=2)
+    with Study.open(folder / "alone" / "study.sqlite") as study:
+        alone = runner(folder, study, RemoteEngine(Pickled(), order(folder))).measure([BASE, *TRIALS], range(6))
+    with Study.open(folder / "pooled" / "study.sqlite") as study:
+        both = with_others(folder, study, 2, RemoteEngine(Pickled(other), order(folder)))
+        ours = both.measure([BASE, *TRIALS], range(6))
+        assert ours["base"] == alone["base"]
+        assert all(ours[t.label] == {c: alone[t.label][c] for c in range(4)} for t in TRIALS)
+        for trial in TRIALS:
+            scores, bases = both.paired(trial, range(6))
+            assert sorted(scores) == sorted(bases) == list(range(6))
+            assert all(scores[c] == alone[trial.label][c] and bases[c] == alone["base"][c] for c in range(4))
+            assert all(scores[c] != alone[trial.label][c] and bases[c] != alone["base"][c] for c in (4, 5))
+            differences = [scores[c].nll - bases[c].nll for c in range(6)]
+            assert differences == pytest.approx(
+                [alone[trial.label][c].nll - alone["base"][c].nll for c in range(6)], abs=1e-3
+            )
+        counted = [engine._channel.calls.count("sweep") for engine in (*both.engines, *both.others[0].engines)]  # type: ignore[attr-defined]
+        assert both.measure([BASE, *TRIALS], range(6)) == ours
+        assert counted == [engine._channel.calls.count("sweep") for engine in (*both.engines, *both.others[0].engines)]  # type: ignore[attr-defined]
+
+
+def test_what_a_build_that_differs_leaves_undone_is_measured_here(folder: Path) -> None:
+    other = Pickled(replace(BACKEND, id="fake other", rounding=2))
+    engine = RemoteEngine(other, order(folder))
+    other.is_dead = other.is_gone = True
+    with Study.open(folder / "study.sqlite") as study:
+        both = with_others(folder, study, 1, engine)
+        found = both.measure([BASE, *TRIALS], range(6))
+        assert all(len(scores) == 6 for scores in found.values()) and study.failures() == []
+
+
+@pytest.mark.parametrize(
+    ("n_chunks", "n_own", "n_others"), [(16, 8, [1]), (2, 8, [1]), (2, 1, [1]), (7, 1, [2, 3]), (0, 1, [1])]
+)
+def test_chunks_are_one_build_s_in_full(n_chunks: int, n_own: int, n_others: list[int]) -> None:
+    shares = allotted(list(range(n_chunks)), n_own, n_others)
+    gone = [chunk for share in shares for chunk in share]
+    assert len(gone) == len(set(gone)) and set(gone) <= set(range(n_chunks))
+    assert [len(share) for share in shares] == [n_chunks * n // (n_own + sum(n_others)) for n in n_others]
 
 
 @pytest.mark.parametrize(

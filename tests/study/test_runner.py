@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from cerebellum.errors import EngineDied, EngineError, StudyError, TensorChoiceE
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Backend, Settings, Sources, SweepEvent, TrialStarted
 from cerebellum.scoring.reference import ReferenceStore
-from cerebellum.study.runner import FailedTrial, Split, TrialFailed, TrialRunner, grouped, series_facts
+from cerebellum.study.groups import Group, Running, grouped, split
+from cerebellum.study.runner import FailedTrial, Split, TrialFailed, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault, write_fake_model
 
@@ -345,6 +347,68 @@ def test_who_dies_in_the_bases_pass_is_not_the_trial(room: Room) -> None:
     engine.__class__ = DyingBase
     with pytest.raises(TrialFailed, match=r"^the base, before trial 'two', chunk 7: died as planted$"):
         room.runner(engine).measure([ONE, TWO], range(5, 9))
+
+
+# -- engines of which one is slow ---------------------------------------------------------------------------------------
+
+
+class Slow(FakeEngine):
+    """Waits for ``seconds`` before it computes a cell, the base's pass included."""
+
+    seconds = 0.1
+
+    def sweep(self, trials: Any, chunks: Any, *, reference: Any = None, settings: Any = None) -> Iterator[SweepEvent]:
+        for event in super().sweep(trials, chunks, reference=reference, settings=settings):
+            yield event
+            if isinstance(event, TrialStarted):
+                time.sleep(self.seconds)
+
+
+def test_what_a_slow_engine_has_not_begun_the_others_do(room: Room) -> None:
+    """Every cell once, the same scores; of two engines the slow one has little of the sixteen trials in the end."""
+    slow, quick = room.engine(), room.engine()
+    slow.__class__ = Slow
+    scores = room.runner(slow, quick).measure([BASE, *MANY], range(3))
+    assert scores == straight(room, range(3), BASE, *MANY)
+    assert slow.n_scored + quick.n_scored - 51 in range(
+        4
+    )  # what it had begun when it was taken is computed for nothing
+    assert slow.n_scored <= 18  # of the half that it had
+
+
+def test_what_is_taken_is_the_end_of_the_longest_group_and_leaves_as_much_work() -> None:
+    trials = [
+        Trial(f"t{b}", TrialKind.SINGLE, tensor_types_of({f"blk.{b}.ffn_up.weight": "Q2_K"})) for b in range(9, -1, -1)
+    ]
+    long, short = Running(Group((0, 1, 2), tuple(trials)), at=1), Running(Group((0, 1, 2), tuple(trials[:4])), at=0)
+    long.gone |= {("t9", chunk) for chunk in range(3)} | {("t8", 0)}
+    taken = split([short, long], 10, {"t7"})
+    assert taken is not None and taken.chunks == (0, 1, 2)
+    names = [trial.label for trial in taken.trials]
+    assert names == [f"t{b}" for b in range(len(names) - 1, -1, -1)] and 2 <= len(names) <= 4
+    assert [t.label for t in long.behind(set())] == [f"t{b}" for b in range(7, len(names) - 1, -1)]
+    assert (
+        split([Running(Group((0,), tuple(trials[:2])), at=0)], 10, set()) is None
+    )  # one trial is left: it is quicker there
+    assert split([], 10, set()) is None
+
+
+def test_shares_of_late_and_early_blocks_take_equally_long() -> None:
+    """In a slow and obvious reckoning, the base's pass included; no cut into as many stretches has a cheaper costliest one."""
+    trials = [
+        Trial(f"t{i}", TrialKind.SINGLE, tensor_types_of({f"blk.{i // 2}.ffn_up.weight": "Q2_K"})) for i in range(24)
+    ]
+    groups = grouped([(trial, (0, 1, 2)) for trial in trials], 3)
+
+    def cost(own: Any) -> float:
+        blocks = [int(trial.label[1:]) // 2 for trial in own]
+        return 3 * max(blocks) / 12 + sum(max(0.7, 3 * (1 - block / 12)) for block in blocks)
+
+    ordered = [trial for group in groups for trial in group.trials]
+    cuts = [(ordered[:i], ordered[i:j], ordered[j:]) for j in range(2, 24) for i in range(1, j)]
+    assert len(groups) == 3 and max(cost(g.trials) for g in groups) == pytest.approx(
+        min(max(map(cost, cut)) for cut in cuts)
+    )
 
 
 # -- engines that die --------------------------------------------------------------------------------------------------

@@ -1,8 +1,11 @@
-"""Which engines of a cluster may measure for a study: those of its own build, and others that agree with it bit for bit."""
+"""Which engines of a cluster measure as one for a study: those of its own build, and others that agree with it bit for bit.
+
+The rest measure chunks of their own, each trial beside their own base.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cerebellum.domain import Chunk, ChunkScore, TensorTypes
@@ -12,8 +15,8 @@ from cerebellum.llamacpp.one_stream import closing
 from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
 
-#: A build that agrees: (build, why).
-Admitted = Callable[[str, str], None]
+#: What was decided of another build: (build, 'admitted' or 'pooled', why).
+Decided = Callable[[str, str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +43,13 @@ def admitted(
     *,
     same_build_only: bool,
     progress: Progress,
-    note: Admitted,
-) -> Iterator[RemoteEngine]:
-    """The engines that may measure. ``open_own`` opens one of ``build`` here, where there is no other of it. Raises `EngineError` where
-    one of another build is there and ``same_build_only``."""
+    note: Decided,
+) -> tuple[list[RemoteEngine], list[RemoteEngine]]:
+    """(The engines that are one, those that differ.) ``open_own`` opens an engine of ``build`` here, where there is no other of it. Raises
+    `EngineError` where one of another build is there and ``same_build_only``."""
     strangers = [engine for engine in engines if engine.build != build]
     if not strangers:
-        yield from engines
-        return
+        return list(engines), []
     if same_build_only:
         odd = strangers[0]
         raise EngineError(
@@ -63,16 +65,20 @@ def admitted(
             known = canary.sing(here)
         finally:
             here.close()
-    yield from natives
+    differing: list[RemoteEngine] = []
     for engine in strangers:
         hashes, sums = canary.sing(engine)
         told = f"node {engine.node} has another build, processor or device ({engine.build}; here it is {build})"
         if (hashes, sums) == known:
             why = f"{len(hashes)} quantized tensors and {len(sums)} sums of chunks are equal"
             progress.note(f"{told}; {why}, bit for bit: taken for the same")
-            note(engine.build, why)
-            yield engine
+            note(engine.build, "admitted", why)
+            natives.append(engine)
         else:
             what = "quantized bytes" if hashes != known[0] else "sums of chunks"
-            progress.note(f"warning: {told} and its {what} differ: that engine is left out")
-            engine.close()
+            progress.note(
+                f"warning: {told} and its {what} differ: it gets chunks of its own, each trial beside its own base"
+            )
+            note(engine.build, "pooled", f"the {what} of the trials that both measured differ")
+            differing.append(engine)
+    return natives, differing

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from cerebellum.cores import core_shares, n_cores
@@ -18,6 +19,12 @@ CORES_EACH = 8
 MEMORY_SHARE = 0.7
 
 
+class Engines(tuple[Engine, ...]):
+    """Engines that give the same bits. ``others``: build → engines of it that give other bits; see `TrialRunner.others`."""
+
+    others: Mapping[str, Sequence[Engine]] = MappingProxyType({})
+
+
 class Fleet(Protocol):
     """Opens engines side by side."""
 
@@ -26,7 +33,7 @@ class Fleet(Protocol):
         """How many."""
         ...
 
-    def open(self, path: Path, sources: Sources) -> contextlib.AbstractContextManager[Sequence[Engine]]:
+    def open(self, path: Path, sources: Sources) -> contextlib.AbstractContextManager[Engines]:
         """All of them on one model, closed at the end of the block. Raises a `CerebellumError`."""
         ...
 
@@ -43,13 +50,13 @@ class LocalFleet:
         return len(self.settings)
 
     @contextlib.contextmanager
-    def open(self, path: Path, sources: Sources) -> Iterator[Sequence[Engine]]:
+    def open(self, path: Path, sources: Sources) -> Iterator[Engines]:
         with contextlib.ExitStack() as stack:
             engines: list[Engine] = []
             for settings in self.settings:
                 engines.append(self.backend.open(path, settings, sources))
                 stack.callback(engines[-1].close)
-            yield engines
+            yield Engines(engines)
 
 
 def shared_out(settings: Settings, workers: int) -> Settings:

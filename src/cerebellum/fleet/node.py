@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from cerebellum.domain import Chunk, ChunkScore, TensorTypes, Trial
 from cerebellum.errors import EngineError, InputError
 from cerebellum.files import FileState, make_folder
 from cerebellum.fleet.local import fleet_settings
+from cerebellum.gguf.model_file import model_files
 from cerebellum.keys import content_key, partial_of, sha256_file
 from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources, SweepEvent
 from cerebellum.scoring.reference import ReferenceStore
@@ -36,12 +37,29 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class NeededFile:
-    """A file by its content, and where it lies on the machine that runs the command. ``made``: a node that lacks it can make it."""
+    """A file by its content, and where it lies on the machine that runs the command. ``made``: a node that lacks it can make it.
+
+    ``others``: the other files of a model in several, which llama.cpp finds by their names beside this one.
+    """
 
     path: Path
     sha256: str
     n_bytes: int
     made: Made | None = None
+    others: tuple[NeededFile, ...] = ()
+
+    @classmethod
+    def of(cls, path: Path, hash_file: Callable[[Path], str], made: Made | None = None) -> NeededFile:
+        """The file at ``path``, the first of a set or all there is. ``hash_file``: sha256 of one file. Raises a `CerebellumError`."""
+        first, *others = (
+            cls(file.absolute(), hash_file(file), file.stat().st_size, made) for file in model_files(path)
+        )
+        return replace(first, others=tuple(others))
+
+    @property
+    def files(self) -> tuple[NeededFile, ...]:
+        """Itself, and the others of its set."""
+        return (self, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +113,7 @@ class NodeHost:
             settings = replace(settings, cores=None)
         weights = self.find(order.weights)
         imatrix = self.find(order.imatrix) if order.imatrix else None
-        model = weights if order.model.sha256 == order.weights.sha256 else self.find(order.model, weights, imatrix)
+        model = weights if order.model == order.weights else self.find(order.model, weights, imatrix)
         self._engine = self._backend.open(model, settings, Sources(weights, imatrix))
         self._order = order
         return self._engine.n_vocab, self._backend.id
@@ -154,29 +172,29 @@ class NodeHost:
     # -- files -------------------------------------------------------------------------------------------------------------
 
     def find(self, needed: NeededFile, weights: Path | None = None, imatrix: Path | None = None) -> Path:
-        """Where this node has a file; one that can be made of the source is made. Raises `InputError`, naming node and file."""
-        other = ""
-        places = self._places(needed)
-        for path in places:
-            if not path.is_file():
-                continue
-            if path.stat().st_size == needed.n_bytes and _sha256(path) == needed.sha256:
-                return path
-            other = f"; {path} is another file"
+        """Where this node has a file, beside all others of its set; one that can be made of the source is made. Raises `InputError`,
+        naming node and file."""
+        folders = self._folders_of(needed)
+        faults = [_fault_in(folder, needed) for folder in folders]
+        if None in faults:
+            return folders[faults.index(None)] / needed.path.name
         if needed.made is not None and weights is not None:
             return self._make(needed, needed.made, weights, imatrix)
-        folders = ", ".join(dict.fromkeys(str(path.parent) for path in places))
+        lacking, other = next(((file, f"; {why}") for file, why in filter(None, faults) if why), (needed, ""))
+        if not other:  # of a set whose first file is there, the first that is not
+            lacking = max((file for file, _ in filter(None, faults)), key=needed.files.index)
+        of_set = f", one of {len(needed.files)} files of the model that lie in one folder" if needed.others else ""
         raise InputError(
-            f"node {self.name} lacks {needed.path.name} (sha256 {needed.sha256[:12]}…, {needed.n_bytes:,} bytes); looked in "
-            f"{folders}{other}. "
+            f"node {self.name} lacks {lacking.path.name} (sha256 {lacking.sha256[:12]}…, {lacking.n_bytes:,} bytes{of_set}); looked in "
+            f"{', '.join(dict.fromkeys(map(str, folders)))}{other}. "
             f"Copy it there, or say where the nodes have it: --cluster-files FOLDER, or {FILES} on that node"
         )
 
-    def _places(self, needed: NeededFile) -> list[Path]:
+    def _folders_of(self, needed: NeededFile) -> list[Path]:
+        """Where a file may lie, in the order in which it is looked for."""
         given = [folder for folder in os.environ.get(FILES, "").split(os.pathsep) if folder]
-        folders = [Path(folder).expanduser() for folder in (*self._folders, *given)]
-        there = [folder / needed.path.name for folder in folders] + [self._made_path(needed)]
-        return there if given else [needed.path, *there]
+        there = [*(Path(folder).expanduser() for folder in (*self._folders, *given)), self._made_path(needed).parent]
+        return there if given else [needed.path.parent, *there]
 
     @staticmethod
     def _made_path(needed: NeededFile) -> Path:
@@ -197,6 +215,17 @@ class NodeHost:
         finally:
             partial.unlink(missing_ok=True)
         return path
+
+
+def _fault_in(folder: Path, needed: NeededFile) -> tuple[NeededFile, str] | None:
+    """The first file of a set that a folder lacks, and that it is another file, if it is; None: all are there."""
+    for file in needed.files:
+        path = folder / file.path.name
+        if not path.is_file():
+            return file, ""
+        if path.stat().st_size != file.n_bytes or _sha256(path) != file.sha256:
+            return file, f"{path} is another file"
+    return None
 
 
 def _cache() -> Path:

@@ -12,7 +12,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,11 @@ from typing import Any
 from cerebellum import __version__
 from cerebellum.errors import CerebellumError, EngineDied, EngineError, InputError
 from cerebellum.fleet.admission import Canary, admitted
+from cerebellum.fleet.local import Engines
 from cerebellum.fleet.node import Made, NeededFile, NodeHost, Order, call_of
 from cerebellum.fleet.remote import RemoteEngine
 from cerebellum.keys import sha256_file
-from cerebellum.llamacpp.protocol import Backend, Engine, Settings, Sources
+from cerebellum.llamacpp.protocol import Backend, Settings, Sources
 from cerebellum.progress import Progress
 
 #: Seconds that an actor may take to start.
@@ -149,11 +150,28 @@ class RayChannel:
             self._ray.kill(self._actor)
 
 
+def places_of(nodes: Sequence[Mapping[str, Any]], each_node: int, gpus_each: int) -> list[Place]:
+    """A place for each ``gpus_each`` GPUs of the nodes that are there, or where that is 0 for each of ``each_node`` shares of a node's
+    processor. Raises `InputError` where there is none."""
+    alive = sorted((node for node in nodes if node["Alive"]), key=lambda node: node["NodeID"])
+    slots: list[Place] = []
+    for node in alive:
+        resources = node["Resources"]
+        cpus, gpus = float(resources.get("CPU", 0.0)), int(resources.get("GPU", 0.0))
+        name = f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
+        n = gpus // gpus_each if gpus_each else min(each_node, int(cpus))
+        slots += [Place(node["NodeID"], name, int(cpus) // n, gpus_each, i, n) for i in range(n)]
+    if not slots:
+        kind = f"{gpus_each} GPUs" if gpus_each else "a core"
+        raise InputError(f"no node of the Ray cluster has {kind} for an engine: it shows {len(alive)} nodes")
+    return slots
+
+
 @dataclass
 class RayFleet:
     """See `Fleet`. ``settings`` are those of the command; ``each_node``: engines on a node without GPUs; ``own`` opens one here.
 
-    ``hash_file``: path → sha256. ``note``: told of a build that was admitted, and why.
+    ``hash_file``: path → sha256 of that file alone. ``note``: told what was decided of another build, and why.
     """
 
     ray: Any
@@ -162,7 +180,7 @@ class RayFleet:
     build: str
     progress: Progress
     hash_file: Callable[[Path], str]
-    note: Callable[[str, str], None]
+    note: Callable[[str, str, str], None]
     each_node: int = 1
     gpus_each: int = 1
     folders: tuple[str, ...] = ()
@@ -175,23 +193,12 @@ class RayFleet:
         return len(self.places())
 
     def places(self) -> list[Place]:
-        """A place for each device, or share of a processor, of the nodes that are there. Raises `InputError` where there is none."""
-        nodes = sorted((node for node in self.ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
-        slots: list[Place] = []
-        for node in nodes:
-            resources = node["Resources"]
-            cpus, gpus = float(resources.get("CPU", 0.0)), int(resources.get("GPU", 0.0))
-            name = f"{node['NodeManagerHostname']} ({node['NodeID'][:6]})"
-            n = gpus // self.gpus_each if self.settings.n_gpu_layers else min(self.each_node, int(cpus))
-            n_gpus = self.gpus_each if self.settings.n_gpu_layers else 0
-            slots += [Place(node["NodeID"], name, int(cpus) // max(n, 1) if n else 0.0, n_gpus, i, n) for i in range(n)]
-        if not slots:
-            kind = f"{self.gpus_each} GPUs" if self.settings.n_gpu_layers else "a core"
-            raise InputError(f"no node of the Ray cluster has {kind} for an engine: it shows {len(nodes)} nodes")
-        return slots
+        """See `places_of`."""
+        gpus_each = self.gpus_each if self.settings.n_gpu_layers else 0
+        return places_of(self.ray.nodes(), self.each_node, gpus_each)
 
     @contextlib.contextmanager
-    def open(self, path: Path, sources: Sources) -> Iterator[Sequence[Engine]]:
+    def open(self, path: Path, sources: Sources) -> Iterator[Engines]:
         """Engines on every place that has the files; a node that lacks them, or can't start, is told and left out."""
         model, weights = self._needed(path), self._needed(sources.weights)
         imatrix = self._needed(sources.imatrix) if sources.imatrix else None
@@ -207,8 +214,8 @@ class RayFleet:
                 except CerebellumError as error:
                     faults.append(error)
                     self.progress.note(f"warning: {error}. It goes on without that worker")
-            engines = list(self._admitted(engines, path, sources))
-            if not engines:
+            same, differing = self._admitted(engines, path, sources)
+            if not same:
                 raise (
                     faults[0]
                     if faults
@@ -216,7 +223,9 @@ class RayFleet:
                 )
             nodes = len({engine.node for engine in engines})
             self.progress.note(f"cluster: {_counted(len(engines), 'engine')} on {_counted(nodes, 'node')}")
-            yield engines
+            opened = Engines(same)
+            opened.others = {each.build: [e for e in differing if e.build == each.build] for each in differing}
+            yield opened
         finally:
             for engine in engines:
                 engine.close()
@@ -229,7 +238,9 @@ class RayFleet:
             channel.close()
             raise
 
-    def _admitted(self, engines: Sequence[RemoteEngine], path: Path, sources: Sources) -> Iterator[RemoteEngine]:
+    def _admitted(
+        self, engines: Sequence[RemoteEngine], path: Path, sources: Sources
+    ) -> tuple[list[RemoteEngine], list[RemoteEngine]]:
         assert self.canary is not None
         return admitted(
             engines, self.build, self.canary, lambda: self.backend.open(path, self.settings, sources),
@@ -237,12 +248,8 @@ class RayFleet:
         )  # fmt: skip
 
     def _needed(self, path: Path) -> NeededFile:
-        return NeededFile(
-            path.resolve(),
-            sha256_file(path) if path in self.made else self.hash_file(path),
-            path.stat().st_size,
-            self.made.get(path),
-        )
+        made = self.made.get(path)
+        return NeededFile.of(path, self.hash_file if made is None else sha256_file, made)
 
 
 def _counted(n: int, what: str) -> str:
@@ -256,6 +263,13 @@ def reason(error: BaseException) -> str:
         line for line in lines if line
     ]
     return (telling[-1] if telling else type(error).__name__)[:300]
+
+
+def _hush(ray: Any) -> None:
+    """Let Ray not print what its daemons say of themselves: pages for a node that died, on standard output, where results go."""
+    with contextlib.suppress(AttributeError):
+        if callable(ray._private.worker.print_to_stdstream):
+            ray._private.worker.print_to_stdstream = lambda *_, **__: None
 
 
 @contextlib.contextmanager
@@ -281,6 +295,7 @@ def connected(address: str) -> Iterator[Any]:
             raise InputError(
                 f"no Ray cluster answers on {where}: {reason(error)}; start one with `ray start --head`, and the command on a node of it"
             ) from error
+        _hush(ray)
     try:
         yield ray
     finally:

@@ -28,10 +28,11 @@ def estimate_lines(estimate: Estimate) -> list[str]:
     """What it takes and what it can show."""
     e = estimate
     benches = "" if e.job == "sweep" else "; benchmarks come on top"
+    engines = f" on {e.n_engines} engines" if e.n_engines > 1 else ""
     return [
         f"{e.model}: {what_for(e)}",
         f"{counted(e.n_trials, 'trial')} of {counted(e.n_tensors, 'tensor')}; {work_of(e)}",
-        f"time: {duration(e.minutes)} in all ({significant(e.seconds, 2)} s a chunk, timed now){benches}",
+        f"time: {duration(e.minutes)} in all{engines} ({significant(e.seconds, 2)} s a chunk, timed now){benches}",
         f"disk: about {megabytes(e.disk_bytes)}; memory: at most about {megabytes(e.memory_bytes)}",
         *shown_lines(e),
         *(f"note: {note}" for note in e.notes),

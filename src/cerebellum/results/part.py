@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from cerebellum.study.merge import MergedPart
+
+__all__ = ["Merged", "MergedPart", "Part"]
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -23,19 +27,6 @@ class Part:
     n_new: int = 0
     n_failed: int = 0
     n_lacking: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class MergedPart:
-    """What a part brought: ``n_new`` rows of ``n_trials`` trials; ``n_known`` rows were there already. ``n_failed`` failures were taken.
-    ``notes``: what was decided of its build."""
-
-    name: str
-    n_new: int
-    n_known: int
-    n_trials: int
-    n_failed: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cerebellum.files import FileState, check_unchanged
 from cerebellum.gguf.model_file import model_files
+from cerebellum.gguf.split_set import SplitName
 from cerebellum.keys import sha256_file
 from cerebellum.study.store import Study
 
@@ -21,9 +23,19 @@ def cached_sha256(study: Study, path: Path) -> str:
     The study watches the files from now on: it takes no measurement after one has changed. Raises `InputError` where one can't be
     read, or changes while it is read.
     """
-    states = [FileState.of(file) for file in model_files(path)]
+    return _cached(study, f"sha256 of {path.resolve()}", model_files(path))
+
+
+def cached_file_sha256(study: Study, path: Path) -> str:
+    """As `cached_sha256`, of this one file, though it is one of a set's."""
+    if SplitName.parse(path.name) is None:
+        return cached_sha256(study, path)
+    return _cached(study, f"sha256 of the file {path.resolve()}", (path,))
+
+
+def _cached(study: Study, name: str, files: Sequence[Path]) -> str:
+    states = [FileState.of(file) for file in files]
     mark = [x for state in states for x in _mark(state)]
-    name = f"sha256 of {path.resolve()}"
     known = study.fact(name)
     if not isinstance(known, dict) or known.get("mark") != mark or not isinstance(known.get("sha256"), str):
         is_settled = time.time_ns() - max(state.changed_ns for state in states) > UNSETTLED_NS

@@ -3,7 +3,8 @@
 Each worker takes the next group whole, so what it caches for its chunks and tensors is used. Which worker takes which group, and in what
 order results arrive, changes no number: that is the engine's promise.
 
-A worker may hand a group back (`Again`), for another one to try, and it may be lost (`WorkerLost`): then the others do its work.
+A worker may hand a group back (`Again`), for another one to try, and it may be lost (`WorkerLost`): then the others do its work. Where no
+group waits, who is idle takes a part of what another has not begun (`Waiting`, ``split``).
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ class WorkerLost(Exception):
         self.error, self.left = error, tuple(left)
 
 
+#: Seconds after which an idle worker looks again whether there is something to take from another.
+LOOK_SECONDS = 0.5
+
+
 class _End:
     """A worker has finished, with the error that ended it if any."""
 
@@ -42,10 +47,14 @@ class _End:
 
 
 class Waiting(Generic[Group]):
-    """Groups that wait for a worker, in their order; numbers are the workers'."""
+    """Groups that wait for a worker, in their order; numbers are the workers'. ``split``: takes a part of a running group from its worker
+    and gives it, or None."""
 
-    def __init__(self, groups: Iterable[Group], n_workers: int) -> None:
+    def __init__(
+        self, groups: Iterable[Group], n_workers: int, split: Callable[[], Group | None] = lambda: None
+    ) -> None:
         self._changed = threading.Condition()
+        self._split = split
         self._waiting: list[tuple[Group, int | None]] = [(group, None) for group in groups]
         self._running = 0
         self._alive = n_workers
@@ -60,7 +69,7 @@ class Waiting(Generic[Group]):
                     return group
                 if not self._running and not self._waiting:
                     return None
-                self._changed.wait()
+                self._changed.wait(LOOK_SECONDS)
             return None
 
     def try_take(self, worker: int) -> Group | None:
@@ -71,6 +80,9 @@ class Waiting(Generic[Group]):
                     del self._waiting[at]
                     self._running += 1
                     return group
+            if self._running and (taken := self._split()) is not None:
+                self._running += 1
+                return taken
             return None
 
     def again(self, group: Group, worker: int) -> None:
@@ -106,7 +118,7 @@ class Waiting(Generic[Group]):
 
 def fan_out(
     workers: Sequence[Worker],
-    groups: Iterable[Group],
+    groups: Iterable[Group] | Waiting[Group],
     work: Callable[[Worker, Group], Iterator[Result | Again[Group]]],
 ) -> Iterator[Result]:
     """Yield every result of ``work(worker, group)`` over all groups, as they arrive.
@@ -114,7 +126,7 @@ def fan_out(
     The first error stops the others after the result they are computing; what they had is still yielded, then it is raised. Closing
     the iterator stops them too. Losing a worker is no error while another is there.
     """
-    waiting = Waiting(groups, len(workers))
+    waiting = groups if isinstance(groups, Waiting) else Waiting(groups, len(workers))
     if len(workers) == 1:
         alone: Iterator[Result] = _run(workers[0], 0, waiting, work)
         yield from alone

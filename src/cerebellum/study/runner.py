@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import bisect
 import collections
 import functools
-import itertools
-import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind, block_of
+from cerebellum.domain import ChunkScore, Corpus, Mask, Tokens, Trial, TrialKind
 from cerebellum.errors import CerebellumError, EngineDied, EngineError, TypeChoiceError
 from cerebellum.llamacpp.one_stream import closing
 from cerebellum.llamacpp.protocol import DECODING_VERSION, ChunkScored, Engine, Note, Settings, TrialStarted
@@ -22,20 +20,15 @@ from cerebellum.scoring.metrics import METRIC_VERSION
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.stats.intervals import fault_of
 from cerebellum.study import builds
-from cerebellum.study.pool import Again, WorkerLost, fan_out
+from cerebellum.study.groups import Group, Running, grouped, n_blocks_of, split
+from cerebellum.study.others import Others, allotted
+from cerebellum.study.pool import Again, Waiting, WorkerLost, fan_out
 from cerebellum.study.shards import PartDone, Shard
 from cerebellum.study.store import Study
 
 Scores = dict[int, ChunkScore]
-
-#: Stretches of chunks that each of several engines gets of the same trials, where there are enough chunks.
-PARTS = 2
-#: Chunks of a stretch at least, where there are many trials: while they are computed the next tensor is quantized.
-LEAST_CHUNKS = 4
-#: A group is one of so many shares, for each engine, of the work that is left.
-SHARES = 1.2
-#: What a trial of the last block costs beside one of the first, about: scoring and its tensor.
-LEAST_COST = 0.3
+#: Trials and chunks of each.
+Lacking = Sequence[tuple[Trial, Sequence[int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +100,8 @@ class TrialRunner:
 
     ``settings``: batch shape and threads to measure under, where they aren't the engines' own; everything is computed whole then.
     ``shard``: only this part of the trials is measured, and `PartDone` raised where the other parts' are lacking then.
+    ``reads_pairs``: scores of single trials are read by `paired`, so those of other builds count. ``others``: engines of such builds; they
+    measure single trials on chunks of their own.
     """
 
     engines: Sequence[Engine]
@@ -118,6 +113,8 @@ class TrialRunner:
     progress: Progress = field(default_factory=Silent)
     settings: Settings | None = None
     shard: Shard | None = None
+    reads_pairs: bool = False
+    others: Sequence[Others] = ()
 
     def measure(self, trials: Sequence[Trial], chunks: Sequence[int], what: str = "measuring") -> dict[str, Scores]:
         """Scores of every trial on ``chunks``, by label; what the study lacks is measured now.
@@ -148,13 +145,18 @@ class TrialRunner:
         missing = sum(len(chunks) for _, chunks in lacking)
         self.progress.begin(what, total, total - missing)
         failures: dict[str, str] = {}
+        shares = self._shares_of_others(wanted, lacking)
+        theirs = {(trial.label, chunk) for share in shares for trial, chunks in share.lacking for chunk in chunks}
+        lacking = [(trial, [c for c in chunks if (trial.label, c) not in theirs]) for trial, chunks in lacking]
+        sources = [self._measured(lacking, ids), *(share.measured() for share in shares)]
         try:
-            for trial, outcome in fan_out(self.engines, grouped(lacking, len(self.engines)), Sweeper(self).sweep):
+            for own_ids, trial, outcome in fan_out(range(len(sources)), sources, lambda _, source: source):
                 if isinstance(outcome, Note):
                     self.progress.note(outcome.text)
                 elif isinstance(outcome, ChunkScore):
-                    self.study.add_score(ids[trial.label], outcome)
-                    self.progress.step(trial.label)
+                    self.study.add_score(own_ids[trial.label], outcome)
+                    if own_ids is ids or trial.kind is TrialKind.SINGLE:  # another build's base was not asked for
+                        self.progress.step(trial.label)
                 elif trial.label not in failures:
                     self.study.check_files()  # a file that was cut short under llama.cpp is no fault of the trial
                     failures[trial.label] = outcome.reason
@@ -170,12 +172,34 @@ class TrialRunner:
         if n_others:
             n_failed = len(of_shard & (lost | failures.keys()))
             raise PartDone(what, len(of_shard), total, missing, n_others, n_failed)
+        if not all(share.is_whole() for share in shares):  # an engine of another build is lost, or a trial failed there
+            return replace(self, others=()).measure_each(wanted, what)
         return {trial.label: self.known(trial, chunks) for trial, chunks in wanted if ids[trial.label] not in gone}
+
+    def _measured(self, lacking: Lacking, ids: Mapping[str, int]) -> Iterator[tuple[Mapping[str, int], Trial, Found]]:
+        """What the engines find of the cells that are lacking, with the numbers of the trials by label."""
+        sweeper, n = Sweeper(self), len(self.engines)
+        for trial, outcome in fan_out(self.engines, Waiting(grouped(lacking, n), n, sweeper.split), sweeper.sweep):
+            yield ids, trial, outcome
+
+    def _shares_of_others(self, wanted: Lacking, lacking: Lacking) -> list[_Share]:
+        """What engines of other builds measure of the cells that are lacking: single trials on chunks that are theirs in full, and their
+        base there."""
+        chunks = sorted({chunk for trial, each in wanted if trial.kind is TrialKind.SINGLE for chunk in each})
+        base = next((trial for trial, _ in wanted if not trial.tensor_types), Trial("base", TrialKind.BASE))
+        shares = []
+        n_others = [len(other.engines) for other in self.others]
+        for other, theirs in zip(self.others, allotted(chunks, len(self.engines), n_others), strict=True):
+            cells = [(t, [c for c in each if c in theirs]) for t, each in lacking if t.kind is TrialKind.SINGLE]
+            if any(each for _, each in cells):
+                sub = replace(self, engines=other.engines, series=other.series, others=())
+                shares.append(_Share(sub, base, [(trial, each) for trial, each in cells if each]))
+        return shares
 
     @functools.cached_property
     def pooled(self) -> tuple[int, ...]:
         """Series of other builds whose single trials count as measured, each beside its own base: see `paired`."""
-        return builds.siblings(self.study, self.series)
+        return builds.siblings(self.study, self.series) if self.reads_pairs else ()
 
     def paired(self, trial: Trial, chunks: Sequence[int]) -> tuple[Scores, Scores]:
         """What the study holds of a trial and of the base on ``chunks``: of each chunk both by one build, this one's where it has both."""
@@ -209,6 +233,41 @@ class TrialRunner:
         return self.study.trial(self.series, trial, self.base_types)
 
 
+@dataclass(frozen=True)
+class _Share:
+    """Cells that ``runner``, of another build, is to measure, with its ``base`` on the same chunks."""
+
+    runner: TrialRunner
+    base: Trial
+    lacking: Lacking
+
+    def measured(self) -> Iterator[tuple[Mapping[str, int], Trial, Found]]:
+        """As `TrialRunner._measured`. What fails here is told and left to the engines of the study's own build."""
+        wanted = self._wanted()
+        ids = {trial.label: self.runner._trial_id(trial) for trial, _ in wanted}
+        lacking = [(t, [c for c in chunks if c not in self.runner.known(t, chunks)]) for t, chunks in wanted]
+        return self._guarded(lacking, ids)
+
+    def _guarded(self, lacking: Lacking, ids: Mapping[str, int]) -> Iterator[tuple[Mapping[str, int], Trial, Found]]:
+        try:
+            for own_ids, trial, outcome in self.runner._measured(lacking, ids):
+                if isinstance(outcome, FailedTrial):
+                    yield own_ids, trial, Note(f"warning: on another build {outcome.reason}. It is measured here")
+                else:
+                    yield own_ids, trial, outcome
+        except EngineError as error:
+            told = f"warning: the engines of another build are lost, the others do their work: {error}"
+            yield ids, self.base, Note(told)
+
+    def is_whole(self) -> bool:
+        """Whether all of it is measured."""
+        return all(len(self.runner.known(trial, chunks)) == len(chunks) for trial, chunks in self._wanted())
+
+    def _wanted(self) -> Lacking:
+        chunks = sorted({chunk for _, each in self.lacking for chunk in each})
+        return [(self.base, chunks), *self.lacking]
+
+
 Found = ChunkScore | Note | FailedTrial
 
 #: A trial that its engine's process died of is tried so often, where there are several engines on another one.
@@ -218,10 +277,16 @@ DEATHS = 2
 
 
 class Sweeper:
-    """Takes groups through engines for a `TrialRunner`, and goes on without the trials that fail. Shared by the threads of `fan_out`."""
+    """Takes groups through engines for a `TrialRunner`, and goes on without the trials that fail. Shared by the threads of `fan_out`.
+
+    What an engine has not begun, another one may take that has nothing to do.
+    """
 
     def __init__(self, runner: TrialRunner) -> None:
         self._runner = runner
+        self._running: dict[int, Running] = {}  # by engine
+        self._n_blocks = 1
+        self._lock = threading.Lock()
         self._failed: set[str] = set()
         self._deaths: collections.Counter[str] = collections.Counter()  # of trials
         self._in_a_row: collections.Counter[int] = collections.Counter()  # of engines, since they last gave a score
@@ -230,19 +295,24 @@ class Sweeper:
     def sweep(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, Found] | Again[Group]]:
         """What comes of a group: scores, what the engine says, and failures. Raises `TrialFailed` for what is in `NEEDED`, and `WorkerLost`
         where the engine can't go on and others may."""
+        self._n_blocks = max(self._n_blocks, n_blocks_of(group.trials))
         left = [(trial, list(group.chunks)) for trial in group.trials]
         while waiting := grouped([(t, c) for t, c in left if c and t.label not in self._failed], 1):
-            first, scored = waiting[0], set[tuple[str, int]]()
+            first = waiting[0]
+            running = self._running[id(engine)] = Running(first)
             failure: TrialFailed | None = None
             try:
-                for trial, outcome in self._through(engine, first):
+                for trial, outcome in self._through(engine, first, running):
                     if isinstance(outcome, ChunkScore):
-                        scored.add((trial.label, outcome.chunk))
+                        running.gone.add((trial.label, outcome.chunk))
                         self._in_a_row[id(engine)] = 0
                     yield trial, outcome
             except TrialFailed as caught:
                 failure = caught
-            left = [(trial, [c for c in chunks if (trial.label, c) not in scored]) for trial, chunks in left]
+            finally:
+                with self._lock:
+                    del self._running[id(engine)]
+            left = [(t, [c for c in chunks if (t.label, c) not in running.gone]) for t, chunks in left]
             if failure is None:
                 continue
             is_unsure = failure.is_unsure and len(first.trials) > 1
@@ -253,7 +323,7 @@ class Sweeper:
                     yield first.trials[0], Note(f"warning: an engine is lost, the others do its work: {lost.error}")
                 raise
             if is_unsure:  # alone it shows whose fault it was
-                chunks = tuple(c for c in first.chunks if (failure.trial.label, c) not in scored)
+                chunks = tuple(c for c in first.chunks if (failure.trial.label, c) not in running.gone)
                 left = [(t, c) for t, c in left if t is not failure.trial]
                 yield from self.sweep(engine, Group(chunks, (failure.trial,)))
             elif failure.is_death and self._deaths[failure.trial.label] < TRIES:
@@ -263,6 +333,19 @@ class Sweeper:
                     yield Again(lacking)
             else:
                 yield from self._give_up(failure)
+
+    def split(self) -> Group | None:
+        """What an engine that has nothing to do takes of what another has not begun, if anything."""
+        with self._lock:
+            return split(self._running.values(), self._n_blocks, self._failed)
+
+    def _begins(self, running: Running, event: TrialStarted) -> bool:
+        """Whether a cell that an engine begins is still its own; from now on it is."""
+        with self._lock:
+            if event.base:
+                return True
+            running.at = event.trial
+            return (running.group.trials[event.trial].label, event.chunk) not in running.gone
 
     def _restart(
         self, engine: Engine, failure: TrialFailed, left: Sequence[tuple[Trial, Sequence[int]]], *, is_blamed: bool
@@ -289,8 +372,8 @@ class Sweeper:
         self._failed.add(failure.trial.label)
         yield failure.trial, FailedTrial(failure.trial.label, str(failure))
 
-    def _through(self, engine: Engine, group: Group) -> Iterator[tuple[Trial, ChunkScore | Note]]:
-        """One sweep. Raises `TrialFailed` where it ends early."""
+    def _through(self, engine: Engine, group: Group, running: Running) -> Iterator[tuple[Trial, ChunkScore | Note]]:
+        """One sweep, up to the first cell that another engine has taken. Raises `TrialFailed` where it ends early."""
         runner, started = self._runner, None
         try:
             chunks = runner.corpus.chunks(group.chunks)
@@ -298,6 +381,8 @@ class Sweeper:
             with closing(events):
                 for event in events:
                     if isinstance(event, TrialStarted):
+                        if not self._begins(running, event):
+                            return
                         started = event
                     elif isinstance(event, Note):
                         yield group.trials[0], event
@@ -317,76 +402,6 @@ def _sound(trial: Trial, scored: ChunkScored) -> ChunkScore:
     if fault := fault_of(scored.score):
         raise TrialFailed(trial, TrialStarted(scored.trial, scored.score.chunk), EngineError(fault))
     return scored.score
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Work for one engine: every trial on every chunk."""
-
-    chunks: tuple[int, ...]
-    trials: tuple[Trial, ...]
-
-
-def grouped(lacking: Sequence[tuple[Trial, Sequence[int]]], n_engines: int) -> list[Group]:
-    """All trials that lack a chunk, together with the other chunks that the same trials lack, for several engines in groups.
-
-    Chunks are shared out first, in stretches that are long enough for the next tensor to be quantized meanwhile; then the trials of a
-    stretch, by what they compute. Groups get smaller, so that all engines end together. Trials of late blocks come first: a group costs
-    the base's pass up to its last block, so small groups of early blocks cost little beside their trials.
-    """
-    by_chunk: dict[int, list[Trial]] = {}
-    for trial, chunks in lacking:
-        for chunk in chunks:
-            by_chunk.setdefault(chunk, []).append(trial)
-    alike: dict[tuple[str, ...], list[int]] = {}
-    for chunk, trials in by_chunk.items():
-        alike.setdefault(tuple(trial.label for trial in trials), []).append(chunk)
-    groups: list[Group] = []
-    for chunks in alike.values():
-        groups += _cut(by_chunk[chunks[0]], chunks, n_engines)
-    return groups
-
-
-def _cut(trials: Sequence[Trial], chunks: Sequence[int], n_engines: int) -> Iterator[Group]:
-    """The same trials on the same chunks, in groups for so many engines."""
-    if n_engines == 1:
-        yield Group(tuple(chunks), tuple(trials))
-        return
-    least = LEAST_CHUNKS if len(trials) >= n_engines else 1
-    stretches = parts(chunks, min(PARTS * n_engines, max(1, len(chunks) // least)))
-    n_each = -(-n_engines // len(stretches))
-    if n_each == 1 or len(trials) == 1:
-        yield from (Group(tuple(stretch), tuple(trials)) for stretch in stretches)
-        return
-    ordered = sorted(trials, key=_first_block, reverse=True)
-    before = _work(ordered)
-    first = 0
-    while first < len(ordered):
-        end = bisect.bisect_left(before, before[first] + (1.0 - before[first]) / (SHARES * n_each))
-        end = min(max(end, first + 1), len(ordered))
-        yield from (Group(tuple(stretch), tuple(ordered[first:end])) for stretch in stretches)
-        first = end
-
-
-def _first_block(trial: Trial) -> int:
-    """The block that a trial begins at: -1 for tensors before the blocks or after them."""
-    blocks = [block_of(swap.tensor) for swap in trial.tensor_types]
-    return min((-1 if block is None else block for block in blocks), default=-1)
-
-
-def _work(ordered: Sequence[Trial]) -> list[float]:
-    """Share of the work that lies before each trial: one that begins at a late block computes less, though never nothing."""
-    blocks = [max(_first_block(trial), 0) for trial in ordered]
-    n_blocks = max(blocks) + 1
-    costs = [1.0 - (1.0 - LEAST_COST) * block / n_blocks for block in blocks]
-    total = math.fsum(costs)
-    return [before / total for before in itertools.accumulate(costs[:-1], initial=0.0)]
-
-
-def parts(items: Sequence[int], n: int) -> list[Sequence[int]]:
-    """``items`` cut into at most ``n`` stretches of nearly equal length, none of them empty."""
-    step = max(1, -(-len(items) // max(n, 1)))
-    return [items[first : first + step] for first in range(0, len(items), step)]
 
 
 class TrialFailed(EngineError):

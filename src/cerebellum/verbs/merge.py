@@ -10,7 +10,7 @@ from cerebellum.errors import InputError
 from cerebellum.files import make_folder
 from cerebellum.progress import Progress
 from cerebellum.quoting import name as quoted
-from cerebellum.results.part import Merged, MergedPart
+from cerebellum.results.part import Merged
 from cerebellum.study.merge import merge_parts, study_file
 from cerebellum.study.store import Study
 
@@ -51,4 +51,4 @@ def merge_studies(
     for each in taken:
         for note in each.notes:
             progress.note(f"{each.name} {note}")
-    return Merged(out, tuple(MergedPart(p.name, p.n_new, p.n_known, p.n_trials, p.n_failed, p.notes) for p in taken))
+    return Merged(out, taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,20 @@ from cerebellum.cores import n_cores
 from cerebellum.domain import Model, tensor_types_of
 from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
 from cerebellum.fleet.admission import Canary
-from cerebellum.fleet.local import CORES_EACH, Fleet, LocalFleet, fleet_of
+from cerebellum.fleet.local import CORES_EACH, Engines, Fleet, LocalFleet, fleet_of
 from cerebellum.fleet.node import Made
-from cerebellum.fleet.ray_fleet import RayFleet, connected
+from cerebellum.fleet.ray_fleet import RayFleet, connected, places_of
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.overrides import pairs
 from cerebellum.gguf.types import quant_type
-from cerebellum.llamacpp.protocol import Backend, Engine, Sources
+from cerebellum.keys import content_key
+from cerebellum.llamacpp.protocol import Backend, Sources
 from cerebellum.progress import Progress
 from cerebellum.results import Base
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.study import builds
 from cerebellum.study.builds import note_build
+from cerebellum.study.others import Others
 from cerebellum.study.runner import Split, TrialRunner, series_facts
 from cerebellum.study.store import Study
 from cerebellum.verbs.base import own_base, planned_types, prepare_base
@@ -49,7 +51,7 @@ class Session:
     subject: dict[str, Any]
     reference: CapturedReference
     base: Base
-    engines: Sequence[Engine]
+    engines: Engines
     fleet: Fleet
     noise_floor: float = 0.0
     left_out: LeftOut | None = None
@@ -115,14 +117,28 @@ class Session:
         return TrialRunner(self.engines, self.study, self.series(split), types, split.corpus, store, self.progress)
 
     def part_runner(self, split: Split) -> TrialRunner:
-        """As `runner`; of single trials it measures the part that was asked for."""
-        return replace(self.runner(split), shard=self.options.shard)
+        """As `runner`; of single trials it measures the part that was asked for, and engines of other builds measure too: read `paired`."""
+        others = self.others(split, self.engines)
+        return replace(self.runner(split), shard=self.options.shard, reads_pairs=True, others=others)
+
+    def others(self, split: Split, engines: Engines) -> tuple[Others, ...]:
+        """Engines beside ``engines`` whose figures differ, each build with its series, which is pooled with the session's own. A part of a
+        job has none: its rows are compared by `merge`."""
+        if self.options.shard is not None:
+            return ()
+        ours = series_facts(self.subject, split, self.workspace.settings, self.build, self.reference_facts)
+        others = []
+        for build, theirs in sorted(engines.others.items()):
+            facts = ours | {"build": build}
+            others.append(Others(self.study.series(split.name, facts), theirs))
+            builds.pool(self.study, content_key("series", ours), content_key("series", facts))
+        return tuple(others)
 
     def reference_store(self, split: Split) -> ReferenceStore:
         """Where the reference's rows of a split's text are."""
         return self.workspace.reference_store(split.corpus, self.reference_facts)
 
-    def engines_on(self, path: Path, made: Made | None = None) -> contextlib.AbstractContextManager[Sequence[Engine]]:
+    def engines_on(self, path: Path, made: Made | None = None) -> contextlib.AbstractContextManager[Engines]:
         """As many engines as the session's own, on another file: trials are made from the source as there. ``made``: how the file was."""
         if isinstance(self.fleet, RayFleet) and made is not None:
             self.fleet.made[path] = made
@@ -132,7 +148,7 @@ class Session:
         """Close the engines before the session ends: what comes now opens files of its own."""
         for engine in self.engines:
             engine.close()
-        self.engines = ()
+        self.engines = Engines()
 
 
 @contextlib.contextmanager
@@ -191,14 +207,17 @@ def open_session(
 
 
 @contextlib.contextmanager
-def opened_runner(session: Session, model: Model, split: Split, made: Made | None = None) -> Iterator[TrialRunner]:
+def opened_runner(
+    session: Session, model: Model, split: Split, made: Made | None = None, *, reads_pairs: bool = False
+) -> Iterator[TrialRunner]:
     """What measures trials of another file than the base, quantized from the same source or the source itself, on a split. Types alone
-    tell trials apart, so they share the base's series. ``made``: how the file is made, where another machine has to make it too."""
+    tell trials apart, so they share the base's series. ``made``: how the file is made, where another machine has to make it too.
+    ``reads_pairs``: scores are read by `TrialRunner.paired`, so engines of other builds may measure."""
     with session.engines_on(model.path, made) as engines:
         store = session.reference_store(split)
         yield TrialRunner(
             engines, session.study, session.series(split), model.types, split.corpus, store, session.progress,
-            shard=session.options.shard,
+            shard=session.options.shard, reads_pairs=reads_pairs, others=session.others(split, engines) if reads_pairs else (),
         )  # fmt: skip
 
 
@@ -212,6 +231,20 @@ def local_fleet(options: SessionOptions, backend: Backend, source: Model) -> Loc
 
 #: Types that builds of a cluster's nodes are compared by, and chunks.
 _CANARY_TYPES, _CANARY_CHUNKS = ("Q2_K", "Q4_K", "Q6_K", "Q8_0"), 2
+
+
+def engines_a_node(options: SessionOptions) -> int:
+    """Engines on a node of a cluster that has no GPUs."""
+    return options.workers or max(1, n_cores() // CORES_EACH)
+
+
+def count_engines(options: SessionOptions, local: LocalFleet) -> int:
+    """How many engines will measure, here or on the nodes that a cluster has now. Raises `InputError` where no cluster answers."""
+    if options.cluster is None:
+        return local.n
+    with connected(options.cluster) as ray:
+        gpus_each = (options.gpus_per_worker or 1) if options.settings.n_gpu_layers else 0
+        return len(places_of(ray.nodes(), engines_a_node(options), gpus_each))
 
 
 def cluster_fleet(ray: Any, options: SessionOptions, workspace: Workspace, search: Split, base: Base) -> RayFleet:
@@ -228,9 +261,9 @@ def cluster_fleet(ray: Any, options: SessionOptions, workspace: Workspace, searc
         workspace.settings,
         workspace.build,
         workspace.progress,
-        workspace.sha256,
-        lambda build, why: note_build(workspace.study, build, "admitted", why),
-        options.workers or max(1, n_cores() // CORES_EACH),
+        workspace.file_sha256,
+        lambda build, how, why: note_build(workspace.study, build, how, why),
+        engines_a_node(options),
         options.gpus_per_worker or 1,
         options.cluster_files,
         options.same_build_only,

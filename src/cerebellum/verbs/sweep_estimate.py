@@ -9,7 +9,6 @@ from dataclasses import replace
 from cerebellum.allocation.plan import SweepPlan, plan_sweep
 from cerebellum.allocation.policies import POLICIES, check_policy
 from cerebellum.allocation.sizes import file_bytes
-from cerebellum.fleet.local import fleet_of
 from cerebellum.gguf.overrides import pairs
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Sources
 from cerebellum.progress import Progress, Silent
@@ -38,6 +37,7 @@ from cerebellum.verbs.pipeline import (
     check_writable,
     of_own_reference,
 )
+from cerebellum.verbs.session import count_engines, local_fleet
 from cerebellum.verbs.splits import make_splits
 from cerebellum.verbs.sweep import SweepOptions
 from cerebellum.verbs.validity import LADDER
@@ -67,14 +67,15 @@ def estimate_sweep(
     plan = plan_sweep(source, types, sweep.roles, sweep.types, sweep.blocks, has_imatrix=has_imatrix)
     if is_own and choice is not None and not choice.by_perplexity:
         refuse_hopeless(plan, source)
-    fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
-    settings = replace(options.settings, devices=fleet.settings[0].devices)
+    local = local_fleet(options, backend, source)
+    n_engines = count_engines(options, local)
+    settings = replace(options.settings, devices=local.settings[0].devices, n_threads=local.settings[0].n_threads)
     progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
     engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
     try:
         search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
         progress.note(f"estimate: timing a chunk of {settings.n_ctx:,} tokens, twice")
-        seconds, n_vocab = timed(engine, search) / fleet.n, engine.n_vocab
+        seconds, n_vocab = timed(engine, search), engine.n_vocab
         plan = without_unused(plan, engine)
     finally:
         engine.close()
@@ -108,6 +109,7 @@ def estimate_sweep(
         chunks_to_show(PRACTICAL_SHARE, SPREAD),
         tuple(notes_of(options.n_chunks, doubts, splits)),
         "sweep" if choice is None else "choice",
+        n_engines,
     )
 
 

@@ -14,7 +14,7 @@ from cerebellum.files import STUDY_FILES, make_folder, refuse_inputs_in
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.scoring.reference import ReferenceStore
-from cerebellum.study.hashes import cached_sha256
+from cerebellum.study.hashes import cached_file_sha256, cached_sha256
 from cerebellum.study.store import Study
 from cerebellum.verbs.capture import store_for
 from cerebellum.verbs.warned import tell
@@ -35,6 +35,10 @@ class Workspace:
     def sha256(self, path: Path) -> str:
         """The hash of a file's content, computed once for each state of the file."""
         return cached_sha256(self.study, path)
+
+    def file_sha256(self, path: Path) -> str:
+        """As `sha256`, of one file of a model that may have several."""
+        return cached_file_sha256(self.study, path)
 
     def reference_store(self, corpus: Corpus, reference: Mapping[str, Any]) -> ReferenceStore:
         """Where the rows of a reference (`capture.reference_facts`) on a text are kept."""

@@ -43,7 +43,7 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
         raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
     order = shuffled_chunks(session.search, seed)
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
-    with opened_runner(session, session.source, session.search) as runner:
+    with opened_runner(session, session.source, session.search, reads_pairs=True) as runner:
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
         anchors = measured_anchors(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, anchors)

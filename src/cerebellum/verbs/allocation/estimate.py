@@ -15,7 +15,6 @@ from cerebellum.allocation.sizes import file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.figures import counted
-from cerebellum.fleet.local import fleet_of
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress, Silent
@@ -32,6 +31,7 @@ from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
+from cerebellum.verbs.session import count_engines, local_fleet
 from cerebellum.verbs.splits import make_splits
 
 #: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
@@ -66,8 +66,9 @@ def estimate_allocation(
     makes = wants_imatrix(replace(options, base=ftype), named, backend)
     table = nominal_table(source, ftype, types, allocation, inputs, makes_imatrix=makes)
     refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
-    fleet = fleet_of(backend, options.settings, options.workers, options.gpus_per_worker, source.file_bytes)
-    settings = replace(options.settings, devices=fleet.settings[0].devices)
+    local = local_fleet(options, backend, source)
+    n_engines = count_engines(options, local)
+    settings = replace(options.settings, devices=local.settings[0].devices, n_threads=local.settings[0].n_threads)
     progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
     engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
     try:
@@ -82,8 +83,9 @@ def estimate_allocation(
     budget = checked_budget(table, limit)
     refuse_own_reference(table, inputs, limit)
     n_first, n_trials, n_harmless = counted_trials(table, budget, allocation, source)
-    seconds /= fleet.n
-    counts = chunk_counts(n_first, n_trials, n_harmless, len(table.names), seconds, search, report, allocation)
+    counts = chunk_counts(
+        n_first, n_trials, n_harmless, len(table.names), seconds / n_engines, search, report, allocation
+    )
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
         source.path.name,
@@ -104,6 +106,7 @@ def estimate_allocation(
         USEFUL,
         chunks_to_show(USEFUL, SPREAD),
         tuple(notes_of(options.n_chunks, (*own_reference_doubts(inputs), *inputs.doubts), (search, report))),
+        n_engines=n_engines,
     )
 
 
