@@ -39,3 +39,18 @@ def test_a_long_name_makes_rows_prose(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_table_that_fits_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     print_narrow(Grid("T", ("set", "size"), (("recipe", "9.16 MB"), ("base", "9.35 MB"))))
     assert capsys.readouterr().out.splitlines()[:4] == ["T", "set     size", "recipe  9.16 MB", "base    9.35 MB"]
+
+
+def test_long_file_names_wrap_after_their_hyphens_before_rows_become_prose(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `compare` shows a file that is named in two columns."""
+    ours = "smollm2-cerebellum-Q3_K_M"
+    rows = tuple(
+        (file, "1", "93.46", "5.45", "127 [39.8, 179]", "75.8", "19.487", f"not shown: {ours}")
+        for file in (ours, "base-Q3_K_M")
+    )
+    print_narrow(Grid("Distance", ("file", "#", "MB", "bits", "KLD", "top %", "PPL", "worth having"), rows))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("file") and max(map(len, lines)) <= NARROW
+    assert any(line.startswith("smollm2-") for line in lines) and any(
+        line.rstrip().endswith("cerebellum-") for line in lines
+    )

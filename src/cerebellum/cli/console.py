@@ -6,6 +6,7 @@ rich is imported when something is printed: `--help` does without.
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import textwrap
 import time
@@ -183,14 +184,17 @@ def print_table(grid: Grid, *, wide: bool = False) -> None:
 
 def print_narrow(grid: Grid, width: int = NARROW) -> None:
     """A table within ``width`` columns, its notes beneath: cells wrap between words, never inside one, and no line ends in blanks. Where
-    the words are too long for that, each row is a few lines of prose."""
+    the words are too long for that, names wrap after their hyphens too; where that isn't enough, each row is a few lines of prose."""
     cells = [[name(cell) for cell in row] for row in (grid.columns, *grid.rows)]
-    least = [
-        max((len(word) for cell in column for word in cell.split()), default=1) for column in zip(*cells, strict=True)
-    ]
     print(printable(grid.title))
-    if sum(least) + GAP * (len(least) - 1) <= width:
-        print_columns(cells, least, width)
+    for pieces in (WORDS, HYPHENED):
+        least = [
+            max(len(p) for cell in (*column, " ") for p in (*pieces.findall(cell), "")) or 1
+            for column in zip(*cells, strict=True)
+        ]
+        if sum(least) + GAP * (len(least) - 1) <= width:
+            print_columns(cells, least, width, pieces)
+            break
     else:
         print_records(cells, width)
     for note in grid.notes:
@@ -198,19 +202,33 @@ def print_narrow(grid: Grid, width: int = NARROW) -> None:
     print()
 
 
-def print_columns(cells: Sequence[Sequence[str]], least: Sequence[int], width: int) -> None:
-    """A head and rows side by side. Where that is wider than ``width``, the widest column gives way, down to its longest word."""
+#: What stays together where cells wrap: words, and words up to their hyphens.
+WORDS, HYPHENED = re.compile(r"\S+"), re.compile(r"[^\s-]*-+|[^\s-]+")
+
+
+def print_columns(cells: Sequence[Sequence[str]], least: Sequence[int], width: int, pieces: re.Pattern[str]) -> None:
+    """A head and rows side by side. Where that is wider than ``width``, the widest column gives way, down to its longest piece."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     while sum(widths) + GAP * (len(widths) - 1) > width:
         place = max((w > few, w, -at) for at, (w, few) in enumerate(zip(widths, least, strict=True)))[2]
         widths[-place] -= 1
     for row in cells:
-        wrapped = [
-            textwrap.wrap(cell, room, break_long_words=False, break_on_hyphens=False)
-            for cell, room in zip(row, widths, strict=True)
-        ]
+        wrapped = [wrapped_cell(cell, room, pieces) for cell, room in zip(row, widths, strict=True)]
         for lines in itertools.zip_longest(*wrapped, fillvalue=""):
             print((" " * GAP).join(text.ljust(room) for text, room in zip(lines, widths, strict=True)).rstrip())
+
+
+def wrapped_cell(cell: str, room: int, pieces: re.Pattern[str]) -> list[str]:
+    """The lines of a cell, each of at most ``room`` characters: as many ``pieces`` in a line as fit."""
+    lines, end = [""], 0
+    for piece in pieces.finditer(cell):
+        gap = " " if piece.start() > end and lines[-1] else ""
+        if len(lines[-1]) + len(gap) + len(piece[0]) <= room or not lines[-1]:
+            lines[-1] += gap + piece[0]
+        else:
+            lines.append(piece[0])
+        end = piece.end()
+    return lines
 
 
 def print_records(cells: Sequence[Sequence[str]], width: int) -> None:

@@ -19,7 +19,7 @@ from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, ftype_name, quant_type
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
-from cerebellum.quoting import printable
+from cerebellum.quoting import printable, shell_file
 from cerebellum.verbs.base_mix import EVERY, mix_of, write_mix
 from cerebellum.verbs.inputs import check_imatrix_fits
 from cerebellum.verbs.splitting import publish_model, refuse_output, split, unproven
@@ -79,6 +79,11 @@ class Quantized:
         lines += [f"left out: {name} stays {stored[name]}: {why}" for name, why in self.left_out.items()]
         if self.source.is_quantized:
             lines.append(f"note: {self.source.path.name} was quantized before, so its weights are quantized twice")
+        share = 100.0 * self.model.file_bytes / max(self.source.file_bytes, 1)
+        lines.append(
+            f"size: {share:.0f} % of {self.source.path.name}; not measured. Next: cerebellum measure {shell_file(self.model.path.name)} "
+            f"--reference {shell_file(self.source.path.name)} --text FILE"
+        )
         return "\n".join(map(printable, lines))
 
 
