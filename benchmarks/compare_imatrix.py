@@ -88,9 +88,15 @@ class Compared:
             f"{alike.same_bits:,} of {alike.n_sums:,}",
             f"{alike.largest:.1e}",
             f"{spread(seconds[0]).median:.1f}, {spread(seconds[1]).median:.1f}",
-            ratios(*seconds).text(),
-            ratios(*sizes).text(),
+            share(*seconds),
+            share(*sizes),
         ]
+
+
+def share(ours: Sequence[float], stock: Sequence[float]) -> str:
+    """The median of the pairs' ratios, and where there are several the least and the largest."""
+    pairs = ratios(ours, stock)
+    return pairs.text() if pairs.n > 1 else f"{pairs.median:.2f}"
 
 
 def compared(model: Path, folder: Path, options: argparse.Namespace) -> Compared:
@@ -125,8 +131,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 COLUMNS = (
-    "model", "entries", "counts", "sums with the same bits", "largest difference", "seconds, ours and stock", "time ÷ stock",
-    "memory ÷ stock",
+    "model", "entries", "counts", "sums of the same bits", "difference", "s, ours and stock", "time ÷ stock", "memory ÷ stock",
 )  # fmt: skip
 
 

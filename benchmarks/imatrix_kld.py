@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.importance import MatrixJob, exit_code, folder_of, parser_of
 from benchmarks.running import OURS, positive, run, run_ours, show
+from benchmarks.stock import stock_programs
 from cerebellum.gguf.model_file import open_weights
 from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX
 
@@ -54,15 +55,27 @@ def matrices(options: argparse.Namespace, folder: Path) -> dict[str, Path | None
     return {NONE: None, MADE: ours, STOCK: stock}
 
 
-def measured(options: argparse.Namespace, folder: Path, kind: str, whose: str, matrix: Path | None) -> Divergence:
-    """A file of one type with one matrix, made with our own quantizer, which a comparison of its own proves to be the stock one's."""
-    path = folder / f"{kind}.{whose}.gguf"
-    given = [] if matrix is None else ["--imatrix", str(matrix)]
-    run([*OURS, "quantize", options.model, kind, *given, "--out", str(path), "--force", "--quiet"])
+def written(model: Path, folder: Path, kind: str, made: Mapping[str, Path | None]) -> dict[str, Path]:
+    """A file of one type with each matrix that it can be had with. Stock llama-quantize makes the one with stock's matrix."""
+    files = {}
+    for whose, matrix in made.items():
+        if matrix is None and needs_matrix(kind):
+            continue
+        files[whose] = folder / f"{kind}.{whose}.gguf"
+        given = [] if matrix is None else ["--imatrix", str(matrix)]
+        if whose == STOCK:
+            run([stock_programs().quantize, *given, model, files[whose], kind])
+        else:
+            run([*OURS, "quantize", model, kind, *given, "--out", files[whose], "--force", "--quiet"])
+    return files
+
+
+def measured(options: argparse.Namespace, files: Sequence[Path]) -> list[Divergence]:
+    """All files on the report text, beside one pass of the reference."""
     limit = [] if options.chunks is None else ["--chunks", str(options.chunks)]
-    figures = run_ours("measure", path, "--reference", options.model, "--text", options.report, "--ctx", str(options.ctx),
-                     *limit, "--quiet")  # fmt: skip
-    return Divergence(figures["kld"], figures["kld_low"], figures["kld_high"])
+    words = ["--reference", options.model, "--text", options.report, "--ctx", options.ctx, "--threads", options.threads]
+    figures = run_ours("compare", *files, *map(str, words), *limit, "--quiet")["files"]
+    return [Divergence(each["kld"], each["kld_low"], each["kld_high"]) for each in figures]
 
 
 def same_tensors(one: Path, other: Path) -> bool:
@@ -76,20 +89,16 @@ def same_tensors(one: Path, other: Path) -> bool:
 def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[bool, list[str]]]:
     """For each type whether it passes, and its row."""
     made = matrices(options, folder)
-    for kind in options.types.upper().split(","):
-        divergences = {
-            whose: measured(options, folder, kind, whose, matrix)
-            for whose, matrix in made.items()
-            if matrix is not None or not needs_matrix(kind)
-        }
-        cells = [divergences[whose].cell if whose in divergences else "can't be had" for whose in made]
-        if STOCK in divergences:
-            same = same_tensors(folder / f"{kind}.{MADE}.gguf", folder / f"{kind}.{STOCK}.gguf")
-            cells.append("same" if same else "others")
-        yield not (STOCK in divergences and divergences[MADE].is_apart(divergences[STOCK])), [kind, *cells]
-        if not options.keep:
-            for path in folder.glob(f"{kind}.*.gguf"):
-                path.unlink()
+    files = {kind: written(options.model, folder, kind, made) for kind in options.types.upper().split(",")}
+    everything = [path for own in files.values() for path in own.values()]
+    divergences = dict(zip(everything, measured(options, everything), strict=True))
+    for kind, paths in files.items():
+        cells = [divergences[paths[whose]].cell if whose in paths else "can't be had" for whose in made]
+        passes = True
+        if STOCK in paths:
+            cells.append("same" if same_tensors(paths[MADE], paths[STOCK]) else "others")
+            passes = not divergences[paths[MADE]].is_apart(divergences[paths[STOCK]])
+        yield passes, [kind, *cells]
 
 
 def needs_matrix(kind: str) -> bool:
