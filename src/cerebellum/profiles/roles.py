@@ -17,18 +17,14 @@ from cerebellum.profiles.probes import ENOUGH, kept_share, n_chosen, next_probe
 
 Floats = npt.NDArray[np.float64]
 
-#: Draws that a prediction is read from, and those that are drawn for them where a probe is hardly more than its noise.
-_DRAWS, _MANY_DRAWS = 400, 8000
+#: Draws that a prediction is read from.
+_DRAWS = 400
 #: Probes of a role: a third of it, within these; roles of fewer tensors than the least are measured whole.
 LEAST_PROBES = 3
 #: Odds at which a role is settled before its probes are spent.
 _SETTLED = 0.9
-#: The surest that a probe is taken to be: standard deviation of its log.
-_SUREST = 0.05
-#: Standard errors from which on a probe's log is known.
-_CLEAR = 3.0
-#: Share of draws of a slope, the largest ones, that count as the least of them: else a few draws would be its mean.
-_TAIL = 0.025
+#: The surest that a probe is taken to be, and the least sure: standard deviations of its log.
+_SUREST, _LEAST_SURE = 0.05, 1.0
 #: A probe is a hit where it lies within this factor of what the profile says.
 HIT_FACTOR = 2.0
 
@@ -106,62 +102,21 @@ def role_of_profile(
     return Role(role, tuple(names), expected, sizes, weights, prior(expected, depths))
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """A probe as it was measured: its damage is exp(log sensitivity) · ``scale``, and ``effect`` is that, known to ``std_error``."""
-
-    effect: float
-    std_error: float
-    scale: float
-
-    @property
-    def is_clear(self) -> bool:
-        return self.effect >= _CLEAR * self.std_error and self.effect > 0.0
-
-    @property
-    def log(self) -> float:
-        """Log sensitivity; an effect that is no more than noise counts as a third of it."""
-        return math.log(max(self.effect, 0.3 * self.std_error, 1e-15) / self.scale)
-
-    @property
-    def noise(self) -> float:
-        """Standard deviation of the log of a clear probe."""
-        return max(self.std_error / self.effect, _SUREST)
-
-    def log_density(self, logs: Floats) -> Floats:
-        """Log density of the effect under each log sensitivity [m], but for a constant. Noise is of the effect, not of its log: an effect
-        near nothing says how large a sensitivity can't be, and nothing of how small it is."""
-        error = max(self.std_error, 1e-15)
-        return -0.5 * ((self.effect - np.exp(np.minimum(logs, 700.0)) * self.scale) / error) ** 2
+def sensitivity_of(anchor: Anchor, size: float) -> tuple[float, float]:
+    """(log sensitivity, its standard deviation) that a probe says; an effect that is no more than noise counts as a third of it."""
+    effect = max(anchor.effect, 0.3 * anchor.std_error, 1e-15)
+    noise = min(max(anchor.std_error / effect, _SUREST), _LEAST_SURE)
+    return math.log(effect / anchor.error_change) - size, noise
 
 
-def reading_of(anchor: Anchor, size: float) -> Reading:
-    """What a probe says; ``size``: of the tensor in its `Role`."""
-    return Reading(anchor.effect, anchor.std_error, math.exp(size) * anchor.error_change)
-
-
-def look(role: Role, probed: Mapping[int, Reading], seed: int) -> Judged:
-    """What the probes, by place, say."""
-    draws = _draws(role.belief, probed, seed)
+def look(role: Role, probed: Mapping[int, tuple[float, float]], seed: int) -> Judged:
+    """What the probes (place → (log sensitivity, its standard deviation)) say."""
+    values, noise = ({p: pair[i] for p, pair in probed.items()} for i in (0, 1))
+    draws = draw(role.belief, values, _DRAWS, seed, noise)
     chosen = np.argsort(role.expected + role.weights, kind="stable")[: n_chosen(len(role.names))]
     damages = draws + role.weights
     kept = kept_share(np.exp(damages - damages.max(axis=1, keepdims=True)), chosen)
     return Judged(judge(kept), draws, agreements(role.expected, draws), kept)
-
-
-def _draws(belief: Belief, probed: Mapping[int, Reading], seed: int) -> Floats:
-    """Draws that the clear probes are met by, weighed by what the others say of them, and drawn from: [_DRAWS, n]."""
-    clear = {p: r for p, r in probed.items() if r.is_clear}
-    unclear = {p: r for p, r in probed.items() if p not in clear}
-    values, noise = {p: r.log for p, r in clear.items()}, {p: r.noise for p, r in clear.items()}
-    draws = draw(belief, values, _MANY_DRAWS if unclear else _DRAWS, seed, noise)
-    if not unclear:
-        return draws
-    log = sum((r.log_density(draws[:, p]) for p, r in unclear.items()), np.zeros(len(draws)))
-    weights = np.exp(log - log.max())
-    steps = (np.arange(_DRAWS) + 0.5) / _DRAWS
-    rows = np.searchsorted(np.cumsum(weights / weights.sum()), steps).clip(max=len(draws) - 1)
-    return np.asarray(draws[rows], dtype=np.float64)
 
 
 def next_place(judged: Judged, probed: Mapping[int, object], left_out: Collection[int]) -> int:
@@ -169,20 +124,21 @@ def next_place(judged: Judged, probed: Mapping[int, object], left_out: Collectio
     return next_probe(judged.draws, judged.kept, {*probed, *left_out})
 
 
-def predicted_slopes(role: Role, judged: Judged, prior_mean: float, measured: Collection[str] = ()) -> dict[str, Slope]:
+def predicted_slopes(role: Role, judged: Judged, prior_mean: float) -> dict[str, Slope]:
     """Every tensor's slope as the draws have it; ``prior_mean``: what the role alone says."""
     logs = judged.draws + role.sizes
-    low, high, most = np.quantile(logs, (0.05, 0.95, 1.0 - _TAIL), axis=0)
-    mean = np.exp(np.minimum(logs, most)).mean(axis=0)
+    middle, low, high = np.median(logs, axis=0), *np.quantile(logs, (0.05, 0.95), axis=0)
+    spread = np.minimum((high - low) / 3.29, 1.0)
+    mean = np.exp(middle + 0.5 * spread**2)
     return {
-        name: Slope(float(mean[i]), float(np.exp(low[i])), float(np.exp(high[i])), prior_mean, int(name in measured))
+        name: Slope(float(mean[i]), float(np.exp(low[i])), float(np.exp(high[i])), prior_mean, 0)
         for i, name in enumerate(role.names)
     }
 
 
 def probes_of(role: Role, anchors: Mapping[int, Anchor]) -> tuple[Probe, ...]:
     """Each probe beside the prediction by the profile at the level of the others; none where it is alone."""
-    logs = {p: reading_of(a, float(role.sizes[p])).log for p, a in anchors.items()}
+    logs = {p: sensitivity_of(a, float(role.sizes[p]))[0] for p, a in anchors.items()}
     probes = []
     for i, anchor in anchors.items():
         others = [logs[p] - float(role.expected[p]) for p in logs if p != i]

@@ -50,20 +50,15 @@ def effect_values(trial: Scores, base: Scores) -> np.ndarray:
     return paired_values({c: ours[c] for c in common}, {c: theirs[c] for c in common})
 
 
-#: Quantile of the standard errors of all anchors that is taken for the noise of a tensor that hardly matters. (The median is of tensors
-#: that do matter: their noise grows with their effect.)
-LEAST_NOISE = 0.1
-
-
 def steadied(anchors: Sequence[Anchor], n_chunks: int) -> list[Anchor]:
     """Standard errors from few chunks, drawn toward what is usual for effects of their size (4 chunks' worth of belief)."""
     shares = [a.std_error / abs(a.effect) for a in anchors if a.effect and math.isfinite(a.std_error)]
     usual = float(np.median(shares)) if shares else 0.5
-    noise = float(np.quantile([a.std_error for a in anchors], LEAST_NOISE)) if anchors else 0.0
+    noise = float(np.median([a.std_error for a in anchors])) if anchors else 0.0
     belief, degrees = 4.0, float(max(n_chunks - 1, 0))
     steady = []
     for a in anchors:
-        expected = max(usual * abs(a.effect), noise)
+        expected = max(usual * abs(a.effect), 0.2 * noise)
         variance = (belief * expected**2 + degrees * a.std_error**2) / (belief + degrees)
         steady.append(replace(a, std_error=math.sqrt(variance)))
     return steady

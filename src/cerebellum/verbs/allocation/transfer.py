@@ -30,8 +30,8 @@ from cerebellum.profiles.roles import (
     next_place,
     predicted_slopes,
     probes_of,
-    reading_of,
     role_of_profile,
+    sensitivity_of,
 )
 from cerebellum.results.allocation import Anchors, RoleTransfer, Transferred
 from cerebellum.study.runner import TrialRunner
@@ -58,12 +58,9 @@ class _Job:
     wanted: Wanted = field(default_factory=dict)
     anchors: dict[str, Anchor] = field(default_factory=dict)
 
-    def want(self, names: Sequence[str], chunks: int = LOOKS[0]) -> None:
+    def measure(self, names: Sequence[str], what: str, chunks: int = LOOKS[0]) -> None:
         """The tensors of ``names`` on so many chunks, beside all that was wanted before."""
         self.wanted |= {(name, self.cells[name]): self.order[:chunks] for name in names}
-
-    def measure(self, what: str) -> None:
-        """All that is wanted."""
         found = measured_anchors(self.runner, self.table, self.wanted, what, self.floor)
         self.anchors = {a.tensor: a for a in found}
 
@@ -78,7 +75,7 @@ class _Job:
 
     def judge(self, role: Role) -> Judged:
         """What the role's anchors say by now."""
-        known = {i: reading_of(a, float(role.sizes[i])) for i, a in self.anchors_of(role).items()}
+        known = {i: sensitivity_of(a, float(role.sizes[i])) for i, a in self.anchors_of(role).items()}
         return look(role, known, self.seed)
 
 
@@ -106,8 +103,7 @@ def transfer_anchors(
         for role in roles:
             session.progress.note(sentence(role, judged[role.role], len(probes[role.role])))
         if failed:
-            job.want([n for r in failed for n in r.names])
-            job.measure("anchors of roles that don't hold")
+            job.measure([n for r in failed for n in r.names], "anchors of roles that don't hold")
         held = [r for r in roles if r not in failed]
         model = predicted_model(job, held, origin)
         model = _settle(job, held, origin, model, budget)
@@ -170,8 +166,7 @@ def _probe(job: _Job, roles: Sequence[Role], whole: Sequence[str]) -> dict[str, 
                 names.append(role.names[next_place(judged[role.role], {}, left_out) if done else _first(role)])
         if not names:
             break
-        job.want([*names, *whole] if done == 0 else names)
-        job.measure(f"probes, round {done + 1}")
+        job.measure([*names, *whole] if done == 0 else names, f"probes, round {done + 1}")
         judged |= {role.role: job.judge(role) for role in going}
     return judged
 
@@ -182,31 +177,23 @@ def _first(role: Role) -> int:
 
 
 def predicted_model(job: _Job, held: Sequence[Role], origin: Origin) -> DamageModel:
-    """The damage model of the anchors; in roles that hold, profile and anchors together say the slopes."""
+    """The damage model of the anchors, with the slopes that the profiles predict where none was measured."""
     model = fit(job.table.roles, list(job.anchors.values()))
     slopes = dict(model.slopes)
     for role in held:
         prior_mean = model.slopes[role.names[0]].prior
-        slopes |= predicted_slopes(role, job.judge(role), prior_mean, job.anchors)
+        predicted = predicted_slopes(role, job.judge(role), prior_mean)
+        slopes |= {name: slope for name, slope in predicted.items() if name not in job.anchors}
     return replace(model, slopes=slopes, misfit=max(model.misfit, origin.misfit or 0.0))
 
 
 def _settle(job: _Job, held: Sequence[Role], origin: Origin, model: DamageModel, budget: int) -> DamageModel:
-    """In rounds, as in a full allocation: what was measured and whose decision is still open on more text, and the predicted tensors of
-    which that is so, the costliest doubts first."""
-    allowed = round(OPEN_SHARE * len(job.cells))
-    for chunks in LOOKS[1:]:
-        if len(job.order) <= chunks // 2:
-            break
-        undecided = open_tensors(job.table, model, budget)
-        new = [n for n in undecided if n in job.cells and n not in job.asked][:allowed]
-        again = [n for n in undecided if n in job.anchors]
-        if not new and not again:
-            break
-        allowed -= len(new)
-        job.want(new, LOOKS[1])
-        job.want(again, chunks)
-        job.measure(f"anchors of open decisions: {len(new) + len(again)}")
+    """Measure the predicted tensors whose decision is open, the costliest doubts first, and what was measured there on more text."""
+    undecided = open_tensors(job.table, model, budget)
+    new = [n for n in undecided if n in job.cells and n not in job.asked][: round(OPEN_SHARE * len(job.cells))]
+    again = [n for n in undecided if n in job.anchors]
+    if new or (again and len(job.order) > LOOKS[0]):
+        job.measure([*new, *again], f"anchors of open decisions: {len(new) + len(again)}", LOOKS[1])
         model = predicted_model(job, held, origin)
     return model
 
