@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.running import show
-from cerebellum.profiles.check import MAX_PROBES, Verdict
+from cerebellum.profiles.check import MAX_PROBES, CarryVerdict
 from cerebellum.verbs.transfer_check import RoleResult, TransferCheck, check_transfer
 
 #: Share of the verdicts that must be right.
@@ -37,7 +37,7 @@ ROLE_COLUMNS = ("from", "to", "role", "agreement", "verdict", "kept", "right", "
 
 def unsafe(roles: Sequence[RoleResult]) -> int:
     """Roles that are said to hold though less than half is kept."""
-    return sum(r.check.verdict is Verdict.HOLDS and r.kept < 0.5 for r in roles)
+    return sum(r.check.verdict is CarryVerdict.HOLDS and r.kept < 0.5 for r in roles)
 
 
 def row(label: tuple[str, str], roles: Sequence[RoleResult]) -> tuple[object, ...]:
@@ -47,7 +47,7 @@ def row(label: tuple[str, str], roles: Sequence[RoleResult]) -> tuple[object, ..
         *label,
         len(roles),
         f"{sum(r.right for r in roles)} ({sum(r.right for r in roles) / len(roles):.0%})",
-        sum(r.check.verdict is Verdict.PARTLY for r in roles),
+        sum(r.check.verdict is CarryVerdict.PARTLY for r in roles),
         unsafe(roles),
         max(len(r.check.probed) for r in roles),
         f"{probes} of {tensors}",

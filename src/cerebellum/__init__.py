@@ -1,7 +1,7 @@
 """Cerebellum: find the mixed-precision quantization that a GGUF model deserves, by measured ablation in memory.
 
 `cerebellum.run`, `transfer`, `plan`, `sweep`, `measure`, `compare`, `bench`, `validity`, `quantize`, `imatrix`, `perplexity`, `inspect`,
-`fit`, `try_model`, `doctor` and `demo` are the commands as functions (`cerebellum.api`).
+`fit`, `try_model`, `doctor` and `demo` are the commands as functions (`cerebellum.api`, whose names are this package's).
 """
 
 from __future__ import annotations
@@ -12,57 +12,9 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # `typing` is not imported before the current folder is off the path
 if TYPE_CHECKING:
-    from typing import Any
-
-    from cerebellum.api import (
-        Allocation,
-        AllocationLadder,
-        BenchResult,
-        Estimate,
-        FileComparison,
-        Fit,
-        LadderResult,
-        MadeImatrix,
-        Measurement,
-        Merged,
-        Model,
-        Part,
-        Perplexity,
-        Planned,
-        Published,
-        Quantized,
-        RunResult,
-        SplitModel,
-        SweepResult,
-        allocate,
-        bench,
-        choose,
-        compare,
-        demo,
-        doctor,
-        estimate,
-        estimate_sweep,
-        fetch,
-        fit,
-        imatrix,
-        inspect,
-        ladder,
-        measure,
-        merge,
-        perplexity,
-        plan,
-        publish,
-        quantize,
-        run,
-        run_part,
-        split,
-        sweep,
-        sweep_part,
-        transfer,
-        try_model,
-        validity,
-    )
-    from cerebellum.errors import CerebellumError
+    from cerebellum.api import *  # noqa: F403
+    from cerebellum.api import __all__ as __all__
+    from cerebellum.errors import CerebellumError as CerebellumError
 
 if sys.argv[:1] == [
     "-m"
@@ -71,68 +23,24 @@ if sys.argv[:1] == [
 
     leave_current_folder()
 
-__all__ = [
-    "Allocation",
-    "AllocationLadder",
-    "BenchResult",
-    "CerebellumError",
-    "Estimate",
-    "FileComparison",
-    "Fit",
-    "LadderResult",
-    "MadeImatrix",
-    "Measurement",
-    "Merged",
-    "Model",
-    "Part",
-    "Perplexity",
-    "Planned",
-    "Published",
-    "Quantized",
-    "RunResult",
-    "SplitModel",
-    "SweepResult",
-    "__version__",
-    "allocate",
-    "bench",
-    "choose",
-    "compare",
-    "demo",
-    "doctor",
-    "estimate",
-    "estimate_sweep",
-    "fetch",
-    "fit",
-    "imatrix",
-    "inspect",
-    "ladder",
-    "measure",
-    "merge",
-    "perplexity",
-    "plan",
-    "publish",
-    "quantize",
-    "run",
-    "run_part",
-    "split",
-    "sweep",
-    "sweep_part",
-    "transfer",
-    "try_model",
-    "validity",
-]
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    """The verbs are imported when they are first asked for: importing the package stays light."""
-    import importlib
+    def __getattr__(name):
+        """The verbs are imported when they are first asked for: importing the package, or a module of it, stays light."""
+        import importlib.util
 
-    if name == "CerebellumError":
-        return importlib.import_module("cerebellum.errors").CerebellumError
-    if name in __all__:
-        return getattr(importlib.import_module("cerebellum.api"), name)
-    raise AttributeError(f"module 'cerebellum' has no attribute {name!r}")
+        is_name = name == "__all__" or not name.startswith("__")
+        if not is_name or importlib.util.find_spec(f"cerebellum.{name}") is not None:
+            raise AttributeError(f"module 'cerebellum' has no attribute {name!r}")
+        if name == "CerebellumError":
+            return importlib.import_module("cerebellum.errors").CerebellumError
+        api = importlib.import_module("cerebellum.api")
+        if name == "__all__":
+            return ["CerebellumError", "__version__", *api.__all__]
+        if name in api.__all__:
+            return getattr(api, name)
+        raise AttributeError(f"module 'cerebellum' has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    def __dir__():
+        return sorted(__getattr__("__all__"))

@@ -956,15 +956,32 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     check_folder(out)
     options = {name: value for name, value in given.items() if value is not None}
     options.setdefault("chunks", usual_chunks(options.get("ctx") or Settings().n_ctx))
+    settings = settings_of(**_take(options, {name: name for name in _SETTINGS}))
+    session = {**_take_texts(options), "mix": _take_mix(options), **_take_fleet(options)}
+    session["split"] = split_limit(options.pop("split_max_size", None), options.pop("split_max_tensors", None))
+    trials = _take_trials(options)
+    choice = _take(options, _CHOICE)
+    check_numbers({**given, "workers": session.get("workers")})
+    if options:
+        raise InputError(f"unknown option {next(iter(options))!r}; cerebellum.keywords lists them")
+    return (
+        SessionOptions(model, out, settings=settings, **session),
+        SweepOptions(**trials),
+        ChoiceOptions(**with_growth(choice)),
+    )
 
-    def take(names: dict[str, str]) -> dict[str, Any]:
-        return {field: options.pop(name) for name, field in names.items() if name in options}
 
-    settings = settings_of(**take({name: name for name in _SETTINGS}))
+def _take(options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Those of ``names`` that are given, out of ``options``, by the names of the fields."""
+    return {field: options.pop(name) for name, field in names.items() if name in options}
+
+
+def _take_texts(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `SessionOptions` that say what is read: texts, reference, importance matrix."""
     makes: dict[str, Any] = {}
     if str(options.get("imatrix")) in (AUTO, NONE):
         makes["make_imatrix"] = str(options.pop("imatrix")) == AUTO
-    paths: dict[str, Any] = {name: Path(value) for name, value in take({n: n for n in _PATHS}).items()}
+    paths: dict[str, Any] = {name: Path(value) for name, value in _take(options, {n: n for n in _PATHS}).items()}
     if "calibration_text" in paths:
         makes["calibration"] = paths.pop("calibration_text")
         if "imatrix" in paths or makes.get("make_imatrix") is False:
@@ -975,45 +992,37 @@ def split_options(model: Path, out: Path, given: dict[str, Any]) -> tuple[Sessio
     if options.get("chat") and "text" not in paths:
         raise InputError("--chat needs --text: a file of conversations, JSON lines; no conversations are bundled")
     if "text" not in paths:
-        paths |= {"report_text": bundled.REPORT_TEXT} if "report_text" not in paths else {}
-    mix = take({"base_overrides": "overrides", "pure": "pure", "exclude": "exclude"})
+        paths.setdefault("report_text", bundled.REPORT_TEXT)
+    return paths | makes
+
+
+def _take_mix(options: dict[str, Any]) -> MixOptions:
+    """How the base is mixed."""
+    mix = _take(options, {"base_overrides": "overrides", "pure": "pure", "exclude": "exclude"})
     if "overrides" in mix:
         mix["overrides"] = Path(mix["overrides"])
     if "exclude" in mix:
         mix["exclude"] = _patterns(mix["exclude"])
-    makes["split"] = split_limit(options.pop("split_max_size", None), options.pop("split_max_tensors", None))
-    session = take(
-        {
-            "base": "base",
-            "chunks": "n_chunks",
-            "chat": "chat",
-            "workers": "workers",
-            "gpus_per_worker": "gpus_per_worker",
-            "cluster": "cluster",
-            "cluster_files": "cluster_files",
-            "same_build_only": "same_build_only",
-            "command": "command",
-            "retry_failed": "retry_failed",
-            "force": "force",
-        }
-    )
+    return MixOptions(**mix)
+
+
+def _take_fleet(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `SessionOptions` that say how much is measured, and who computes."""
+    session = _take(options, {"chunks": "n_chunks", **{name: name for name in _SESSION}})
     check_fleet(session)
-    trials = take({"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
+    return session
+
+
+def _take_trials(options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `SweepOptions`."""
+    trials = _take(options, {"role": "roles", "to": "types", "blocks": "blocks", "thresholds": "thresholds"})
     trials = {name: names(value) if name in ("roles", "types") else value for name, value in trials.items()}
     if "blocks" in trials:
         trials["blocks"] = blocks_of(trials["blocks"])
-    budget = take({"budget_tokens": "budget_tokens", "budget_minutes": "budget_minutes"})
+    budget = _take(options, {"budget_tokens": "budget_tokens", "budget_minutes": "budget_minutes"})
     if options.pop("race", False) or budget:
         trials["race"] = RaceOptions(**budget)
-    choice = take(_CHOICE)
-    check_numbers({**given, "workers": session.get("workers")})
-    if options:
-        raise InputError(f"unknown option {next(iter(options))!r}; cerebellum.keywords lists them")
-    return (
-        SessionOptions(model, out, settings=settings, mix=MixOptions(**mix), **paths, **makes, **session),
-        SweepOptions(**trials),
-        ChoiceOptions(**with_growth(choice)),
-    )
+    return trials
 
 
 def check_fleet(session: dict[str, Any]) -> None:
@@ -1077,6 +1086,19 @@ _SETTINGS = {
     "replay_bytes": "replay_bytes",
     "exact_reference": "exact_reference",
 }
+#: Options that have the name of their field of `SessionOptions`.
+_SESSION = (
+    "base",
+    "chat",
+    "workers",
+    "gpus_per_worker",
+    "cluster",
+    "cluster_files",
+    "same_build_only",
+    "command",
+    "retry_failed",
+    "force",
+)
 _PATHS = ("text", "report_text", "reference", "imatrix", "calibration_text")
 #: Words for --imatrix that aren't files; ``auto`` is one for --workers too.
 AUTO, NONE = "auto", "none"

@@ -35,7 +35,7 @@ SHORT = 160
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class NotebookView:
     """Of a result: sentences, the first of which says it in one, then tables."""
 
     lines: Sequence[str]
@@ -49,15 +49,15 @@ def attach() -> None:
             setattr(kind, name, function)
 
 
-def _html_by(view: Callable[[Any], View]) -> Callable[[Any], str]:
+def _html_by(view: Callable[[Any], NotebookView]) -> Callable[[Any], str]:
     return lambda result: view_html(view(result))
 
 
-def _line_by(view: Callable[[Any], View]) -> Callable[[Any], str]:
+def _line_by(view: Callable[[Any], NotebookView]) -> Callable[[Any], str]:
     return lambda result: f"<{type(result).__name__}: {printable(view(result).lines[0], SHORT)}>"
 
 
-def view_html(view: View) -> str:
+def view_html(view: NotebookView) -> str:
     """HTML of sentences and tables. What names in it hold is text, never markup."""
     return "".join([*(f"<p>{escaped(line)}</p>" for line in view.lines), *map(grid_html, view.grids)])
 
@@ -82,128 +82,132 @@ def escaped(text: str) -> str:
 # -- what is shown of each ---------------------------------------------------------------------------------------------
 
 
-def _allocation(result: Allocation) -> View:
+def _allocation(result: Allocation) -> NotebookView:
     from cerebellum.report.allocation_lines import five_lines
     from cerebellum.report.allocation_tables import controls_grid, ladder_grid, short_types_grid
 
-    return View(five_lines(result), [controls_grid(result), ladder_grid(result), short_types_grid(result)])
+    return NotebookView(five_lines(result), [controls_grid(result), ladder_grid(result), short_types_grid(result)])
 
 
-def _ladder(result: AllocationLadder) -> View:
+def _ladder(result: AllocationLadder) -> NotebookView:
     from cerebellum.report.allocation_ladder import recipes_grid, stock_grid
 
-    return View(
+    return NotebookView(
         [f"{counted(len(result.results), 'size')}: {', '.join(result.labels)}"],
         [recipes_grid(result), stock_grid(result)],
     )
 
 
-def _run(result: RunResult) -> View:
+def _run(result: RunResult) -> NotebookView:
     from cerebellum.report.chosen_lines import chosen_lines
     from cerebellum.report.grids import choice_lines, comparison_grid, short_sweep_grid, written_lines
 
     grids = [short_sweep_grid(result.sweep, result.facts, result.noise)]
     if result.combination is not None:
         grids.insert(0, comparison_grid(result.combination.report, result.facts))
-    return View([*chosen_lines(result), *choice_lines(result), *written_lines(result)], grids)
+    return NotebookView([*chosen_lines(result), *choice_lines(result), *written_lines(result)], grids)
 
 
-def _sweep(result: SweepResult) -> View:
+def _sweep(result: SweepResult) -> NotebookView:
     from cerebellum.report.grids import short_sweep_grid
 
     line = f"{counted(len(result.sweep.rows), 'trial')} of {result.model} at {result.base.ftype}"
-    return View([line], [short_sweep_grid(result.sweep, result.facts, result.noise)])
+    return NotebookView([line], [short_sweep_grid(result.sweep, result.facts, result.noise)])
 
 
-def _measurement(result: Measurement) -> View:
+def _measurement(result: Measurement) -> NotebookView:
     from cerebellum.report.divergence import measurement_grid
 
-    return View(
+    return NotebookView(
         [f"{counted(len(result.files), 'file')}: {', '.join(file.name for file in result.files)}"],
         [measurement_grid(result)],
     )
 
 
-def _validity(result: LadderResult) -> View:
+def _validity(result: LadderResult) -> NotebookView:
     from cerebellum.report.ladder import ladder_grid
 
-    return View([f"perplexity as a judge: {result.report.verdict}. {result.report.reason}"], [ladder_grid(result)])
+    return NotebookView(
+        [f"perplexity as a judge: {result.report.verdict}. {result.report.reason}"], [ladder_grid(result)]
+    )
 
 
-def _comparison(result: FileComparison) -> View:
+def _comparison(result: FileComparison) -> NotebookView:
     from cerebellum.report.comparison import front_lines, short_grid, types_grid
 
     files = counted(len(result.files), "file")
-    return View(
+    return NotebookView(
         [f"{files} beside each other", *front_lines(result)], [short_grid(result), types_grid(result, short=True)]
     )
 
 
-def _fit(result: Fit) -> View:
+def _fit(result: Fit) -> NotebookView:
     from cerebellum.report.fit import fit_grid, fit_lines
 
-    return View(fit_lines(result), [fit_grid(result)])
+    return NotebookView(fit_lines(result), [fit_grid(result)])
 
 
-def _published(result: Published) -> View:
+def _published(result: Published) -> NotebookView:
     *files, total = result.lines()
-    return View([total, *files])
+    return NotebookView([total, *files])
 
 
-def _split(result: SplitModel) -> View:
-    return View([f"{result.model.path.name}: {counted(len(result.sizes), 'file')}, {sum(result.sizes):,} bytes"])
+def _split(result: SplitModel) -> NotebookView:
+    return NotebookView(
+        [f"{result.model.path.name}: {counted(len(result.sizes), 'file')}, {sum(result.sizes):,} bytes"]
+    )
 
 
-def _bench(result: BenchResult) -> View:
+def _bench(result: BenchResult) -> NotebookView:
     from cerebellum.report.bench import short_bench_grid
 
     gate = f", gate {result.word}" if result.word else ""
-    return View([f"{counted(len(result.tasks), 'task')}{gate}"], [short_bench_grid(result)])
+    return NotebookView([f"{counted(len(result.tasks), 'task')}{gate}"], [short_bench_grid(result)])
 
 
-def _estimate(result: Estimate) -> View:
+def _estimate(result: Estimate) -> NotebookView:
     from cerebellum.report.estimate import estimate_lines
 
-    return View(estimate_lines(result))
+    return NotebookView(estimate_lines(result))
 
 
-def _planned(result: Planned) -> View:
+def _planned(result: Planned) -> NotebookView:
     from cerebellum.report.plan import plan_grid, plan_lines
 
-    return View(plan_lines(result), [plan_grid(result)])
+    return NotebookView(plan_lines(result), [plan_grid(result)])
 
 
-def _part(result: Part) -> View:
+def _part(result: Part) -> NotebookView:
     from cerebellum.report.part import part_lines
 
-    return View(part_lines(result))
+    return NotebookView(part_lines(result))
 
 
-def _merged(result: Merged) -> View:
+def _merged(result: Merged) -> NotebookView:
     from cerebellum.report.part import merged_lines
 
-    return View(merged_lines(result) or ["nothing merged"])
+    return NotebookView(merged_lines(result) or ["nothing merged"])
 
 
-def _model(result: Model) -> View:
-    return View([
+def _model(result: Model) -> NotebookView:
+    return NotebookView([
         f"{result.path.name}: {result.architecture}, {counted(result.n_blocks, 'block')}, {counted(len(result.tensors), 'tensor')}, "
         f"{result.n_weights:,} weights, {result.file_bytes:,} bytes, {result.bits_per_weight:.2f} bits a weight"
     ])  # fmt: skip
 
 
-def _perplexity(result: Perplexity) -> View:
+def _perplexity(result: Perplexity) -> NotebookView:
     lines = [
         f"perplexity {result.perplexity:.4f} ± {result.std_error:.4f}, {counted(result.chunks, 'chunk')}, {result.tokens} scored"
     ]
-    return View([*lines, *result.warnings])
+    return NotebookView([*lines, *result.warnings])
 
 
-def _summary(result: Quantized | MadeImatrix) -> View:
-    return View(result.summary().splitlines())
+def _summary(result: Quantized | MadeImatrix) -> NotebookView:
+    return NotebookView(result.summary().splitlines())
 
 
-VIEWS: dict[type, Callable[[Any], View]] = {
+VIEWS: dict[type, Callable[[Any], NotebookView]] = {
     Allocation: _allocation,
     AllocationLadder: _ladder,
     BenchResult: _bench,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cerebellum.allocation.effects import SingleEffect, predict_additive
 from cerebellum.domain import TensorType, tensor_types_of
 from cerebellum.errors import InputError
-from cerebellum.stats.classes import Word
+from cerebellum.stats.classes import EffectClass
 
 
 def single(block: int, nll: float, half: float | None = None, kld: float | None = None) -> SingleEffect:
@@ -29,7 +29,7 @@ def test_percent_is_of_perplexity() -> None:
     """169.18 against 184.93 is -8.5 %."""
     effect = single(11, math.log(169.18 / 184.93))
     assert effect.percent == pytest.approx(100 * (169.18 / 184.93 - 1)) and round(effect.percent, 1) == -8.5
-    assert effect.classify().word is Word.REGULARIZATION
+    assert effect.classify().word is EffectClass.REGULARIZATION
     assert single(0, 1e6).percent == math.inf
 
 
@@ -37,7 +37,7 @@ def test_the_interval_is_transformed_with_the_estimate() -> None:
     """Limits in nats become limits in percent; the word follows them."""
     assert single(0, -0.08, 0.01).classify().decided
     found = single(0, -0.08, 0.1).classify()
-    assert found.word is Word.NEUTRAL and not found.decided
+    assert found.word is EffectClass.NEUTRAL and not found.decided
     assert f"{100 * math.expm1(-0.18):+.2f} to {100 * math.expm1(0.02):+.2f} %" in found.reason
 
 

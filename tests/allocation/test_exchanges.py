@@ -7,10 +7,18 @@ import itertools
 import numpy as np
 import pytest
 
-from cerebellum.allocation.exchanges import TAKEN_AT_ONCE, Measured, Step, believed, cross_share, exchanges, steadied
+from cerebellum.allocation.exchanges import (
+    TAKEN_AT_ONCE,
+    MeasuredStep,
+    Step,
+    believed,
+    cross_share,
+    exchanges,
+    steadied,
+)
 
 
-def measured(n: int, seed: int, noise: float = 0.0, cross: float = 0.0) -> list[Measured]:
+def measured(n: int, seed: int, noise: float = 0.0, cross: float = 0.0) -> list[MeasuredStep]:
     """``n`` steps, half of them down; ``cross``: standard deviation of their cross terms as a share of their spread."""
     rng = np.random.default_rng(seed)
     found = []
@@ -22,7 +30,7 @@ def measured(n: int, seed: int, noise: float = 0.0, cross: float = 0.0) -> list[
             f"t{i}", "up" if up else "down", int(rng.integers(1, 9)) * (64 if up else -64), 1.0, expected, spread
         )
         effect = expected + cross * spread * float(rng.normal()) + noise * float(rng.normal())
-        found.append(Measured(step, effect, noise))
+        found.append(MeasuredStep(step, effect, noise))
     return found
 
 
@@ -44,7 +52,7 @@ def test_the_size_of_cross_terms_is_recovered_beneath_the_noise() -> None:
 
 def test_standard_errors_of_two_chunks_are_drawn_toward_the_usual_one() -> None:
     own = measured(60, 3, noise=0.02)
-    odd = [Measured(own[0].step, own[0].effect, 0.0), *own[1:]]
+    odd = [MeasuredStep(own[0].step, own[0].effect, 0.0), *own[1:]]
     assert steadied(odd, 2)[0].std_error > 0.0
     assert steadied(odd, 1000)[0].std_error < 0.1 * steadied(odd, 2)[0].std_error
 
@@ -66,4 +74,4 @@ def test_the_best_exchange_is_the_one_that_trying_all_finds() -> None:
 
 def test_nothing_is_proposed_where_every_step_does_harm() -> None:
     step = Step("t", "down", -64, 1.0, 0.01, 0.1)
-    assert exchanges({"t": "now"}, [Measured(step, 0.01, 0.0)], 1.0, 0.1, 0) == []
+    assert exchanges({"t": "now"}, [MeasuredStep(step, 0.01, 0.0)], 1.0, 0.1, 0) == []

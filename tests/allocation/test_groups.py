@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cerebellum import api
-from cerebellum.allocation.exchanges import Measured, Step, exchanges
+from cerebellum.allocation.exchanges import MeasuredStep, Step, exchanges
 from cerebellum.allocation.groups import with_groups
 from cerebellum.allocation.recipes import shuffles
 from cerebellum.allocation.solver import Offer, solve
@@ -93,7 +93,7 @@ def test_a_type_that_one_tensor_of_a_group_lacks_is_none_of_the_group(table: Tab
 
 def test_exchanges_move_a_group_together_or_not_at_all() -> None:
     now = dict.fromkeys("abc", "now")
-    good = [Measured(Step(name, "down", -64, -1.0, -0.1, 0.1), -0.1, 0.0) for name in "abc"]
+    good = [MeasuredStep(Step(name, "down", -64, -1.0, -0.1, 0.1), -0.1, 0.0) for name in "abc"]
     assert exchanges(now, good, 1.0, 0.1, 0, (("a", "b"),))[-1].types == dict.fromkeys("abc", "down")
     lone = exchanges(now, [good[0], good[2]], 1.0, 0.1, 0, (("a", "b"),))
     assert lone[-1].types == {"a": "now", "b": "now", "c": "down"}

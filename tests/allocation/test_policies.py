@@ -18,7 +18,7 @@ from cerebellum.allocation.policies import POLICIES, Rules, choose
 from cerebellum.domain import Model, Tensor
 from cerebellum.errors import InputError
 from cerebellum.gguf.overrides import format_overrides, overrides_for
-from cerebellum.stats.classes import Word
+from cerebellum.stats.classes import EffectClass
 
 SENSITIVITY = Path(__file__).resolve().parents[3] / "shared" / "data" / "sensitivity"
 
@@ -59,9 +59,9 @@ def test_the_published_figures_get_the_published_words(published: dict[str, Any]
     words = {e.block: e.classify().word for e in published_effects(published)}
     for name, word in published["effects"].items():
         if name == "blk.30+":
-            assert {words[block] for block in range(30, 35)} == {Word(word)}
+            assert {words[block] for block in range(30, 35)} == {EffectClass(word)}
         else:
-            assert words[int(name.removeprefix("blk."))] is Word(word)
+            assert words[int(name.removeprefix("blk."))] is EffectClass(word)
 
 
 def test_the_published_figures_give_the_published_recipe(published: dict[str, Any]) -> None:

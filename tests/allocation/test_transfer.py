@@ -17,7 +17,7 @@ from cerebellum.errors import InputError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
-from cerebellum.profiles.check import Verdict
+from cerebellum.profiles.check import CarryVerdict
 from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation, Transferred
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
@@ -92,7 +92,7 @@ def taken(result: Allocation) -> Transferred:
     return result.transferred
 
 
-def verdicts(result: Allocation) -> dict[str, Verdict]:
+def verdicts(result: Allocation) -> dict[str, CarryVerdict]:
     return {r.role: r.verdict for r in taken(result).roles}
 
 
@@ -112,7 +112,7 @@ def test_a_sibling_holds_and_most_trials_are_saved(family: Path, tmp_path: Path)
     backend = planted(family / "new.gguf")
     result = transfer(family, tmp_path / "out", backend)
     found = taken(result)
-    assert found.verdict is Verdict.HOLDS and set(verdicts(result).values()) == {Verdict.HOLDS}
+    assert found.verdict is CarryVerdict.HOLDS and set(verdicts(result).values()) == {CarryVerdict.HOLDS}
     assert found.blocks == (OLD, NEW) and found.n_full == 3 * NEW + 1
     assert found.n_saved == found.n_full - len(result.anchors.anchors) > 0.6 * found.n_full
     assert sum(p.is_hit for p in found.probes) >= 0.7 * len(found.probes) >= 4
@@ -137,7 +137,7 @@ def test_a_stranger_does_not_hold_and_everything_is_measured(family: Path, tmp_p
     backend = planted(family / "new.gguf", strange=ROLES)
     result = transfer(family, tmp_path / "out", backend)
     found = taken(result)
-    assert found.verdict is Verdict.FAILS and set(verdicts(result).values()) == {Verdict.FAILS}
+    assert found.verdict is CarryVerdict.FAILS and set(verdicts(result).values()) == {CarryVerdict.FAILS}
     assert found.n_saved == 0 and len(result.anchors.anchors) == found.n_full
     assert found.low < 0.5
     assert regret(family, result, backend) < 1.15
@@ -147,10 +147,10 @@ def test_one_role_fails_and_only_that_is_measured_whole(family: Path, tmp_path: 
     backend = planted(family / "new.gguf", strange=("ffn_gate",))
     result = transfer(family, tmp_path / "out", backend)
     by_role = {r.role: r for r in taken(result).roles}
-    assert taken(result).verdict is Verdict.PARTLY
-    assert by_role["ffn_gate"].verdict is Verdict.FAILS and by_role["ffn_gate"].n_measured == NEW
+    assert taken(result).verdict is CarryVerdict.PARTLY
+    assert by_role["ffn_gate"].verdict is CarryVerdict.FAILS and by_role["ffn_gate"].n_measured == NEW
     for role in ("attn_q", "ffn_down"):
-        assert by_role[role].verdict is not Verdict.FAILS and by_role[role].n_measured < 0.7 * NEW
+        assert by_role[role].verdict is not CarryVerdict.FAILS and by_role[role].n_measured < 0.7 * NEW
     assert regret(family, result, backend) < 1.25
 
 
@@ -226,7 +226,7 @@ def test_a_ladder_begins_with_a_sibling_too(family: Path, tmp_path: Path) -> Non
     source = family / "study"
     made = api.ladder(new, "Q3_K_M,Q4_K_M", source=source, out=tmp_path / "out", backend=planted(new), **own)
     first, second = made.results
-    assert taken(first).verdict is Verdict.HOLDS and second.transferred is None
+    assert taken(first).verdict is CarryVerdict.HOLDS and second.transferred is None
     assert (
         second.anchors.anchors == first.anchors.anchors and first.written.path.exists() and second.written.path.exists()
     )

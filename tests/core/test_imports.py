@@ -182,8 +182,11 @@ def loaded_by(code: str) -> set[str]:
 
 
 def test_importing_the_package_is_light() -> None:
-    """``import cerebellum`` loads none of the heavy modules, and knows its version and names."""
-    assert loaded_by("import cerebellum; assert cerebellum.__version__; dir(cerebellum)") == set()
+    """``import cerebellum`` and a light module of it load none of the heavy modules; its names are those of `api`."""
+    assert loaded_by("import cerebellum; assert cerebellum.__version__") == set()
+    assert loaded_by("from cerebellum import bundled, errors; assert not hasattr(bundled, 'run')") == set()
+    names = "from cerebellum import *; import cerebellum; assert {'run', 'CerebellumError', 'Model'} <= {*dir(cerebellum), *globals()}"
+    assert not loaded_by(names) & {"llama_cpp", "numba", "click"}
     assert loaded_by("from cerebellum import CerebellumError") == set()
 
 

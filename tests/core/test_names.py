@@ -50,3 +50,14 @@ def test_names_say_what_they_hold() -> None:
 
 #: Rooms in which such names are left: the list only gets shorter.
 LEFT = ("cli/", "report/", "verbs/")
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """A class of the package is known by its name; those of `report`, which draws them, may have that of what they show."""
+    homes: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    elsewhere = {name: [f for f in files if not f.startswith("report/")] for name, files in homes.items()}
+    assert {name: files for name, files in elsewhere.items() if len(files) > 1} == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cerebellum
 from cerebellum import api, bundled
-from cerebellum.notebook import VIEWS, View, grid_html, view_html
+from cerebellum.notebook import VIEWS, NotebookView, grid_html, view_html
 from cerebellum.report.grids import Grid
 from cerebellum.testing import FakeBackend, write_fake_model
 
@@ -46,7 +46,7 @@ def test_every_public_result_has_a_view_and_is_exported() -> None:
 
 def test_names_are_text_never_markup() -> None:
     evil = "<script>alert(1)</script>\x1b[31m"
-    text = view_html(View([evil], [Grid(evil, (evil,), ((evil,),), (evil,))]))
+    text = view_html(NotebookView([evil], [Grid(evil, (evil,), ((evil,),), (evil,))]))
     tags = Tags(text)
     assert "script" not in tags.opened and tags.text.count("<script>alert(1)</script>") == 5
     assert "\x1b" not in text and sorted(tags.opened) == sorted(tags.closed)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from cerebellum import api
 from tools import demo, docs
 
 ROOT = Path(__file__).resolve().parents[2]
+MANUAL = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PAGES = sorted([ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 
 
@@ -75,6 +79,43 @@ def test_options_that_documents_name_exist(page: Path) -> None:
             known = {opt for p in command.params for opt in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
             wrong += [f"{line.strip()}: {w}" for w in words if w.startswith("-") and w.split("=")[0] not in known]
     assert wrong == []
+
+
+#: Options of other programs (llama.cpp's, pip's, those of `benchmarks`) that pages name in a sentence.
+FOREIGN = frozenset(
+    "--calibration --demo --force-reinstall --hellaswag --intervals --kl-divergence --merge --no-binary --no-deps --no-repack --part "
+    "--model_args --report --stock-option --target-bpw --tensor-type --tensor-type-file --whole-only -b -m".split()
+)
+
+
+def options_of(command: click.Command) -> Iterator[str]:
+    """Every option of a command and of those below it."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for child in getattr(command, "commands", {}).values():
+        yield from options_of(child)
+
+
+@pytest.mark.parametrize("page", MANUAL, ids=lambda p: str(p.relative_to(ROOT)))
+def test_options_in_sentences_exist(page: Path) -> None:
+    """An option that a page names in a sentence is one of some command's, or one of another program's."""
+    from cerebellum.cli import main
+
+    known = {*options_of(main), *FOREIGN, "--help"}
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL))
+    named = {w for span in spans for w in re.findall(r"(?:^|(?<=\s))--?[a-zA-Z][\w-]*", span)}
+    assert named - known == set()
+
+
+@pytest.mark.parametrize("page", MANUAL, ids=lambda p: str(p.relative_to(ROOT)))
+def test_names_of_python_exist(page: Path) -> None:
+    """A function ``cerebellum.name(…)`` and a module of ``python -m`` that a page names are there."""
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])cerebellum\.(\w+)\(", text):
+        assert name in api.__all__, name
+    for module in re.findall(r"python -m ((?:benchmarks|testbed|tools)[\w.]*\w)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").exists(), module
 
 
 def test_every_exit_code_has_one_meaning() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.local_server import Answering, served
 
 COMMIT = "a" * 40
 Files = Mapping[str, bytes]
@@ -30,33 +30,14 @@ def repository(configs: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]])
 @contextmanager
 def hub(repositories: Mapping[str, Files]) -> Iterator[str]:
     """Serve data sets by name; gives the address."""
-    handler = type("Served", (Handler,), {"repositories": repositories})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with served(Handler, repositories=repositories) as address:
+        yield address
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     """Whatever is asked of a data set: its commit, its tree, a file."""
 
-    protocol_version = "HTTP/1.1"
     repositories: Mapping[str, Files] = {}
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def answer(self) -> None:
         posted = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
@@ -79,17 +60,6 @@ class Handler(BaseHTTPRequestHandler):
         if name not in files:
             return self.reply(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
         return self.reply(200, files[name], {"ETag": f'"{digest(files[name])}"', "X-Repo-Commit": COMMIT})
-
-    def json(self, value: Any) -> None:
-        self.reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def reply(self, code: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.send_response(code)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
 
 def digest(data: bytes) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.local_server import Answering, served
 
 WRITER, READER = "hf_the_writers_token", "hf_the_readers_token"
 #: Files from this size on are stored as large ones.
@@ -61,35 +61,12 @@ class Hub:
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
     """``hub`` at ``hub.address``."""
-    handler = type("Served", (Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with served(Handler, hub=hub) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(Answering):
     hub: Hub
-
-    def do_HEAD(self) -> None:
-        self.answer()
-
-    def do_GET(self) -> None:
-        self.answer()
-
-    def do_POST(self) -> None:
-        self.answer()
-
-    def do_PUT(self) -> None:
-        self.answer()
-
-    def log_message(self, *_: Any) -> None:
-        pass
 
     def answer(self) -> None:  # noqa: PLR0911 it is a table
         path = unquote(urlsplit(self.path).path)
@@ -217,23 +194,9 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.shutdown(2)
 
-    def json(self, value: Any) -> None:
-        self.reply(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
     def error(self, status: int, code: str, message: str = "") -> None:
         facts = {name: text for name, text in (("X-Error-Code", code), ("X-Error-Message", message)) if text}
         self.reply(status, b"", facts)
-
-    def reply(self, code: int, body: bytes, headers: dict[str, str]) -> None:
-        self.start(code, len(body), headers)
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def start(self, code: int, length: int, headers: dict[str, str]) -> None:
-        self.send_response(code)
-        for name, value in {**headers, "Content-Length": str(length)}.items():
-            self.send_header(name, value)
-        self.end_headers()
 
 
 def wrong(data: bytes) -> bytes:

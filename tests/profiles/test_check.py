@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import InputError
-from cerebellum.profiles.check import Verdict, check_role, judge, kept_of, logs
+from cerebellum.profiles.check import CarryVerdict, check_role, judge, kept_of, logs
 from cerebellum.profiles.probes import kept_share, n_chosen
 from cerebellum.profiles.profile import common_types, parse_table
 from cerebellum.verbs.transfer_check import check_transfer, read_table
@@ -33,7 +33,7 @@ def planted(agreement: float, seed: int, n: int = 36, spread: float = 0.7) -> tu
     return dict(enumerate(old.tolist())), dict(enumerate(new.tolist()))
 
 
-def kept(old: Mapping[int, float], new: Mapping[int, float], seed: int = 0) -> tuple[Verdict, float]:
+def kept(old: Mapping[int, float], new: Mapping[int, float], seed: int = 0) -> tuple[CarryVerdict, float]:
     blocks = sorted(new)
     check = check_role(old, len(old), blocks, len(new), new.__getitem__, seed=seed)
     return check.verdict, kept_of(blocks, [new[b] for b in blocks], check.transferred)
@@ -59,9 +59,9 @@ def test_kept_is_the_definition() -> None:
 
 def test_a_sibling_holds_and_a_stranger_does_not() -> None:
     for seed in range(3):
-        assert kept(*planted(0.99, seed))[0] is Verdict.HOLDS
-        assert kept(*planted(0.0, seed))[0] is Verdict.FAILS
-        assert kept(*planted(-0.8, seed))[0] is Verdict.FAILS
+        assert kept(*planted(0.99, seed))[0] is CarryVerdict.HOLDS
+        assert kept(*planted(0.0, seed))[0] is CarryVerdict.FAILS
+        assert kept(*planted(-0.8, seed))[0] is CarryVerdict.FAILS
 
 
 def test_verdicts_over_planted_agreements() -> None:
@@ -69,10 +69,10 @@ def test_verdicts_over_planted_agreements() -> None:
     found = [
         kept(*planted(a, 100 + i, spread=(0.2, 0.5, 1.0)[i % 3])) for i, a in enumerate(np.linspace(-0.2, 1.0, 36))
     ]
-    clear = [v is (Verdict.HOLDS if k >= 0.8 else Verdict.FAILS) for v, k in found if not 0.7 < k < 0.9]
+    clear = [v is (CarryVerdict.HOLDS if k >= 0.8 else CarryVerdict.FAILS) for v, k in found if not 0.7 < k < 0.9]
     assert len(clear) > 20
     assert np.mean(clear) >= 0.9
-    assert not [k for v, k in found if v is Verdict.HOLDS and k < 0.5]
+    assert not [k for v, k in found if v is CarryVerdict.HOLDS and k < 0.5]
 
 
 def test_only_probed_values_are_looked_at() -> None:
@@ -92,7 +92,7 @@ def test_a_small_role_is_measured_whole() -> None:
     """Six tensors, six probes: the verdict is what they say, and the adapted choice is the best."""
     old, new = {i: float(i + 1) for i in range(6)}, {i: float(6 - i) for i in range(6)}
     check = check_role(old, 6, sorted(new), 6, new.__getitem__)
-    assert (check.verdict, len(check.probed), check.odds) == (Verdict.FAILS, 6, 0.0)
+    assert (check.verdict, len(check.probed), check.odds) == (CarryVerdict.FAILS, 6, 0.0)
     assert check.transferred == (0, 1)
     assert check.adapted == (4, 5)
     assert check.agreement == check.low == check.high == pytest.approx(-1.0)
@@ -120,14 +120,14 @@ def test_one_broken_figure_is_not_the_profile() -> None:
     """A table with a KL divergence of 403 among thousandths (a published one has it) still is its sibling's."""
     old, new = planted(0.98, 4)
     old[10] = 403.0
-    assert kept(old, new)[0] is Verdict.HOLDS
+    assert kept(old, new)[0] is CarryVerdict.HOLDS
 
 
 def test_the_rule_of_verdicts() -> None:
     sure, unsure, low = np.full(100, 0.9), np.r_[np.full(55, 0.9), np.full(45, 0.7)], np.full(100, 0.3)
-    assert [judge(k) for k in (sure, unsure, low)] == [Verdict.HOLDS, Verdict.PARTLY, Verdict.FAILS]
+    assert [judge(k) for k in (sure, unsure, low)] == [CarryVerdict.HOLDS, CarryVerdict.PARTLY, CarryVerdict.FAILS]
     risky = np.r_[np.full(80, 0.95), np.full(20, 0.1)]
-    assert judge(risky) is Verdict.PARTLY
+    assert judge(risky) is CarryVerdict.PARTLY
 
 
 def table(model: str, n: int, kinds: dict[str, float], roles: tuple[str, ...] = ("ffn_gate",)) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def test_tables_that_differ_in_blocks_roles_and_types(tmp_path: Path) -> None:
     assert [r.role for r in found.roles] == ["ffn_gate"]
     assert found.types in (("q3_k", "q2_k"), ("iq1_s", "q2_k"))
     assert (found.old.n_blocks, found.new.n_blocks) == (35, 42)
-    assert found.roles[0].check.verdict is Verdict.HOLDS
+    assert found.roles[0].check.verdict is CarryVerdict.HOLDS
     assert set(found.skipped) == {"ssm_out", "attn_q", "token_embd"}
 
 
@@ -220,5 +220,5 @@ def test_published_siblings_and_strangers() -> None:
     found = [r for a, b in itertools.permutations(tables, 2) for r in check_transfer(a, b).roles]
     assert len(found) >= 100
     assert sum(r.right for r in found) >= 0.9 * len(found)
-    assert not [r for r in found if r.check.verdict is Verdict.HOLDS and r.kept < 0.5]
+    assert not [r for r in found if r.check.verdict is CarryVerdict.HOLDS and r.kept < 0.5]
     assert max(len(r.check.probed) for r in found) <= 8

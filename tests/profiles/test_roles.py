@@ -9,7 +9,7 @@ import pytest
 
 from cerebellum.allocation.damage import Anchor
 from cerebellum.profiles.belief import draw, prior
-from cerebellum.profiles.check import Verdict
+from cerebellum.profiles.check import CarryVerdict
 from cerebellum.profiles.roles import (
     Role,
     look,
@@ -69,7 +69,7 @@ def test_a_twin_narrows_what_a_stranger_leaves_open() -> None:
         role, truth = planted(3, agreement)
         judged = look(role, probed(role, truth, [0, 4, 9, 14, 19, 23]), 0)
         widths.append(judged.draws[:, 11].std())
-        assert (judged.verdict is Verdict.HOLDS) == (agreement == 1.0)
+        assert (judged.verdict is CarryVerdict.HOLDS) == (agreement == 1.0)
     assert widths[0] < 0.6 * widths[1]
 
 

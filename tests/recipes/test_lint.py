@@ -10,7 +10,7 @@ import pytest
 
 from cerebellum.domain import Model, Tensor
 from cerebellum.gguf.overrides import resolve
-from cerebellum.recipes.lint import Finding, Ground, Level, lint_lines, lint_shifts, read_lines
+from cerebellum.recipes.lint import Finding, Level, LintSubject, lint_lines, lint_shifts, read_lines
 
 ROLES = ("attn_q", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -23,10 +23,10 @@ def model(kind: str = "BF16", row: int = 256, n_blocks: int = 12) -> Model:
     return Model(Path("model.gguf"), "llama", "toy", n_blocks, kind, 512, tuple(tensors), 0)
 
 
-GROUND = Ground(model(), "Q3_K_M")
+GROUND = LintSubject(model(), "Q3_K_M")
 
 
-def lint(text: str, ground: Ground = GROUND) -> list[Finding]:
+def lint(text: str, ground: LintSubject = GROUND) -> list[Finding]:
     lines, wrong = read_lines(text)
     return [*wrong, *lint_lines(lines, ground)]
 
@@ -50,22 +50,22 @@ PLAIN = "blk.1.ffn_gate.weight=Q2_K\n"
         ("output.weight=Q6_K", GROUND, ("error", "hits-more", 2, "blk.0.attn_output.weight")),
         ("token_embd.weight=Q6_K", GROUND, ("error", "hits-more", 2, "per_layer_token_embd.weight")),
         ("blk.0.*ffn_up=Q2_K blk.1=Q4_K", GROUND, ("warning", "hits-more", 2, "blk.10.attn_q.weight")),
-        ("blk.3.ffn_down.weight=Q2_K", Ground(model(row=320), "Q4_0"), ("error", "row-cannot-hold", 2, "blk.3.ffn_down.weight")),
+        ("blk.3.ffn_down.weight=Q2_K", LintSubject(model(row=320), "Q4_0"), ("error", "row-cannot-hold", 2, "blk.3.ffn_down.weight")),
         ("blk.3.ffn_up.weight=IQ2_XS", GROUND, ("error", "needs-imatrix", 2, "blk.3.ffn_up.weight")),
         (
             "blk.3.ffn_up.weight=IQ2_XS",
             replace(GROUND, important=("blk.2.ffn_up.weight",)),
             ("error", "needs-imatrix", 2, "blk.3.ffn_up.weight"),
         ),
-        ("", Ground(model(row=320), "Q3_K_M"), ("warning", "falls-back", 0, "blk.0.ffn_down.weight")),
-        ("", Ground(model("Q8_0"), "Q3_K_M"), ("warning", "requantized", 0, "token_embd.weight")),
-        ("", Ground(model(), "IQ2_XS"), ("error", "needs-imatrix", 0, "")),
-        ("", Ground(model(), "F16"), ("error", "base-not-quantized", 0, "blk.1.ffn_gate.weight")),
-        ("", Ground(model(), "Q3_K_M", complete=True), ("warning", "not-covered", 0, "token_embd.weight")),
+        ("", LintSubject(model(row=320), "Q3_K_M"), ("warning", "falls-back", 0, "blk.0.ffn_down.weight")),
+        ("", LintSubject(model("Q8_0"), "Q3_K_M"), ("warning", "requantized", 0, "token_embd.weight")),
+        ("", LintSubject(model(), "IQ2_XS"), ("error", "needs-imatrix", 0, "")),
+        ("", LintSubject(model(), "F16"), ("error", "base-not-quantized", 0, "blk.1.ffn_gate.weight")),
+        ("", LintSubject(model(), "Q3_K_M", complete=True), ("warning", "not-covered", 0, "token_embd.weight")),
     ],
 )  # fmt: skip
 def test_a_fault_is_caught_with_its_line_and_tensor(
-    text: str, ground: Ground, wanted: tuple[str, str, int, str]
+    text: str, ground: LintSubject, wanted: tuple[str, str, int, str]
 ) -> None:
     assert faults(lint(PLAIN + text, ground)) == [wanted]
 

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from cerebellum.results.stock import Rung
+from cerebellum.results.stock import StockRung
 from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.stock import equivalent_bytes, equivalent_of
 
-FALLING = [Rung("Q2_K", 100, 0.4), Rung("Q3_K_M", 120, 0.1), Rung("Q4_K_M", 160, 0.025)]
+FALLING = [StockRung("Q2_K", 100, 0.4), StockRung("Q3_K_M", 120, 0.1), StockRung("Q4_K_M", 160, 0.025)]
 
 
 def test_it_is_log_linear_between_neighbours() -> None:
@@ -24,10 +24,10 @@ def test_it_is_log_linear_between_neighbours() -> None:
 def test_a_rung_that_a_smaller_one_beats_is_passed_over() -> None:
     """SmolLM2 at 6 chunks: stock Q3_K_L was worse than Q3_K_M, and a file a little better than Q3_K_M was called 6 % larger."""
     rungs = [
-        Rung("Q3_K_S", 88, 0.486),
-        Rung("Q3_K_M", 93, 0.157),
-        Rung("Q3_K_L", 97, 0.194),
-        Rung("Q4_K_S", 102, 0.078),
+        StockRung("Q3_K_S", 88, 0.486),
+        StockRung("Q3_K_M", 93, 0.157),
+        StockRung("Q3_K_L", 97, 0.194),
+        StockRung("Q4_K_S", 102, 0.078),
     ]
     found = equivalent_bytes(rungs, 0.153)
     assert found is not None and found == pytest.approx(93 + 9 * math.log(0.157 / 0.153) / math.log(0.157 / 0.078))
@@ -35,7 +35,7 @@ def test_a_rung_that_a_smaller_one_beats_is_passed_over() -> None:
 
 
 def test_rungs_alike_divide_by_nothing() -> None:
-    twins = [Rung("A", 100, 0.1), Rung("B", 100, 0.1), Rung("C", 110, 0.1), Rung("D", 120, 0.05)]
+    twins = [StockRung("A", 100, 0.1), StockRung("B", 100, 0.1), StockRung("C", 110, 0.1), StockRung("D", 120, 0.05)]
     assert equivalent_bytes(twins, 0.1) == 100 and equivalent_bytes(twins, 0.05) == 120
 
 

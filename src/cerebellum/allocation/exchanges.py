@@ -43,7 +43,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class MeasuredStep:
     """A step with the change of KL divergence that was measured from the recipe, nats a token, and its standard error."""
 
     step: Step
@@ -73,7 +73,7 @@ def _step(table: Table, model: DamageModel, name: str, now: str, kind: str) -> S
     return Step(name, kind, size, change, model.damage(name, change), math.sqrt(model.damage(name, both)))
 
 
-def steadied(measured: Sequence[Measured], n_chunks: int) -> list[Measured]:
+def steadied(measured: Sequence[MeasuredStep], n_chunks: int) -> list[MeasuredStep]:
     """Standard errors from few chunks, drawn toward the usual one of steps of their spread."""
     shares = [m.std_error / m.step.spread for m in measured if m.step.spread > 0.0 and math.isfinite(m.std_error)]
     usual = float(np.median(shares)) if shares else 0.0
@@ -85,14 +85,14 @@ def steadied(measured: Sequence[Measured], n_chunks: int) -> list[Measured]:
     return steady
 
 
-def cross_share(measured: Sequence[Measured], kld: float) -> float:
+def cross_share(measured: Sequence[MeasuredStep], kld: float) -> float:
     """Variance of the cross terms as a share of KLD of the recipe · damage of the step, from what effects scatter beyond their noise."""
     excess = sum((m.effect - m.step.expected) ** 2 - m.std_error**2 for m in measured)
     scale = sum(kld * m.step.spread**2 for m in measured)
     return min(max(excess / scale, 0.0), 4.0) if scale > 0.0 else 0.0
 
 
-def believed(measured: Sequence[Measured], kld: float, misfit: float) -> dict[tuple[str, str], float]:
+def believed(measured: Sequence[MeasuredStep], kld: float, misfit: float) -> dict[tuple[str, str], float]:
     """(tensor, type) → the change of KL divergence that is believed of each step."""
     share = cross_share(measured, kld)
     effects = {}
@@ -104,7 +104,7 @@ def believed(measured: Sequence[Measured], kld: float, misfit: float) -> dict[tu
     return effects
 
 
-def as_anchors(measured: Sequence[Measured], kld: float) -> list[Anchor]:
+def as_anchors(measured: Sequence[MeasuredStep], kld: float) -> list[Anchor]:
     """The steps as anchors of a damage model: cross terms are noise there."""
     share = cross_share(measured, kld)
     return [
@@ -121,7 +121,7 @@ def as_anchors(measured: Sequence[Measured], kld: float) -> list[Anchor]:
 
 def exchanges(
     types: Mapping[str, str],
-    measured: Sequence[Measured],
+    measured: Sequence[MeasuredStep],
     kld: float,
     misfit: float,
     room: int,

@@ -25,7 +25,7 @@ _DRAWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedTrial:
     """One single trial: ``asked`` are the types that ask for it; ``trial.tensor_types[0].type`` the one that is really stored."""
 
     trial: Trial
@@ -49,7 +49,7 @@ class Skipped:
 class SweepPlan:
     """The single trials in order of execution, what was left out, and notes for the user (fallbacks)."""
 
-    planned: tuple[Planned, ...]
+    planned: tuple[PlannedTrial, ...]
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
 
@@ -81,7 +81,7 @@ def plan_sweep(
     tensor can hold, or one that needs an importance matrix where there is none.
     """
     tensors, wanted, notes = check_choice(model, roles, types, blocks, has_imatrix)
-    planned: dict[TensorType, Planned] = {}
+    planned: dict[TensorType, PlannedTrial] = {}
     skipped = []
     for tensor in _replay_order(tensors):
         for kind in wanted:
@@ -90,7 +90,7 @@ def plan_sweep(
                 skipped.append(Skipped(tensor.name, kind, reason))
             if not reason or swap in planned:
                 askers = planned[swap].asked if swap in planned else ()
-                planned[swap] = Planned(single_trial(swap), (*askers, kind))
+                planned[swap] = PlannedTrial(single_trial(swap), (*askers, kind))
     if not planned:
         raise TensorChoiceError(
             f"nothing to measure: {skipped[0].tensor} {skipped[0].reason}; choose another role or type"
@@ -110,7 +110,7 @@ def check_choice(
 
 
 def _why_not(
-    swap: TensorType, base_types: Mapping[str, str], unused: frozenset[str], planned: Mapping[TensorType, Planned]
+    swap: TensorType, base_types: Mapping[str, str], unused: frozenset[str], planned: Mapping[TensorType, PlannedTrial]
 ) -> str:
     if swap.tensor in unused:
         return "is never read by this model, so its type can change nothing but size"

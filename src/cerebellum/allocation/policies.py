@@ -16,18 +16,18 @@ from cerebellum.allocation.effects import Effects, Objective, Prediction, Single
 from cerebellum.domain import TensorTypes, tensor_types_of
 from cerebellum.errors import InputError
 from cerebellum.figures import significant
-from cerebellum.stats.classes import Class, Thresholds, Word, classify
+from cerebellum.stats.classes import Class, EffectClass, Thresholds, classify
 from cerebellum.stats.verdicts import MILLI
 
 __all__ = [
     "POLICIES",
     "Choice",
     "Class",
+    "EffectClass",
     "Prediction",
     "Rules",
     "SingleEffect",
     "Thresholds",
-    "Word",
     "choose",
     "choose_greedy",
     "choose_published",
@@ -112,7 +112,7 @@ def choose_published(effects: Effects, rules: Rules) -> Choice:
 def _regularizing(effects: Effects, thresholds: Thresholds) -> dict[tuple[str, str], list[SingleEffect]]:
     regularizing: dict[tuple[str, str], list[SingleEffect]] = defaultdict(list)
     for effect in effects:
-        if effect.block is not None and effect.classify(thresholds).word is Word.REGULARIZATION:
+        if effect.block is not None and effect.classify(thresholds).word is EffectClass.REGULARIZATION:
             regularizing[effect.role, effect.to_type].append(effect)
     return regularizing
 

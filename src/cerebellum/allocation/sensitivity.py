@@ -31,7 +31,7 @@ MOST_TENSORS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckedRecipe:
     """A recipe that was measured: mean KL divergence, nats a token, as the model predicted it and as it was."""
 
     name: str
@@ -51,7 +51,7 @@ class SensitivityMap:
     anchors: tuple[Anchor, ...]
     facts: Mapping[str, Any]
     stock: Mapping[str, int]
-    checks: tuple[Check, ...] = ()
+    checks: tuple[CheckedRecipe, ...] = ()
     kinds: tuple[str, ...] = ()
     failed: tuple[tuple[str, str], ...] = ()
 
@@ -264,9 +264,9 @@ class _Reader:
     def stock(self) -> dict[str, int]:
         return {ftype_name(str(name)): _whole(n) for name, n in self.value["stock_bytes"].items()}
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[CheckedRecipe]:
         return [
-            Check(str(c["name"]), _whole(c["file_bytes"]), _number(c["predicted"], 0.0), _number(c["measured"]))
+            CheckedRecipe(str(c["name"]), _whole(c["file_bytes"]), _number(c["predicted"], 0.0), _number(c["measured"]))
             for c in self.value["checks"]
         ]
 

@@ -25,35 +25,10 @@ def run_allocation(
     as_json: bool,
     wide: bool,
     dry_run: bool,
+    source: Path | None = None,
 ) -> None:
-    """The estimate, and unless that was all, the allocation or the ladder. What a folder holds already needs no estimate."""
-    from cerebellum import api
-
-    sizes = options.pop("ladder", None)
-    if dry_run or not (progress.is_quiet or (out / "study.sqlite").exists()):
-        estimate = api.estimate(model, out=out, progress=progress, **rung_of(options, sizes))
-        if dry_run:
-            show_estimate(estimate, sizes, as_json)
-            return
-        tell_estimate(estimate, sizes, progress)
-    if sizes:
-        show_ladder(api.ladder(model, sizes, out=out, progress=progress, **options), out, as_json=as_json, wide=wide)
-    else:
-        show_allocation(api.allocate(model, out=out, progress=progress, **options), out, as_json=as_json, wide=wide)
-
-
-def run_transfer(
-    source: Path,
-    model: Path,
-    out: Path,
-    options: dict[str, Any],
-    progress: ConsoleProgress,
-    *,
-    as_json: bool,
-    wide: bool,
-    dry_run: bool,
-) -> None:
-    """The estimate, and unless that was all, the transfer, or a ladder that one transfer serves."""
+    """The estimate, and unless that was all, the allocation or the ladder, begun with what ``source`` taught where it is given. What a
+    folder holds already needs no estimate."""
     from cerebellum import api
 
     sizes = options.pop("ladder", None)
@@ -66,9 +41,12 @@ def run_transfer(
     if sizes:
         ladder = api.ladder(model, sizes, out=out, source=source, progress=progress, **options)
         show_ladder(ladder, out, as_json=as_json, wide=wide)
-    else:
+        return
+    if source is not None:
         result = api.transfer(source, model, out=out, progress=progress, **options)
-        show_allocation(result, out, as_json=as_json, wide=wide)
+    else:
+        result = api.allocate(model, out=out, progress=progress, **options)
+    show_allocation(result, out, as_json=as_json, wide=wide)
 
 
 def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:

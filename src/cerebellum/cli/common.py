@@ -6,7 +6,7 @@ import errno
 import functools
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (gpu_option, threads_option, batch_option, ctx_option):
         command = option(command)
     return command
+
+
+#: The keywords of `cerebellum.api` whose parameters have other names here.
+_KEYWORDS = {
+    "n_ctx": "ctx",
+    "n_ubatch": "ubatch_size",
+    "n_threads": "threads",
+    "n_gpu_layers": "gpu_layers",
+    "n_chunks": "chunks",
+}
+
+
+def keywords_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command as `cerebellum.api` names them."""
+    return {_KEYWORDS.get(name, name): value for name, value in options.items()}
 
 
 def print_json(value: Any) -> None:

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cerebellum.cli.common import (
-    chat_option,
-    chunks_option,
-    engine_options,
-    exact_option,
-    guarded,
-    json_option,
-    print_json,
-    quiet_option,
-    wide_option,
-)
+from cerebellum.cli.common import guarded, json_option, keywords_of, print_json, quiet_option, wide_option
 from cerebellum.cli.console import ConsoleProgress, print_folded, print_grid, print_narrow
-from cerebellum.cli.measure import FilePath, models_argument, pairs_option
+from cerebellum.cli.measure import FilePath, measured_options, pairs_option
 
 if TYPE_CHECKING:
     from cerebellum.llamacpp.protocol import SpeedUse
@@ -56,13 +46,7 @@ def speed_use(
 
 
 @click.command()
-@models_argument
-@click.option("-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to.")
-@click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
-@chat_option
-@exact_option
-@engine_options
-@chunks_option
+@measured_options
 @click.option(
     "-o",
     "--out",
@@ -76,9 +60,8 @@ def speed_use(
 @quiet_option
 @guarded
 def compare(
-    models: tuple[Path, ...], reference: Path, text: Path, chat: bool, exact_reference: bool, n_ctx: int, n_ubatch: int | None,
-    n_threads: int | None, n_gpu_layers: int, n_chunks: int | None, out: Path | None, speed: bool, prompt_tokens: int | None,
-    generate_tokens: int | None, repetitions: int | None, pairs: bool, wide: bool, as_json: bool, quiet: bool,
+    models: tuple[Path, ...], out: Path | None, speed: bool, prompt_tokens: int | None, generate_tokens: int | None,
+    repetitions: int | None, pairs: bool, wide: bool, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Any GGUF files of one model, yours or others', beside each other: size, distance to a reference, speed, and which are worth having.
 
@@ -91,15 +74,14 @@ def compare(
     from cerebellum.report.comparison import comparison_json
 
     use = speed_use(speed, prompt_tokens, generate_tokens, repetitions)
-    found = api.compare(
-        models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads,
-        gpu_layers=n_gpu_layers, out=out, chat=chat, exact_reference=exact_reference, speed=use or False,
-        command=("cerebellum", *sys.argv[1:]), progress=ConsoleProgress(quiet=quiet),
-    )  # fmt: skip
+    command, progress = ("cerebellum", *sys.argv[1:]), ConsoleProgress(quiet=quiet)
+    comparison = api.compare(
+        models, out=out, speed=use or False, command=command, progress=progress, **keywords_of(options)
+    )
     if as_json:
-        print_json(comparison_json(found, ("cerebellum", *sys.argv[1:])))
+        print_json(comparison_json(comparison, command))
         return
-    show_comparison(found, pairs=pairs, wide=wide)
+    show_comparison(comparison, pairs=pairs, wide=wide)
     if out is not None:
         print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")
 

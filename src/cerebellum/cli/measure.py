@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,6 +15,7 @@ from cerebellum.cli.common import (
     exact_option,
     guarded,
     json_option,
+    keywords_of,
     print_json,
     quiet_option,
     whole,
@@ -25,38 +28,32 @@ models_argument = click.argument("models", nargs=-1, required=True, metavar="MOD
 pairs_option = click.option("--pairs", is_flag=True, help="The difference of each two files too, with its interval.")
 
 
-@click.command()
-@models_argument
-@click.option("-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to.")
-@click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
-@chat_option
-@exact_option
-@engine_options
-@chunks_option
-@click.option(
+out_option = click.option(
     "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
 )
+
+
+def measured_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The files, the reference and the text, and how they are opened: what `measure` and `compare` have in common."""
+    reference = click.option(
+        "-r", "--reference", type=FilePath, required=True, help="GGUF that KL divergence is taken to."
+    )
+    text = click.option("-f", "--text", type=FilePath, required=True, help="UTF-8 text file.")
+    for option in (chunks_option, engine_options, exact_option, chat_option, text, reference, models_argument):
+        command = option(command)
+    return command
+
+
+@click.command()
+@measured_options
+@out_option
 @wide_option
 @pairs_option
 @json_option
 @quiet_option
 @guarded
 def measure(
-    models: tuple[Path, ...],
-    reference: Path,
-    text: Path,
-    chat: bool,
-    exact_reference: bool,
-    n_ctx: int,
-    n_ubatch: int | None,
-    n_threads: int | None,
-    n_gpu_layers: int,
-    n_chunks: int | None,
-    out: Path | None,
-    pairs: bool,
-    as_json: bool,
-    quiet: bool,
-    wide: bool,
+    models: tuple[Path, ...], out: Path | None, pairs: bool, as_json: bool, quiet: bool, wide: bool, **options: Any
 ) -> None:
     """How far each MODEL is from a reference on a text: KL divergence with its tail, perplexity, agreement, all with intervals.
 
@@ -68,17 +65,13 @@ def measure(
     from cerebellum import api
     from cerebellum.report.divergence import measurement_grid, measurement_json, pairs_grid
 
-    found = api.measure(
-        models, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks,
-        threads=n_threads, gpu_layers=n_gpu_layers,
-        out=out, chat=chat, exact_reference=exact_reference, progress=ConsoleProgress(quiet=quiet),
-    )  # fmt: skip
+    measurement = api.measure(models, out=out, progress=ConsoleProgress(quiet=quiet), **keywords_of(options))
     if as_json:
-        print_json(measurement_json(found))
+        print_json(measurement_json(measurement))
         return
-    print_table(measurement_grid(found), wide=wide)
-    if pairs and found.pairs:
-        print_table(pairs_grid(found), wide=wide)
+    print_table(measurement_grid(measurement), wide=wide)
+    if pairs and measurement.pairs:
+        print_table(pairs_grid(measurement), wide=wide)
 
 
 @click.command()
@@ -94,29 +87,13 @@ def measure(
 @click.option(
     "--chunks", "n_chunks", type=whole("chunks", 2), default=32, show_default=True, help="At most this many chunks."
 )
-@click.option(
-    "-o", "--out", type=FilePath, help="Folder to keep the measurements in; the same command then goes on there."
-)
+@out_option
 @wide_option
 @json_option
 @quiet_option
 @guarded
 def validity(
-    models: tuple[Path, ...],
-    ladder: Path | None,
-    reference: Path | None,
-    text: Path | None,
-    chat: bool,
-    exact_reference: bool,
-    n_ctx: int,
-    n_ubatch: int | None,
-    n_threads: int | None,
-    n_gpu_layers: int,
-    n_chunks: int,
-    out: Path | None,
-    as_json: bool,
-    quiet: bool,
-    wide: bool,
+    models: tuple[Path, ...], out: Path | None, as_json: bool, quiet: bool, wide: bool, **options: Any
 ) -> None:
     """May perplexity rank quantizations of a model on a text? Says valid, doubtful or invalid, and why.
 
@@ -128,11 +105,8 @@ def validity(
     from cerebellum import api
     from cerebellum.report.ladder import ladder_grid, ladder_json
 
-    found = api.validity(
-        models, ladder=ladder, reference=reference, text=text, ctx=n_ctx, ubatch_size=n_ubatch, chunks=n_chunks, threads=n_threads,
-        gpu_layers=n_gpu_layers, out=out, chat=chat, exact_reference=exact_reference, progress=ConsoleProgress(quiet=quiet),
-    )  # fmt: skip
+    result = api.validity(models, out=out, progress=ConsoleProgress(quiet=quiet), **keywords_of(options))
     if as_json:
-        print_json(ladder_json(found))
+        print_json(ladder_json(result))
     else:
-        print_table(ladder_grid(found), wide=wide)
+        print_table(ladder_grid(result), wide=wide)

@@ -56,8 +56,8 @@ def transfer(
     Example: cerebellum transfer study-4B model-9B-F16.gguf --like Q3_K_M --text wiki.train.raw --out study-9B
     """
     from cerebellum import api
-    from cerebellum.cli.allocation import run_transfer
+    from cerebellum.cli.allocation import run_allocation
 
     progress = ConsoleProgress(quiet=quiet)
     given = told(api.sized(model, options, progress), bundled_text=False)
-    run_transfer(source, model, out, given, progress, as_json=as_json, wide=wide, dry_run=dry_run)
+    run_allocation(model, out, given, progress, as_json=as_json, wide=wide, dry_run=dry_run, source=source)

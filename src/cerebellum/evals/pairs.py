@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cerebellum.stats.intervals import Interval, paired_interval, smallest_detectable
-from cerebellum.stats.paired import Flips, Gate, compare, judge_gate, paired_share_interval
+from cerebellum.stats.paired import Gate, PairedAnswers, compare, judge_gate, paired_share_interval
 
 Values = Mapping[str, float]
 
@@ -20,7 +20,7 @@ class Pair:
     old: str
     difference: Interval
     could_show: float
-    flips: Flips | None
+    flips: PairedAnswers | None
     gate: Gate | None
 
 

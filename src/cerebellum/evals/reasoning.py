@@ -75,14 +75,14 @@ _WRAPPERS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class FinalAnswer:
     """``text``: the reply without its reasoning. ``ended``: whether the reasoning has an end; where not, there is no answer."""
 
     text: str
     ended: bool = True
 
 
-def answer_of(reply: str, prompt: str = "") -> Answer:
+def answer_of(reply: str, prompt: str = "") -> FinalAnswer:
     """What a reply says once its reasoning is left out. ``prompt`` is what it goes on from: its last mark may open the reasoning.
 
     A closing mark alone ends what stands before it. A reply without any mark is its own answer, to the last letter.
@@ -93,11 +93,11 @@ def answer_of(reply: str, prompt: str = "") -> Answer:
     for opened, answered in _SENTENCES:
         if opened.match(reply):
             parts = answered.split(reply, maxsplit=1)
-            return _unwrapped(parts[1]) if len(parts) == 2 else Answer("", False)
+            return _unwrapped(parts[1]) if len(parts) == 2 else FinalAnswer("", False)
     if channels := _BARE_CHANNELS.match(reply):
-        return Answer(reply[channels.end() :])
+        return FinalAnswer(reply[channels.end() :])
     if _BARE_BEGUN.match(reply):
-        return Answer("", False)
+        return FinalAnswer("", False)
     return _outside(reply, _ends_open(prompt))
 
 
@@ -108,11 +108,11 @@ def _ends_open(prompt: str) -> bool:
     return bool(marks) and marks[-1].end() == len(tail) and bool(marks[-1]["opens"] or marks[-1]["gemma_opens"])
 
 
-def _outside(reply: str, inside: bool) -> Answer:
+def _outside(reply: str, inside: bool) -> FinalAnswer:
     """What stands outside all stretches of reasoning; ``inside``: the reply begins in one."""
     marks = list(_MARKS.finditer(reply))
     if not marks:
-        return Answer("" if inside else reply, not inside)
+        return FinalAnswer("" if inside else reply, not inside)
     kept, end = "", 0
     for mark in marks:
         if mark["opens"] or mark["gemma_opens"]:
@@ -122,16 +122,16 @@ def _outside(reply: str, inside: bool) -> Answer:
             kept = kept if inside and kept.strip() else ""
             inside = False
         end = mark.end()
-    return Answer("", False) if inside else _unwrapped(kept + reply[end:])
+    return FinalAnswer("", False) if inside else _unwrapped(kept + reply[end:])
 
 
-def _last_channel(reply: str) -> Answer:
+def _last_channel(reply: str) -> FinalAnswer:
     """The last message, up to its end, where it is on the channel ``final``."""
     headers = list(_HEADER.finditer(reply))
     if not headers or headers[-1]["channel"].lower() != "final":
-        return Answer("", False)
-    return Answer(_MESSAGE_END.split(reply[headers[-1].end() :], maxsplit=1)[0])
+        return FinalAnswer("", False)
+    return FinalAnswer(_MESSAGE_END.split(reply[headers[-1].end() :], maxsplit=1)[0])
 
 
-def _unwrapped(text: str) -> Answer:
-    return Answer(_WRAPPERS.sub("", text).lstrip("\n"))
+def _unwrapped(text: str) -> FinalAnswer:
+    return FinalAnswer(_WRAPPERS.sub("", text).lstrip("\n"))

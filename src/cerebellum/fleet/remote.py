@@ -9,7 +9,7 @@ from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Trial
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.fleet.node import Order, Rows
 from cerebellum.gguf.importance import Importance
-from cerebellum.llamacpp.one_stream import Turns, closing
+from cerebellum.llamacpp.one_stream import OneStream, closing
 from cerebellum.llamacpp.protocol import Collected, Settings, SweepEvent, TrialStarted
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversations
@@ -47,7 +47,7 @@ class RemoteEngine:
     def __init__(self, channel: Channel, order: Order) -> None:
         self._channel, self._order = channel, order
         self._closed = False
-        self._turns = Turns()
+        self._turns = OneStream()
         self._sent: set[tuple[str, int]] = set()
         self._unused: frozenset[str] | None = None
         self._open()

@@ -22,7 +22,7 @@ def closing(stream: Iterator[Item]) -> Iterator[Iterator[Item]]:
             close()
 
 
-class Turns:
+class OneStream:
     """Which stream of an engine is open, if any. Not safe to share between threads."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.memory import Allocated, ContextUse
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Writing, WrittenText
-from cerebellum.llamacpp.one_stream import Turns, closing
+from cerebellum.llamacpp.one_stream import OneStream, closing
 from cerebellum.llamacpp.pinning import pinnable, visible
 from cerebellum.llamacpp.protocol import (
     Collected,
@@ -94,7 +94,7 @@ class Child:
         self.doing = doing
         self.surroundings = surroundings()
         self.has_computed = False
-        self._turns = Turns()
+        self._turns = OneStream()
         self._n_calls = 0
         self._unread = False
         self._closed = False

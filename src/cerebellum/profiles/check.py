@@ -30,7 +30,7 @@ _DOUBT = (0.5, 0.65)
 _HALF, _SAFE = 0.5, 0.97
 
 
-class Verdict(enum.StrEnum):
+class CarryVerdict(enum.StrEnum):
     """*holds*: the transferred choice keeps at least 80 %. *partly*: the probes leave that open. *does not hold*: it keeps less."""
 
     HOLDS = "holds"
@@ -47,7 +47,7 @@ class RoleCheck:
     ``probed``: blocks in the order they were measured; ``transferred``: the old profile's choice; ``adapted``: the choice after the probes.
     """
 
-    verdict: Verdict
+    verdict: CarryVerdict
     agreement: float
     low: float
     high: float
@@ -88,12 +88,12 @@ def check_role(
     )  # fmt: skip
 
 
-def judge(kept: Floats) -> Verdict:
+def judge(kept: Floats) -> CarryVerdict:
     """The verdict that draws of what is kept [m] allow."""
     odds, safe = float((kept >= ENOUGH).mean()), float((kept >= _HALF).mean())
     if odds > _DOUBT[1] and safe >= _SAFE:
-        return Verdict.HOLDS
-    return Verdict.FAILS if odds < _DOUBT[0] else Verdict.PARTLY
+        return CarryVerdict.HOLDS
+    return CarryVerdict.FAILS if odds < _DOUBT[0] else CarryVerdict.PARTLY
 
 
 def kept_of(blocks: Sequence[int], damages: Sequence[float], chosen: Sequence[int]) -> float:

@@ -48,7 +48,7 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Judged:
+class JudgedRole:
     """What a role's probes say. ``draws`` [m, n]: log sensitivities that they leave possible; ``agreements`` [m]: rank correlation of
     each with the profile carried over; ``kept`` [m]: what the transferred quarter keeps."""
 
@@ -109,22 +109,22 @@ def sensitivity_of(anchor: Anchor, size: float) -> tuple[float, float]:
     return math.log(effect / anchor.error_change) - size, noise
 
 
-def look(role: Role, probed: Mapping[int, tuple[float, float]], seed: int) -> Judged:
+def look(role: Role, probed: Mapping[int, tuple[float, float]], seed: int) -> JudgedRole:
     """What the probes (place → (log sensitivity, its standard deviation)) say."""
     values, noise = ({p: pair[i] for p, pair in probed.items()} for i in (0, 1))
     draws = draw(role.belief, values, _DRAWS, seed, noise)
     chosen = np.argsort(role.expected + role.weights, kind="stable")[: n_chosen(len(role.names))]
     damages = draws + role.weights
     kept = kept_share(np.exp(damages - damages.max(axis=1, keepdims=True)), chosen)
-    return Judged(judge(kept), draws, agreements(role.expected, draws), kept)
+    return JudgedRole(judge(kept), draws, agreements(role.expected, draws), kept)
 
 
-def next_place(judged: Judged, probed: Mapping[int, object], left_out: Collection[int]) -> int:
+def next_place(judged: JudgedRole, probed: Mapping[int, object], left_out: Collection[int]) -> int:
     """The place to probe next; ``left_out`` can't be."""
     return next_probe(judged.draws, judged.kept, {*probed, *left_out})
 
 
-def predicted_slopes(role: Role, judged: Judged, prior_mean: float) -> dict[str, Slope]:
+def predicted_slopes(role: Role, judged: JudgedRole, prior_mean: float) -> dict[str, Slope]:
     """Every tensor's slope as the draws have it; ``prior_mean``: what the role alone says."""
     logs = judged.draws + role.sizes
     middle, low, high = np.median(logs, axis=0), *np.quantile(logs, (0.05, 0.95), axis=0)

@@ -68,7 +68,7 @@ def read_lines(text: str) -> tuple[tuple[Line, ...], tuple[Finding, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class LintSubject:
     """What a recipe is tried on. ``important``: tensors with an entry in the importance matrix, None where none was given."""
 
     model: Model
@@ -77,14 +77,14 @@ class Ground:
     complete: bool = False
 
 
-def lint_lines(lines: Sequence[Line], ground: Ground) -> list[Finding]:
+def lint_lines(lines: Sequence[Line], subject: LintSubject) -> list[Finding]:
     """Everything that can be seen without llama.cpp, in the order of the lines; what is about the whole comes last."""
-    hits = resolve([line.override for line in lines], ground.model, strict=False)
+    hits = resolve([line.override for line in lines], subject.model, strict=False)
     findings: list[Finding] = []
     for i, (line, hit) in enumerate(zip(lines, hits, strict=True)):
-        findings += _pattern(line, hit, lines[:i], ground.model)
-        findings += _types(line, hit, ground)
-    return [*findings, *_whole(hits, ground)]
+        findings += _pattern(line, hit, lines[:i], subject.model)
+        findings += _types(line, hit, subject)
+    return [*findings, *_whole(hits, subject)]
 
 
 def _pattern(line: Line, hit: Hit, earlier: Sequence[Line], model: Model) -> list[Finding]:
@@ -124,10 +124,10 @@ def _goes_on(pattern: str, name: str) -> bool:
     return match is not None and name[match.end() : match.end() + 1].isdigit()
 
 
-def _types(line: Line, hit: Hit, ground: Ground) -> list[Finding]:
+def _types(line: Line, hit: Hit, subject: LintSubject) -> list[Finding]:
     """Types that a row can't hold, and types that need an importance matrix."""
     kind, findings = TYPES[line.override.type], []
-    tensors = {t.name: t for t in ground.model.tensors}
+    tensors = {t.name: t for t in subject.model.tensors}
     for name in hit.tensors:
         row = tensors[name].row_length
         if not kind.fits(row):
@@ -135,26 +135,26 @@ def _types(line: Line, hit: Hit, ground: Ground) -> list[Finding]:
             text = f"{name} has rows of {row}, which {kind.name} (blocks of {kind.block_size}) can't hold: llama.cpp stores {stored}"
             findings.append(Finding(Level.ERROR, "row-cannot-hold", text, line.number, name))
     needy = [n for n in hit.tensors if needs_imatrix(kind.name, n)]
-    if lacking := [n for n in needy if ground.important is None or n not in ground.important]:
-        why = "none was given" if ground.important is None else f"the one given has no entry for {_list(lacking)}"
+    if lacking := [n for n in needy if subject.important is None or n not in subject.important]:
+        why = "none was given" if subject.important is None else f"the one given has no entry for {_list(lacking)}"
         text = f"{kind.name} needs an importance matrix, and {why}"
         findings.append(Finding(Level.ERROR, "needs-imatrix", text, line.number, lacking[0]))
     return findings
 
 
-def _whole(hits: Sequence[Hit], ground: Ground) -> list[Finding]:
+def _whole(hits: Sequence[Hit], subject: LintSubject) -> list[Finding]:
     """What no single line is to blame for."""
-    model, findings = ground.model, []
-    default = TYPES[FTYPES[ground.base][1]]
+    model, findings = subject.model, []
+    default = TYPES[FTYPES[subject.base][1]]
     if hits and not default.quantized:
-        text = f"the base {ground.base} is not a quantized one: llama.cpp ignores all {len(hits)} overrides"
+        text = f"the base {subject.base} is not a quantized one: llama.cpp ignores all {len(hits)} overrides"
         findings.append(
             Finding(Level.ERROR, "base-not-quantized", text, 0, hits[0].matched[0] if hits[0].matched else "")
         )
-    if default.name in NEEDS_IMATRIX and ground.important is None:
+    if default.name in NEEDS_IMATRIX and subject.important is None:
         findings.append(
             Finding(
-                Level.ERROR, "needs-imatrix", f"the base {ground.base} needs an importance matrix, and none was given"
+                Level.ERROR, "needs-imatrix", f"the base {subject.base} needs an importance matrix, and none was given"
             )
         )
     quantized = [t.name for t in model.tensors if TYPES[t.type].quantized]
@@ -172,20 +172,20 @@ def _whole(hits: Sequence[Hit], ground: Ground) -> list[Finding]:
             f"({size:,} bytes)"
         )
         findings.append(Finding(Level.WARNING, "falls-back", text, 0, those[0].name))
-    return [*findings, *_uncovered(free, ground)]
+    return [*findings, *_uncovered(free, subject)]
 
 
-def _uncovered(free: Sequence[Tensor], ground: Ground) -> list[Finding]:
+def _uncovered(free: Sequence[Tensor], subject: LintSubject) -> list[Finding]:
     """Bytes that the lines say nothing about."""
     if not free:
         return []
-    share = sum(t.n_elements for t in free) / ground.model.n_weights
+    share = sum(t.n_elements for t in free) / subject.model.n_weights
     largest = max(free, key=lambda t: t.n_elements)
     text = (
-        f"{len(free)} tensors with {share:.0%} of the weights are not named, the largest {largest.name}: the base {ground.base} "
+        f"{len(free)} tensors with {share:.0%} of the weights are not named, the largest {largest.name}: the base {subject.base} "
         "decides them"
     )
-    if ground.complete:
+    if subject.complete:
         return [Finding(Level.WARNING, "not-covered", f"the recipe calls itself complete, but {text}", 0, largest.name)]
     return [Finding(Level.NOTE, "not-covered", text, 0, largest.name)]
 

@@ -15,13 +15,13 @@ from cerebellum.report.card_sections import (
     details_section,
     files_section,
     hardware_section,
+    head_section,
     hub_words,
     memory_section,
     not_tested_section,
     reproduce_section,
     results_of,
     table_of,
-    title_of,
     types_section,
     use_section,
 )
@@ -41,16 +41,10 @@ _CONTEXT = 4096
 
 def allocation_card(result: Allocation, picture: Sequence[str] = ()) -> str:
     """Markdown with the front matter of a model hub. ``picture``: the lines that show one."""
-    written, model, facts = result.written, written_model(result), result.facts
+    written, model = result.written, written_model(result)
     details = details_of(model)
-    measured = results_of(written.summary, facts, result.bench)
     parts = [
-        *front_matter(
-            result.base.model.metadata, stem_of(written.path), measured, has_imatrix=facts["imatrix"] is not None
-        ),
-        "",
-        title_of(written),
-        "",
+        *head_section(result),
         f"{markdown(result.model)}, quantized so that each of {len(result.table.names)} tensors has the type that serves the whole best "
         f"within {markdown(str(result.target))}. The types were chosen by measurement.",
         "",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cerebellum.results.allocation import Allocation
-    from cerebellum.results.stock import Equivalent, Rung
+    from cerebellum.results.stock import Equivalent, StockRung
     from cerebellum.stats.intervals import Interval
 
 #: The fifth line of a model card, whose reader has the file.
@@ -126,7 +126,7 @@ def equivalent_line(result: Allocation) -> str:
     return as_good_as(controls.equivalent, controls.ladder, own_mean(result), result.written.file_bytes)
 
 
-def as_good_as(found: Equivalent, rungs: Sequence[Rung], mean: Interval | None, file_bytes: int) -> str:
+def as_good_as(found: Equivalent, rungs: Sequence[StockRung], mean: Interval | None, file_bytes: int) -> str:
     """The stock file that is as good as one of ``file_bytes`` and this mean KL divergence."""
     if found.n_bytes is None:
         return beyond_line(rungs, mean)
@@ -139,7 +139,7 @@ def as_good_as(found: Equivalent, rungs: Sequence[Rung], mean: Interval | None, 
     )
 
 
-def beyond_line(rungs: Sequence[Rung], mean: Interval | None) -> str:
+def beyond_line(rungs: Sequence[StockRung], mean: Interval | None) -> str:
     """What is known where the recipe is nearer to the reference than all stock files tried, or farther."""
     if not rungs:
         return "As good as: can't be said, since no stock file can be measured."

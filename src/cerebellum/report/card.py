@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from cerebellum.keys import stem_of
 from cerebellum.quoting import markdown
 from cerebellum.report.allocation_lines import CARD_NEXT
 from cerebellum.report.bench import bench_grid
@@ -13,17 +12,15 @@ from cerebellum.report.card_sections import (
     details_section,
     files_section,
     hardware_section,
+    head_section,
     memory_section,
     not_tested_section,
     reproduce_section,
-    results_of,
-    title_of,
     types_section,
     use_section,
 )
 from cerebellum.report.chosen_lines import chosen_lines
 from cerebellum.report.file_facts import details_of, memory_of, written_model
-from cerebellum.report.front_matter import front_matter
 from cerebellum.report.grids import comparison_grid, controls_lines, perplexity_cell
 from cerebellum.report.markdown import grid_markdown
 
@@ -37,14 +34,8 @@ def model_card(result: RunResult, picture: Sequence[str] = ()) -> str:
     assert written is not None and combination is not None
     model, judged = written_model(result.base, combination), written.from_base.judgement
     facts, details = result.facts, details_of(model)
-    measured = results_of(written.summary, facts, result.bench)
     parts = [
-        *front_matter(
-            result.base.model.metadata, stem_of(written.path), measured, has_imatrix=facts["imatrix"] is not None
-        ),
-        "",
-        title_of(written),
-        "",
+        *head_section(result),
         f"{markdown(result.model)} quantized to {markdown(result.base.ftype)}, "
         f"{len(combination.recipe.tensor_types)} tensors stored in another type, "
         f"chosen by the policy {markdown(result.choice.policy)} after measuring each of {len(result.sweep.rows)} changes alone. "

@@ -14,14 +14,15 @@ from cerebellum.gguf.overrides import format_overrides
 from cerebellum.keys import stem_of
 from cerebellum.quoting import code_block, code_span, markdown, markdown_cell, printable, shell_file
 from cerebellum.report.file_facts import blocks_grid, memory_grid
-from cerebellum.report.front_matter import UNKNOWN_REPO, measured_results, metric, slug
+from cerebellum.report.front_matter import UNKNOWN_REPO, front_matter, measured_results, metric, slug
 from cerebellum.report.grids import Grid
 from cerebellum.report.markdown import Found, grid_markdown, on_what
 
 if TYPE_CHECKING:
     from cerebellum.domain import Model
     from cerebellum.evals.score import BenchResult
-    from cerebellum.results import Written
+    from cerebellum.results import RunResult, Written
+    from cerebellum.results.allocation import Allocation
     from cerebellum.scoring.summary import Summary
 
 #: A context to begin with, where the model was trained for more.
@@ -220,6 +221,16 @@ def bench_results(bench: BenchResult) -> list[dict[str, Any]]:
         data = {"name": task.name, "type": slug(task.name), "args": {"questions": score.n}}
         entries.append(measured_results(data, [metric(slug(task.metric), task.metric, score.value, *limits)]))
     return entries
+
+
+def head_section(result: RunResult | Allocation) -> list[str]:
+    """The front matter of a model hub, and the title."""
+    written, facts = result.written, result.facts
+    assert written is not None
+    entries = results_of(written.summary, facts, result.bench)
+    metadata, stem = result.base.model.metadata, stem_of(written.path)
+    matter = front_matter(metadata, stem, entries, has_imatrix=facts["imatrix"] is not None)
+    return [*matter, "", title_of(written), ""]
 
 
 def title_of(written: Written) -> str:

@@ -12,7 +12,7 @@ from cerebellum.report.views import DOMINATED, UNPROVEN, WORTH
 if TYPE_CHECKING:
     from cerebellum.results import Measured, Measurement
     from cerebellum.stats.intervals import Interval
-    from cerebellum.stats.pareto import Standing
+    from cerebellum.stats.pareto import ParetoRank
 
 
 def comparison_picture(measurement: Measurement) -> str:
@@ -25,7 +25,7 @@ def comparison_picture(measurement: Measurement) -> str:
     return files_picture(files, f"Text {chunks_of(measurement.facts['text'])}")
 
 
-def series_of(standing: Standing) -> str:
+def series_of(standing: ParetoRank) -> str:
     """Whether a file is worth having, as pictures and the page call it."""
     return DOMINATED if standing.dominated_by else UNPROVEN if standing.unproven_against else WORTH
 

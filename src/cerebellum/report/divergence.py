@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cerebellum.results import Measured, Measurement
-    from cerebellum.stats.pareto import Standing
+    from cerebellum.stats.pareto import ParetoRank
 
 _NAMES = {"median": "median", "p90": "90 %", "p95": "95 %", "p99": "99 %", "p999": "99.9 %"}
 
@@ -93,7 +93,7 @@ def standing_words(measurement: Measurement, names: Sequence[str] = ()) -> list[
     return [{"rank": str(s.rank), "worth having": _worth(s, names)} for s in measurement.standings]
 
 
-def _worth(standing: Standing, names: Sequence[str]) -> str:
+def _worth(standing: ParetoRank, names: Sequence[str]) -> str:
     if standing.dominated_by:
         return "no: " + ", ".join(names[j] for j in standing.dominated_by)
     if standing.unproven_against:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from cerebellum.quoting import shell_file
-from cerebellum.results.part import Merged, MergedPart, Part
+from cerebellum.results.part import Merged, Part
+from cerebellum.study.merge import MergedPart
 
 
 def part_lines(part: Part) -> list[str]:

@@ -22,7 +22,7 @@ from cerebellum.scoring.summary import (
 from cerebellum.stats.classes import Class
 from cerebellum.stats.intervals import Interval
 from cerebellum.stats.ladder import Rung, ValidityReport
-from cerebellum.stats.pareto import Standing, standings
+from cerebellum.stats.pareto import ParetoRank, standings
 from cerebellum.study.runner import FailedTrial, Scores
 
 
@@ -217,7 +217,7 @@ class Measurement:
     pairs: tuple[FilePair, ...] = ()
 
     @property
-    def standings(self) -> tuple[Standing, ...]:
+    def standings(self) -> tuple[ParetoRank, ...]:
         """Rank and dominance of each file, by mean KL divergence and bytes."""
         limits = {(p.first, p.second): (p.contrast.kld or p.contrast.ppl) for p in self.pairs}
         return standings([f.file_bytes for f in self.files], {pair: (x.low, x.high) for pair, x in limits.items()})

@@ -9,16 +9,16 @@ from typing import Any
 from cerebellum.allocation.damage import Anchor, DamageModel
 from cerebellum.allocation.floor import Floor
 from cerebellum.allocation.recipes import Candidate
-from cerebellum.allocation.sensitivity import Check, SensitivityMap
+from cerebellum.allocation.sensitivity import CheckedRecipe, SensitivityMap
 from cerebellum.allocation.sizes import Target
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Trial
 from cerebellum.evals.score import BenchResult
-from cerebellum.profiles.check import Verdict
+from cerebellum.profiles.check import CarryVerdict
 from cerebellum.profiles.layout import kinds_of
 from cerebellum.profiles.roles import Probe
 from cerebellum.results import Base, Comparison, Noise, Written
-from cerebellum.results.stock import Equivalent, Rung
+from cerebellum.results.stock import Equivalent, StockRung
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial
 
@@ -58,7 +58,7 @@ class RoleTransfer:
     ``n_measured``: tensors measured in the end, the probes among them."""
 
     role: str
-    verdict: Verdict
+    verdict: CarryVerdict
     agreement: float
     low: float
     high: float
@@ -84,7 +84,7 @@ class Transferred:
     blocks: tuple[int, int]
     roles: tuple[RoleTransfer, ...]
     whole: Mapping[str, str]
-    verdict: Verdict
+    verdict: CarryVerdict
     agreement: float
     low: float
     high: float
@@ -162,7 +162,7 @@ class Controls:
     ratio: Interval
     from_weight_error: Interval
     shuffled: Shuffled
-    ladder: tuple[Rung, ...]
+    ladder: tuple[StockRung, ...]
     equivalent: Equivalent
     failed: tuple[FailedTrial, ...] = ()
     better: tuple[str, ...] = ()
@@ -200,7 +200,7 @@ class Allocation:
     @property
     def sensitivity(self) -> SensitivityMap:
         """What was measured of the model, for other sizes."""
-        checks = tuple(Check(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
+        checks = tuple(CheckedRecipe(t.candidate.name, t.file_bytes, t.predicted, t.measured) for t in self.tried)
         facts = {**self.facts, "text": self.facts["splits"]["search"]}
         return SensitivityMap(
             self.table,
@@ -224,7 +224,7 @@ class AllocationLadder:
     missed: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def stock(self) -> tuple[Rung, ...]:
+    def stock(self) -> tuple[StockRung, ...]:
         """The stock mixes that were measured for any of them, smallest first."""
         rungs = {rung.ftype: rung for result in self.results for rung in result.controls.ladder}
         return tuple(sorted(rungs.values(), key=lambda rung: rung.file_bytes))

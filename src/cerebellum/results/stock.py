@@ -17,7 +17,7 @@ class Equivalent:
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
+class StockRung:
     """A stock mix: bytes of its file and mean KL divergence on the report text, nats a token; ``mean`` has its interval."""
 
     ftype: str
@@ -32,5 +32,5 @@ class BesideStock:
     none); ``ladder``: stock files on the same text; ``equivalent``: the one that is as good."""
 
     ratio: Interval
-    ladder: tuple[Rung, ...]
+    ladder: tuple[StockRung, ...]
     equivalent: Equivalent

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cerebellum.errors import InputError
 
 
-class Word(enum.StrEnum):
+class EffectClass(enum.StrEnum):
     """What a single tensor's effect is called."""
 
     REGULARIZATION = "regularization"
@@ -47,7 +47,7 @@ class Thresholds:
 class Class:
     """A word, whether it is decided, and why."""
 
-    word: Word
+    word: EffectClass
     decided: bool
     reason: str
 
@@ -69,13 +69,13 @@ def classify(
     if low > 0.0 or high < 0.0:
         return Class(word, True, f"{change}: the interval excludes zero")
     if limits.mild_benefit <= low and high <= limits.damage:
-        return Class(Word.NEUTRAL, True, f"{change}: the whole interval is small")
-    return Class(Word.NEUTRAL, False, f"{change}: undecided, the interval holds zero; more text would tell")
+        return Class(EffectClass.NEUTRAL, True, f"{change}: the whole interval is small")
+    return Class(EffectClass.NEUTRAL, False, f"{change}: undecided, the interval holds zero; more text would tell")
 
 
-def _by_size(percent: float, limits: Thresholds) -> Word:
+def _by_size(percent: float, limits: Thresholds) -> EffectClass:
     if percent <= limits.regularization:
-        return Word.REGULARIZATION
+        return EffectClass.REGULARIZATION
     if percent <= limits.mild_benefit:
-        return Word.MILD_BENEFIT
-    return Word.DAMAGE if percent >= limits.damage else Word.NEUTRAL
+        return EffectClass.MILD_BENEFIT
+    return EffectClass.DAMAGE if percent >= limits.damage else EffectClass.NEUTRAL

@@ -25,7 +25,7 @@ ALPHA, POWER = 0.05, 0.8
 
 
 @dataclass(frozen=True, slots=True)
-class Flips:
+class PairedAnswers:
     """Counts of ``n`` items: right in both, in neither, ``gained`` (only the new file is right), ``lost`` (only the old one is).
 
     ``difference``: share right, new - old, in 0 … 1, with Tango's limits. ``p_value``: McNemar's exact test. ``smallest_detectable``: see
@@ -50,7 +50,7 @@ class Gate:
     reason: str
 
 
-def compare(new: Mapping[str, bool], old: Mapping[str, bool], *, level: float = 0.95) -> Flips:
+def compare(new: Mapping[str, bool], old: Mapping[str, bool], *, level: float = 0.95) -> PairedAnswers:
     """The flips between two files' answers (item id → right), with an interval at ``level``.
 
     Raises ValueError for no items, or where the item ids differ.
@@ -62,7 +62,7 @@ def compare(new: Mapping[str, bool], old: Mapping[str, bool], *, level: float = 
     gained = sum(new[item] and not old[item] for item in new)
     lost = sum(old[item] and not new[item] for item in new)
     n = len(new)
-    return Flips(
+    return PairedAnswers(
         n=n,
         both=both,
         neither=n - both - gained - lost,
@@ -163,7 +163,7 @@ def _least_discordant() -> int:
     return math.ceil(math.log2(2.0 / ALPHA))
 
 
-def judge_gate(flips: Flips, margin: float) -> Gate:
+def judge_gate(flips: PairedAnswers, margin: float) -> Gate:
     """May a file that is at most ``margin`` (share of items, 0.02 say) worse be called as good?
 
     *pass*: the whole interval of the difference lies above -margin. A loss that is significant but surely smaller than the margin passes,
@@ -191,7 +191,7 @@ def judge_gate(flips: Flips, margin: float) -> Gate:
     return Gate("too few items to tell", _sentence(flips, why))
 
 
-def _sentence(flips: Flips, why: str) -> str:
+def _sentence(flips: PairedAnswers, why: str) -> str:
     x = flips.difference
     items = f"{flips.n} {'item' if flips.n == 1 else 'items'}"
     limits = f"{100 * x.low:+.2f} to {100 * x.high:+.2f} points, {100 * x.level:.4g} % interval"

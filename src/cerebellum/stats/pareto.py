@@ -14,7 +14,7 @@ ALPHA = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ParetoRank:
     """A file among others, all by their numbers.
 
     ``rank``: 1 and the number of files that are surely better. ``dominated_by``: not larger and surely better. ``unproven_against``:
@@ -36,7 +36,7 @@ def pair_level(n_files: int) -> float:
     return 1.0 - ALPHA / max(1, n_pairs)
 
 
-def standings(sizes: Sequence[int], limits: Mapping[tuple[int, int], tuple[float, float]]) -> tuple[Standing, ...]:
+def standings(sizes: Sequence[int], limits: Mapping[tuple[int, int], tuple[float, float]]) -> tuple[ParetoRank, ...]:
     """Where each file stands. ``sizes``: bytes. ``limits``: of (i, j), i < j, the limits of j's figure less i's; smaller is better.
 
     Raises `KeyError` where a pair is missing.
@@ -52,5 +52,5 @@ def standings(sizes: Sequence[int], limits: Mapping[tuple[int, int], tuple[float
         above = tuple(j for j in files if j != i and better(j, i))
         dominating = tuple(j for j in above if sizes[j] <= sizes[i])
         unproven = tuple(j for j in files if sizes[j] < sizes[i] and j not in above and not better(i, j))
-        ranked.append(Standing(1 + len(above), dominating, unproven))
+        ranked.append(ParetoRank(1 + len(above), dominating, unproven))
     return tuple(ranked)

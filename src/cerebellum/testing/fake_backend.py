@@ -29,7 +29,7 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.overrides import Override, requested_types, resolve
 from cerebellum.gguf.types import FTYPES, STORED, TYPES, fallback_type, ftype_name, quant_type
 from cerebellum.keys import content_key, sha256_bytes
-from cerebellum.llamacpp.one_stream import Turns
+from cerebellum.llamacpp.one_stream import OneStream
 from cerebellum.llamacpp.protocol import (
     ChunkScored,
     Collected,
@@ -194,7 +194,7 @@ class FakeEngine:
         self._sources = sources
         self._gone = ""
         self._closed = False
-        self._turns = Turns()
+        self._turns = OneStream()
         self.n_scored = 0
 
     @property
@@ -361,9 +361,9 @@ class FakeEngine:
 
     def _check_open(self, label: str) -> None:
         if self._closed:
-            raise EngineError(f"{label}: the engine is closed")
+            raise EngineError(f"{label or self._model.path.name}: the engine is closed")
         if self._gone:
-            raise EngineDied(f"{label}: the engine {self._gone}")
+            raise EngineDied(f"{label or self._model.path.name}: the engine {self._gone}")
         self._turns.check(label)
 
     def _check_swaps(self, tensor_types: TensorTypes, label: str) -> None:
@@ -378,7 +378,7 @@ class FakeEngine:
 
     def _check_fault(self, tensor_types: TensorTypes, chunk: Chunk, label: str) -> None:
         if self._closed:
-            raise EngineError(f"{label}: the engine is closed")
+            raise EngineError(f"{label or self._model.path.name}: the engine is closed")
         if fault := next((f for f in self._backend.faults if f.hits(tensor_types, chunk.id)), None):
             if fault.dies:
                 self._gone = "died as planted"

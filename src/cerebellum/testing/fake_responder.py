@@ -16,7 +16,7 @@ import numpy as np
 from cerebellum.domain import Model, Tokens
 from cerebellum.errors import EngineDied, EngineError
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, Writing, WrittenText
-from cerebellum.llamacpp.one_stream import Turns
+from cerebellum.llamacpp.one_stream import OneStream
 from cerebellum.text.chat import TEMPLATE, ChatTemplate
 
 #: A byte's token is the byte and this; before it are BOS and EOS, spelled as in `_SPECIALS`.
@@ -72,7 +72,7 @@ class FakeResponder:
         self._model, self._damage, self._knowledge, self._faults = model, damage, knowledge, faults
         self._gone = ""
         self._closed = False
-        self._turns = Turns()
+        self._turns = OneStream()
 
     @property
     def chat_template(self) -> str | None:

@@ -23,7 +23,7 @@ _MARK = re.compile(r"<[^<>\s]{1,60}>|\[/?[A-Z_]{2,40}\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class TemplateTurns:
     """What a template writes: before all, before and after each turn, and to begin an answer. ``system`` None: there is no such turn.
     ``default_system``: the system message that it writes where none is given."""
 
@@ -43,7 +43,7 @@ class Turns:
         return self.begin + body + self.prompt
 
 
-def turns_of(template: Template) -> Turns | None:
+def turns_of(template: Template) -> TemplateTurns | None:
     """The turns, or None where the template is not so regular. Raises nothing: a template that breaks has none."""
     try:
         turns = _plain_turns(template)
@@ -55,7 +55,7 @@ def turns_of(template: Template) -> Turns | None:
         return None
 
 
-def _plain_turns(template: Template) -> Turns | None:
+def _plain_turns(template: Template) -> TemplateTurns | None:
     """From one question, an answer to it, and a second question: each piece is what stands between two of our words."""
     one, two = template.tried([user()], True), template.tried([user(), answer()])
     three, closed = (template.tried([user(), answer(), user(AGAIN)], prompt) for prompt in (True, False))
@@ -71,10 +71,12 @@ def _plain_turns(template: Template) -> Turns | None:
     user_start = between.removeprefix(assistant_end)
     if not between.startswith(assistant_end) or not begin.endswith(user_start):
         return None
-    return Turns(begin.removesuffix(user_start), (user_start, user_end), (assistant_start, assistant_end), prompt)
+    return TemplateTurns(
+        begin.removesuffix(user_start), (user_start, user_end), (assistant_start, assistant_end), prompt
+    )
 
 
-def _with_system(template: Template, turns: Turns) -> Turns:
+def _with_system(template: Template, turns: TemplateTurns) -> TemplateTurns:
     text = template.tried([system(), user()], True)
     tail = turns.user[0] + USER + turns.user[1] + turns.prompt
     if text is None or SYSTEM not in text or not text.endswith(tail):
@@ -94,7 +96,7 @@ def _with_system(template: Template, turns: Turns) -> Turns:
     return turns
 
 
-def _trials(turns: Turns) -> list[Messages]:
+def _trials(turns: TemplateTurns) -> list[Messages]:
     """Conversations that the pieces must give as the template does."""
     talks: list[Messages] = [
         [user("one")],
@@ -154,11 +156,11 @@ def _one_line(file: Path) -> str:
     return name if file.is_absolute() or name.startswith(("./", "../")) else f"./{name}"
 
 
-def _pieces(turns: Turns) -> list[str]:
+def _pieces(turns: TemplateTurns) -> list[str]:
     return [turns.begin, *turns.user, *turns.assistant, *(turns.system or ()), turns.prompt, turns.default_system or ""]
 
 
-def go_template(turns: Turns, template: Template) -> str:
+def go_template(turns: TemplateTurns, template: Template) -> str:
     """In Go's template language over ``.Messages``. BOS is left out where the vocabulary adds it, as Ollama's tokenizer does."""
     begin = turns.begin.removeprefix(template.bos) if template.adds_bos and template.bos else turns.begin
     parts = [("system", turns.system), ("user", turns.user), ("assistant", turns.assistant)]

@@ -21,7 +21,7 @@ DELICATE = "a < b & c > 'd' \"e\" {x} {{ y }} ü 漢\n    def f():\n\treturn 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class TemplateFinding:
     """``level`` is *error*, *warning* or *note*."""
 
     level: str
@@ -66,41 +66,45 @@ def system(text: str = SYSTEM) -> dict[str, str]:
     return {"role": "system", "content": text}
 
 
-def lint(template: Template) -> tuple[Finding, ...]:
+def lint(template: Template) -> tuple[TemplateFinding, ...]:
     """Every finding, the worst first; none where all is well."""
     try:
         plain = template.render([user()], True)
     except (TemplateBroken, TemplateRefusal) as error:
         how = "can't be rendered" if isinstance(error, TemplateBroken) else "refuses a single question"
-        return (Finding("error", "renders", f"the template {how}: {error}"),)
+        return (TemplateFinding("error", "renders", f"the template {how}: {error}"),)
     try:
         findings = [f for check in _CHECKS for f in check(template, plain)]
     except TemplateBroken as error:
-        findings = [Finding("error", "renders", f"the template breaks on some conversations: {error}")]
+        findings = [TemplateFinding("error", "renders", f"the template breaks on some conversations: {error}")]
     order = ("error", "warning", "note")
     return tuple(sorted(findings, key=lambda f: order.index(f.level)))
 
 
-def _question(template: Template, plain: str) -> Iterator[Finding]:
+def _question(template: Template, plain: str) -> Iterator[TemplateFinding]:
     if USER not in plain:
-        yield Finding("error", "shows the question", "what the user says is not in the text that the model gets")
+        yield TemplateFinding(
+            "error", "shows the question", "what the user says is not in the text that the model gets"
+        )
     elif plain.count(USER) > 1:
-        yield Finding("warning", "shows the question", "what the user says is there twice")
+        yield TemplateFinding("warning", "shows the question", "what the user says is there twice")
 
 
-def _generation_prompt(template: Template, plain: str) -> Iterator[Finding]:
+def _generation_prompt(template: Template, plain: str) -> Iterator[TemplateFinding]:
     without = template.tried([user()])
     if without is None:
-        yield Finding("warning", "generation prompt", "a question without a generation prompt is refused")
+        yield TemplateFinding("warning", "generation prompt", "a question without a generation prompt is refused")
     elif without == plain and _needs_none(template, plain):
-        yield Finding("note", "generation prompt", "there is none: an answer begins where the question's end mark is")
+        yield TemplateFinding(
+            "note", "generation prompt", "there is none: an answer begins where the question's end mark is"
+        )
     elif without == plain:
-        yield Finding(
+        yield TemplateFinding(
             "error", "generation prompt",
             "add_generation_prompt changes nothing: either no answer is begun, or one is begun where none is due",
         )  # fmt: skip
     elif not plain.startswith(without):
-        yield Finding("warning", "generation prompt", "the generation prompt changes what stands before it")
+        yield TemplateFinding("warning", "generation prompt", "the generation prompt changes what stands before it")
 
 
 def _needs_none(template: Template, plain: str) -> bool:
@@ -109,39 +113,41 @@ def _needs_none(template: Template, plain: str) -> bool:
     return whole.startswith(plain + ANSWER) and not whole.endswith(plain.rpartition(USER)[2])
 
 
-def _bos(template: Template, plain: str) -> Iterator[Finding]:
+def _bos(template: Template, plain: str) -> Iterator[TemplateFinding]:
     if not template.bos:
         return
     n = 0
     while plain.startswith(template.bos, n * len(template.bos)):
         n += 1
     if n > 1:
-        yield Finding("error", "one BOS", f"the template writes {template.bos!r} {n} times at the beginning")
+        yield TemplateFinding("error", "one BOS", f"the template writes {template.bos!r} {n} times at the beginning")
     elif n == 1 and template.adds_bos:
-        yield Finding(
+        yield TemplateFinding(
             "note", "one BOS",
             f"the template writes {template.bos!r} and the vocabulary adds it too: a program that does not look has two "
             "(Cerebellum and llama.cpp look)",
         )  # fmt: skip
     elif not n and template.adds_bos:
-        yield Finding("note", "one BOS", "the template leaves BOS to the vocabulary")
+        yield TemplateFinding("note", "one BOS", "the template leaves BOS to the vocabulary")
 
 
-def _system(template: Template, plain: str) -> Iterator[Finding]:
+def _system(template: Template, plain: str) -> Iterator[TemplateFinding]:
     text = template.tried([system(), user()], True)
     if text is None:
-        yield Finding("note", "system message", "a system message is refused: put it before the first question")
+        yield TemplateFinding("note", "system message", "a system message is refused: put it before the first question")
     elif SYSTEM not in text:
-        yield Finding("error", "system message", "a system message is dropped without a word")
+        yield TemplateFinding("error", "system message", "a system message is dropped without a word")
     late = template.tried([user(), answer(), system(), user(AGAIN)], True)
     if late is not None and SYSTEM not in late:
-        yield Finding("warning", "system message", "a system message in mid-conversation is dropped without a word")
+        yield TemplateFinding(
+            "warning", "system message", "a system message in mid-conversation is dropped without a word"
+        )
 
 
-def _history(template: Template, plain: str) -> Iterator[Finding]:
+def _history(template: Template, plain: str) -> Iterator[TemplateFinding]:
     text = template.tried([user(), answer(), user(AGAIN)], True)
     if text is None:
-        yield Finding("warning", "conversation", "a second question is refused: only one turn can be measured")
+        yield TemplateFinding("warning", "conversation", "a second question is refused: only one turn can be measured")
         return
     for word, whose in (
         (USER, "the first question"),
@@ -149,32 +155,34 @@ def _history(template: Template, plain: str) -> Iterator[Finding]:
         (AGAIN, "the second question"),
     ):
         if word not in text:
-            yield Finding("error", "conversation", f"{whose} is missing from a conversation of two turns")
+            yield TemplateFinding("error", "conversation", f"{whose} is missing from a conversation of two turns")
     if not text.find(USER) <= text.find(ANSWER) <= text.find(AGAIN):
-        yield Finding("error", "conversation", "the turns are not in their order")
+        yield TemplateFinding("error", "conversation", "the turns are not in their order")
 
 
-def _roles(template: Template, plain: str) -> Iterator[Finding]:
+def _roles(template: Template, plain: str) -> Iterator[TemplateFinding]:
     for role, level in (("tool", "note"), ("narrator", "warning")):
         text = template.tried([user(), answer(), {"role": role, "content": OTHER}, user(AGAIN)], True)
         if text is not None and OTHER not in text:
-            yield Finding(
+            yield TemplateFinding(
                 level,
                 "unknown roles",
                 f"a message of the role {role!r} is dropped without a word; it should be refused",
             )
         elif text is not None and role == "narrator" and _as_if_user(template, text):
-            yield Finding(level, "unknown roles", f"a message of the role {role!r} is shown as if the user had said it")
+            yield TemplateFinding(
+                level, "unknown roles", f"a message of the role {role!r} is shown as if the user had said it"
+            )
 
 
 def _as_if_user(template: Template, text: str) -> bool:
     return text == template.tried([user(), answer(), user(OTHER), user(AGAIN)], True)
 
 
-def _content(template: Template, plain: str) -> Iterator[Finding]:
+def _content(template: Template, plain: str) -> Iterator[TemplateFinding]:
     text = template.tried([user(DELICATE)], True)
     if text is not None and DELICATE not in text:
-        yield Finding(
+        yield TemplateFinding(
             "error", "content unchanged", "quotes, marks of HTML, braces or indents in a message come out changed"
         )
     for message, whose in (
@@ -183,21 +191,21 @@ def _content(template: Template, plain: str) -> Iterator[Finding]:
     ):
         text = template.tried(message, True)
         if text is not None and " qz \n" not in text:
-            yield Finding("note", "content unchanged", f"spaces and line ends around {whose} are cut off")
+            yield TemplateFinding("note", "content unchanged", f"spaces and line ends around {whose} are cut off")
 
 
-def _training(template: Template, plain: str) -> Iterator[Finding]:
+def _training(template: Template, plain: str) -> Iterator[TemplateFinding]:
     """An answer must follow its prompt as it was, and end with a mark."""
     whole = template.tried([user(), answer()])
     if whole is None or ANSWER not in whole:
         return
     if not whole.startswith(plain):
-        yield Finding(
+        yield TemplateFinding(
             "warning", "answer follows its prompt",
             "the text with an answer does not begin with the prompt that asks for it: the answer is not scored as it is written",
         )  # fmt: skip
     if not whole[whole.rindex(ANSWER) + len(ANSWER) :].strip():
-        yield Finding("error", "end of turn", "nothing marks the end of the assistant's turn")
+        yield TemplateFinding("error", "end of turn", "nothing marks the end of the assistant's turn")
 
 
 _CHECKS = (_question, _generation_prompt, _bos, _system, _history, _roles, _content, _training)

@@ -105,11 +105,11 @@ def timed(workspace: Workspace, path: Path, use: SpeedUse) -> Speed:
 
 def row_of(workspace: Workspace, use: SpeedUse, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of timings among ``rows`` that were made as these are to be; a new one where there is none."""
-    ground = {**speed_facts(workspace.settings, replace(use, repetitions=0)), "build": workspace.build}
-    ground["hardware"] = hardware(workspace.backend, workspace.settings)
-    row = next((row for row in rows if row.get("ground") == ground), None)
+    conditions = {**speed_facts(workspace.settings, replace(use, repetitions=0)), "build": workspace.build}
+    conditions["hardware"] = hardware(workspace.backend, workspace.settings)
+    row = next((row for row in rows if row.get("ground") == conditions), None)
     if row is None:
-        row = {"ground": ground, _PROMPT: [], _GENERATION: []}
+        row = {"ground": conditions, _PROMPT: [], _GENERATION: []}
         rows.append(row)
     return row
 

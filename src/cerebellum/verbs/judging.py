@@ -48,9 +48,9 @@ def judge_all(
 
 def keys_of(task: CodeTask, replies: Sequence[Sequence[Reply]]) -> list[str]:
     """A key an item, of all that its verdict depends on: the item, the replies, the sandbox, what judges and runs."""
-    ground = {"task": task.name, "sandbox": task.sandbox.describe(), "python": sys.version, "cerebellum": __version__}
+    key = {"task": task.name, "sandbox": task.sandbox.describe(), "python": sys.version, "cerebellum": __version__}
     return [
-        content_key("verdict", {**ground, "item": _plain(item), "replies": [reply.text for reply in each]})
+        content_key("verdict", {**key, "item": _plain(item), "replies": [reply.text for reply in each]})
         for item, each in zip(task.items, replies, strict=True)
     ]
 

@@ -107,63 +107,79 @@ def run_session(
     if not choice_options.by_perplexity and of_own_reference(options):
         refuse_hopeless(plan, model_file.read_model(options.model))
     with open_session(options, backend, progress or Silent()) as session:
-        choice_options = choice_options.on(session.base.model.file_bytes)
-        doubt_first(session, sweep_options)
-        validity = gate(session, choice_options)
-        noise = take_noise(session)
-        if not choice_options.by_perplexity:
-            tell(
-                allowance_doubts(choice_options.allowed_damage, first_kld(session), noise),
-                session.progress,
-                session.warnings,
-            )
-        effect = take_effect(session)
-        sweep = measure_sweep(
-            session, sweep_options, None if choice_options.by_perplexity else choice_options.allowed_damage
-        )
-        warn(session, sweep)
-        rules = rules_of(sweep, sweep_options, choice_options)
-        choice = choose(choice_options.policy, sweep.effects, rules)
-        alternatives = tuple(choose(name, sweep.effects, rules) for name in POLICIES if name != choice_options.policy)
-        session.progress.note(f"choice ({choice.policy}): {choice.reason}")
-        combination, written, beside = None, None, None
-        if choice.effects:
-            combination = combine(session, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
-        note_job(session.study, session.options)
-        unwritten = better_set(combination, choice_options.max_growth_bytes) if combination else ""
-        if combination is not None and not unwritten:
-            recipe = combination.recipe
-            written = write_trial(session, recipe, stamp=stamp_within(session, recipe, choice_options.max_growth_bytes))
-            beside = among_stock(session, combination)
-        facts = {**facts_of(session), "choice": as_json(choice_options)}
-        if unwritten:
-            facts["unwritten"] = unwritten
-            session.progress.note(f"no file is written: {unwritten}")
-        if effect is not None:
-            facts["imatrix"] |= {"effect": effect.as_json()}
-        if written is None and questions is not None:
-            facts["not_asked"] = list(questions.names)
-        if written is None and (left := left_from_before(session)):
-            facts["left_from_before"] = left
-        result = RunResult(
-            options.model.name,
-            session.base,
-            sweep,
-            choice,
-            alternatives,
-            combination,
-            written,
-            noise,
-            validity,
-            facts=facts,
-            beside=beside,
-        )
+        result = choose_and_write(session, sweep_options, choice_options.on(session.base.model.file_bytes))
         if questions is not None:
-            if written is not None:  # what is known by now is worth a report, however the benchmarks end
-                publish(replace(result, facts={**facts, "unfinished": list(questions.names)}), options.out)
-            result = replace(result, bench=bench_session(session, written, questions))
+            result = asked(session, result, questions, publish)
         session.study.set_fact("result", publish(result, options.out))
         return result
+
+
+def choose_and_write(session: Session, sweep_options: SweepOptions, choice_options: ChoiceOptions) -> RunResult:
+    """Sweep, choice, combination with controls, and the file where the chosen set is better than the base."""
+    doubt_first(session, sweep_options)
+    validity = gate(session, choice_options)
+    noise = take_noise(session)
+    if not choice_options.by_perplexity:
+        session.workspace.warn(allowance_doubts(choice_options.allowed_damage, first_kld(session), noise))
+    effect = take_effect(session)
+    allowed_damage = None if choice_options.by_perplexity else choice_options.allowed_damage
+    sweep = measure_sweep(session, sweep_options, allowed_damage)
+    warn(session, sweep)
+    rules = rules_of(sweep, sweep_options, choice_options)
+    choice = choose(choice_options.policy, sweep.effects, rules)
+    alternatives = tuple(choose(name, sweep.effects, rules) for name in POLICIES if name != choice_options.policy)
+    session.progress.note(f"choice ({choice.policy}): {choice.reason}")
+    combination, unwritten = None, ""
+    recorded: tuple[Written | None, BesideStock | None] = (None, None)
+    if choice.effects:
+        combination = combine(session, sweep, choice, alternatives, choice_options.n_random, choice_options.seed)
+    note_job(session.study, session.options)
+    if combination is not None:
+        unwritten = better_set(combination, choice_options.max_growth_bytes)
+    if combination is not None and not unwritten:
+        recorded = write_beside_stock(session, combination, choice_options.max_growth_bytes)
+    written, beside = recorded
+    facts = {**facts_of(session), "choice": as_json(choice_options)}
+    if unwritten:
+        facts["unwritten"] = unwritten
+        session.progress.note(f"no file is written: {unwritten}")
+    if effect is not None:
+        facts["imatrix"] |= {"effect": effect.as_json()}
+    if written is None and (left := left_from_before(session)):
+        facts["left_from_before"] = left
+    model = session.options.model.name
+    return RunResult(
+        model,
+        session.base,
+        sweep,
+        choice,
+        alternatives,
+        combination,
+        written,
+        noise,
+        validity,
+        facts=facts,
+        beside=beside,
+    )
+
+
+def write_beside_stock(
+    session: Session, combination: Combination, max_growth_bytes: int | None
+) -> tuple[Written, BesideStock]:
+    """The chosen set's file, proven, and where it stands among the stock files."""
+    recipe = combination.recipe
+    written = write_trial(session, recipe, stamp=stamp_within(session, recipe, max_growth_bytes))
+    return written, among_stock(session, combination)
+
+
+def asked(session: Session, result: RunResult, questions: Questions, publish: Publish) -> RunResult:
+    """The result with the benchmarks' answers. What is known before is worth a report, however the benchmarks end."""
+    names = list(questions.names)
+    if result.written is None:
+        result = replace(result, facts={**result.facts, "not_asked": names})
+    else:
+        publish(replace(result, facts={**result.facts, "unfinished": names}), session.options.out)
+    return replace(result, bench=bench_session(session, result.written, questions))
 
 
 #: Settings of a choice by the name of their option, where that differs.

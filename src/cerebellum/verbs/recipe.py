@@ -18,7 +18,7 @@ from cerebellum.gguf.patterns import lowered
 from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.recipes.lint import Finding, Ground, Level, Line, lint_lines, lint_shifts, read_lines
+from cerebellum.recipes.lint import Finding, Level, Line, LintSubject, lint_lines, lint_shifts, read_lines
 from cerebellum.recipes.recipe import Recipe, model_id
 from cerebellum.recipes.toml_form import is_recipe, line_of, parse_recipe
 from cerebellum.verbs.provenance import stamp_file
@@ -144,21 +144,21 @@ def lint_file(
     if is_gguf(path):
         recipe = recipe_of_gguf(model_file.read_model(path), base)
         lines, findings = recipe_lines(recipe, ""), _foreign(recipe, target)
-        ground = Ground(target, recipe.base, important, recipe.complete)
+        subject = LintSubject(target, recipe.base, important, recipe.complete)
     elif is_recipe(text := read_text(path)):
         recipe = parse_recipe(text, path.name)
         lines, findings = recipe_lines(recipe, text), _foreign(recipe, target)
-        ground = Ground(target, ftype_name(base or recipe.base), important, recipe.complete)
+        subject = LintSubject(target, ftype_name(base or recipe.base), important, recipe.complete)
     else:
         if base is None:
             raise InputError(f"{path.name} is an override file: say on which base (--base Q3_K_M)")
         lines, wrong = read_lines(text)
-        findings, ground = list(wrong), Ground(target, ftype_name(base), important)
-    findings += lint_lines(lines, ground)
+        findings, subject = list(wrong), LintSubject(target, ftype_name(base), important)
+    findings += lint_lines(lines, subject)
     if not any(f.level is Level.ERROR for f in findings):
-        findings += _dry_run(backend, lines, ground, imatrix)
+        findings += _dry_run(backend, lines, subject, imatrix)
     hits = resolve([line.override for line in lines], target, strict=False)
-    return Linted(path, target, ground.base, requested_types(hits), tuple(findings))
+    return Linted(path, target, subject.base, requested_types(hits), tuple(findings))
 
 
 def recipe_lines(recipe: Recipe, text: str) -> tuple[Line, ...]:
@@ -185,14 +185,14 @@ def _foreign(recipe: Recipe, model: Model) -> list[Finding]:
     return []
 
 
-def _dry_run(backend: Backend, lines: Sequence[Line], ground: Ground, imatrix: Path | None) -> list[Finding]:
-    model = ground.model
+def _dry_run(backend: Backend, lines: Sequence[Line], subject: LintSubject, imatrix: Path | None) -> list[Finding]:
+    model = subject.model
     overrides = [line.override for line in lines]
     hits = resolve(overrides, model, strict=False)
     numbers = {name: line.number for line, hit in zip(lines, hits, strict=True) for name in hit.tensors}
     try:
-        stock = backend.types(model.path, ground.base, (), imatrix)
-        real = backend.types(model.path, ground.base, pairs(overrides), imatrix)
+        stock = backend.types(model.path, subject.base, (), imatrix)
+        real = backend.types(model.path, subject.base, pairs(overrides), imatrix)
     except CerebellumError as error:
         return [Finding(Level.ERROR, "dry-run", f"llama.cpp refuses it: {error}")]
     return lint_shifts(hits, stock, real, numbers)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import InputError, TensorChoiceError
-from cerebellum.profiles.check import RoleCheck, Verdict, check_role, kept_of
+from cerebellum.profiles.check import CarryVerdict, RoleCheck, check_role, kept_of
 from cerebellum.profiles.probes import ENOUGH
 from cerebellum.profiles.profile import RoleProfile, SensitivityTable, common_types, parse_table
 
@@ -31,7 +31,7 @@ class RoleResult:
     @property
     def right(self) -> bool:
         """Whether the verdict says what the whole table says; *partly* doesn't."""
-        said = {Verdict.HOLDS: True, Verdict.FAILS: False}.get(self.check.verdict)
+        said = {CarryVerdict.HOLDS: True, CarryVerdict.FAILS: False}.get(self.check.verdict)
         return said is not None and said == (self.kept >= ENOUGH)
 
 

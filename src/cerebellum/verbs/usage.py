@@ -12,7 +12,7 @@ from cerebellum.keys import stem_of
 from cerebellum.quoting import shell_line
 from cerebellum.text.chat import TEMPLATE
 from cerebellum.text.ollama import Modelfile, modelfile
-from cerebellum.text.template_lint import Finding, Template, lint
+from cerebellum.text.template_lint import Template, TemplateFinding, lint
 
 _PREFIX = "tokenizer.ggml."
 #: Tokens that end an answer.
@@ -42,7 +42,7 @@ def _adds_bos(model: Model) -> bool:
     return bool(stored) if stored is not None else model.metadata.get(_PREFIX + "model") in ("llama", "bert")
 
 
-def lint_template(path: Path) -> tuple[Finding, ...] | None:
+def lint_template(path: Path) -> tuple[TemplateFinding, ...] | None:
     """The findings; None where the model has no chat template. Raises `ModelFileError`."""
     template = template_of(read_model(path))
     return None if template is None else lint(template)

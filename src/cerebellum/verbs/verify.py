@@ -36,7 +36,7 @@ class State(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class FileCheck:
     """One question about a file and its answer."""
 
     what: str
@@ -52,10 +52,10 @@ class Verified:
     sha256: str
     tensors: str
     carried: Mapping[str, Any]
-    checks: tuple[Check, ...]
+    checks: tuple[FileCheck, ...]
 
     @property
-    def failed(self) -> tuple[Check, ...]:
+    def failed(self) -> tuple[FileCheck, ...]:
         return tuple(c for c in self.checks if c.state is State.FAILED)
 
 
@@ -83,54 +83,60 @@ def verify_file(
     return Verified(model, sha256, tensors_key(digests), carried, tuple(checks))
 
 
-def _tensors(digests: Mapping[str, str], carried: Mapping[str, Any]) -> Check:
+def _tensors(digests: Mapping[str, str], carried: Mapping[str, Any]) -> FileCheck:
     what = "tensors"
     if not carried:
-        return Check(what, State.OPEN, "the file carries no keys of cerebellum, so nothing says what its tensors were")
+        return FileCheck(
+            what, State.OPEN, "the file carries no keys of cerebellum, so nothing says what its tensors were"
+        )
     known, parts = carried.get(TENSORS), carried.get(DIGESTS)
     if not isinstance(known, str) or not isinstance(parts, str):
-        return Check(what, State.OPEN, "the file carries no hash of its tensors")
+        return FileCheck(what, State.OPEN, "the file carries no hash of its tensors")
     if tensors_key(digests) == known:
-        return Check(what, State.OK, "every tensor's name, shape, type and bytes are as they were written")
+        return FileCheck(what, State.OK, "every tensor's name, shape, type and bytes are as they were written")
     changed = changed_tensors(digests, parts)
     listed = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    return Check(what, State.FAILED, f"changed since the file was written: {listed or 'the hash itself'}")
+    return FileCheck(what, State.FAILED, f"changed since the file was written: {listed or 'the hash itself'}")
 
 
-def _study(path: Path, sha256: str, tensors: Check, folder: Path) -> Check:
+def _study(path: Path, sha256: str, tensors: FileCheck, folder: Path) -> FileCheck:
     """The study's record of what it wrote."""
     written = read_report(folder)["written"]["sha256"]
     if written == sha256:
-        return Check("study", State.OK, f"this is the very file that {folder} wrote and measured")
+        return FileCheck("study", State.OK, f"this is the very file that {folder} wrote and measured")
     if tensors.state is State.OK:
-        return Check(
+        return FileCheck(
             "study",
             State.OPEN,
             f"not the file of {folder} byte for byte, though its tensors are as written: metadata was edited, or it is of another study",
         )
-    return Check(
+    return FileCheck(
         "study", State.FAILED, f"{path.name} is not the file that {folder} wrote (sha256 {str(written)[:16]}…)"
     )
 
 
 def _source(
     backend: Backend, model: Model, source: Path, carried: Mapping[str, Any], imatrix: Path | None, base: str | None
-) -> list[Check]:
+) -> list[FileCheck]:
     known = carried.get(SOURCE)
     if isinstance(known, str) and tensors_key(tensor_digests(source)) != known:
-        return [Check("source", State.FAILED, f"{source.name} is not the source: the file was made from other weights")]
-    checks = [] if known is None else [Check("source", State.OK, f"made from the weights of {source.name}, it says")]
+        return [
+            FileCheck("source", State.FAILED, f"{source.name} is not the source: the file was made from other weights")
+        ]
+    checks = (
+        [] if known is None else [FileCheck("source", State.OK, f"made from the weights of {source.name}, it says")]
+    )
     needed = carried.get(IMATRIX)
     if isinstance(needed, str) and (imatrix is None or sha256_file(imatrix) != needed):
         why = "give it with --imatrix" if imatrix is None else f"{imatrix.name} is another one"
-        return [*checks, Check("rebuild", State.OPEN, f"the file was made with an importance matrix: {why}")]
+        return [*checks, FileCheck("rebuild", State.OPEN, f"the file was made with an importance matrix: {why}")]
     base = base or str(carried.get(BASE) or model.ftype or "")
     if base not in FTYPES or not TYPES[FTYPES[base][1]].quantized:
-        return [*checks, Check("rebuild", State.OPEN, "the file doesn't say its base mix: give it with --base")]
+        return [*checks, FileCheck("rebuild", State.OPEN, "the file doesn't say its base mix: give it with --base")]
     return [*checks, _rebuilt(backend, model, source, base, imatrix, carried.get(BUILD))]
 
 
-def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: Path | None, build: Any) -> Check:
+def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: Path | None, build: Any) -> FileCheck:
     """Make the file again and compare tensor by tensor."""
     room = model.path.parent if os.access(model.path.parent, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=room) as folder:
@@ -138,20 +144,20 @@ def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: P
         try:
             stock = dict(backend.types(source, base, (), imatrix))
             if set(stock) != set(model.types):
-                return Check("rebuild", State.FAILED, f"{source.name} has other tensors than {model.path.name}")
+                return FileCheck("rebuild", State.FAILED, f"{source.name} has other tensors than {model.path.name}")
             differing = tensor_types_of({n: k for n, k in model.types.items() if stock[n] != k})
             lines = pin(differing, stock, lambda o: backend.types(source, base, o, imatrix), model)
             backend.quantize(source, again, base, pairs(lines), imatrix)
         except (OverrideError, TypeChoiceError) as error:
-            return Check("rebuild", State.FAILED, f"llama.cpp can't make it from {source.name}: {error}")
+            return FileCheck("rebuild", State.FAILED, f"llama.cpp can't make it from {source.name}: {error}")
         return judge_rebuild(list(tensor_differences(model.path, again)), model, build, backend.id)
 
 
-def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any, ours: str) -> Check:
+def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any, ours: str) -> FileCheck:
     """Equal, another build's rounding, or neither. ``build``: what the file claims; ``ours``: what made it again."""
     what = "rebuild"
     if not differences:
-        return Check(
+        return FileCheck(
             what, State.OK, f"made again from the source, all {len(model.tensors)} tensors byte for byte, by {ours}"
         )
     worst = max(differences, key=lambda d: (d.change, d.n_differing / d.n_bytes))
@@ -161,15 +167,17 @@ def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any,
     )
     size = f"{n:,} of {model.tensor_bytes:,} bytes in {where} differ from a rebuild"
     if build == ours:
-        return Check(what, State.FAILED, f"{size} by the same build, {worst.tensor} the most: these are other tensors")
+        return FileCheck(
+            what, State.FAILED, f"{size} by the same build, {worst.tensor} the most: these are other tensors"
+        )
     small = all(d.n_differing <= ROUNDED_BYTES * d.n_bytes and d.change <= ROUNDED_WEIGHTS for d in differences)
     if small:
         claimed = f"the file claims {build}" if build else "the file names no build"
-        return Check(
+        return FileCheck(
             what, State.OPEN,
             f"{size}, weights by at most {worst.change:.2%}: as much as another build's rounding makes ({claimed}, here is {ours}). "
             "A change as small as that can't be told from rounding without the build",
         )  # fmt: skip
-    return Check(
+    return FileCheck(
         what, State.FAILED, f"{size}, more than another build's rounding: {worst.tensor} by {worst.n_differing:,} bytes"
     )

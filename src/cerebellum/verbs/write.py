@@ -42,7 +42,7 @@ Stamp = Callable[[Path], None]
 
 
 def write_trial(
-    session: Session, recipe: Trial, name: str | None = None, stamp: Stamp | None = None, size: Size | None = None
+    session: Session, recipe: Trial, name: str | None = None, stamp: Stamp | None = None, size: SplitSize | None = None
 ) -> Written:
     """The GGUF, called ``name``, and its override file in the output folder; ``stamp`` puts keys into its header. ``size``: what it must
     have (None: any).
@@ -93,14 +93,14 @@ def write_trial(
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class SplitSize:
     """Bytes that a file was planned to have before it is split, and that all its files may have at most."""
 
     planned: int
     limit: int
 
 
-def check_size(n_joined: int, n_bytes: int, size: Size) -> None:
+def check_size(n_joined: int, n_bytes: int, size: SplitSize) -> None:
     """The file (before it was split) has the planned bytes, and what is written is within the limit. Raises `ProofError`."""
     if n_joined != size.planned or n_bytes > size.limit:
         raise ProofError(

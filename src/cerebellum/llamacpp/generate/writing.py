@@ -43,7 +43,7 @@ class _Entry:
 @dataclass(frozen=True, slots=True)
 class _Running:
     entry: _Entry
-    pen: Sampler
+    sampler: Sampler
 
 
 def write(
@@ -109,7 +109,7 @@ class _Desk:
             for node, row in zip(nodes.tolist(), rows, strict=True):
                 for i in np.flatnonzero(ends == node).tolist():
                     run = _Running(entries[i], Sampler(self._vocabulary, entries[i].request))
-                    run.pen.choose(row)
+                    run.sampler.choose(row)
                     self._running[int(sides[i])] = run
         self._n_tokens += len(entries)
         yield from self._finish(sides.tolist())
@@ -142,22 +142,22 @@ class _Desk:
             return
         sides = sorted(self._running)
         runs = [self._running[side] for side in sides]
-        tokens = np.array([run.pen.last for run in runs], np.int32)
-        places = np.array([len(run.entry.path.tokens) + run.pen.n_tokens - 1 for run in runs], np.int32)
+        tokens = np.array([run.sampler.last for run in runs], np.int32)
+        places = np.array([len(run.entry.path.tokens) + run.sampler.n_tokens - 1 for run in runs], np.int32)
         rows = self._sequences.step(tokens, places, _numbers(sides))
         for run, row in zip(runs, rows, strict=True):
-            run.pen.choose(row)
+            run.sampler.choose(row)
         self._n_tokens += len(runs)
         yield from self._finish(sides)
 
     def _finish(self, sides: Sequence[int]) -> Iterator[tuple[int, WrittenText]]:
         """Answers of those of ``sides`` that have ended, whose sequences are then free."""
-        ended = [side for side in sides if self._running[side].pen.ended]
+        ended = [side for side in sides if self._running[side].sampler.ended]
         for side in ended:
             self._sequences.release(side)
         for run in [self._running.pop(side) for side in ended]:
-            pen = run.pen
-            yield run.entry.number, WrittenText(pen.text, pen.n_tokens, pen.ended, run.entry.n_cut)
+            sampler = run.sampler
+            yield run.entry.number, WrittenText(sampler.text, sampler.n_tokens, sampler.ended, run.entry.n_cut)
 
 
 def _numbers(values: Sequence[int]) -> npt.NDArray[np.int32]:

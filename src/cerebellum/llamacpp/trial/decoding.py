@@ -230,12 +230,12 @@ class Decoder:
         """How many of these in a row can be gone over again and again with their graphs kept."""
         return GRAPHS if len({self._shape(bundle) for bundle in bundles}) > GRAPHS else len(bundles)
 
-    def _record(self, bundle: Bundle, tap: EvalCallback) -> list[Graph]:
+    def _record(self, bundle: Bundle, callback: EvalCallback) -> list[Graph]:
         wanted, graphs = [chunk.wanted() for chunk in bundle], []
         self._clear()
         for span in self._batches(bundle):
             work = functools.partial(self._decode, bundle, span, wanted, None)
-            graphs.append(tap.record(work, 4 * self.n_vocab * sum(int(mask[span].sum()) for mask in wanted)))
+            graphs.append(callback.record(work, 4 * self.n_vocab * sum(int(mask[span].sum()) for mask in wanted)))
         return graphs
 
     def state_bytes(self, bundle: Bundle) -> Callable[[Sequence[int]], int]:

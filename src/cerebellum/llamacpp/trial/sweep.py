@@ -34,7 +34,7 @@ Starts = list[int]
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Stretch:
     """Bundles measured together, and where each trial (by its number) begins on each."""
 
     bundles: tuple[Bundle, ...]
@@ -90,7 +90,7 @@ class TrialSweep:
         cost = 0.0 if any(not trial.tensor_types for trial in trials) else graph.share_until(max(starts))
         return starts if saved > cost else [-1] * len(trials)
 
-    def _measure(self, stretch: Part, read: Reader | None) -> Iterator[SweepEvent]:
+    def _measure(self, stretch: Stretch, read: Reader | None) -> Iterator[SweepEvent]:
         """All trials on a part's bundles, the base first."""
         engine, decoder, trials = self.engine, self.decoder, self.trials
         order = sorted(range(len(trials)), key=lambda i: bool(trials[i].tensor_types))
@@ -135,7 +135,7 @@ class TrialSweep:
                     )
                     return
 
-    def _keep(self, stretch: Part, states: Sequence[ReplayCache], first: int) -> Iterator[SweepEvent]:
+    def _keep(self, stretch: Stretch, states: Sequence[ReplayCache], first: int) -> Iterator[SweepEvent]:
         """The base's pass over each bundle, only to be kept, where no trial is the base."""
         for bundle, kept, starts in zip(stretch.bundles, states, stretch.starts, strict=True):
             if boundaries := captured_of(starts):
@@ -180,14 +180,14 @@ def affordable(boundaries: Sequence[int], n_bytes: int, size: Callable[[Sequence
     return ()
 
 
-def in_parts(decoder: Decoder, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Part]:
+def in_parts(decoder: Decoder, bundles: Sequence[Bundle], starts: Sequence[Starts]) -> list[Stretch]:
     """As few parts as the allowed memory and the number of kept graphs permit, of nearly equal length."""
     most = max(decoder.state_bytes(b)(captured_of(s)) for b, s in zip(bundles, starts, strict=True))
     room = max(1, decoder.settings.replay_bytes // most) if most else len(bundles)
     room = min(room, decoder.most_at_once(bundles))
     n = -(-len(bundles) // room)
     edges = [len(bundles) * i // n for i in range(n + 1)]
-    return [Part(tuple(bundles[a:b]), tuple(starts[a:b])) for a, b in itertools.pairwise(edges)]
+    return [Stretch(tuple(bundles[a:b]), tuple(starts[a:b])) for a, b in itertools.pairwise(edges)]
 
 
 def captured_of(starts: Starts) -> list[int]:

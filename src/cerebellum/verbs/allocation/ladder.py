@@ -58,29 +58,26 @@ def allocate_ladder(
     for number, label in enumerate(from_the_middle(list(labels)), start=1):
         progress.note(f"ladder: {label} ({number} of {len(labels)})")
         known = allocation.sensitivity or next((one.sensitivity for one in made.values()), None)
+        rung = replace(allocation, target=labels[label], sensitivity=known, label=label)
         try:
             made[label] = allocate_session(
-                options,
-                replace(allocation, target=labels[label], sensitivity=known, label=label),
-                backend=backend,
-                publish=publish,
-                progress=progress,
-                bench_options=bench_options,
+                options, rung, backend=backend, publish=publish, progress=progress, bench_options=bench_options,
                 folder=options.out / label,
-            )
+            )  # fmt: skip
         except (InputError, RefusedError) as error:  # a size that can't be had is no reason to have none
             missed[label] = error
             progress.note(f"warning: ladder: no file of {labels[label]} ({label}): {error}")
     if not made:
         raise next(iter(missed.values()))
-    ordered = sorted(made.items(), key=lambda pair: pair[1].written.file_bytes)
-    ladder = AllocationLadder(
-        tuple(label for label, _ in ordered),
-        tuple(result for _, result in ordered),
-        {label: f"{labels[label]}: {error}" for label, error in missed.items()},
-    )
+    ladder = ladder_of(made, {label: f"{labels[label]}: {error}" for label, error in missed.items()})
     publish_ladder(ladder, options.out)
     return ladder
+
+
+def ladder_of(made: Mapping[str, Allocation], missed: Mapping[str, str]) -> AllocationLadder:
+    """The files in the order of their sizes; ``missed``: label → why there is none."""
+    ordered = sorted(made.items(), key=lambda pair: pair[1].written.file_bytes)
+    return AllocationLadder(tuple(label for label, _ in ordered), tuple(result for _, result in ordered), dict(missed))
 
 
 def ladder_part(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cerebellum.allocation.damage import fit
-from cerebellum.allocation.exchanges import TAKEN_AT_ONCE, Measured, Step, as_anchors, exchanges, steadied, steps
+from cerebellum.allocation.exchanges import TAKEN_AT_ONCE, MeasuredStep, Step, as_anchors, exchanges, steadied, steps
 from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.recipes import predicted_kld
 from cerebellum.allocation.solver import Solution
@@ -143,7 +143,7 @@ def _untaken(rounds: Sequence[Round]) -> tuple[Round, ...]:
 
 
 def _proposals(
-    table: Table, anchors: Anchors, types: Mapping[str, str], measured: Sequence[Measured], kld: float, budget: int
+    table: Table, anchors: Anchors, types: Mapping[str, str], measured: Sequence[MeasuredStep], kld: float, budget: int
 ) -> list[Solution]:
     """Recipes of the steps that promise most, and what the slopes say with the steps among their anchors; no two alike."""
     if not measured:
@@ -203,7 +203,7 @@ def sentence(done: Round) -> str:
     )
 
 
-def _measure_steps(runner: TrialRunner, wanted: Sequence[Step], chunks: Sequence[int]) -> list[Measured]:
+def _measure_steps(runner: TrialRunner, wanted: Sequence[Step], chunks: Sequence[int]) -> list[MeasuredStep]:
     """The steps measured from the recipe; those that can't be measured are left out."""
     itself = Trial("recipe itself", TrialKind.BASE)
     trials = {s: single_trial(TensorType(s.tensor, s.type)) for s in wanted}
@@ -214,7 +214,7 @@ def _measure_steps(runner: TrialRunner, wanted: Sequence[Step], chunks: Sequence
         if trial.label in scores:
             values = effect_values(scores[trial.label], start)
             error = float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else abs(float(values.mean()))
-            effects.append(Measured(step, float(values.mean()), error))
+            effects.append(MeasuredStep(step, float(values.mean()), error))
     return steadied(effects, len(chunks))
 
 

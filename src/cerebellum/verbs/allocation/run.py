@@ -47,7 +47,7 @@ from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.sweep import BASE_TRIAL
 from cerebellum.verbs.warned import tell
-from cerebellum.verbs.write import Size, make_overrides, write_trial
+from cerebellum.verbs.write import make_overrides, write_trial
 
 #: The override file of a recipe that was refused.
 NOT_WRITTEN = "not-written.overrides.txt"
@@ -159,7 +159,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
         recipe,
         file_name(session.source, session.base.ftype, options),
         stamp_of(session, recipe) if table.extra_bytes else None,
-        Size(table.file_bytes(types), limit),
+        SplitSize(table.file_bytes(types), limit),
     )
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     if lines := coverage_lines(session.options.imatrix, session.source):

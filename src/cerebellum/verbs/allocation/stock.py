@@ -12,7 +12,7 @@ from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, TrialKind
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.results.stock import BesideStock, Equivalent, Rung
+from cerebellum.results.stock import BesideStock, Equivalent, StockRung
 from cerebellum.scoring.summary import mean_kld, summarize
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial, Scores, Split
@@ -63,14 +63,14 @@ def beside_stock(
 
 def climb(
     session: Session, model: Model, split: Split, low: float, high: float
-) -> tuple[tuple[Rung, ...], tuple[FailedTrial, ...]]:
+) -> tuple[tuple[StockRung, ...], tuple[FailedTrial, ...]]:
     """The stock ladder on ``split``, from the base's rung up until one's KL divergence is at most ``low``, and down until one's is at least
     ``high``, nats a token; and the rungs that can't be measured, which are passed over."""
     first = STOCK.index(session.base.ftype) if session.base.ftype in STOCK else 0
-    rungs: dict[str, Rung] = {}
+    rungs: dict[str, StockRung] = {}
     failed: list[FailedTrial] = []
 
-    def climb_to(ftype: str) -> Rung | None:
+    def climb_to(ftype: str) -> StockRung | None:
         rung = _measured(session, model, ftype, split)
         if isinstance(rung, FailedTrial):
             failed.append(rung)
@@ -89,7 +89,7 @@ def climb(
     return tuple(sorted(rungs.values(), key=lambda r: r.file_bytes)), tuple(failed)
 
 
-def _measured(session: Session, model: Model, ftype: str, split: Split) -> Rung | FailedTrial:
+def _measured(session: Session, model: Model, ftype: str, split: Split) -> StockRung | FailedTrial:
     types = stock_types(session, ftype)
     trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
     runner = session.runner(split)
@@ -97,13 +97,13 @@ def _measured(session: Session, model: Model, ftype: str, split: Split) -> Rung 
     if scores is None:
         return runner.failed([trial])[0]
     divergence = summarize(scores).divergence
-    return Rung(ftype, file_bytes(model, types), mean_kld(scores), divergence.mean if divergence else None)
+    return StockRung(ftype, file_bytes(model, types), mean_kld(scores), divergence.mean if divergence else None)
 
 
-def equivalent_bytes(rungs: Sequence[Rung], kld: float) -> float | None:
+def equivalent_bytes(rungs: Sequence[StockRung], kld: float) -> float | None:
     """Bytes of a stock file that would have so much KL divergence: log-linear between neighbouring rungs. None beyond the ladder. A rung
     that a smaller one is as good as is passed over: nobody would take it."""
-    ordered: list[Rung] = []
+    ordered: list[StockRung] = []
     for rung in sorted(rungs, key=lambda r: (r.file_bytes, r.kld)):
         if not ordered or rung.kld < ordered[-1].kld:
             ordered.append(rung)
@@ -113,7 +113,7 @@ def equivalent_bytes(rungs: Sequence[Rung], kld: float) -> float | None:
     return None
 
 
-def equivalent_of(rungs: Sequence[Rung], base_kld: float, ratio: Interval) -> Equivalent:
+def equivalent_of(rungs: Sequence[StockRung], base_kld: float, ratio: Interval) -> Equivalent:
     """Where the recipe's KL divergence lies on the stock ladder; a smaller share is a larger file."""
     found = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
     return Equivalent(*found)

@@ -17,12 +17,12 @@ from cerebellum.allocation.floor import Floor
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, block_of
 from cerebellum.errors import InputError
-from cerebellum.profiles.check import Verdict
+from cerebellum.profiles.check import CarryVerdict
 from cerebellum.profiles.layout import Layout, carried_over, layout_of
 from cerebellum.profiles.origin import Origin
 from cerebellum.profiles.roles import (
     LEAST_PROBES,
-    Judged,
+    JudgedRole,
     Probe,
     Role,
     look,
@@ -73,7 +73,7 @@ class _Job:
         """Place in the role → its anchor."""
         return {i: self.anchors[n] for i, n in enumerate(role.names) if n in self.anchors}
 
-    def judge(self, role: Role) -> Judged:
+    def judge(self, role: Role) -> JudgedRole:
         """What the role's anchors say by now."""
         known = {i: sensitivity_of(a, float(role.sizes[i])) for i, a in self.anchors_of(role).items()}
         return look(role, known, self.seed)
@@ -99,7 +99,7 @@ def transfer_anchors(
         job = _Job(runner, table, cells, order, seed, floor)
         judged = _probe(job, roles, [n for n in cells if table.tensors[n].role in whole])
         probes = {r.role: probes_of(r, job.anchors_of(r)) for r in roles}
-        failed = [r for r in roles if judged[r.role].verdict is Verdict.FAILS]
+        failed = [r for r in roles if judged[r.role].verdict is CarryVerdict.FAILS]
         for role in roles:
             session.progress.note(sentence(role, judged[role.role], len(probes[role.role])))
         if failed:
@@ -154,7 +154,7 @@ def tell_families(session: Session, origin: Origin) -> None:
         )
 
 
-def _probe(job: _Job, roles: Sequence[Role], whole: Sequence[str]) -> dict[str, Judged]:
+def _probe(job: _Job, roles: Sequence[Role], whole: Sequence[str]) -> dict[str, JudgedRole]:
     """Rounds of one probe a role, until each is settled or has its probes; the first beside the tensors that nothing is predicted of."""
     judged = {role.role: job.judge(role) for role in roles}
     for done in range(max(role.most_probes for role in roles)):
@@ -205,12 +205,12 @@ def expected_trials(table: Table, cells: Mapping[str, str], origin: Origin, sour
     return measured + sum(most_probes(len(r.names)) for r in roles) + round(OPEN_SHARE * len(cells))
 
 
-def sentence(role: Role, judged: Judged, n_probes: int) -> str:
+def sentence(role: Role, judged: JudgedRole, n_probes: int) -> str:
     """What a role's probes said, for the terminal."""
     return f"{role.role}: {judged.verdict}; agreement {judged.agreements.mean():.2f}, {n_probes} of {len(role.names)} tensors probed"
 
 
-def _result(job: _Job, role: Role, judged: Judged, probes: Sequence[Probe]) -> RoleTransfer:
+def _result(job: _Job, role: Role, judged: JudgedRole, probes: Sequence[Probe]) -> RoleTransfer:
     low, high = np.quantile(judged.agreements, (0.05, 0.95))
     n_measured = sum(name in job.asked for name in role.names)
     return RoleTransfer(
@@ -224,7 +224,7 @@ def _overall(
     origin: Origin,
     roles: Sequence[RoleTransfer],
     whole: Mapping[str, str],
-    judged: Sequence[Judged],
+    judged: Sequence[JudgedRole],
     n_full: int,
     n_measured: int,
 ) -> Transferred:
@@ -238,13 +238,13 @@ def _overall(
     )  # fmt: skip
 
 
-def overall(roles: Sequence[RoleTransfer]) -> Verdict:
+def overall(roles: Sequence[RoleTransfer]) -> CarryVerdict:
     """The verdict on all roles together."""
-    if all(r.verdict is Verdict.HOLDS for r in roles):
-        return Verdict.HOLDS
-    holding = sum(r.n_tensors for r in roles if r.verdict is Verdict.HOLDS)
-    usable = sum(r.n_tensors for r in roles if r.verdict is not Verdict.FAILS)
+    if all(r.verdict is CarryVerdict.HOLDS for r in roles):
+        return CarryVerdict.HOLDS
+    holding = sum(r.n_tensors for r in roles if r.verdict is CarryVerdict.HOLDS)
+    usable = sum(r.n_tensors for r in roles if r.verdict is not CarryVerdict.FAILS)
     total = sum(r.n_tensors for r in roles)
     if usable == 0 or (holding == 0 and usable < LEAST_HOLDING * total):
-        return Verdict.FAILS
-    return Verdict.PARTLY
+        return CarryVerdict.FAILS
+    return CarryVerdict.PARTLY
