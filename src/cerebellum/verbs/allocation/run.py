@@ -47,7 +47,7 @@ from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.sweep import BASE_TRIAL
 from cerebellum.verbs.warned import tell
-from cerebellum.verbs.write import make_overrides, write_trial
+from cerebellum.verbs.write import SplitSize, make_overrides, write_trial
 
 #: The override file of a recipe that was refused.
 NOT_WRITTEN = "not-written.overrides.txt"
