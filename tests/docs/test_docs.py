@@ -83,7 +83,7 @@ def test_options_that_documents_name_exist(page: Path) -> None:
 
 #: Options of other programs (llama.cpp's, pip's, those of `benchmarks`) that pages name in a sentence.
 FOREIGN = frozenset(
-    "--calibration --demo --force-reinstall --hellaswag --intervals --kl-divergence --merge --no-binary --no-deps --no-repack --part "
+    "--all --calibration --demo --force-reinstall --hellaswag --intervals --kl-divergence --merge --no-binary --no-deps --no-repack --part "
     "--model_args --report --stock-option --target-bpw --tensor-type --tensor-type-file --whole-only -b -m".split()
 )
 

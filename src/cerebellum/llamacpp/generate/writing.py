@@ -50,7 +50,8 @@ def write(
     sequences: Sequences, vocabulary: Vocabulary, requests: Sequence[Prompt], n_ctx: int
 ) -> Iterator[tuple[int, WrittenText]]:
     """(number, answer), as each ends. Prompts lose their beginning where they and ``max_tokens`` are more than ``n_ctx``."""
-    return (found for found in write_told(sequences, vocabulary, requests, n_ctx) if not isinstance(found, Writing))
+    told = write_told(sequences, vocabulary, requests, n_ctx)
+    return (answer for answer in told if not isinstance(answer, Writing))
 
 
 def write_told(
