@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cerebellum.allocation.damage import Anchor, Slope
 from cerebellum.profiles.belief import Belief, draw, prior
-from cerebellum.profiles.check import MAX_PROBES, Verdict, agreements, judge
+from cerebellum.profiles.check import MAX_PROBES, CarryVerdict, agreements, judge
 from cerebellum.profiles.depth import relative_depth
 from cerebellum.profiles.probes import ENOUGH, kept_share, n_chosen, next_probe
 
@@ -52,7 +52,7 @@ class JudgedRole:
     """What a role's probes say. ``draws`` [m, n]: log sensitivities that they leave possible; ``agreements`` [m]: rank correlation of
     each with the profile carried over; ``kept`` [m]: what the transferred quarter keeps."""
 
-    verdict: Verdict
+    verdict: CarryVerdict
     draws: Floats
     agreements: Floats
     kept: Floats
@@ -63,7 +63,7 @@ class JudgedRole:
 
     @property
     def is_settled(self) -> bool:
-        return not 1.0 - _SETTLED < self.odds < _SETTLED and self.verdict is not Verdict.PARTLY
+        return not 1.0 - _SETTLED < self.odds < _SETTLED and self.verdict is not CarryVerdict.PARTLY
 
 
 @dataclass(frozen=True, slots=True)
