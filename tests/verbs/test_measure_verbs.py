@@ -197,7 +197,7 @@ def test_a_sweep_leaves_a_report_of_its_own(ground: Path) -> None:
     kld = found.sweep.rows[0].contrast.kld
     assert kld and data["sweep"][0]["contrast"]["kld"]["estimate"] == kld.estimate
     page = (ground / "out" / "sweep.md").read_text()
-    assert "1 trials: 1 damages" in page and "sweep.svg" in page and not (ground / "out" / "report.md").exists()
+    assert "1 trial: 1 damages" in page and "sweep.svg" in page and not (ground / "out" / "report.md").exists()
     assert (ground / "out" / "sweep.svg").read_text().startswith("<svg")
 
 

@@ -262,7 +262,9 @@ def as_share(x: Interval) -> Interval:
         return replace(x, low=low, high=high)
 
     def limit(v: float) -> float:
-        return 1.0 / (1.0 + (1.0 - p) / p * _exp((p - v) / (p * (1.0 - p)))) if math.isfinite(v) else v
+        if v == p or not math.isfinite(v):
+            return v
+        return 1.0 / (1.0 + (1.0 - p) / p * _exp((p - v) / (p * (1.0 - p))))
 
     return replace(x, low=limit(x.low), high=limit(x.high))
 
