@@ -84,7 +84,7 @@ def bench(
     from cerebellum import api
     from cerebellum.errors import InputError
     from cerebellum.evals.plain import bench_json
-    from cerebellum.report.bench import bench_grid, short_bench_grid
+    from cerebellum.report.bench import bench_grid
 
     if against is None and fail_on_loss:
         raise InputError("--fail-on-loss is of the comparison with a base: give --against BASE.gguf with it")
@@ -96,6 +96,6 @@ def bench(
     if as_json:
         print_json(bench_json(result))
     else:
-        print_table((bench_grid if wide else short_bench_grid)(result), wide=wide)
+        print_table(bench_grid(result), wide=wide)
     if fail_on_loss:
         result.refuse_loss()
