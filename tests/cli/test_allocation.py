@@ -38,7 +38,7 @@ def printed(ground: Path) -> tuple[str, str]:
 
 def test_the_estimate_comes_first_and_five_lines_after(printed: tuple[str, str]) -> None:
     out, told = printed
-    assert told.index("smallest difference that 4 chunks show") < told.index("quantizing")
+    assert told.index("smallest difference that 4 chunks can show") < told.index("quantizing")
     assert re.search(r"10 trials of 9 tensors", told)
     assert out.startswith("Size: ") and "Verdict: " in out
     assert [line for line in out.splitlines() if len(line) > 80 and " " in line.strip()] == []
@@ -81,5 +81,4 @@ def test_what_would_waste_hours_is_refused_at_once(ground: Path) -> None:
     refused(
         cerebellum(ground, *RUN, "--ladder", "Q2_K,Q4_K_M", "--size", "1MB", "--out", "no"), code, "leave out --size"
     )
-    refused(cerebellum(ground, *RUN[:4], "--role", "ffn_up", "--dry-run", "--out", "no"), code, "of an allocation")
     assert not (ground / "no").exists()
