@@ -162,7 +162,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_no_written_text_holds_anything_hidden(folder: Path) -> None:
     files = [p for p in folder.iterdir() if p.suffix in (".md", ".json", ".svg", ".txt")]
-    assert len(files) == 6
+    assert len(files) >= 5  # the card has its picture as PNG or as SVG
     for path in files:
         text = path.read_bytes().decode("utf-8")
         assert not any(is_hidden(c) for c in text if c != "\n"), path.suffix
