@@ -83,9 +83,8 @@ def test_constraints_hold_and_cost_no_more_than_they_must(problem: tuple[Offers,
 
 def test_fused_tensors_get_one_type() -> None:
     offers = {n: (Offer("Q2_K", 10, c), Offer("Q4_K", 20, 0.1)) for n, c in (("gate", 5.0), ("up", 1.0), ("down", 3.0))}
-    equal = tuple(Constraint({("gate", q): 1.0, ("up", q): -1.0}, 0.0, 0.0) for q in ("Q2_K", "Q4_K"))
     assert solve(offers, 50).types == {"gate": "Q4_K", "up": "Q2_K", "down": "Q4_K"}
-    assert solve(offers, 50, equal).types == {"gate": "Q4_K", "up": "Q4_K", "down": "Q2_K"}
+    assert solve(offers, 50, groups=(("gate", "up"),)).types == {"gate": "Q4_K", "up": "Q4_K", "down": "Q2_K"}
 
 
 def test_a_budget_too_small_says_the_least() -> None:

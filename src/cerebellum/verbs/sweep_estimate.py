@@ -8,27 +8,28 @@ from dataclasses import replace
 
 from cerebellum.allocation.plan import SweepPlan, plan_sweep
 from cerebellum.allocation.policies import POLICIES, check_policy
-from cerebellum.allocation.sizes import file_bytes
 from cerebellum.gguf.overrides import pairs
-from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Sources
+from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
 from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.stats.racing import plan_race
 from cerebellum.stats.verdicts import PRACTICAL_SHARE
-from cerebellum.verbs.allocation.estimate import (
-    NOISE_PASSES,
-    ONE_TENSOR,
-    chunks_to_show,
-    disk_of,
-    notes_of,
-    rows_of,
-    timed,
-)
 from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.base_mix import mix_of
 from cerebellum.verbs.calibration import wants_imatrix
 from cerebellum.verbs.doubts import OWN_REFERENCE, race_doubts, refuse_hopeless
+from cerebellum.verbs.estimating import (
+    NOISE_PASSES,
+    ONE_TENSOR,
+    chunks_to_show,
+    disk_of,
+    memory_of,
+    nominal_base,
+    notes_of,
+    rows_of,
+    time_model,
+)
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.pipeline import (
@@ -37,8 +38,6 @@ from cerebellum.verbs.pipeline import (
     check_writable,
     of_own_reference,
 )
-from cerebellum.verbs.session import count_engines, local_fleet
-from cerebellum.verbs.splits import make_splits
 from cerebellum.verbs.sweep import SweepOptions
 from cerebellum.verbs.validity import LADDER
 
@@ -67,56 +66,37 @@ def estimate_sweep(
     plan = plan_sweep(source, types, sweep.roles, sweep.types, sweep.blocks, has_imatrix=has_imatrix)
     if is_own and choice is not None and not choice.by_perplexity:
         refuse_hopeless(plan, source)
-    local = local_fleet(options, backend, source)
-    n_engines = count_engines(options, local)
-    settings = replace(options.settings, devices=local.settings[0].devices, n_threads=local.settings[0].n_threads)
-    progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
-    engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
-    try:
-        search, report = make_splits(engine, inputs.texts, settings.n_ctx, progress)
-        progress.note(f"estimate: timing a chunk of {settings.n_ctx:,} tokens, twice")
-        seconds, n_vocab = timed(engine, search), engine.n_vocab
-        plan = without_unused(plan, engine)
-    finally:
-        engine.close()
-    splits = (search,) if choice is None else (search, report)
-    counts = chunk_counts(plan, sweep, choice, [len(split.chunks) for split in splits])
-    base = replace(
-        source,
-        tensors=tuple(replace(t, type=types[t.name]) for t in source.tensors),
-        ftype=base_ftype(source, options.base),
-        file_bytes=file_bytes(source, types),
-    )
+    model = time_model(options, inputs, backend, progress)
+    plan = replace(plan, planned=tuple(p for p in plan.planned if p.swap.tensor not in model.unused))
+    base = nominal_base(source, base_ftype(source, options.base), types)
     doubts = [*([OWN_REFERENCE] if is_own else []), *inputs.doubts]
-    doubts += race_doubts(len(search.chunks), sweep.race.seed) if sweep.race else []
-    rows = sum(rows_of(split, split, n_vocab, settings) // 2 for split in splits)
+    doubts += race_doubts(len(model.search.chunks), sweep.race.seed) if sweep.race else []
+    splits = (model.search,) if choice is None else (model.search, model.report)
+    counts = chunk_counts(plan, sweep, choice, [len(split.chunks) for split in splits])
+    passes = sum(counts.values()) - counts["trials"] * (1.0 - one_trial(options.settings.replay_bytes))
+    n_search = len(model.search.chunks)
+    rows = rows_of(splits, model.n_vocab, options.settings)
     return Estimate(
         source.path.name,
         base.ftype or "",
         None,
         len({p.swap.tensor for p in plan.planned}),
         len(plan.planned),
-        len(search.chunks),
-        0 if choice is None else len(report.chunks),
+        n_search,
+        0 if choice is None else len(model.report.chunks),
         round(sum(counts.values())),
-        sum(n * (one_trial(settings.replay_bytes) if what == "trials" else 1.0) for what, n in counts.items()),
-        seconds,
+        passes,
+        model.seconds,
         disk_of(base, 0 if choice is None else base.file_bytes, base.ftype or "", source, rows),
-        source.file_bytes + base.file_bytes + settings.replay_bytes + 2 * LOGITS_BYTES,
+        memory_of(source, base, options.settings.replay_bytes),
         SPREAD,
-        smallest_detectable(SPREAD / math.sqrt(len(search.chunks)), len(search.chunks)),
+        smallest_detectable(SPREAD / math.sqrt(n_search), n_search),
         PRACTICAL_SHARE,
         chunks_to_show(PRACTICAL_SHARE, SPREAD),
         tuple(notes_of(options.n_chunks, doubts, splits)),
         "sweep" if choice is None else "choice",
-        n_engines,
+        model.n_engines,
     )
-
-
-def without_unused(plan: SweepPlan, engine: Engine) -> SweepPlan:
-    """The plan less the tensors that no forward pass reads."""
-    left = tuple(p for p in plan.planned if p.swap.tensor not in engine.unused)
-    return replace(plan, planned=left)
 
 
 def one_trial(replay_bytes: int) -> float:
@@ -150,8 +130,8 @@ def chunk_counts(
     if choice is not None:
         blankets = len({kind for p in plan.planned for kind in p.asked})
         sets = (
-            1 + choice.n_random + blankets + len(POLICIES) - 1
-        )  # the recipe first; the base requantized is the base, mostly
+            choice.n_random + blankets + len(POLICIES)
+        )  # the recipe, and what the other policies would choose, among them
         counts["together"] = float(sets * n_both + 2 * n_chunks[1])  # base and written file on the report text
         counts["ladder"] = float(len(LADDER) * n_search) if choice.by_perplexity else 0.0
     return counts

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
 from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
 from cerebellum.allocation.floor import harmless_types
-from cerebellum.allocation.sizes import file_bytes, target_bytes
+from cerebellum.allocation.sizes import target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
-from cerebellum.figures import counted
 from cerebellum.gguf.types import TYPES
-from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
+from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
 from cerebellum.stats.intervals import smallest_detectable
@@ -29,26 +26,27 @@ from cerebellum.verbs.allocation.run import checked_budget, own_reference_doubts
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import important
 from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.estimating import (
+    NOISE_PASSES,
+    ONE_TENSOR,
+    chunks_to_show,
+    disk_of,
+    memory_of,
+    nominal_base,
+    notes_of,
+    rows_of,
+    time_model,
+)
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
-from cerebellum.verbs.session import count_engines, local_fleet
-from cerebellum.verbs.splits import make_splits
 
 #: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
 #: far 0.06 to 0.15 (recipes at equal bytes, 128 to 256 scored tokens a chunk).
 SPREAD = 0.2
 #: A difference between files worth showing, as a share of the stock file's KL divergence.
 USEFUL = 0.05
-#: Under so many chunks only large differences can be shown.
-FEW_CHUNKS = 8
-#: Whole passes that a trial of one tensor is worth: it begins at its block.
-ONE_TENSOR = 0.55
 #: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text.
 CANDIDATES, REPORTED = 6, 10
-#: Passes of the noise floor: changes by files by chunks.
-NOISE_PASSES = 20
-#: Bytes a scored token that the reference's rows take, where not all words are kept.
-ROW_BYTES = 2048
 
 
 def estimate_allocation(
@@ -66,19 +64,9 @@ def estimate_allocation(
     makes = wants_imatrix(replace(options, base=ftype), named, backend)
     table = nominal_table(source, ftype, types, allocation, inputs, makes_imatrix=makes)
     refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
-    local = local_fleet(options, backend, source)
-    n_engines = count_engines(options, local)
-    settings = replace(options.settings, devices=local.settings[0].devices, n_threads=local.settings[0].n_threads)
-    progress.note(f"estimate: opening {source.path.name}, cutting the texts into chunks")
-    engine = backend.open(source.path, settings, Sources(source.path, options.imatrix))
-    try:
-        search, report = make_splits(engine, inputs.texts, options.settings.n_ctx, progress)
-        table = nominal_table(source, ftype, types, allocation, inputs, engine.unused, makes)
-        progress.note(f"estimate: timing a chunk of {options.settings.n_ctx:,} tokens, twice")
-        seconds = timed(engine, search)
-        n_vocab = engine.n_vocab
-    finally:
-        engine.close()
+    model = time_model(options, inputs, backend, progress)
+    search, report, seconds, n_engines = model.search, model.report, model.seconds, model.n_engines
+    table = nominal_table(source, ftype, types, allocation, inputs, model.unused, makes)
     limit = target_bytes(allocation.target, table.base)
     budget = checked_budget(table, limit)
     refuse_own_reference(table, inputs, limit)
@@ -99,8 +87,8 @@ def estimate_allocation(
         (counts["anchors"] + counts["steps"]) * ONE_TENSOR
         + sum(counts[n] for n in ("judging", "recipes", "reference")),
         seconds,
-        disk_of(table.base, limit, ftype, source, rows_of(search, report, n_vocab, options.settings)),
-        source.file_bytes + table.base.file_bytes + options.settings.replay_bytes + 2 * LOGITS_BYTES,
+        disk_of(table.base, limit, ftype, source, rows_of((search, report), model.n_vocab, options.settings)),
+        memory_of(source, table.base, options.settings.replay_bytes),
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
         USEFUL,
@@ -132,9 +120,8 @@ def nominal_table(
     makes_imatrix: bool = False,
 ) -> Table:
     """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
-    tensors = tuple(replace(t, type=types[t.name]) for t in source.tensors)
-    base = replace(source, tensors=tensors, ftype=ftype, file_bytes=file_bytes(source, types))
-    known = frozenset(t.name for t in tensors) if makes_imatrix else important(inputs.imatrix, source)
+    base = nominal_base(source, ftype, types)
+    known = frozenset(t.name for t in base.tensors) if makes_imatrix else important(inputs.imatrix, source)
     kinds_of = candidate_types(source, base.types, allocation.rules, known, unused)
     source_types = source.types
 
@@ -175,45 +162,3 @@ def chunk_counts(
         "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * min(SHUFFLE_CHUNKS, n_report),
         "reference": n_search + n_report + NOISE_PASSES,
     }
-
-
-def timed(engine: Engine, split: Split) -> float:
-    """Seconds of a whole pass over a chunk: the quickest of two, the first of which compiles."""
-    seconds = math.inf
-    for chunk in split.chunks[:2]:
-        start = time.monotonic()
-        for _ in engine.score((), [split.corpus.chunk(chunk)], label="timed chunk"):
-            seconds = min(seconds, time.monotonic() - start)
-    return seconds
-
-
-def rows_of(search: Split, report: Split, n_vocab: int, settings: Settings) -> int:
-    """Bytes of the reference's rows."""
-    width = 2 * n_vocab if settings.exact_reference else min(ROW_BYTES, 4 * n_vocab)
-    scored = sum(int(split.corpus.chunk(c).wanted().sum()) for split in (search, report) for c in split.chunks)
-    return scored * width
-
-
-def disk_of(base: Model, limit: int, ftype: str, source: Model, rows: int) -> int:
-    """Bytes that the folder grows by: the base, the recipe, the reference's rows."""
-    is_own_base = source.is_quantized and source.ftype == ftype
-    return (0 if is_own_base else base.file_bytes) + limit + rows
-
-
-def chunks_to_show(share: float, spread: float) -> int:
-    """Chunks that show a change of such a share four times in five, where chunks differ by ``spread``."""
-    return next(n for n in itertools.count(2) if smallest_detectable(spread / math.sqrt(n), n) <= share)
-
-
-def notes_of(asked: int | None, doubts: Sequence[str], splits: Sequence[Split]) -> list[str]:
-    """What should be known before hours are spent. ``asked``: chunks of each text."""
-    notes, n = list(doubts), min(len(split.chunks) for split in splits)
-    for split in splits:
-        if asked is not None and len(split.chunks) < asked:
-            notes.append(
-                f"the {split.name} text has only {counted(len(split.chunks), 'chunk')} for it, not {asked}: a longer text shows smaller "
-                "differences"
-            )
-    if n < FEW_CHUNKS:
-        notes.append(f"{counted(n, 'chunk')} can show only large differences: give a longer text, or a smaller --ctx")
-    return notes
