@@ -44,8 +44,7 @@ BLOCKS = {
         (f"cerebellum inspect {MODEL}",), (MODEL, "role ", "token_embd", "attn_q ", "ffn_gate", "per_layer_token_embd")
     ),
     "estimate": Block((*RUN[:1], f"{RUN[1]} --dry-run"), ("",)),
-    "run": Block(RUN, ("Size", "KL divergence:", "As good", "Verdict", "Next")),
-    "controls": Block((), ("set  ", "stock", "recipe", "weight error alone", "uniform"), prints="run"),
+    "run": Block(RUN, ()),  # its five lines and its controls are those of the demo (`tools.demo`)
     "types": Block(
         (), ("Types by role", "role  ", "attn_q ", "ffn_gate", "per_layer_token_embd", "proj"), prints="run"
     ),
@@ -63,7 +62,7 @@ BLOCKS = {
         ),
         (
             "Distance",
-            "      ",
+            f"{'':27}base-",
             "size",
             "PPL ",
             "KLD mean",
@@ -108,6 +107,8 @@ def output_of(block: Block, folder: Path) -> list[str]:
 def with_blocks(page: str, printed: Mapping[str, list[str]]) -> str:
     """The page with each block as it is printed. Raises `ValueError` where its markers are missing."""
     for name, block in BLOCKS.items():
+        if not block.shown:
+            continue
         lines = ["```text", *command_lines(block), *shown_lines(printed[block.prints or name], block.shown), "```"]
         page = between(page, "\n".join(lines), f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
     return page

@@ -11,7 +11,7 @@ import click
 import pytest
 
 from cerebellum import api
-from tools import demo, docs
+from tools import demo, docs, tutorial
 
 ROOT = Path(__file__).resolve().parents[2]
 MANUAL = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -31,14 +31,26 @@ def test_the_demos_pages_follow_its_stored_figures() -> None:
     readme = (ROOT / demo.README).read_text(encoding="utf-8")
     assert (ROOT / demo.PAGE).read_text(encoding="utf-8") == demo.page(figures), again
     assert demo.with_block(readme, figures) == readme, again
-    tutorial = (ROOT / demo.TUTORIAL).read_text(encoding="utf-8")
-    assert demo.with_outputs(tutorial, figures) == tutorial, again
+    lesson = (ROOT / demo.TUTORIAL).read_text(encoding="utf-8")
+    assert demo.with_outputs(lesson, figures) == lesson, again
     assert all(len(line) <= demo.COLUMNS for line in [*demo.five_lines(figures), *demo.controls(figures)])
     table = [line for line in demo.block(figures).splitlines() if line.startswith("|")]
     assert {line.count("|") - 1 for line in table} == {5}
     sets = {one["name"]: one["kld"]["estimate"] for one in figures["sets"]}
     assert sets["recipe"] / sets["base"] == pytest.approx(figures["ratio"]["estimate"], rel=1e-6)
     assert figures["file"]["bytes"] <= figures["target"]["limit_bytes"]
+
+
+def test_the_tutorial_shows_what_its_commands_print() -> None:
+    page = (ROOT / tutorial.PAGE).read_text(encoding="utf-8")
+    printed = json.loads((ROOT / tutorial.JSON).read_text(encoding="utf-8"))
+    assert tutorial.with_blocks(page, printed) == page, "run: python -m tools.docs --tutorial FOLDER"
+    shown = [
+        line
+        for name, block in tutorial.BLOCKS.items()
+        for line in tutorial.shown_lines(printed[block.prints or name], block.shown)
+    ]
+    assert len([line for line in shown if line != "…"]) > 50
 
 
 def test_a_folder_without_a_demo_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
