@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ class CachedBackend:
     def __init__(self) -> None:
         self._real = LlamaBackend()
         self._folder = tempfile.TemporaryDirectory(prefix="cached-")
+        atexit.register(self._folder.cleanup)  # before the interpreter's end finds it open and warns
         self._types: dict[object, Mapping[str, str]] = {}
         self._files: dict[object, Path] = {}
         self._id = ""

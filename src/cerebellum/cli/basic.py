@@ -42,12 +42,12 @@ def inspect(model: Path, as_json: bool) -> None:
         from cerebellum.hub.remote import inspect_remote
 
         remote = inspect_remote(str(model))
-    found = model_file.read_model(model) if remote is None else remote.model
+    header = model_file.read_model(model) if remote is None else remote.model
     if as_json:
         fetched = {} if remote is None else {"fetched_bytes": remote.n_fetched, "requests": remote.n_requests}
-        print_json({**describe(found), **fetched})
+        print_json({**describe(header), **fetched})
         return
-    for table in tables(found):
+    for table in tables(header):
         print_drawn(stdout_console(), table)
     if remote is not None:
         print(remote.summary())

@@ -86,16 +86,18 @@ def compare(
         print_folded(f"report: {out / 'report.html'}, {out / 'report.md'}")
 
 
-def show_comparison(found: FileComparison, *, pairs: bool, wide: bool) -> None:
+def show_comparison(comparison: FileComparison, *, pairs: bool, wide: bool) -> None:
     """Tables within 80 columns, or ``wide`` with every figure."""
     from cerebellum.report import comparison as tables
     from cerebellum.report.divergence import pairs_grid
     from cerebellum.report.short_names import short_names
 
-    grids = [tables.whole_grid(found)] if wide else [tables.short_grid(found), tables.tail_grid(found)]
-    grids += [tables.speed_grid(found, short=not wide)] if found.facts else []
-    names = [file.measured.name for file in found.files]
-    grids += [pairs_grid(found.measurement, names if wide else short_names(names))] if pairs and len(names) > 1 else []
-    grids += [tables.types_grid(found)] if wide else []
+    grids = [tables.whole_grid(comparison)] if wide else [tables.short_grid(comparison), tables.tail_grid(comparison)]
+    grids += [tables.speed_grid(comparison, short=not wide)] if comparison.facts else []
+    names = [file.measured.name for file in comparison.files]
+    grids += (
+        [pairs_grid(comparison.measurement, names if wide else short_names(names))] if pairs and len(names) > 1 else []
+    )
+    grids += [tables.types_grid(comparison)] if wide else []
     for grid in grids:
         (print_grid if wide else print_narrow)(grid)

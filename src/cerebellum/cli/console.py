@@ -210,8 +210,8 @@ def print_columns(cells: Sequence[Sequence[str]], least: Sequence[int], width: i
     """A head and rows side by side. Where that is wider than ``width``, the widest column gives way, down to its longest piece."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     while sum(widths) + GAP * (len(widths) - 1) > width:
-        place = max((w > few, w, -at) for at, (w, few) in enumerate(zip(widths, least, strict=True)))[2]
-        widths[-place] -= 1
+        widest = -max((w > few, w, -at) for at, (w, few) in enumerate(zip(widths, least, strict=True)))[2]
+        widths[widest] -= 1
     for row in cells:
         wrapped = [wrapped_cell(cell, room, pieces) for cell, room in zip(row, widths, strict=True)]
         for lines in itertools.zip_longest(*wrapped, fillvalue=""):

@@ -104,10 +104,10 @@ def fit(
     from cerebellum.verbs.fit import fit_model
 
     use = ContextUse(n_ctx or 0, type_k.upper(), type_v.upper(), n_gpu_layers, not no_flash_attention, n_ubatch)
-    found = fit_model(model, limit_of(vram, margin), use, None if no_check else LlamaBackend().memory)
+    fitted = fit_model(model, limit_of(vram, margin), use, None if no_check else LlamaBackend().memory)
     if as_json:
-        print_json(fit_json(found))
+        print_json(fit_json(fitted))
         return
-    print_narrow(fit_grid(found))
-    for line in fit_lines(found):
+    print_narrow(fit_grid(fitted))
+    for line in fit_lines(fitted):
         print_folded(f"  {line}", indent="    ")

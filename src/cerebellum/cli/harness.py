@@ -59,8 +59,8 @@ def lm_eval(arguments: tuple[str, ...]) -> None:
         try:
             cli_evaluate()
         except Exception as error:
-            if said := in_words(error, tasks_of(arguments), why):
-                raise InputError(said) from error
+            if words := in_words(error, tasks_of(arguments), why):
+                raise InputError(words) from error
             raise
 
 

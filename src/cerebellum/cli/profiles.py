@@ -39,11 +39,11 @@ def transfer_check(old: Path, new: Path, roles: tuple[str, ...], kind: str | Non
     from cerebellum.report.transfer import transfer_grid, transfer_json
     from cerebellum.verbs.transfer_check import check_transfer
 
-    found = check_transfer(old, new, roles, kind)
+    checked = check_transfer(old, new, roles, kind)
     if as_json:
-        print_json(transfer_json(found))
+        print_json(transfer_json(checked))
     else:
-        print_narrow(transfer_grid(found))
+        print_narrow(transfer_grid(checked))
 
 
 @click.group()
@@ -65,12 +65,12 @@ def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -
     from cerebellum.report.profile import profile_grid, profile_json
     from cerebellum.verbs.transfer_check import chosen_profiles, read_table
 
-    found = read_table(table)
-    name, chosen = chosen_profiles(found, roles, kind)
+    profiles = read_table(table)
+    name, chosen = chosen_profiles(profiles, roles, kind)
     if as_json:
-        print_json(profile_json(found, name, chosen))
+        print_json(profile_json(profiles, name, chosen))
     else:
-        print_grid(profile_grid(found, name, chosen))
+        print_grid(profile_grid(profiles, name, chosen))
 
 
 @profile.command("map")

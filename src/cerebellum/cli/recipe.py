@@ -37,11 +37,11 @@ def show(recipe: Path, as_json: bool, wide: bool) -> None:
     from cerebellum.report.recipe import recipe_grid, recipe_json
     from cerebellum.verbs.recipe import read_recipe
 
-    found = read_recipe(recipe)
+    read = read_recipe(recipe)
     if as_json:
-        print_json(recipe_json(found))
+        print_json(recipe_json(read))
     else:
-        print_table(recipe_grid(found, recipe.name), wide=wide)
+        print_table(recipe_grid(read, recipe.name), wide=wide)
 
 
 @recipe.command()
@@ -61,15 +61,15 @@ def lint(recipe: Path, model: Path, base: str | None, imatrix: Path | None, as_j
     from cerebellum.report.recipe import lint_grid, lint_json, lint_lines
     from cerebellum.verbs.recipe import lint_file
 
-    found = lint_file(LlamaBackend(), recipe, model, base, imatrix)
+    linted = lint_file(LlamaBackend(), recipe, model, base, imatrix)
     if as_json:
-        print_json(lint_json(found))
+        print_json(lint_json(linted))
     elif wide:
-        print_grid(lint_grid(found))
+        print_grid(lint_grid(linted))
     else:
-        for line in lint_lines(found):
+        for line in lint_lines(linted):
             print_folded(line)
-    if found.errors:
+    if linted.errors:
         sys.exit(InputError.exit_code)
 
 
@@ -120,11 +120,11 @@ def apply(
 
     refuse_output(out, (recipe, model, imatrix), force)
     backend, limit = LlamaBackend(), split_limit(split_max_size, split_max_tensors)
-    found = lint_file(backend, recipe, model, base, imatrix)
-    for finding in found.findings:
+    linted = lint_file(backend, recipe, model, base, imatrix)
+    for finding in linted.findings:
         if finding.level is Level.WARNING:
             print(f"cerebellum: warning: {finding.message}", file=sys.stderr)
-    result = apply_recipe(backend, found, out, imatrix, force, limit)
+    result = apply_recipe(backend, linted, out, imatrix, force, limit)
     if as_json:
         print_json(result.as_json())
     else:
@@ -171,10 +171,10 @@ def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | 
     _check(out)
     backend = LlamaBackend()
     if source.is_dir():
-        found = import_study(backend, source, model, imatrix)
+        imported = import_study(backend, source, model, imatrix)
     else:
-        found = import_recipe(backend, source, model, base, imatrix)
-    _write(format_recipe(found), out)
+        imported = import_recipe(backend, source, model, base, imatrix)
+    _write(format_recipe(imported), out)
 
 
 def _check(out: Path | None) -> None:

@@ -382,14 +382,14 @@ def told_estimate(
     return dry_run
 
 
-def show_part(part: Part, as_json: bool) -> None:
+def show_part(shard: Part, as_json: bool) -> None:
     """What was measured, what is lacking, how to go on."""
     from cerebellum.report.part import part_json, part_lines
 
     if as_json:
-        print_json(part_json(part))
+        print_json(part_json(shard))
         return
-    for line in part_lines(part):
+    for line in part_lines(shard):
         print_folded(line)
 
 

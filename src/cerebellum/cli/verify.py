@@ -44,10 +44,10 @@ def verify(
     from cerebellum.report.verify import verify_grid, verify_json
     from cerebellum.verbs.verify import verify_file
 
-    found = verify_file(LlamaBackend(), file, source, study, imatrix, base)
+    verified = verify_file(LlamaBackend(), file, source, study, imatrix, base)
     if as_json:
-        print_json(verify_json(found))
+        print_json(verify_json(verified))
     else:
-        print_table(verify_grid(found), wide=wide)
-    if found.failed:
+        print_table(verify_grid(verified), wide=wide)
+    if verified.failed:
         sys.exit(ProofError.exit_code)

@@ -87,8 +87,10 @@ def mean_cell(result: Allocation) -> str:
 
 def equal_cell(result: Allocation) -> str:
     """The bytes of a stock file as good."""
-    found = result.controls.equivalent.n_bytes
-    return "none" if found is None else f"{megabytes(found)} {100 * (found / result.written.file_bytes - 1):+.0f} %"
+    n_bytes = result.controls.equivalent.n_bytes
+    return (
+        "none" if n_bytes is None else f"{megabytes(n_bytes)} {100 * (n_bytes / result.written.file_bytes - 1):+.0f} %"
+    )
 
 
 def missed_lines(ladder: AllocationLadder) -> list[str]:

@@ -126,16 +126,16 @@ def equivalent_line(result: Allocation) -> str:
     return as_good_as(controls.equivalent, controls.ladder, own_mean(result), result.written.file_bytes)
 
 
-def as_good_as(found: Equivalent, rungs: Sequence[StockRung], mean: Interval | None, file_bytes: int) -> str:
+def as_good_as(equivalent: Equivalent, rungs: Sequence[StockRung], mean: Interval | None, file_bytes: int) -> str:
     """The stock file that is as good as one of ``file_bytes`` and this mean KL divergence."""
-    if found.n_bytes is None:
+    if equivalent.n_bytes is None:
         return beyond_line(rungs, mean)
-    low, high = (f"{x / 1e6:,.2f}" if x is not None else "?" for x in (found.low, found.high))
-    more = 100.0 * (found.n_bytes / file_bytes - 1.0)
+    low, high = (f"{x / 1e6:,.2f}" if x is not None else "?" for x in (equivalent.low, equivalent.high))
+    more = 100.0 * (equivalent.n_bytes / file_bytes - 1.0)
     word = "larger" if more >= 0.0 else "smaller"
     return (
-        f"As good as: a stock file of {megabytes(found.n_bytes)} [{low}, {high}], which is {abs(more):.0f} % {word} (interpolated between "
-        "stock files)."
+        f"As good as: a stock file of {megabytes(equivalent.n_bytes)} [{low}, {high}], which is {abs(more):.0f} % {word} "
+        "(interpolated between stock files)."
     )
 
 
@@ -166,8 +166,8 @@ def weight_error_line(result: Allocation) -> str:
 
 def shuffled_line(result: Allocation) -> str:
     """What the shuffled compositions say."""
-    found = result.controls.shuffled
-    if not found.others:
+    shuffled = result.controls.shuffled
+    if not shuffled.others:
         lost = any(failure.label.startswith("shuffled") for failure in result.controls.failed)
         why = (
             "none of them can be measured"
@@ -175,14 +175,16 @@ def shuffled_line(result: Allocation) -> str:
             else "none was asked for, or no role has two tensors of different types"
         )
         return f"No shuffled controls: {why}."
-    low, high = min(found.others), max(found.others)
-    p = (1 + len(found.others) - found.n_worse) / (1 + len(found.others))
+    low, high = min(shuffled.others), max(shuffled.others)
+    p = (1 + len(shuffled.others) - shuffled.n_worse) / (1 + len(shuffled.others))
     return (
-        f"The same types shuffled within their roles: {found.n_worse} of {len(found.others)} are worse than the recipe (p = {p:.2g}), at "
+        f"The same types shuffled within their roles: {shuffled.n_worse} of {len(shuffled.others)} are worse than the recipe "
+        f"(p = {p:.2g}), at "
         + (
-            f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {found.recipe:.2f} ({found.n_chunks} chunks)."
-            if found.of_stock
-            else f"{low:.2f} to {high:.2f} of the recipe's KL divergence ({found.n_chunks} chunks)."
+            f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {shuffled.recipe:.2f} "
+            f"({shuffled.n_chunks} chunks)."
+            if shuffled.of_stock
+            else f"{low:.2f} to {high:.2f} of the recipe's KL divergence ({shuffled.n_chunks} chunks)."
         )
     )
 

@@ -93,19 +93,19 @@ def recipes_picture(recipes: Sequence[Recipe], note: str) -> str:
     tried = [t for t in recipes if t.predicted > 0.0 and t.measured > 0.0]
     values = [v * MILLI for t in tried for v in (t.predicted, t.measured)] or [1.0]
     axis = log_ticks(min(values), max(values))
-    place = log_place(axis, 90.0, 430.0)
+    across = log_place(axis, 90.0, 430.0)
     up = log_place(axis, 400.0, 60.0)
     body = [text(12, 20, "Predicted and measured KL divergence of whole recipes", bold=True, size=13)]
     for value in axis:
-        body.append(line(place(value), 60, place(value), 400, "#e3e3e3"))
+        body.append(line(across(value), 60, across(value), 400, "#e3e3e3"))
         body.append(line(90, up(value), 430, up(value), "#e3e3e3"))
-        body.append(text(place(value), 418, f"{value:g}", anchor="middle", fill=QUIET, size=10))
+        body.append(text(across(value), 418, f"{value:g}", anchor="middle", fill=QUIET, size=10))
         body.append(text(84, up(value) + 4, f"{value:g}", anchor="end", fill=QUIET, size=10))
-    body.append(line(place(axis[0]), up(axis[0]), place(axis[-1]), up(axis[-1]), QUIET, 1.2, "5 4"))
+    body.append(line(across(axis[0]), up(axis[0]), across(axis[-1]), up(axis[-1]), QUIET, 1.2, "5 4"))
     body.append(text(260, 438, "predicted, thousandths of a nat a token", anchor="middle"))
     body.append(text(12, 48, "measured", fill="#222"))
     for i, one in enumerate(sorted(tried, key=lambda t: -t.measured), start=1):
-        x, y = place(one.predicted * MILLI), up(one.measured * MILLI)
+        x, y = across(one.predicted * MILLI), up(one.measured * MILLI)
         mark, colour = (circle, OURS) if one.kept else (square, STOCK)
         for at in ((x, y), (456.0, 62.0 + 22 * i)):
             body.append(mark(*at, colour, 8.0))

@@ -163,7 +163,7 @@ def _how_many(task: TaskResult) -> str:
 
 def bench_lines(result: BenchResult) -> list[str]:
     """What was found in sentences: each gate with its numbers, what was spoiled, and the word over all."""
-    lines = [f"Warning: {said}" for said in result.facts.get("warnings", ())]
+    lines = [f"Warning: {warning}" for warning in result.facts.get("warnings", ())]
     for task in result.tasks:
         lines += _more_draws(task)
         for pair in task.pairs:
@@ -194,8 +194,8 @@ def _spoiled(task: TaskResult, score: Score) -> list[str]:
         return [f"{task.name}, {score.role}: unusable, {score.unusable}."]
     lines = []
     if score.spoiled.counts:
-        said = ", ".join(f"{name}: {n}" for name, n in score.spoiled.counts.items())
-        lines.append(f"{task.name}, {score.role}: of {score.n} items {said}.")
+        problems = ", ".join(f"{name}: {n}" for name, n in score.spoiled.counts.items())
+        lines.append(f"{task.name}, {score.role}: of {score.n} items {problems}.")
     chance = task.facts.get("chance")
     if chance and score.interval is not None and not score.interval.excludes(chance):
         lines.append(

@@ -151,11 +151,11 @@ def reproduce_section(written: Written) -> list[str]:
 
 def hardware_section(result: Found) -> list[str]:
     """What it was measured on and with."""
-    said = result.facts.get("hardware")
+    hardware = result.facts.get("hardware")
     return [
         "## On what",
         "",
-        *([f"* hardware: {markdown(said)}"] if said else []),
+        *([f"* hardware: {markdown(hardware)}"] if hardware else []),
         *on_what(result, public=True),
         "",
         f"Made with cerebellum {__version__}.",

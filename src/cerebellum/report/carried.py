@@ -16,40 +16,40 @@ _PROBES = ("tensor", "type", "predicted", "measured", "")
 
 def transfer_lines(result: Allocation) -> list[str]:
     """The verdict and the trials saved; nothing where nothing was taken over."""
-    found = result.transferred
-    if found is None:
+    transferred = result.transferred
+    if transferred is None:
         return []
-    hits, n = sum(p.is_hit for p in found.probes), len(found.probes)
+    hits, n = sum(p.is_hit for p in transferred.probes), len(transferred.probes)
     return [
-        f"Transfer from {found.origin}: {found.verdict}. Agreement {found.agreement:.2f} [{found.low:.2f}, {found.high:.2f}]; {hits} "
-        f"of {n} probes are hits.",
-        saved_line(found),
+        f"Transfer from {transferred.origin}: {transferred.verdict}. Agreement {transferred.agreement:.2f} "
+        f"[{transferred.low:.2f}, {transferred.high:.2f}]; {hits} of {n} probes are hits.",
+        saved_line(transferred),
     ]
 
 
-def saved_line(found: Transferred) -> str:
+def saved_line(transferred: Transferred) -> str:
     """Trials made and saved."""
-    share = 100.0 * found.n_saved / found.n_full if found.n_full else 0.0
+    share = 100.0 * transferred.n_saved / transferred.n_full if transferred.n_full else 0.0
     return (
-        f"Trials: {found.n_measured} tensors measured where full anchors begin with {found.n_full}: {found.n_saved} saved "
-        f"({share:.0f} %)."
+        f"Trials: {transferred.n_measured} tensors measured where full anchors begin with {transferred.n_full}: "
+        f"{transferred.n_saved} saved ({share:.0f} %)."
     )
 
 
 def roles_grid(result: Allocation) -> Grid:
     """A row a role."""
-    found = result.transferred
-    assert found is not None
-    rows = tuple(_row(r) for r in found.roles)
+    transferred = result.transferred
+    assert transferred is not None
+    rows = tuple(_row(r) for r in transferred.roles)
     notes = (
         measured_on(result.facts, "search"),
-        f"{found.origin} ({found.form}): family {found.families[0] or 'unknown'}, {found.blocks[0]} blocks; this model: "
-        f"{found.families[1]}, {found.blocks[1]} blocks. Mapped by relative depth, role by role.",
+        f"{transferred.origin} ({transferred.form}): family {transferred.families[0] or 'unknown'}, {transferred.blocks[0]} blocks; "
+        f"this model: {transferred.families[1]}, {transferred.blocks[1]} blocks. Mapped by relative depth, role by role.",
         "Agreement: rank correlation of the profile carried over with this model's own, as far as probes tell, with its 90 % interval. "
         "Holds: the quarter that the profile calls least sensitive keeps 80 % of what the best quarter would (odds above 0.65).",
         "Hits: probes within a factor of two of what the profile, at the level of the role's other probes, predicts.",
         "Roles that don't hold were measured whole. Predictions that hold count where nothing was measured.",
-        *(f"{role}: {why}, so it was measured whole." for role, why in found.whole.items()),
+        *(f"{role}: {why}, so it was measured whole." for role, why in transferred.whole.items()),
     )
     return Grid("Taken over from another model", _ROLES, rows, notes)
 
@@ -67,7 +67,7 @@ def _row(r: RoleTransfer) -> tuple[str, ...]:
 
 def probes_grid(result: Allocation) -> Grid:
     """Each probe beside its prediction."""
-    found = result.transferred
+    transferred = result.transferred
     rows = tuple(
         (
             p.tensor,
@@ -76,7 +76,7 @@ def probes_grid(result: Allocation) -> Grid:
             f"{p.measured * MILLI:.4f} ± {p.std_error * MILLI:.4f}",
             "hit" if p.is_hit else "miss",
         )
-        for p in (found.probes if found else ())
+        for p in (transferred.probes if transferred else ())
     )
     notes = ("Mean KL divergence from the source with that one tensor changed, thousandths of a nat a token.",)
     return Grid("Probes", _PROBES, rows, notes)
@@ -84,23 +84,27 @@ def probes_grid(result: Allocation) -> Grid:
 
 def transfer_json(result: Allocation) -> dict[str, Any] | None:
     """As plain data; None where nothing was taken over."""
-    found = result.transferred
-    if found is None:
+    transferred = result.transferred
+    if transferred is None:
         return None
     return {
         "from": {
-            "name": found.origin,
-            "form": found.form,
-            "architecture": found.families[0],
-            "blocks": found.blocks[0],
+            "name": transferred.origin,
+            "form": transferred.form,
+            "architecture": transferred.families[0],
+            "blocks": transferred.blocks[0],
         },
-        "to": {"architecture": found.families[1], "blocks": found.blocks[1]},
-        "verdict": str(found.verdict),
-        "agreement": found.agreement,
-        "agreement_interval": [found.low, found.high],
-        "trials": {"full_anchors": found.n_full, "measured": found.n_measured, "saved": found.n_saved},
-        "roles": {r.role: _role_json(r) for r in found.roles},
-        "measured_whole": dict(found.whole),
+        "to": {"architecture": transferred.families[1], "blocks": transferred.blocks[1]},
+        "verdict": str(transferred.verdict),
+        "agreement": transferred.agreement,
+        "agreement_interval": [transferred.low, transferred.high],
+        "trials": {
+            "full_anchors": transferred.n_full,
+            "measured": transferred.n_measured,
+            "saved": transferred.n_saved,
+        },
+        "roles": {r.role: _role_json(r) for r in transferred.roles},
+        "measured_whole": dict(transferred.whole),
     }
 
 

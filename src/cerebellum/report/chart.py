@@ -82,9 +82,9 @@ def marks_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
         _axis(axis, height - 40, unit),
         f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(printable(note))}</text>',
     ]
-    for place, mark in enumerate(marks):
+    for i, mark in enumerate(marks):
         xs = [_x(v, axis) for v in mark.value]
-        body.append(_row(TOP + ROW * (place + 0.5), mark.label, mark.word, xs, mark.chosen))
+        body.append(_row(TOP + ROW * (i + 0.5), mark.label, mark.word, xs, mark.chosen))
     return _whole(height, body)
 
 
@@ -118,8 +118,8 @@ def strips_chart(marks: Sequence[Mark], by_kld: bool, note: str) -> str:
         f'<text x="12" y="{height - 30}" font-size="9" fill="#555">{len(marks)} trials, a row for each role and type{left}</text>',
         f'<text x="12" y="{height - 14}" font-size="9" fill="#555">{escape(printable(note))}</text>',
     ]
-    for place, group in enumerate(shown):
-        body.append(_strip(TOP + ROW * (place + 0.5), group, groups[group], axis))
+    for i, group in enumerate(shown):
+        body.append(_strip(TOP + ROW * (i + 0.5), group, groups[group], axis))
     return _whole(height, body)
 
 

@@ -200,13 +200,13 @@ def _ground(result: FileComparison) -> list[str]:
     """On what."""
     measurement = result.measurement
     facts, reference = measurement.facts, measurement.facts["reference"]
-    own = exp_nll(measurement.reference_nll.estimate)
+    reference_ppl = exp_nll(measurement.reference_nll.estimate)
     notes = [
         f"Text {chunks_of(facts['text'])}{batches_of(facts)}.",
-        f"Reference {reference['file']} ({rows_of(reference)}); its own perplexity there is {own:.4f}.",
+        f"Reference {reference['file']} ({rows_of(reference)}); its own perplexity there is {reference_ppl:.4f}.",
         "Brackets: 95 % intervals over chunks. KLD in thousandths of a nat a token.",
     ]
-    notes += [f"Warning: {said}" for said in facts.get("warnings", ())]
+    notes += [f"Warning: {warning}" for warning in facts.get("warnings", ())]
     return notes + draw_note(file.measured.summary for file in result.files)
 
 
@@ -252,15 +252,15 @@ def _sentence(worth: str) -> str:
 
 def comparison_json(result: FileComparison, command: Sequence[str] = ()) -> dict[str, Any]:
     """All of it; ``command``: what made it."""
-    found = measurement_json(result.measurement)
-    found = found if "files" in found else {"files": [found], "pairs": [], "facts": found.pop("facts")}
-    for entry, file in zip(found["files"], result.files, strict=True):
+    measured = measurement_json(result.measurement)
+    measured = measured if "files" in measured else {"files": [measured], "pairs": [], "facts": measured.pop("facts")}
+    for entry, file in zip(measured["files"], result.files, strict=True):
         entry["types"] = as_json(file.types)
         entry["speed"] = None if file.speed is None else _speed_json(file.speed)
     about = {"version": __version__, "verdict": front_lines(result)}
     commands = {"cerebellum": shell_line(command) if command else None}
     return {
-        "format": FORMAT, "kind": "comparison", **about, "commands": commands, **found, "speed": result.facts or None,
+        "format": FORMAT, "kind": "comparison", **about, "commands": commands, **measured, "speed": result.facts or None,
     }  # fmt: skip
 
 

@@ -38,14 +38,14 @@ def measurement_grid(measurement: Measurement) -> Grid:
     rows = tuple((name, *(column[name] for column in cells)) for name in cells[0])
     facts = measurement.facts
     text, reference = facts["text"], facts["reference"]
-    own = measurement.reference_nll
+    reference_nll = measurement.reference_nll
     notes = [
         f"Text {chunks_of(text)}{batches_of(measurement.facts)}.",
-        f"Reference {reference['file']} ({rows_of(reference)}); its own perplexity there is {exp_nll(own.estimate):.4f}.",
+        f"Reference {reference['file']} ({rows_of(reference)}); its own perplexity there is {exp_nll(reference_nll.estimate):.4f}.",
         "Brackets: 95 % intervals over chunks. ±: one standard error over tokens (llama-perplexity's). "
         "KLD in thousandths of a nat a token.",
     ]
-    notes += [f"Warning: {said}" for said in facts.get("warnings", ())]
+    notes += [f"Warning: {warning}" for warning in facts.get("warnings", ())]
     for measured in measurement.files:
         if measured.from_first is not None:
             notes.append(f"{measured.name} against {measurement.files[0].name}: {measured.from_first.judgement.verdict}. "
@@ -64,7 +64,7 @@ def measurement_grid(measurement: Measurement) -> Grid:
 
 def _cells(measured: Measured) -> dict[str, str]:
     summary = measured.summary
-    found = {
+    cells = {
         "size": f"{measured.file_bytes / 1e6:,.2f} MB, {measured.bits_per_weight:.2f} bits a weight",
         "PPL": perplexity_cell(summary),
         "PPL from the reference's, %": with_limits(percent_change(measured.log_ratio)),
@@ -74,14 +74,14 @@ def _cells(measured: Measured) -> dict[str, str]:
     }
     d = summary.divergence
     if d is None:
-        return found
-    found["KLD mean"] = with_limits(d.mean, MILLI, 3, sign=False)
-    found |= {f"KLD {_NAMES[name]}": with_limits(x, MILLI, 3, sign=False) for name, x in d.percentiles.items()}
-    found["KLD largest"] = f"{d.maximum * MILLI:.3f}"
-    found["same top token, %"] = with_limits(d.same_top, 100.0, 3, sign=False)
-    found["true token's probability, mean change, %"] = with_limits(d.mean_dp, 100.0, 3)
-    found["true token's probability, RMS change, %"] = with_limits(d.rms_dp, 100.0, 3, sign=False)
-    return found
+        return cells
+    cells["KLD mean"] = with_limits(d.mean, MILLI, 3, sign=False)
+    cells |= {f"KLD {_NAMES[name]}": with_limits(x, MILLI, 3, sign=False) for name, x in d.percentiles.items()}
+    cells["KLD largest"] = f"{d.maximum * MILLI:.3f}"
+    cells["same top token, %"] = with_limits(d.same_top, 100.0, 3, sign=False)
+    cells["true token's probability, mean change, %"] = with_limits(d.mean_dp, 100.0, 3)
+    cells["true token's probability, RMS change, %"] = with_limits(d.rms_dp, 100.0, 3, sign=False)
+    return cells
 
 
 # -- which to take -----------------------------------------------------------------------------------------------------
@@ -144,9 +144,9 @@ def pairs_grid(measurement: Measurement, names: Sequence[str] = ()) -> Grid:
 
 def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
     """One file's figures as flat data: nats, shares (not percent); ``…_low`` and ``…_high`` are 95 % limits over chunks."""
-    summary, own = measured.summary, measurement.reference_nll
+    summary, reference_nll = measured.summary, measurement.reference_nll
     perplexity = exp_limits(summary.nll)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "model": measured.name,
         "sha256": measured.sha256,
         "file_bytes": measured.file_bytes,
@@ -157,17 +157,17 @@ def flat(measured: Measured, measurement: Measurement) -> dict[str, Any]:
         "std_error": summary.std_error,
         "perplexity_low": perplexity.low,
         "perplexity_high": perplexity.high,
-        "reference_perplexity": exp_nll(own.estimate),
+        "reference_perplexity": exp_nll(reference_nll.estimate),
         **limits("log_ratio", measured.log_ratio),
         "calibrated_perplexity": summary.calibrated,
         "temperature": summary.temperature,
     }
     if (d := summary.divergence) is not None:
-        found |= limits("kld", d.mean) | {"kld_draw_error": d.draw_error, "kld_max": d.maximum}
+        figures |= limits("kld", d.mean) | {"kld_draw_error": d.draw_error, "kld_max": d.maximum}
         for name, x in d.percentiles.items():
-            found |= limits(f"kld_{name}", x)
-        found |= limits("same_top", d.same_top) | limits("mean_dp", d.mean_dp) | limits("rms_dp", d.rms_dp)
-    return found
+            figures |= limits(f"kld_{name}", x)
+        figures |= limits("same_top", d.same_top) | limits("mean_dp", d.mean_dp) | limits("rms_dp", d.rms_dp)
+    return figures
 
 
 def limits(name: str, x: Interval) -> dict[str, float]:

@@ -72,5 +72,5 @@ def megabytes(n: int) -> str:
 
 def estimate_json(estimate: Estimate) -> dict[str, Any]:
     """As plain data."""
-    found: dict[str, Any] = {"format": 1, "kind": "estimate", **as_json(estimate), "minutes": as_json(estimate.minutes)}
-    return found
+    entry: dict[str, Any] = {"format": 1, "kind": "estimate", **as_json(estimate), "minutes": as_json(estimate.minutes)}
+    return entry

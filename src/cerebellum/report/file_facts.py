@@ -73,12 +73,12 @@ def memory_grid(rows: Sequence[Mapping[str, Any]]) -> Grid:
         shown.setdefault(row["ctx"], {})[row["cache_type"]] = row
     cells = []
     for n_ctx, kinds in shown.items():
-        own = kinds.get("F16")
-        if own is None:
+        full = kinds.get("F16")
+        if full is None:
             continue
         small = kinds.get(SMALL_CACHE)
-        figures = [_mb(own[name]) for name in ("weights", "cache", "compute", "total")]
-        cells.append((f"{n_ctx:,}", *figures, _mb(small["total"]) if small else "", _mb(own["host"])))
+        figures = [_mb(full[name]) for name in ("weights", "cache", "compute", "total")]
+        cells.append((f"{n_ctx:,}", *figures, _mb(small["total"]) if small else "", _mb(full["host"])))
     notes = (
         "MB on a GPU that holds all layers; the last column is for the processor alone. One sequence, 512 tokens at a time, flash "
         "attention. Computed from the metadata by llama.cpp's rules, not measured; cerebellum fit asks llama.cpp itself.",

@@ -36,9 +36,9 @@ def fit_lines(fit: Fit) -> list[str]:
     if fit.use.n_ctx and fit.use.n_gpu_layers != 0:
         lines.append(_asked(fit))
     if fit.checked is not None:
-        said = fit.checked.cache + fit.checked.device_compute
+        n_bytes = fit.checked.cache + fit.checked.device_compute
         lines.append(
-            f"llama.cpp itself, asked without loading the weights: {_mb(said)} MB of cache and compute buffers at {fit.checked_ctx:,} "
+            f"llama.cpp itself, asked without loading the weights: {_mb(n_bytes)} MB of cache and compute buffers at {fit.checked_ctx:,} "
             "tokens"
         )
     return [*lines, *fit.notes]

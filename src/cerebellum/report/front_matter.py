@@ -82,30 +82,30 @@ def base_model(metadata: Mapping[str, Any]) -> str:
     """OWNER/NAME of the model as its metadata knows it."""
     for key in ("general.repo_url", "general.source.repo_url", "general.base_model.0.repo_url"):
         value = metadata.get(key)
-        if isinstance(value, str) and (found := _REPOSITORY.match(value)):
-            return found[1]
+        if isinstance(value, str) and (match := _REPOSITORY.match(value)):
+            return match[1]
     return UNKNOWN_BASE
 
 
 def license_of(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The license by the hub's name, or "other" with its own name and where it can be read."""
-    said = next(iter(texts(metadata, "general.license")), "")
-    if not said:
+    stored = next(iter(texts(metadata, "general.license")), "")
+    if not stored:
         return {}
-    if said.lower() in LICENSES:
-        return {"license": said.lower()}
-    name = next(iter(texts(metadata, "general.license.name")), said)
+    if stored.lower() in LICENSES:
+        return {"license": stored.lower()}
+    name = next(iter(texts(metadata, "general.license.name")), stored)
     link = next(iter(texts(metadata, "general.license.link")), "")
-    found = {"license": "other", "license_name": _SLUG.sub("-", name.lower()[:80]).strip("-") or "unnamed"}
-    return found | ({"license_link": link[:300]} if re.match(r"https?://[^\s\"'<>]+$", link) else {})
+    entry = {"license": "other", "license_name": _SLUG.sub("-", name.lower()[:80]).strip("-") or "unnamed"}
+    return entry | ({"license_link": link[:300]} if re.match(r"https?://[^\s\"'<>]+$", link) else {})
 
 
 def tags_of(metadata: Mapping[str, Any], *, has_imatrix: bool) -> list[str]:
     """Ours, then the source's."""
-    own = ["gguf", "quantized", "cerebellum", "mixed-precision", "llama.cpp"]
-    own += (["imatrix"] if has_imatrix else []) + (["conversational"] if metadata.get(TEMPLATE) else [])
+    tags = ["gguf", "quantized", "cerebellum", "mixed-precision", "llama.cpp"]
+    tags += (["imatrix"] if has_imatrix else []) + (["conversational"] if metadata.get(TEMPLATE) else [])
     others = [t for t in texts(metadata, "general.tags") if _TAG.fullmatch(t) and t not in _NOT_OURS]
-    return list(dict.fromkeys([*own, *others[:_MOST_TAGS]]))
+    return list(dict.fromkeys([*tags, *others[:_MOST_TAGS]]))
 
 
 def datasets_of(metadata: Mapping[str, Any]) -> list[str]:

@@ -173,7 +173,7 @@ def short_sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
     change = "KLD change" if sweep.base.divergence else "PPL change, %"
     names = ("tensor", "type", "size", change, "verdict")
     places = [whole.columns.index(name) for name in names]
-    rows = tuple(tuple(row[place] for place in places) for row in whole.rows)
+    rows = tuple(tuple(row[i] for i in places) for row in whole.rows)
     lines = [note for note in whole.notes if not note.startswith(("at best T:", "class:"))]
     return Grid(whole.title, names, rows, (*lines, "--wide shows all columns."))
 
@@ -262,7 +262,7 @@ def short_comparison_grid(comparison: Comparison, facts: dict[str, Any]) -> Grid
     if not any(row.summary.divergence for row in comparison.rows):
         names = ("set", "size", "PPL", "PPL change, %", "verdict")
     places = [whole.columns.index(name) for name in names]
-    return Grid(whole.title, names, tuple(tuple(row[place] for place in places) for row in whole.rows), whole.notes)
+    return Grid(whole.title, names, tuple(tuple(row[i] for i in places) for row in whole.rows), whole.notes)
 
 
 def _comparison_row(row: Row) -> tuple[str, ...]:
@@ -344,8 +344,8 @@ def controls_lines(result: RunResult) -> list[str]:
     if draws:
         worse = sum(_main(row).low > 0.0 for row in draws)
         better = sum(_main(row).high < 0.0 for row in draws)
-        said = f"of {len(draws)} random sets of as many tensors {worse} did worse than the recipe beyond the interval, {better} better"
-        lines.append(said + ("" if worse > len(draws) / 2 else ": that these very tensors matter is not shown"))
+        sentence = f"of {len(draws)} random sets of as many tensors {worse} did worse than the recipe beyond the interval, {better} better"
+        lines.append(sentence + ("" if worse > len(draws) / 2 else ": that these very tensors matter is not shown"))
     else:
         lines.append("no random sets: no other set of as many tensors is in the sweep")
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):

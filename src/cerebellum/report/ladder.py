@@ -14,23 +14,28 @@ if TYPE_CHECKING:
     from cerebellum.stats.ladder import Rung
 
 
-def ladder_grid(found: LadderResult) -> Grid:
+def ladder_grid(ladder: LadderResult) -> Grid:
     """The rungs from the nearest to the reference to the farthest with their sizes, and the verdict beneath."""
-    rungs = sorted(found.rungs, key=lambda r: (r.kld, r.name))
-    own = found.report.reference_ppl
+    rungs = sorted(ladder.rungs, key=lambda r: (r.kld, r.name))
+    reference_ppl = ladder.report.reference_ppl
     has_sizes = any(rung.file_bytes is not None for rung in rungs)
-    rows: list[tuple[str, ...]] = [("reference", "", f"{own:.4f}", "", "0.000"), *(_row(rung, own) for rung in rungs)]
+    rows: list[tuple[str, ...]] = [
+        ("reference", "", f"{reference_ppl:.4f}", "", "0.000"),
+        *(_row(rung, reference_ppl) for rung in rungs),
+    ]
     columns: tuple[str, ...] = ("", "MB", "PPL", "from the reference's, %", "KLD, thousandths of a nat")
     if not has_sizes:
         rows, columns = [(row[0], *row[2:]) for row in rows], (columns[0], *columns[2:])
-    notes = [f"Perplexity as a judge: {found.report.verdict}. {found.report.reason}", *_on_what(found.facts)]
+    notes = [f"Perplexity as a judge: {ladder.report.verdict}. {ladder.report.reason}", *_on_what(ladder.facts)]
     return Grid("Ladder", columns, tuple(rows), tuple(notes))
 
 
-def _row(rung: Rung, own: float) -> tuple[str, ...]:
-    change = f"{100 * (rung.ppl / own - 1):+.2f}"
+def _row(rung: Rung, reference_ppl: float) -> tuple[str, ...]:
+    change = f"{100 * (rung.ppl / reference_ppl - 1):+.2f}"
     if rung.ppl_low is not None and rung.ppl_high is not None:
-        change += f" [{100 * (rung.ppl_low / own - 1):+.2f}, {100 * (rung.ppl_high / own - 1):+.2f}]"
+        change += (
+            f" [{100 * (rung.ppl_low / reference_ppl - 1):+.2f}, {100 * (rung.ppl_high / reference_ppl - 1):+.2f}]"
+        )
     kld = f"{rung.kld * MILLI:.3f}"
     if rung.kld_low is not None and rung.kld_high is not None and math.isfinite(rung.kld_low + rung.kld_high):
         kld += f" [{rung.kld_low * MILLI:.3f}, {rung.kld_high * MILLI:.3f}]"
@@ -46,7 +51,7 @@ def _on_what(facts: dict[str, Any]) -> list[str]:
     return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *failed, *warnings]
 
 
-def ladder_json(found: LadderResult) -> dict[str, Any]:
+def ladder_json(ladder: LadderResult) -> dict[str, Any]:
     """The verdict, what it rests on, the rungs."""
-    report: dict[str, Any] = as_json(found.report)
-    return {**report, "rungs": as_json(found.rungs), "facts": found.facts}
+    report: dict[str, Any] = as_json(ladder.report)
+    return {**report, "rungs": as_json(ladder.rungs), "facts": ladder.facts}

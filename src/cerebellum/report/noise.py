@@ -15,9 +15,9 @@ def noise_line(noise: Noise) -> str:
     """The floor, what made it, and on how much text."""
     parts = []
     for change in noise.changes:
-        said = [f"reference {_tiny(change.reference)}"] if change.reference is not None else []
-        said += [f"base {_tiny(change.base)}"] if change.base is not None else []
-        parts.append(f"{change.change}: {', '.join(said)}")
+        figures = [f"reference {_tiny(change.reference)}"] if change.reference is not None else []
+        figures += [f"base {_tiny(change.base)}"] if change.base is not None else []
+        parts.append(f"{change.change}: {', '.join(figures)}")
     return (
         f"Noise floor {_tiny(noise.floor)} thousandths of a nat: what harmless changes do to mean KLD on {noise.n_chunks} chunks of the "
         f"search text ({'; '.join(parts)}). A smaller difference is none."

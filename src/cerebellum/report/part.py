@@ -9,21 +9,21 @@ from cerebellum.results.part import Merged, Part
 from cerebellum.study.merge import MergedPart
 
 
-def part_lines(part: Part) -> list[str]:
+def part_lines(shard: Part) -> list[str]:
     """What was measured, what is lacking, how to go on."""
-    if not part.n_lacking:
+    if not shard.n_lacking:
         return [
-            f"part {part.number} of {part.of}: everything that can be cut into parts is measured in {part.out}",
+            f"part {shard.number} of {shard.of}: everything that can be cut into parts is measured in {shard.out}",
             "go on with the same command without --shard",
         ]
-    failed = f", {part.n_failed} of them failed" if part.n_failed else ""
-    old = part.n_chunks - part.n_new
+    failed = f", {shard.n_failed} of them failed" if shard.n_failed else ""
+    old = shard.n_chunks - shard.n_new
     lines = [
-        f"part {part.number} of {part.of}, {part.what}: {part.n_trials} trials on {part.n_chunks:,} chunks together"
-        f"{f' ({old:,} were measured before)' if old else ''}{failed}; {part.n_lacking:,} chunks are other parts'",
-        f"when all parts are measured: cerebellum merge STUDY {shell_file(str(part.out))} OTHER-PARTS…",
+        f"part {shard.number} of {shard.of}, {shard.what}: {shard.n_trials} trials on {shard.n_chunks:,} chunks together"
+        f"{f' ({old:,} were measured before)' if old else ''}{failed}; {shard.n_lacking:,} chunks are other parts'",
+        f"when all parts are measured: cerebellum merge STUDY {shell_file(str(shard.out))} OTHER-PARTS…",
     ]
-    if part.what == "sweep":
+    if shard.what == "sweep":
         return [*lines, "then the same command with --out STUDY, without --shard"]
     return [
         *lines,
@@ -32,26 +32,26 @@ def part_lines(part: Part) -> list[str]:
     ]
 
 
-def part_json(part: Part) -> dict[str, Any]:
+def part_json(shard: Part) -> dict[str, Any]:
     """Plain data."""
     return {
-        "out": str(part.out), "part": part.number, "parts": part.of, "what": part.what, "trials": part.n_trials, "chunks": part.n_chunks,
-        "new": part.n_new, "failed": part.n_failed, "lacking": part.n_lacking,
+        "out": str(shard.out), "part": shard.number, "parts": shard.of, "what": shard.what, "trials": shard.n_trials,
+        "chunks": shard.n_chunks, "new": shard.n_new, "failed": shard.n_failed, "lacking": shard.n_lacking,
     }  # fmt: skip
 
 
 def merged_lines(merged: Merged) -> list[str]:
     """A line a part, and how to go on."""
-    lines = [_taken(part) for part in merged.parts]
+    lines = [_taken(each) for each in merged.parts]
     return [*lines, f"go on with the same command with --out {shell_file(str(merged.out))}, without --shard"]
 
 
-def _taken(part: MergedPart) -> str:
-    failed = f", {part.n_failed} failures" if part.n_failed else ""
-    if not part.n_new and not part.n_failed:
-        return f"{part.name}: nothing new, all its {part.n_known:,} chunks were there already"
-    known = f"; {part.n_known:,} were there already" if part.n_known else ""
-    return f"{part.name}: {part.n_new:,} chunks of {part.n_trials} trials taken{failed}{known}"
+def _taken(merged: MergedPart) -> str:
+    failed = f", {merged.n_failed} failures" if merged.n_failed else ""
+    if not merged.n_new and not merged.n_failed:
+        return f"{merged.name}: nothing new, all its {merged.n_known:,} chunks were there already"
+    known = f"; {merged.n_known:,} were there already" if merged.n_known else ""
+    return f"{merged.name}: {merged.n_new:,} chunks of {merged.n_trials} trials taken{failed}{known}"
 
 
 def merged_json(merged: Merged) -> dict[str, Any]:

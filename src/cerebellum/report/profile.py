@@ -36,9 +36,9 @@ def curve(profile: RoleProfile, n_blocks: int) -> str:
     width, values = min(n_blocks, WIDTH), logs(profile)
     columns: list[float | None] = [None] * width
     for block, value in values.items():
-        place = round(relative_depth(block, n_blocks) * (width - 1))
-        known = columns[place]
-        columns[place] = value if known is None else max(known, value)
+        column = round(relative_depth(block, n_blocks) * (width - 1))
+        known = columns[column]
+        columns[column] = value if known is None else max(known, value)
     low, high = min(values.values()), max(values.values())
     return "".join(" " if v is None else _step(v, low, high) for v in columns)
 

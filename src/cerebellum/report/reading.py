@@ -298,16 +298,18 @@ def _combined(combination: Data) -> tuple[Recipe, ...]:
 
 
 def _rungs(validity: Data) -> tuple[Rung, ...]:
-    own = number(validity["reference_ppl"])
+    reference_ppl = number(validity["reference_ppl"])
 
     def change(ppl: Any) -> float | None:
-        return None if ppl is None else 100.0 * (number(ppl) / own - 1.0)
+        return None if ppl is None else 100.0 * (number(ppl) / reference_ppl - 1.0)
 
-    rungs = [Rung("reference", own, Mean(0.0), 0.0)]
+    rungs = [Rung("reference", reference_ppl, Mean(0.0), 0.0)]
     for r in sorted(validity["rungs"], key=lambda r: (number(r["kld"]), words(r["name"]))):
         low, high = change(r["ppl_low"]), change(r["ppl_high"])
         ppl = number(r["ppl"])
-        rungs.append(Rung(words(r["name"]), ppl, Mean(100.0 * (ppl / own - 1.0), low, high), number(r["kld"])))
+        rungs.append(
+            Rung(words(r["name"]), ppl, Mean(100.0 * (ppl / reference_ppl - 1.0), low, high), number(r["kld"]))
+        )
     return tuple(rungs)
 
 

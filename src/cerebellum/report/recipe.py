@@ -79,32 +79,32 @@ def recipe_json(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def lint_grid(found: Linted) -> Grid:
+def lint_grid(linted: Linted) -> Grid:
     """A row a finding: where, which tensor, what."""
-    rows = tuple((str(f.level), str(f.line or ""), f.code, f.tensor, f.message) for f in found.findings)
-    n = len(found.errors)
+    rows = tuple((str(f.level), str(f.line or ""), f.code, f.tensor, f.message) for f in linted.findings)
+    n = len(linted.errors)
     verdict = f"{n} error{'s' if n != 1 else ''}: `recipe apply` refuses it." if n else "No errors."
-    notes = (f"{found.path.name} on {found.model.path.name}, base {found.base}. {verdict}",)
+    notes = (f"{linted.path.name} on {linted.model.path.name}, base {linted.base}. {verdict}",)
     return Grid("Lint", ("", "line", "fault", "tensor", "what"), rows, notes)
 
 
-def lint_lines(found: Linted) -> list[str]:
+def lint_lines(linted: Linted) -> list[str]:
     """A sentence a finding, and the verdict."""
     lines = []
-    for f in found.findings:
+    for f in linted.findings:
         where = f", line {f.line}" if f.line else ""
         tensor = f" ({f.tensor})" if f.tensor and f.tensor not in f.message else ""
         lines.append(f"{f.level}{where}: {f.message}{tensor} [{f.code}]")
-    return [*lines, *lint_grid(found).notes]
+    return [*lines, *lint_grid(linted).notes]
 
 
-def lint_json(found: Linted) -> dict[str, Any]:
+def lint_json(linted: Linted) -> dict[str, Any]:
     """The findings as plain data."""
     return {
-        "file": str(found.path),
-        "model": str(found.model.path),
-        "base": found.base,
-        "errors": len(found.errors),
+        "file": str(linted.path),
+        "model": str(linted.model.path),
+        "base": linted.base,
+        "errors": len(linted.errors),
         "findings": [
             {
                 "level": str(f.level),
@@ -113,7 +113,7 @@ def lint_json(found: Linted) -> dict[str, Any]:
                 "tensor": f.tensor or None,
                 "message": f.message,
             }
-            for f in found.findings
+            for f in linted.findings
         ],
     }
 

@@ -29,7 +29,7 @@ def sweep_csv(sweep: Sweep) -> str:
     for row in sweep.rows:
         effect, contrast, divergence = row.effect, row.contrast, row.summary.divergence
         ppl, kld = limits(contrast.percent), limits(contrast.kld)
-        own = divergence.mean.estimate if divergence else None
+        kld_mean = divergence.mean.estimate if divergence else None
         sizes = (effect.delta_bytes, row.summary.n_chunks, row.summary.perplexity)
         words = (str(contrast.judgement.verdict), str(row.word.word), row.p_adjusted)
         rows.append(
@@ -41,7 +41,7 @@ def sweep_csv(sweep: Sweep) -> str:
                 effect.to_type,
                 *sizes,
                 *ppl,
-                own,
+                kld_mean,
                 *kld,
                 *words,
             )

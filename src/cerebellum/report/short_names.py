@@ -20,6 +20,6 @@ def short_names(names: Sequence[str]) -> tuple[str, ...]:
     stems = [name.removesuffix(_SUFFIX) for name in names]
     columns = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*stems, strict=False))
     shared = "".join(letters[0] for letters in columns) if len(stems) > 1 else ""
-    at = max((found.end() for found in _ENDS.finditer(shared)), default=0)
+    at = max((match.end() for match in _ENDS.finditer(shared)), default=0)
     short = tuple(stem[at:] for stem in stems)
     return short if all(short) and len(set(short)) == len(set(names)) else tuple(names)

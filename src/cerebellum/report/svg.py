@@ -72,9 +72,9 @@ def even_ticks(low: float, high: float, n: int = 6) -> list[float]:
 
 def shade(value: float, low: float, high: float) -> tuple[str, str]:
     """(fill, colour of words on it) of a value on `SCALE`."""
-    place = (len(SCALE) - 1) * min(max((value - low) / (high - low or 1.0), 0.0), 1.0)
-    i = min(int(place), len(SCALE) - 2)
-    mixed = [round(a + (place - i) * (b - a)) for a, b in zip(SCALE[i], SCALE[i + 1], strict=True)]
+    position = (len(SCALE) - 1) * min(max((value - low) / (high - low or 1.0), 0.0), 1.0)
+    i = min(int(position), len(SCALE) - 2)
+    mixed = [round(a + (position - i) * (b - a)) for a, b in zip(SCALE[i], SCALE[i + 1], strict=True)]
     light = 0.299 * mixed[0] + 0.587 * mixed[1] + 0.114 * mixed[2]
     return "#{:02x}{:02x}{:02x}".format(*mixed), "#000" if light > 140 else "#fff"
 

@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 _COLUMNS = ("role", "verdict", "agreement", "odds of 80 %", "probes", "kept", "after the probes")
 
 
-def transfer_grid(found: TransferCheck) -> Grid:
+def transfer_grid(check: TransferCheck) -> Grid:
     """A row a role; what the figures are beneath."""
-    rows = tuple(_row(r) for r in found.roles)
-    saved = found.n_tensors - found.n_probes
-    kinds = " and ".join(dict.fromkeys(found.types))
+    rows = tuple(_row(r) for r in check.roles)
+    saved = check.n_tensors - check.n_probes
+    kinds = " and ".join(dict.fromkeys(check.types))
     notes = (
-        f"Tables at {kinds}, mean KL divergence of one tensor at a time. Blocks: {found.old.n_blocks} to {found.new.n_blocks}, by relative "
+        f"Tables at {kinds}, mean KL divergence of one tensor at a time. Blocks: {check.old.n_blocks} to {check.new.n_blocks}, by relative "
         "depth.",
-        f"{found.n_probes} probes of {found.n_tensors} tensors: {saved} trials saved. Agreement: rank correlation that the probes leave "
+        f"{check.n_probes} probes of {check.n_tensors} tensors: {saved} trials saved. Agreement: rank correlation that the probes leave "
         "possible, with its 90 % interval.",
         "Kept: share of the best choice's gain that the transferred quarter of the role keeps, by the whole table; the verdict saw the "
         "probes alone. Holds: at least 80 %.",
-        *(f"{role}: {why}." for role, why in found.skipped.items()),
+        *(f"{role}: {why}." for role, why in check.skipped.items()),
     )
-    return Grid(f"Transfer from {found.old.model} to {found.new.model}", _COLUMNS, rows, notes)
+    return Grid(f"Transfer from {check.old.model} to {check.new.model}", _COLUMNS, rows, notes)
 
 
 def _row(r: RoleResult) -> tuple[str, ...]:
@@ -42,15 +42,15 @@ def _row(r: RoleResult) -> tuple[str, ...]:
     )
 
 
-def transfer_json(found: TransferCheck) -> dict[str, Any]:
+def transfer_json(check: TransferCheck) -> dict[str, Any]:
     """The check as plain data: ``roles`` by name."""
     return {
-        "from": {"model": found.old.model, "blocks": found.old.n_blocks, "type": found.types[0]},
-        "to": {"model": found.new.model, "blocks": found.new.n_blocks, "type": found.types[1]},
-        "roles": {r.role: _role_json(r) for r in found.roles},
-        "skipped": dict(found.skipped),
-        "probes": found.n_probes,
-        "trials_saved": found.n_tensors - found.n_probes,
+        "from": {"model": check.old.model, "blocks": check.old.n_blocks, "type": check.types[0]},
+        "to": {"model": check.new.model, "blocks": check.new.n_blocks, "type": check.types[1]},
+        "roles": {r.role: _role_json(r) for r in check.roles},
+        "skipped": dict(check.skipped),
+        "probes": check.n_probes,
+        "trials_saved": check.n_tensors - check.n_probes,
     }
 
 

@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 _LONG = "cerebellum.tensor_digests"
 
 
-def verify_grid(found: Verified) -> Grid:
+def verify_grid(verified: Verified) -> Grid:
     """A row a check; what the file says of itself beneath."""
-    model = found.model
-    rows = tuple((c.what, str(c.state), c.message) for c in found.checks)
+    model = verified.model
+    rows = tuple((c.what, str(c.state), c.message) for c in verified.checks)
     file_type = model.ftype or "unknown file type"
     notes = [
-        f"{model.path.name}: {model.architecture}, {file_type}, {model.file_bytes:,} bytes, sha256 {found.sha256}.",
-        f"Tensors: {found.tensors}. Hashes are no signature: who changes tensors can change the hashes too. A rebuild from the "
+        f"{model.path.name}: {model.architecture}, {file_type}, {model.file_bytes:,} bytes, sha256 {verified.sha256}.",
+        f"Tensors: {verified.tensors}. Hashes are no signature: who changes tensors can change the hashes too. A rebuild from the "
         "source shows it.",
-        *(f"{key}: {value}" for key, value in sorted(found.carried.items()) if key != _LONG),
+        *(f"{key}: {value}" for key, value in sorted(verified.carried.items()) if key != _LONG),
     ]
     return Grid("Verification", ("", "", "what"), rows, tuple(notes))
 
 
-def verify_json(found: Verified) -> dict[str, Any]:
+def verify_json(verified: Verified) -> dict[str, Any]:
     """The verification as plain data."""
     return {
-        "file": str(found.model.path),
-        "sha256": found.sha256,
-        "tensors": found.tensors,
-        "verified": not found.failed,
-        "carried": {key: value for key, value in found.carried.items() if key != _LONG},
-        "checks": [{"what": c.what, "state": str(c.state), "message": c.message} for c in found.checks],
+        "file": str(verified.model.path),
+        "sha256": verified.sha256,
+        "tensors": verified.tensors,
+        "verified": not verified.failed,
+        "carried": {key: value for key, value in verified.carried.items() if key != _LONG},
+        "checks": [{"what": c.what, "state": str(c.state), "message": c.message} for c in verified.checks],
     }

@@ -101,12 +101,12 @@ def check_covered(
     if options.imatrix is None:
         return
     source = model_file.read_model(options.model)
-    found = coverage_in(options.imatrix, source)
-    for line in found.lines():
+    coverage = coverage_in(options.imatrix, source)
+    for line in coverage.lines():
         progress.note(f"importance matrix: {line}")
     tensors = select_tensors(source, roles, blocks)
     for kind in dict.fromkeys(quant_type(name).name for name in types):
-        if all(kind in found.cannot_have.get(tensor.name, ()) for tensor in tensors):
+        if all(kind in coverage.cannot_have.get(tensor.name, ()) for tensor in tensors):
             raise TypeChoiceError(
                 f"none of the {len(tensors)} chosen tensors can be {kind} with {options.imatrix.name}, which says too little of their "
                 "inputs: make one on more text (cerebellum imatrix --add), or choose another type"

@@ -20,11 +20,11 @@ from cerebellum.text.overlap import PASSAGE
 
 def check_apart(makes: Path, measuring: Iterable[Path | None], verb: str = "makes") -> None:
     """Raises `TextError` where a measuring text and one that ``makes`` the importance matrix (``verb``, for the message) aren't apart."""
-    own = words_of(makes)
+    words = words_of(makes)
     for path in measuring:
         if path is None:
             continue
-        shared = words_overlap(words_of(path), [own])
+        shared = words_overlap(words_of(path), [words])
         if shared.is_too_much(PASSAGE):
             raise TextError(
                 f"{makes.name}, which {verb} the importance matrix, holds {100 * shared.share:.3g} % of {path.name} (the longest passage: "
@@ -39,10 +39,10 @@ def words_of(path: Path) -> str:
     if not text.lstrip("\ufeff \r\n\t").startswith(("{", "[")):
         return text
     try:
-        found = read_conversations(path)
+        conversations = read_conversations(path)
     except TextError:
         return text  # no conversations
-    return "\n".join(said_in(found))
+    return "\n".join(said_in(conversations))
 
 
 def said_in(conversations: Conversations) -> Iterable[str]:

@@ -138,9 +138,9 @@ def _check(options: ImatrixOptions) -> Text | None:
 
 def _read_part(path: Path, model: Model, chunk_size: int) -> Importance:
     """An importance matrix to go on from. Raises `ModelFileError` where it is of another model."""
-    found = read_importance(path, chunk_size)
-    check_fits(found, path, model)
-    return found
+    importance = read_importance(path, chunk_size)
+    check_fits(importance, path, model)
+    return importance
 
 
 def check_fits(importance: Importance, path: Path, model: Model) -> None:
@@ -184,7 +184,7 @@ def _origin(options: ImatrixOptions, sha256: str, corpus: Corpus, build: str) ->
 def _kept(options: ImatrixOptions, origin: dict[str, str | int], n_chunks: int) -> Importance | None:
     """What an earlier call left, whole or not, where this one can go on from it to the same sums: the one with more chunks."""
     together = 1 if options.chat else n_side_by_side(options.settings.n_ctx)
-    found = []
+    known_ones = []
     for path in (options.out, partial_of(options.out)):
         with contextlib.suppress(ModelFileError):
             known = read_importance(path, options.settings.n_ctx)
@@ -192,8 +192,8 @@ def _kept(options: ImatrixOptions, origin: dict[str, str | int], n_chunks: int) 
             if known.origin.get(KEY) == origin[KEY] and (
                 done == n_chunks or (done < n_chunks and done % together == 0)
             ):
-                found.append(known)
-    return max(found, key=lambda known: int(known.origin[DONE]), default=None)
+                known_ones.append(known)
+    return max(known_ones, key=lambda known: int(known.origin[DONE]), default=None)
 
 
 def _is_made(options: ImatrixOptions, origin: dict[str, str | int]) -> bool:

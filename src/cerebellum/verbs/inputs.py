@@ -131,21 +131,21 @@ def check_imatrix(path: Path, source: Model, measured_on: Texts) -> list[str]:
     imatrix = imatrix_file.load_imatrix(path)
     check_imatrix_fits(imatrix, path, source)
     texts = {text: sha256_file(text) for text in (measured_on.search_path, measured_on.report_path) if text is not None}
-    for name, found in texts_at_hand(imatrix, path):
+    for name, text_path in texts_at_hand(imatrix, path):
         made_from = Path(name.replace("\\", "/"))
-        sha256 = sha256_file(found) if found else None
+        sha256 = sha256_file(text_path) if text_path else None
         for text, text_sha256 in texts.items():
             if text_sha256 == sha256:
                 raise TextError(
                     f"{text.name} made the importance matrix, so it can't measure what comes of it; give another text"
                 )
-            if text.name == made_from.name and found is None:
+            if text.name == made_from.name and text_path is None:
                 doubts.append(
                     f"{text.name} has the name of the text that made the importance matrix ({name}), which is not here to be compared. "
                     "If it is the same text, the figures flatter what the matrix has shaped: give another text."
                 )
-        if found and is_text(found):
-            check_apart(found, texts, "made")
+        if text_path and is_text(text_path):
+            check_apart(text_path, texts, "made")
     return doubts
 
 

@@ -77,8 +77,8 @@ class LeftOut:
     def as_json(self) -> dict[str, Any]:
         """Plain data."""
         change = self.change and {"estimate": self.change.estimate, "low": self.change.low, "high": self.change.high}
-        own = {"worse": list(self.worse), "tensors": list(self.tensors), "change": change, "sentence": self.sentence}
-        return {**own, "whole_sha256": self.whole_sha256}
+        entry = {"worse": list(self.worse), "tensors": list(self.tensors), "change": change, "sentence": self.sentence}
+        return {**entry, "whole_sha256": self.whole_sha256}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +113,14 @@ def without_misled(
     ftype = base_ftype(source, options.base)
     lines = pairs(mix_of(options.mix, source, ftype).lines)
     job = _Job(workspace, inputs, reference, imatrix, ftype, lines, workspace.sha256(source.path))
-    found = LeftOut((), options.left_out) if options.left_out is not None else _known(job)
-    found = replace(found, whole_sha256=sha256_file(imatrix))
-    workspace.progress.note(found.sentence)
-    if not found.tensors:
-        return inputs, found
-    path = job.with_entries(found.tensors, workspace.out / f"{imatrix.stem}.left-out.gguf")
+    left_out = LeftOut((), options.left_out) if options.left_out is not None else _known(job)
+    left_out = replace(left_out, whole_sha256=sha256_file(imatrix))
+    workspace.progress.note(left_out.sentence)
+    if not left_out.tensors:
+        return inputs, left_out
+    path = job.with_entries(left_out.tensors, workspace.out / f"{imatrix.stem}.left-out.gguf")
     workspace.study.watch(FileState.of(path))
-    return replace(inputs, imatrix=path), found
+    return replace(inputs, imatrix=path), left_out
 
 
 def _known(job: _Job) -> LeftOut:
@@ -136,9 +136,9 @@ def _known(job: _Job) -> LeftOut:
     ]
     name = f"left out, {content_key('of', [*facts, list(search.chunks), JUDGING, MEASURED, SAMPLED])}"
     if (known := study.fact(name)) is None:
-        found = _found(job)
-        change = found.change and [found.change.estimate, found.change.low, found.change.high, found.change.std_error]
-        known = {"worse": found.worse, "tensors": found.tensors, "change": change, "n_chunks": found.n_chunks}
+        raced = _found(job)
+        change = raced.change and [raced.change.estimate, raced.change.low, raced.change.high, raced.change.std_error]
+        known = {"worse": raced.worse, "tensors": raced.tensors, "change": change, "n_chunks": raced.n_chunks}
         study.set_fact(name, known)
     n, change = known["n_chunks"], known["change"]
     interval = change and Interval(change[0], change[1], change[2], change[3], n, 0.95)
@@ -160,14 +160,14 @@ def _found(job: _Job) -> LeftOut:
     if not tries:
         return LeftOut()
     start = _scores(job, (), measured)
-    found = []
+    ways = []
     for tensors in tries:
         scores = _scores(job, tensors, measured)
         ours, before = kld_sums(scores), kld_sums(start)
         assert ours is not None and before is not None  # a job has a reference
         change = mean_interval(paired_values(ours, before), 1.0 - ERROR_RATE / len(tries))
-        found.append(LeftOut(worse, tensors, change, len(measured)))
-    best = min(found, key=lambda one: one.change.estimate if one.change else 0.0)
+        ways.append(LeftOut(worse, tensors, change, len(measured)))
+    best = min(ways, key=lambda one: one.change.estimate if one.change else 0.0)
     return best if best.change is not None and best.change.high < 0.0 else replace(best, tensors=())
 
 

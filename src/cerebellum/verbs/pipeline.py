@@ -313,10 +313,10 @@ def bench_session(
 
 def doubt_first(session: Session, options: SweepOptions) -> None:
     """Say what is known before the first trial: a base that is its own reference, a race that can't pay, a text of another model."""
-    found = [OWN_REFERENCE] if of_own_reference(session.options) else []
+    doubts = [OWN_REFERENCE] if of_own_reference(session.options) else []
     if options.race is not None:
-        found += race_doubts(len(session.search.chunks), options.race.seed)
-    tell(found, session.progress, session.warnings)
+        doubts += race_doubts(len(session.search.chunks), options.race.seed)
+    tell(doubts, session.progress, session.warnings)
     warn_of_text(session)
 
 

@@ -31,8 +31,8 @@ class RoleResult:
     @property
     def right(self) -> bool:
         """Whether the verdict says what the whole table says; *partly* doesn't."""
-        said = {CarryVerdict.HOLDS: True, CarryVerdict.FAILS: False}.get(self.check.verdict)
-        return said is not None and said == (self.kept >= ENOUGH)
+        verdict = {CarryVerdict.HOLDS: True, CarryVerdict.FAILS: False}.get(self.check.verdict)
+        return verdict is not None and verdict == (self.kept >= ENOUGH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,8 @@ def check_transfer(
     if not shared:
         why = next((f": {role}: {skipped[role]}" for role in sorted(wanted) if role in skipped), "")
         raise TensorChoiceError(f"{old_path.name} and {new_path.name} have no role to compare{why}")
-    found = tuple(_role(role, old.n_blocks, new.n_blocks, ours[role], theirs[role]) for role in shared)
-    return TransferCheck(old, new, types, found, {r: why for r, why in skipped.items() if r in wanted})
+    results = tuple(_role(role, old.n_blocks, new.n_blocks, ours[role], theirs[role]) for role in shared)
+    return TransferCheck(old, new, types, results, {r: why for r, why in skipped.items() if r in wanted})
 
 
 def chosen_profiles(

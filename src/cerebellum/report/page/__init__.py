@@ -81,13 +81,13 @@ def page_of(view: View, *, interactive: bool | None = None) -> str:
     """The page. ``interactive`` None: where the `report` extra is installed."""
     interactive = vega.is_available() if interactive is None else interactive
     specs, script, trouble = charts_of(view) if interactive else ({}, "", "")
-    drawn, found = pictures(view), sections(view)
+    drawn, listed = pictures(view), sections(view)
     body = [
         f'<header><h1>{text(view.title)}</h1><p class="quiet">{text(view.subtitle)}</p></header>',
         *(f'<p class="warning"><b>Warning.</b> {text(warning)}</p>' for warning in view.warnings),
         f'<ul class="verdict">{"".join(map(_verdict_line, view.verdict))}</ul>',
-        navigation(found),
-        *(_section(section, specs, drawn) for section in found),
+        navigation(listed),
+        *(_section(section, specs, drawn) for section in listed),
         f'<footer class="quiet">Made by Cerebellum {text(__version__)} from report.json. {_credit(specs, trouble)}</footer>',
         *(f'<script type="application/json" id="spec-{key}">{data(spec)}</script>' for key, spec in specs.items()),
     ]

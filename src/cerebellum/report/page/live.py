@@ -77,9 +77,9 @@ class LivePage:
             if self._before is not None:
                 write_text(self._page, self._before.decode("utf-8"))
             else:
-                said = "It was stopped" if kind is KeyboardInterrupt else "It ended"
+                how = "It was stopped" if kind is KeyboardInterrupt else "It ended"
                 reason = f": {error}" if isinstance(error, CerebellumError) else "."
-                self._write(f"{said} before there was a report{reason}", refresh=None)
+                self._write(f"{how} before there was a report{reason}", refresh=None)
 
     # -- Progress ------------------------------------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class LivePage:
         else:
             patience = round(PATIENCE * max(EVERY, self._every))
             marks = f'data-written="{written.timestamp():.0f}" data-patience="{patience}"'
-            said = f"This page is rewritten while the work goes on, and read again every {refresh} seconds."
-            head = f'<p class="quiet" {marks}>{said} As of {written:%Y-%m-%d %H:%M:%S %Z}.</p>'
+            sentence = f"This page is rewritten while the work goes on, and read again every {refresh} seconds."
+            head = f'<p class="quiet" {marks}>{sentence} As of {written:%Y-%m-%d %H:%M:%S %Z}.</p>'
         body = [
             LIVE,
             f"<h1>{text(self._model)}: {'not finished' if ended else 'being measured'}</h1>",

@@ -287,6 +287,6 @@ def commands(view: View) -> Section:
     )
 
 
-def navigation(found: Sequence[Section]) -> str:
+def navigation(listed: Sequence[Section]) -> str:
     """Links within the page."""
-    return f"<nav>{''.join(f'<a href=#{s.key}>{text(s.title)}</a>' for s in found)}</nav>"
+    return f"<nav>{''.join(f'<a href=#{s.key}>{text(s.title)}</a>' for s in listed)}</nav>"

@@ -38,7 +38,7 @@ def javascript() -> str:
 
 def plain(spec: dict[str, Any], width: int) -> dict[str, Any]:
     """The specification in light colours on white, of a fixed width."""
-    text = re.sub(r"var\(--([a-z]+)\)", lambda found: LIGHT[found[1]], json.dumps(spec))
+    text = re.sub(r"var\(--([a-z]+)\)", lambda match: LIGHT[match[1]], json.dumps(spec))
     return {**json.loads(text), "width": width, "background": LIGHT["back"]}
 
 

@@ -115,5 +115,5 @@ def equivalent_bytes(rungs: Sequence[StockRung], kld: float) -> float | None:
 
 def equivalent_of(rungs: Sequence[StockRung], base_kld: float, ratio: Interval) -> Equivalent:
     """Where the recipe's KL divergence lies on the stock ladder; a smaller share is a larger file."""
-    found = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
-    return Equivalent(*found)
+    sizes = [equivalent_bytes(rungs, base_kld * share) for share in (ratio.estimate, ratio.high, ratio.low)]
+    return Equivalent(*sizes)

@@ -61,8 +61,8 @@ class _Job:
     def measure(self, names: Sequence[str], what: str, chunks: int = LOOKS[0]) -> None:
         """The tensors of ``names`` on so many chunks, beside all that was wanted before."""
         self.wanted |= {(name, self.cells[name]): self.order[:chunks] for name in names}
-        found = measured_anchors(self.runner, self.table, self.wanted, what, self.floor)
-        self.anchors = {a.tensor: a for a in found}
+        anchors = measured_anchors(self.runner, self.table, self.wanted, what, self.floor)
+        self.anchors = {a.tensor: a for a in anchors}
 
     @property
     def asked(self) -> frozenset[str]:
@@ -107,10 +107,10 @@ def transfer_anchors(
         held = [r for r in roles if r not in failed]
         model = predicted_model(job, held, origin)
         model = _settle(job, held, origin, model, budget)
-    found = tuple(sorted(job.anchors.values(), key=lambda a: (a.tensor, a.type)))
+    measured = tuple(sorted(job.anchors.values(), key=lambda a: (a.tensor, a.type)))
     lost = tuple(sorted(cell for cell in job.wanted if cell[0] not in job.anchors))
     n_chunks = sum(map(len, job.wanted.values())) + n_harmless * len(order[: LOOKS[1]])
-    anchors = Anchors(found, replace(model, floor=floor.whole), len(job.wanted) + n_harmless, n_chunks, lost, floor)
+    anchors = Anchors(measured, replace(model, floor=floor.whole), len(job.wanted) + n_harmless, n_chunks, lost, floor)
     results = tuple(_result(job, r, judged[r.role], probes[r.role]) for r in roles)
     return anchors, _overall(
         session, origin, results, whole, [judged[r.role] for r in roles], len(cells), len(job.asked)
@@ -125,15 +125,15 @@ def roles_of(
     for name in cells:
         names.setdefault(table.tensors[name].role, []).append(name)
     roles, whole = [], dict[str, str]()
-    for role, own in sorted(names.items()):
-        if any(block_of(name) is None for name in own):
+    for role, of_role in sorted(names.items()):
+        if any(block_of(name) is None for name in of_role):
             whole[role] = "not in the blocks"
         elif role not in origin.profiles:
             whole[role] = f"{origin.label} doesn't have it"
-        elif len(own) <= LEAST_PROBES:
-            whole[role] = f"only {len(own)} of it"
+        elif len(of_role) <= LEAST_PROBES:
+            whole[role] = f"only {len(of_role)} of it"
         else:
-            roles.append(_role(table, role, sorted(own, key=lambda n: block_of(n) or 0), origin, layout))
+            roles.append(_role(table, role, sorted(of_role, key=lambda n: block_of(n) or 0), origin, layout))
     return tuple(roles), whole
 
 

@@ -34,7 +34,7 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     for line in coverage_lines(session.options.imatrix, session.source):
         session.progress.note(f"importance matrix: {line}")
     types = without_mix(types, session.base.mix)
-    wanted = {name: tuple(dict.fromkeys([*own, base.types[name]])) for name, own in types.items()}
+    wanted = {name: tuple(dict.fromkeys([*offered, base.types[name]])) for name, offered in types.items()}
     errors, power = weight_errors(session, wanted)
     return with_groups(table_of(base, types, errors, power), rules.same_type)
 
@@ -43,9 +43,9 @@ def coverage_lines(imatrix: Path | None, source: Model) -> list[str]:
     """What the importance matrix leaves open, a line each; that embeddings have no entry is usual, and none."""
     if imatrix is None:
         return []
-    found = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source)
-    gaps = {name: gap for name, gap in found.gaps.items() if gap.has_entry or name not in EMBEDDINGS}
-    return replace(found, gaps=gaps).lines()
+    coverage = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source)
+    gaps = {name: gap for name, gap in coverage.gaps.items() if gap.has_entry or name not in EMBEDDINGS}
+    return replace(coverage, gaps=gaps).lines()
 
 
 def without_impossible(
@@ -55,14 +55,14 @@ def without_impossible(
     if imatrix is None:
         return dict(types)
     cannot = coverage_of(read_importance(imatrix, CHUNK_TOKENS), source).cannot_have
-    return {n: tuple(k for k in own if k not in cannot.get(n, ())) or own[-1:] for n, own in types.items()}
+    return {n: tuple(k for k in offered if k not in cannot.get(n, ())) or offered[-1:] for n, offered in types.items()}
 
 
 def without_mix(types: Mapping[str, tuple[str, ...]], mix: Mix) -> dict[str, tuple[str, ...]]:
     """``types`` without the tensors that were excluded, and without what the base was found not to hold."""
-    free = {n: own for n, own in types.items() if mix.left_out.get(n) != EXCLUDED}
+    free = {n: offered for n, offered in types.items() if mix.left_out.get(n) != EXCLUDED}
     cannot = {(tensor_type.tensor, tensor_type.type) for tensor_type in mix.cannot}
-    return {n: tuple(k for k in own if (n, k) not in cannot) or own[-1:] for n, own in free.items()}
+    return {n: tuple(k for k in offered if (n, k) not in cannot) or offered[-1:] for n, offered in free.items()}
 
 
 def important(imatrix: Path | None, source: Model) -> frozenset[str]:
@@ -90,13 +90,13 @@ def weight_errors(
             lacking.append((name, missing))
     session.progress.begin("weight errors", len(wanted), len(wanted) - len(lacking))
     try:
-        for found in session.backend.weight_errors(
+        for tensor in session.backend.weight_errors(
             session.options.model, session.options.imatrix, lacking, SAMPLED_WEIGHTS
         ):
-            errors = {**known[found.tensor].get("errors", {}), **found.errors}
-            known[found.tensor] = {"errors": errors, "power": found.power}
-            session.study.set_fact(_fact(session, found.tensor), known[found.tensor])
-            session.progress.step(found.tensor)
+            errors = {**known[tensor.tensor].get("errors", {}), **tensor.errors}
+            known[tensor.tensor] = {"errors": errors, "power": tensor.power}
+            session.study.set_fact(_fact(session, tensor.tensor), known[tensor.tensor])
+            session.progress.step(tensor.tensor)
     finally:
         session.progress.end()
     return {n: dict(k["errors"]) for n, k in known.items()}, {n: float(k["power"]) for n, k in known.items()}
