@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ from tests.evals.test_code import Trusting
 from tests.evals.test_code_answers import rows
 
 LIMITS = Limits(seconds=3.0, memory=400 << 20)
+#: For what ends by itself: a machine under load takes longer, and the reason must not be the clock.
+PATIENT = replace(LIMITS, seconds=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +70,7 @@ ITERATORS = [
 @pytest.mark.parametrize(("body", "tests"), IN_PLACE + ITERATORS)
 def test_the_verdict_is_that_of_one_process(sandbox: Sandbox, body: str, tests: str) -> None:
     source, check = f"def f(x):\n    {body}\n", f"def check(candidate):\n    {tests}\n"
-    outcome = sandbox.run(source, check, "f", LIMITS)
+    outcome = sandbox.run(source, check, "f", PATIENT)
     assert outcome.passed == Trusting().run(source, check, "f").passed, outcome.reason
 
 
@@ -84,7 +87,8 @@ def test_the_verdict_is_that_of_one_process(sandbox: Sandbox, body: str, tests: 
     ],
 )  # fmt: skip
 def test_what_never_ends_or_is_no_data_is_bounded(sandbox: Sandbox, source: str, tests: str, reason: str) -> None:
-    outcome = sandbox.run(source + "\n", f"def check(candidate):\n    {tests}\n", "f", LIMITS)
+    limits = LIMITS if "timeout" in reason else PATIENT
+    outcome = sandbox.run(source + "\n", f"def check(candidate):\n    {tests}\n", "f", limits)
     assert not outcome.passed and any(word in outcome.reason for word in reason.split("|")), outcome.reason
 
 
@@ -112,7 +116,7 @@ def test_a_message_made_by_hand_is_refused(sandbox: Sandbox, message: str) -> No
         "    for fd in range(3, 64):\n        try: os.write(fd, struct.pack('<I', len(data)) + data)\n        except OSError: pass\n"
     )
     outcome = sandbox.run(
-        source, "def check(candidate):\n    x = [1]\n    assert candidate(x) != 7 or x\n", "f", LIMITS
+        source, "def check(candidate):\n    x = [1]\n    assert candidate(x) != 7 or x\n", "f", PATIENT
     )
     assert not outcome.passed and ("no verdict" in outcome.reason or "error" in outcome.reason), outcome.reason
 

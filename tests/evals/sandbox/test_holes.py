@@ -24,7 +24,7 @@ from cerebellum.evals.sandbox import Limits, Sandbox, boxes, runner, syscalls
 from cerebellum.evals.sandbox.boxes import Box
 from tests.evals.sandbox.situation import HONEST, KINDS
 
-LIMITS = Limits(seconds=20.0, memory=400 << 20)
+LIMITS = Limits(seconds=60.0, memory=400 << 20)
 SCRIPT = Path(__file__).with_name("situation.py")
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 #: Who runs, and where: words before the command.
@@ -300,7 +300,7 @@ def seen(situation: str) -> dict[str, str]:
         environment = {**os.environ, "PYTHONPATH": folder}
         command = [*words, anyones_python(), "-B", str(copy / "situation.py")]
         done = subprocess.run(
-            command, capture_output=True, text=True, env=environment, timeout=120, cwd="/", check=False
+            command, capture_output=True, text=True, env=environment, timeout=300, cwd="/", check=False
         )
     if done.returncode != 0 and not done.stdout:
         pytest.skip(f"this machine can't: {done.stderr[-200:]}")

@@ -78,12 +78,17 @@ class Box:
         write_filters(folder)
         closed = python("harden.py", str(folder), str(HERE / script), *arguments)
         if self.kind == "bubblewrap":
-            return [*bubblewrap(visible(folder)), "--", *closed]
+            return [*python("tied.py", str(os.getpid())), *bubblewrap(visible(folder)), "--", *closed]
         root = folder / "root"
         root.mkdir(exist_ok=True)
         user = own_user() if self.kind == "namespaces" else ("-", "-")
         parent = str(os.getpid())
         return [*python("enter.py", parent, str(root), *user, str(SCRATCH_BYTES)), *visible(folder), "--", *closed]
+
+    @property
+    def asked_to_end(self) -> bool:
+        """Whether the outermost process of such a box ends all the others itself when it gets SIGTERM (`tied`)."""
+        return self.kind == "bubblewrap"
 
     def refusal(self) -> str:
         """Why this kind can't be had here, "" where a program that tries the walls of such a box finds them whole."""

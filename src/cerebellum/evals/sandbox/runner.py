@@ -19,6 +19,8 @@ from cerebellum.quoting import printable
 
 #: How a program's process ends that a limit has killed, told by itself or by the one that entered the box for it.
 KILLED = {code for number in (signal.SIGXCPU, signal.SIGKILL) for code in (-number, 256 - number, 128 + number)}
+#: Seconds that the outermost process of a box has to end the others.
+ENDS_WITHIN = 10.0
 #: Bytes of a verdict, or of what a box says when it can't be made: more is no verdict.
 MOST_SAID = 4096
 #: What an error says, and the word for it.
@@ -104,7 +106,7 @@ class Sandbox:
             command, stdin=reader, stdout=writer, stderr=subprocess.PIPE, cwd=folder, env={"PATH": os.environ.get("PATH", "")},
             start_new_session=True,
         )  # fmt: skip
-        stack.callback(_end, process)
+        stack.callback(_end, process, self.box.asked_to_end)
         return process
 
 
@@ -154,8 +156,12 @@ def _raise_if_refused(words: str) -> None:
         raise SandboxError(f"a box for what a model wrote could not be made: {printable(words.removeprefix(REFUSED))}")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a box and everything in it."""
+def _end(process: subprocess.Popen[bytes], asked: bool = False) -> None:
+    """End a box and everything in it. ``asked``: its outermost process does so; only if it can't is it killed."""
+    if asked:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(ENDS_WITHIN)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
