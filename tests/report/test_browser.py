@@ -5,6 +5,7 @@ Skipped where Chromium or playwright is missing (``apt-get install chromium``; C
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -187,3 +188,84 @@ def test_a_large_study_is_drawn_and_its_table_answers_at_once(ground: Path, visi
         input.value = 'Q2_K'; input.dispatchEvent(new Event('input')); return performance.now() - began; }})()"""
     )
     assert taken < 3000
+
+
+# -- files compared, and a sweep alone ---------------------------------------------------------------------------------
+
+
+def compared(made: Path) -> dict[str, Any]:
+    """The comparison, with a file that is nearly another: their names must not lie on each other."""
+    report = read(made / "compared")
+    near = copy.deepcopy(next(e for e in report["files"] if e["model"] == "world-Q4_K_M.gguf"))
+    near |= {"model": "world-Q4_K_S.gguf", "kld": 1.05 * near["kld"], "file_bytes": int(0.99 * near["file_bytes"])}
+    return {**report, "files": [*report["files"], near]}
+
+
+@pytest.mark.parametrize(
+    ("width", "scheme", "media"),
+    [(1280, "light", "screen"), (768, "dark", "screen"), (390, "dark", "screen"), (720, "dark", "print")],
+)
+def test_files_compared_are_drawn_with_every_name_apart(
+    made: Path, visit: Open, width: int, scheme: str, media: str
+) -> None:
+    """No wider than the window or the paper; on paper dark letters, and no part of a table beyond the edge."""
+    shown = visit(compared(made), width, scheme)
+    shown.page.emulate_media(media=media)
+    charts = shown.page.locator("[data-spec]")
+    drawn = charts.evaluate_all("all => all.map(e => [e.dataset.spec.slice(5), e.dataset.drawn])")
+    assert dict(drawn) == dict.fromkeys("frontier roles validity speed".split(), "yes")
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    for chart, count in (("frontier", 5), ("validity", 5)):
+        boxes = shown.page.locator(f"#{chart} svg .mark-text text").evaluate_all(
+            "all => all.map(e => [e.textContent, e.getBoundingClientRect()]).map(([t, b]) => [t, b.left, b.right, b.top, b.bottom])"
+        )
+        named = [box for box in boxes if box[0]]
+        assert len(named) >= count
+        for i, a in enumerate(named):
+            for b in named[:i]:
+                assert a[1] >= b[2] or b[1] >= a[2] or a[3] + 3 >= b[4] or b[3] + 3 >= a[4], (chart, a, b)
+    ink = shown.page.evaluate("getComputedStyle(document.body).color")
+    assert (ink == "rgb(0, 0, 0)") == (media == "print")
+
+
+def test_a_compared_file_answers_to_the_pointer_and_its_tables_sort_and_filter(made: Path, visit: Open) -> None:
+    report = read(made / "compared")
+    shown = visit(report)
+    by_name = {e["model"].removeprefix("world-").removesuffix(".gguf"): e for e in report["files"]}
+    mark = shown.page.locator("#frontier svg .mark-symbol path[aria-roledescription=point]").first
+    mark.scroll_into_view_if_needed()
+    mark.hover(force=True)
+    tip = shown.page.locator("#vg-tooltip-element.visible")
+    tip.wait_for()
+    told = dict(tip.locator("tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))"))
+    file = by_name[told["label"]]
+    assert told["size"] == f"{file['file_bytes'] / 1e6:,.2f} MB"
+    assert float(told["KLD [95 %]"].split(" [")[0].replace(",", "")) == pytest.approx(1e3 * file["kld"], rel=1e-3)
+    size = shown.page.locator("#figures th", has_text="bytes").first
+    size.locator("button").click()
+    ordered = [e["model"] for e in sorted(report["files"], key=lambda e: e["file_bytes"])]
+    assert [row[0] for row in shown.rows("figures")] == ordered
+    size.locator("button").click()
+    assert [row[0] for row in shown.rows("figures")] == ordered[::-1] and size.get_attribute(
+        "aria-sort"
+    ) == "descending"
+    shown.page.locator("#figures input").fill("q4_k no")
+    assert all("Q4_K" in row[0] and "no" in " ".join(row).lower() for row in shown.rows("figures"))
+    shown.page.locator("#figures input").fill("no such file")
+    assert shown.rows("figures") == []
+    assert shown.page.locator("#figures output").inner_text() == f"0 of {len(ordered)} rows"
+    assert len(shown.requests) == 1 and shown.errors == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_a_sweep_alone_is_drawn(made: Path, visit: Open, width: int, scheme: str) -> None:
+    report = json.loads((made / "swept" / "sweep.json").read_text())
+    shown = visit(report, width, scheme)
+    assert shown.page.locator("[data-drawn=yes]").count() == shown.page.locator("[data-spec]").count() >= 1
+    assert shown.page.evaluate("document.documentElement.scrollWidth") <= width
+    shown.page.locator("#sweep summary").click()
+    rows = shown.rows("sweep")
+    assert len(rows) == len(report["sweep"])
+    shown.page.locator("#sweep input").last.fill("blk.0.ffn_gate")
+    kept = shown.rows("sweep")
+    assert 0 < len(kept) < len(rows) and all("blk.0.ffn_gate" in row[0] for row in kept)

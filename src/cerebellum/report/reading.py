@@ -165,7 +165,7 @@ def _sweep_only(value: Data) -> View:
     verdicts = ", ".join(f"{n} {word}" for word, n in counts.most_common())
     return View(
         title=f"{model}: each tensor alone at another type, from {base}",
-        subtitle="Nothing was chosen, and no file was written: `cerebellum run` does, and takes these measurements over.",
+        subtitle="Nothing was chosen, and no file was written: the command cerebellum run does that, and takes these measurements over.",
         verdict=(f"{len(rows)} trials: {verdicts or 'none was measured'}.",),
         more=(),
         singles=tuple(_single(row, {}, by_kld) for row in rows),

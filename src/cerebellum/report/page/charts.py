@@ -7,6 +7,7 @@ colours in for pictures outside of a page. Marks differ in shape too. Text from 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import log
 from statistics import median
 from typing import Any
 
@@ -16,6 +17,7 @@ from altair.utils.schemapi import debug_mode
 from cerebellum.gguf.types import STORED
 from cerebellum.quoting import name
 from cerebellum.report.page.compared import rate_cell
+from cerebellum.report.page.label_places import BESIDE, NARROWEST, Named, name_steps
 from cerebellum.report.page.words import bits, figure, milli, short, span, with_range
 from cerebellum.report.short_names import short_names
 from cerebellum.report.svg import log_ticks, shade
@@ -54,6 +56,8 @@ RIGHT = 0.75
 JOINED, NAMED = [OURS, STOCK, WORTH], [OURS, STOCK, WORTH, UNPROVEN, DOMINATED]
 #: Marks from which on intervals are left to the table and the hover.
 MANY = 800
+#: Of charts whose marks have names, in points.
+FRONTIER_HEIGHT, VALIDITY_HEIGHT = 380, 300
 KLD_TITLE = "KL divergence, thousandths of a nat a token"
 
 
@@ -142,6 +146,9 @@ def frontier(view: View) -> Drawn:
         }
         for p in known
     ]  # fmt: skip
+    words = [r for r in rows if r["series"] in NAMED]
+    limits = [log(v) for r in rows for v in (r["low"], r["high"])]
+    place_names(words, "mb", ends[1] / 1e6 - ends[0] / 1e6, [log(r["kld"]) for r in words], limits, FRONTIER_HEIGHT)
     used = [s for s in COLOURS if any(p.series == s for p in known)]
     x = alt.X("mb:Q", title="size of the file, MB", scale=alt.Scale(zero=False, padding=24), axis=alt.Axis(tickCount=7))
     y = alt.Y("kld:Q", **log_axis([v for r in rows for v in (r["low"], r["high"])], KLD_TITLE))
@@ -156,25 +163,44 @@ def frontier(view: View) -> Drawn:
     bars = chart.transform_filter("datum.high > datum.low").mark_rule(strokeWidth=2)
     faint = alt.condition(alt.FieldEqualPredicate(CONTROL, "series"), alt.value(0.35), alt.value(1))
     marks = chart.mark_point(filled=True, size=90, opacity=1, strokeWidth=2)
-    words = [
-        chart.transform_filter(alt.FieldOneOfPredicate("series", NAMED))
-        .transform_filter(alt.FieldEqualPredicate(at_right, "at_right"))
-        .mark_text(
-            align="right" if at_right else "left", dx=-9 if at_right else 9, dy=-8, fontSize=12, fontWeight="bold"
-        )
-        for at_right in (False, True)
-    ]
     tips = hover("label=", "series=series", "size=size", "value=KLD [95 %]", "verdict=against stock")
     layers = [
         joined.encode(x=x, y=y, color=colour),
         bars.encode(x=x, y=alt.Y("low:Q"), y2="high:Q", color=colour, opacity=faint),
         marks.encode(x=x, y=y, color=colour, shape=shape, tooltip=tips),
-        *(text.encode(x=x, y=y, text="label:N", color=colour) for text in words),
+        *(text.encode(x=x, y=y, text="label:N", color=colour) for text in names_of(chart, words, fontWeight="bold")),
     ]
     if view.floor * MILLI > min(r["low"] for r in rows):
         layers.append(named("floor").mark_rule(color=QUIET, strokeDash=[2, 3]).encode(y="y:Q", tooltip=hover("what=")))
     data = {"rows": rows, "floor": [{"y": view.floor * MILLI, "what": "noise floor"}]}
-    return alt.layer(*layers).properties(width="container", height=380), data
+    return alt.layer(*layers).properties(width="container", height=FRONTIER_HEIGHT), data
+
+
+def place_names(
+    rows: Rows, x: str, x_range: float, y: Sequence[float], y_limits: Sequence[float], height: float
+) -> None:
+    """Put into each row how far below its mark its name stands, as `step`: apart on the narrowest page. ``x`` is the rows' field, ``y``
+    are their values on an even scale that holds ``y_limits``."""
+    top, y_range = max(y_limits), max(y_limits) - min(y_limits)
+    marks = [
+        Named(
+            NARROWEST * row[x] / (x_range or 1.0), height * (top - value) / (y_range or 1.0), row["label"], row.get("at_right", False)
+        )
+        for row, value in zip(rows, y, strict=True)
+    ]  # fmt: skip
+    for row, step in zip(rows, name_steps(marks), strict=True):
+        row["step"] = step
+
+
+def names_of(chart: Any, rows: Rows, **more: Any) -> list[Any]:
+    """The names beside the marks of ``rows``: a layer for each way to stand there."""
+    ways = sorted({(row.get("at_right", False), row["step"]) for row in rows})
+    return [
+        chart.transform_filter(alt.FieldEqualPredicate(step, "step"))
+        .transform_filter("datum.at_right === true" if at_right else "datum.at_right !== true")
+        .mark_text(align="right" if at_right else "left", dx=-BESIDE if at_right else BESIDE, dy=step, fontSize=12, **more)
+        for at_right, step in ways
+    ]  # fmt: skip
 
 
 # -- types by role and block -------------------------------------------------------------------------------------------
@@ -373,22 +399,26 @@ def scaled(limit: float | None, mean: Mean, scale: float) -> float:
 
 def validity(view: View) -> Drawn:
     """Perplexity against KL divergence: where perplexity can judge, the one grows with the other."""
+    most = max(r.kld for r in view.rungs)
     rows: Rows = [
         {
-            "label": name(r.name), "kld": r.kld * MILLI, "y": r.change.estimate, "low": scaled(r.change.low, r.change, 1.0),
-            "high": scaled(r.change.high, r.change, 1.0), "ppl": f"{r.ppl:.4f}", "value": span(r.change, 1.0, sign=True),
+            "label": name(r.name), "at_right": r.kld > RIGHT * most, "kld": r.kld * MILLI, "y": r.change.estimate,
+            "low": scaled(r.change.low, r.change, 1.0), "high": scaled(r.change.high, r.change, 1.0),
+            "ppl": f"{r.ppl:.4f}", "value": span(r.change, 1.0, sign=True),
             "kl": short(r.kld),
         }
         for r in view.rungs
     ]  # fmt: skip
+    klds, limits = [r["kld"] for r in rows], [v for r in rows for v in (r["low"], r["high"])]
+    place_names(rows, "kld", max(klds) - min(klds), [r["y"] for r in rows], limits, VALIDITY_HEIGHT)
     x = alt.X("kld:Q", title=KLD_TITLE, scale=alt.Scale(padding=20))
     y = alt.Y("y:Q", title="perplexity, % from the reference's", scale=alt.Scale(padding=20))
     chart = named()
     tips = hover("label=", "ppl=perplexity", "value=change, % [95 %]", "kl=KLD")
     marks = chart.mark_point(filled=True, size=80, opacity=1, color=COLOURS[OURS]).encode(x=x, y=y, tooltip=tips)
     bars = chart.mark_rule(strokeWidth=2, color=COLOURS[OURS]).encode(x=x, y=alt.Y("low:Q"), y2="high:Q")
-    words = chart.mark_text(align="left", dx=8, dy=-8, fontSize=12, color=INK).encode(x=x, y=y, text="label:N")
-    return alt.layer(bars, marks, words).properties(width="container", height=300), {"rows": rows}
+    words = [text.encode(x=x, y=y, text="label:N") for text in names_of(chart, rows, color=INK)]
+    return alt.layer(bars, marks, *words).properties(width="container", height=VALIDITY_HEIGHT), {"rows": rows}
 
 
 ROLE_COLOURS = {"file": "var(--ours)", "base": "var(--stock)", "reference": "var(--control)"}
