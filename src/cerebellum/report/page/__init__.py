@@ -88,7 +88,7 @@ def page_of(view: View, *, interactive: bool | None = None) -> str:
         f'<ul class="verdict">{"".join(map(_verdict_line, view.verdict))}</ul>',
         navigation(listed),
         *(_section(section, specs, drawn) for section in listed),
-        f'<footer class="quiet">Made by Cerebellum {text(__version__)} from the JSON file of the same name. {_credit(specs, trouble)}</footer>',
+        f'<footer class="quiet">Made by Cerebellum {text(__version__)} from the JSON file beside it. {_credit(specs, trouble)}</footer>',
         *(f'<script type="application/json" id="spec-{key}">{data(spec)}</script>' for key, spec in specs.items()),
     ]
     return document(view.title, "\n".join(body), vega=script)
