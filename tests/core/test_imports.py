@@ -139,7 +139,7 @@ def test_the_pure_core_touches_no_adapter() -> None:
 
 def test_only_the_adapter_knows_llama_cpp() -> None:
     """llama_cpp and ctypes stay inside `cerebellum.llamacpp`; a sandbox's scripts and what silences C make system calls."""
-    scripts = {"silence", *(f"evals.sandbox.{name}" for name in ("enter", "harden", "probe"))}
+    scripts = {"silence", *(f"evals.sandbox.{name}" for name in ("enter", "harden", "probe", "tied"))}
     wrong = [
         f"{name} imports {target}"
         for name, _, tree in modules()
