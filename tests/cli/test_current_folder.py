@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from cerebellum import safe_path
-from cerebellum.bundled import MODEL, SEARCH_TEXT
+from cerebellum.bundled import MODEL
 from cerebellum.llamacpp.process import child_environment
+from tests.llamacpp import tiny
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 #: What lies beside the downloaded model. Each writes its name down when it is imported.
@@ -38,9 +39,10 @@ COMMANDS = {
     "perplexity": ("perplexity", "model.gguf", "--text", "text.txt", "--ctx", "64", "--chunks", "2"),
     "measure": ("measure", "model.gguf", "--reference", "model.gguf", "--text", "text.txt", "--ctx", "64", "--chunks", "2"),
     "validity": ("validity", "model.gguf", "--text", "text.txt", "--ctx", "64", "--chunks", "2"),
-    "sweep": ("sweep", "model.gguf", "--blocks", "0", "--ctx", "64", "--chunks", "2", "--out", "study"),
-    "run": ("run", "model.gguf", "--blocks", "0", "--ctx", "64", "--chunks", "2", "--allow", "9", "--random", "0", "--out", "study"),
-    "bench": ("bench", "model.gguf", "--tasks", "world_functions", "--limit", "2"),
+    "sweep": ("sweep", "model.gguf", "--text", "text.txt", "--blocks", "0", "--ctx", "64", "--chunks", "2", "--out", "study"),
+    "run": ("run", "model.gguf", "--text", "text.txt", "--blocks", "0", "--ctx", "64", "--chunks", "2", "--allow", "9", "--random", "0",
+            "--out", "study"),
+    "bench": ("bench", "bundled.gguf", "--tasks", "world_functions", "--limit", "2"),
 }  # fmt: skip
 
 
@@ -49,8 +51,9 @@ def folder(tmp_path: Path) -> Path:
     """A folder as an archive from a stranger unpacks to."""
     here = tmp_path / "downloaded"
     here.mkdir()
-    (here / "model.gguf").symlink_to(MODEL)
-    (here / "text.txt").write_text(SEARCH_TEXT.read_text()[:20_000])
+    (here / "bundled.gguf").symlink_to(MODEL)
+    tiny.gemma4(here / "model.gguf")
+    (here / "text.txt").write_text(tiny.text(1200))
     for name in TRAPS:
         (here / f"{name}.py").write_text(
             f"import os\nos.close(os.open({str(tmp_path / ('ran-' + name))!r}, os.O_CREAT | os.O_WRONLY))\n"

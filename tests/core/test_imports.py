@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import os
 import re
@@ -19,10 +20,14 @@ ROOT = PACKAGE.parents[1]
 HEAVY = ("llama_cpp", "numpy", "scipy", "rich", "gguf", "sqlite3", "click", "jinja2", "numba", "llvmlite")
 
 
-def modules() -> Iterator[tuple[str, Path, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        dotted = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        yield dotted, path, ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def modules() -> tuple[tuple[str, Path, ast.Module], ...]:
+    """Dotted name, file and tree of each module of the package."""
+    paths = sorted(PACKAGE.rglob("*.py"))
+    dotted = [".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__") for path in paths]
+    return tuple(
+        (name, path, ast.parse(path.read_text(encoding="utf-8"))) for name, path in zip(dotted, paths, strict=True)
+    )
 
 
 def is_for_typing(node: ast.AST) -> bool:
@@ -194,8 +199,8 @@ def test_importing_the_package_is_light() -> None:
     "module", ["cerebellum.api", "cerebellum.cli", "cerebellum.llamacpp.process", "cerebellum.testing"]
 )
 def test_no_engine_before_it_is_asked_for(module: str) -> None:
-    """The front, the parent's side of the engine and the fake load no llama.cpp into this process."""
-    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2", "numba"}
+    """The front, the parent's side of the engine and the fake load no llama.cpp into this process, and no scipy before it is needed."""
+    assert not loaded_by(f"import {module}") & {"llama_cpp", "gguf", "jinja2", "numba", "scipy"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["bench", "--help"]])

@@ -8,6 +8,7 @@ four letters) where its own lets the model write. HumanEval is ours (`cerebellum
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -80,10 +81,16 @@ def check_shots(names: Iterable[str], shots: int | None) -> None:
         )
 
 
-def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
+@functools.cache
+def _manager() -> Any:
+    """The harness's own tasks: it reads some thousands of files to know them, which takes seconds."""
     from lm_eval.tasks import TaskManager
 
-    manager = TaskManager()
+    return TaskManager()
+
+
+def _stock(name: str) -> tuple[list[Any], str, dict[str, Any]]:
+    manager = _manager()
     if name not in manager.all_tasks:
         known = (*OWN_NAMES, *manager.all_tasks)
         near = difflib.get_close_matches(name, OWN_NAMES, 1) or difflib.get_close_matches(name, known, 1)

@@ -6,7 +6,9 @@ import ctypes
 import functools
 import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,9 +37,23 @@ def drop_compiler() -> None:
     """Link the compiled loops, then give back the pages of their compiler: of LLVM alone some 65 MB. Once in a process."""
     import llvmlite
 
-    from cerebellum.scoring.loops import kernels  # noqa: F401
+    with absent("scipy.linalg.cython_blas"):  # numba looks for it, and none of the loops multiplies matrices
+        from cerebellum.scoring.loops import kernels  # noqa: F401
 
     give_back(Path(llvmlite.__file__).parent)
+
+
+@contextmanager
+def absent(module: str) -> Iterator[None]:
+    """Whoever imports ``module`` meanwhile is told that there is none, unless it is loaded already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def give_back(folder: Path) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from cerebellum.profiles.belief import Belief, draw, prior
 from cerebellum.profiles.depth import carried, relative_depth
@@ -124,6 +123,8 @@ def _agreement(carried_over: Floats, draws: Floats) -> tuple[float, float, float
 
 def agreements(carried_over: Floats, draws: Floats) -> Floats:
     """Spearman's rank correlation of the carried profile [n] with each draw [m, n]: [m]; 0 where the old profile is flat."""
+    from scipy.stats import rankdata
+
     ours, theirs = rankdata(carried_over), rankdata(draws, axis=1)
     ours, theirs = ours - ours.mean(), theirs - theirs.mean(axis=1, keepdims=True)
     size = np.sqrt((ours**2).sum() * (theirs**2).sum(axis=1))
