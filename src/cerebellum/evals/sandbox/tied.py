@@ -82,14 +82,14 @@ def end_all() -> None:
 
 def children() -> Iterator[int]:
     """This process's children, by /proc."""
-    own = str(os.getpid()).encode()
+    this = str(os.getpid()).encode()
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/stat", "rb") as stream:
                 parent = stream.read().rpartition(b")")[2].split()[1]
         except OSError:
             continue  # it ended meanwhile
-        if parent == own:
+        if parent == this:
             yield int(name)
 
 
