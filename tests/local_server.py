@@ -41,9 +41,11 @@ class Answering(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def start(self, code: int, length: int, headers: Mapping[str, str]) -> None:
+    def start(self, code: int, length: int | None, headers: Mapping[str, str]) -> None:
+        """``length`` None: the body ends with the connection."""
         self.send_response(code)
-        for name, value in {**headers, "Content-Length": str(length)}.items():
+        ends = {"Connection": "close"} if length is None else {"Content-Length": str(length)}
+        for name, value in {**headers, **ends}.items():
             self.send_header(name, value)
         self.end_headers()
 

@@ -38,7 +38,8 @@ class Hub:
 
     Faults: ``budget`` bytes of large files are given, then every connection ends; ``puts`` uploads are taken, then every connection ends;
     ``spoiled``: large files have a wrong byte; ``damaged``: what is uploaded arrives with one; ``careless``: it is kept with one;
-    ``down``: 503 for everything; ``whole``: ranges are ignored.
+    ``down``: 503 for everything; ``whole``: ranges are ignored; ``longer``: bytes that follow those of a large file, in one answer
+    without a length.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Hub:
     careless: bool = False
     down: bool = False
     whole: bool = False
+    longer: int = 0
     address: str = ""
 
     def requests(self, method: str, part: str) -> list[tuple[str, str, str]]:
@@ -179,7 +181,10 @@ class Handler(Answering):
         )
         if asked and not self.hub.whole:
             code, facts = 206, {"Content-Range": f"bytes {first}-{end - 1}/{len(data)}"}
-        self.start(code, end - first, facts)
+        if self.hub.longer:
+            data, end = data[:end] + bytes(self.hub.longer), end + self.hub.longer
+            self.close_connection = True
+        self.start(code, None if self.hub.longer else end - first, facts)
         for at in range(first, end, 1 << 14):
             block = data[at : min(at + (1 << 14), end)]
             if self.hub.budget is not None:

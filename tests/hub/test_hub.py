@@ -20,6 +20,7 @@ from cerebellum import api, bundled
 from cerebellum.errors import CerebellumError, HubError, InputError, OutputError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.split_file import SplitLimit, write_set
+from cerebellum.hub.fetch import AtMost
 from cerebellum.hub.remote import inspect_remote
 from cerebellum.progress import Silent
 from cerebellum.testing import FakeBackend, write_fake_model
@@ -142,6 +143,45 @@ def test_other_bytes_than_the_hub_says_are_not_kept(hub: Hub) -> None:
         api.fetch("hf:org/model:F16")
     assert not [p for p in Path(constants.HF_HUB_CACHE).rglob("*") if p.is_file() and p.stat().st_size > 100]
     hub.spoiled = False
+    assert api.fetch("hf:org/model:F16").read_bytes() == MODEL
+
+
+def test_no_word_of_a_hub_leads_out_of_the_cache(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files whose names climb aren't there; a commit or a hash that is none, and a revision that climbs, are refused."""
+    outside = tmp_path / "cache" / "x.gguf"
+    climbing = {"../../../../x.gguf": MODEL, "/x.gguf": MODEL, "a/../../x.gguf": MODEL, "..\\x.gguf": MODEL}
+    hub.repos["org/evil"] = Repo({**climbing, "tame.gguf": hub.repos["org/one"].files["one.gguf"]})
+    assert api.fetch("hf:org/evil").name == "tame.gguf"
+    for name in climbing:
+        with pytest.raises(CerebellumError):
+            api.fetch(f"hf:org/evil:{name}")
+    with pytest.raises(InputError, match="no revision after the @"):
+        api.fetch("hf:org/one@../../../x:one.gguf")
+    with monkeypatch.context() as patch:
+        patch.setattr(Repo, "commit", "../../../x")
+        with pytest.raises(HubError, match="doesn't say which commit"):
+            api.fetch("hf:org/one")
+    monkeypatch.setattr("tests.hub.standin.sha256", lambda data: "../../../../x.gguf")
+    with pytest.raises(HubError, match="doesn't say size and hash of m-F16"):
+        api.fetch("hf:org/model:F16")
+    assert not outside.exists() and not list(tmp_path.rglob("x.gguf*"))
+
+
+def test_more_bytes_than_a_hub_says_are_not_written(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that doesn't end would fill the disk; what is written by then is not kept."""
+    with AtMost(tmp_path / "f", 10, "m.gguf") as stream:
+        stream.write(b"x" * 10)
+        with pytest.raises(HubError, match=r"more of m\.gguf than the 10 bytes that it says"):
+            stream.write(b"x")
+    assert (tmp_path / "f").stat().st_size == 0
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 16)
+    hub.longer = 40_000_000
+    with pytest.raises(HubError, match="nothing is kept of them"):
+        api.fetch("hf:org/model:F16")
+    assert hub.served < len(MODEL) + 30_000_000
+    with pytest.raises(HubError, match="were asked for"):
+        inspect_remote("hf:org/model:F16")
+    hub.longer = 0
     assert api.fetch("hf:org/model:F16").read_bytes() == MODEL
 
 
@@ -383,6 +423,16 @@ def test_folders_that_can_t_be_published(hub: Hub, results: Path, tmp_path: Path
     (results / "two.card.md").write_text("# Two\n")
     fails("holds 2 cards .* name the one for README.md with --card")
     (results / "two.card.md").unlink()
+    (tmp_path / "secret").write_text("-----BEGIN PRIVATE KEY-----")
+    for name in ("LICENSE", "README.md", "report.md"):
+        aside = results / "aside"
+        if (results / name).exists():
+            (results / name).rename(aside)
+        (results / name).symlink_to(tmp_path / "secret")
+        fails(f"{name} is a link to a file outside of")
+        (results / name).unlink()
+        if aside.exists():
+            aside.rename(results / name)
     shard = results / "small-cerebellum-00002-of-00003.gguf"
     kept = shard.read_bytes()
     shard.write_bytes(kept[:-40])

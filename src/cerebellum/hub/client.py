@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,8 +146,20 @@ def listing(name: HubName, progress: Progress) -> Listing:
             raise
         progress.note(f"the hub wasn't reached: {name.repo} as the cache holds it")
         return cached
-    files = {s.rfilename: _remote(s) for s in info.siblings or ()}
-    return Listing(str(info.sha), files, bool(info.private))
+    if not is_hash(commit := str(info.sha)):
+        raise HubError(f"the hub doesn't say which commit of {name.repo} it gives; is HF_ENDPOINT a hub?")
+    files = {s.rfilename: _remote(s) for s in info.siblings or () if stays_inside(s.rfilename)}
+    return Listing(commit, files, bool(info.private))
+
+
+def is_hash(text: str) -> bool:
+    """Whether ``text`` is a sha256 or git's sha1, which can be a file's name in the cache: a hub's word goes nowhere else."""
+    return re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text) is not None
+
+
+def stays_inside(path: str) -> bool:
+    """Whether a repository's path leads to no place outside of the folder that it is put into."""
+    return "\0" not in path and not {"", ".", ".."} & set(path.replace("\\", "/").split("/"))
 
 
 def is_answer(error: object) -> bool:

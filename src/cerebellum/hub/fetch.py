@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import shutil
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -13,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from cerebellum.errors import HubError, InputError, OutputError
-from cerebellum.hub.client import Listing, asking, bars, digest_of, listing, repo_folder
+from cerebellum.hub.client import Listing, asking, bars, digest_of, is_hash, listing, repo_folder
 from cerebellum.hub.names import HubName, choose, is_hub_name
 from cerebellum.progress import Progress, Silent
 
@@ -42,7 +43,7 @@ def _one(name: HubName, path: str, repository: Listing, progress: Progress) -> P
 
         url = hf_hub_url(name.repo, path, revision=repository.commit)
         remote = get_hf_file_metadata(url)
-        if not remote.etag or remote.size is None:
+        if not is_hash(remote.etag or "") or remote.size is None:
             raise HubError(
                 f"the hub doesn't say size and hash of {path}, so it can't be checked; is HF_ENDPOINT a hub?"
             )
@@ -92,7 +93,7 @@ def _download(partial: Path, done: int, remote: Any, path: str) -> None:
 
     at_hub = urlsplit(remote.location).netloc == urlsplit(constants.ENDPOINT).netloc
     headers = build_hf_headers(token=None if at_hub else False)  # no token for a store that is not the hub
-    with partial.open("ab") as stream:
+    with AtMost(partial, remote.size, path) as stream:
         http_get(
             remote.location,
             stream,
@@ -101,6 +102,22 @@ def _download(partial: Path, done: int, remote: Any, path: str) -> None:
             expected_size=remote.size,
             displayed_filename=path,
         )
+
+
+class AtMost(io.BufferedWriter):
+    """The end of the file ``path``, that takes no more than ``size`` bytes in all. Raises `HubError` for more, and empties the file."""
+
+    def __init__(self, path: Path, size: int, name: str) -> None:
+        super().__init__(io.FileIO(path, "ab"))
+        self._size, self._name = size, name
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._size:
+            self.truncate(0)
+            raise HubError(
+                f"the hub gives more of {self._name} than the {self._size:,} bytes that it says: nothing is kept of them"
+            )
+        return super().write(data)
 
 
 def _check(path: Path, etag: str, name: str) -> None:

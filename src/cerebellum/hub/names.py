@@ -38,6 +38,8 @@ class HubName:
             raise InputError(
                 f"{quoted(text)} is no model of a hub: write hf:org/name, hf:org/name:Q4_K_M or hf:org/name:file.gguf"
             )
+        if ".." in (match["revision"] or "").split("/"):
+            raise InputError(f"{quoted(text)} has no revision after the @; leave it out for the newest")
         return cls(match["repo"], match["revision"] or "", match["which"] or "")
 
     def __str__(self) -> str:

@@ -118,7 +118,8 @@ def files_of(folder: Path, card: Path | None = None) -> list[tuple[Path, str]]:
     if not models:
         raise InputError(f"{folder} holds no GGUF to publish (base-*.gguf is what a recipe starts from, not a result)")
     files = [*models, *_matching(folder, BESIDE + PAGES)]
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and (path / "report.json").is_file()):
+    inner_folders = (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    for inner in sorted(path for path in inner_folders if (path / "report.json").is_file()):
         files += _matching(inner, PAGES)
     if (readme := _card(folder, card)) is not None:
         files.append(readme)
@@ -147,9 +148,16 @@ def _models(folder: Path) -> list[Path]:
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    return [
+    """Files of these names. Raises `InputError` for a link that leads out of the folder: who made it could have anything published."""
+    files = [
         p for pattern in patterns for p in sorted(folder.glob(pattern)) if p.is_file() and not p.name.startswith(".")
     ]
+    for path in files:
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{path} is a link to a file outside of {folder}: put the file itself there, or remove the link"
+            )
+    return files
 
 
 def _card(folder: Path, card: Path | None) -> Path | None:
@@ -158,8 +166,8 @@ def _card(folder: Path, card: Path | None) -> Path | None:
         if not card.is_file():
             raise InputError(f"there is no card {card} (--card)")
         return card
-    if (folder / CARD).is_file():
-        return folder / CARD
+    if own := _matching(folder, (CARD,)):
+        return own[0]
     cards = _matching(folder, ("*.card.md",))
     if len(cards) > 1:
         raise InputError(f"{folder} holds {len(cards)} cards ({cards[0].name}, …): name the one for {CARD} with --card")

@@ -67,7 +67,11 @@ class _Reader:
                 hf_raise_for_status(response)
                 if response.status_code != 206:
                     raise HubError(f"the hub gives {path} only whole, so it can't be looked into; fetch it")
-                data = bytes(response.read())
+                data = b""
+                for block in response.iter_bytes(1 << 16):
+                    data += block
+                    if len(data) > end - first:
+                        break
             if len(data) != end - first:
                 raise HubError(
                     f"the hub gave {len(data)} bytes of {path}, where {end - first} were asked for; try again"
