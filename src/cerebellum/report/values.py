@@ -9,11 +9,13 @@ from typing import Any
 from cerebellum.report.views import Mean
 
 Data = dict[str, Any]
+#: No figure of a report is as large: with those that are, sums, products and axes would leave all numbers.
+LARGEST = 1e100
 
 
 def number(value: Any) -> float:
-    """A finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A finite number, within `LARGEST`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise TypeError(f"{value!r} is no number")
     return float(value)
 
@@ -55,4 +57,4 @@ def flat_mean(value: Data, name: str, scale: Callable[[float], float] = float) -
 
 def percent(log_ratio: float) -> float:
     """Of a change of mean NLL that of perplexity, percent; a limit beyond all numbers is refused as damage."""
-    return 100.0 * math.expm1(log_ratio)
+    return number(100.0 * math.expm1(log_ratio))
