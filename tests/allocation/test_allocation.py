@@ -208,5 +208,11 @@ def test_an_importance_matrix_that_is_asked_for_is_made_and_widens_the_choice(mo
     given: dict[str, Any] = {"imatrix": "auto", "calibration_text": calibration, "refine": False, "n_shuffled": 0}
     result = allocate(model, **given)
     assert (model.parent / "out" / "imatrix.gguf").exists() and result.facts["imatrix"]["file"] == "imatrix.gguf"
+    effect = result.facts["imatrix"]["effect"]
+    assert effect["ftype"] == result.base.ftype and effect["chunks"] == result.facts["splits"]["search"]["n_chunks"]
+    assert effect["sentence"].startswith(
+        f"the importance matrix at {result.base.ftype}, on {effect['chunks']} chunks of the search text: "
+    )
+    assert plain.facts["imatrix"] is None
     name = "blk.1.ffn_up.weight"
     assert "IQ2_XXS" in result.table.types[name] and "IQ2_XXS" not in plain.table.types[name]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -13,10 +16,12 @@ from cerebellum.cores import core_shares
 from cerebellum.domain import TensorType
 from cerebellum.errors import EngineError, InputError
 from cerebellum.fleet import local as fleet
-from cerebellum.fleet.local import auto_workers, device_sets, fleet_settings, free_bytes
+from cerebellum.fleet.local import LocalFleet, auto_workers, device_sets, fleet_settings, free_bytes
 from cerebellum.llamacpp.pinning import pinnable, visible
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, write_fake_model
+from cerebellum.verbs import session
+from cerebellum.verbs.options import SessionOptions
 
 EFFECTS = {TensorType(f"blk.{i}.ffn_gate.weight", "Q2_K"): Effect(kld=0.01 * i) for i in range(4)}
 FOUR = ("CUDA0", "CUDA1", "CUDA2", "CUDA3")
@@ -147,3 +152,30 @@ def test_a_child_runs_on_its_cores_alone(tmp_path: Path) -> None:
     finally:
         engine.close()
     assert fleet.CORES_EACH >= 1
+
+
+def test_an_estimate_counts_the_engines_that_will_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of this machine, or of the nodes that answer: a share of the processor each, or the whole sets of GPUs that a node has."""
+    nodes = [
+        {"Alive": alive, "NodeID": f"node{i}", "NodeManagerHostname": "host", "Resources": {"CPU": 16.0, "GPU": gpus}}
+        for i, (alive, gpus) in enumerate([(True, 5.0), (True, 2.0), (False, 8.0)])
+    ]
+
+    @contextlib.contextmanager
+    def connected(address: str) -> Iterator[Any]:
+        assert address == "ray"
+        yield SimpleNamespace(nodes=lambda: nodes)
+
+    monkeypatch.setattr(session, "connected", connected)
+    local = cast(LocalFleet, SimpleNamespace(n=3))
+
+    def count(n_gpu_layers: int = 0, **more: Any) -> int:
+        settings = Settings(n_ctx=64, n_gpu_layers=n_gpu_layers)
+        options = SessionOptions(Path("m.gguf"), Path("out"), Path("text"), settings=settings, **more)
+        return session.count_engines(options, local)
+
+    assert count() == 3
+    assert count(cluster="ray", workers=3) == 6 and count(cluster="ray", workers=99) == 32
+    assert count(99, cluster="ray") == 7 and count(99, cluster="ray", gpus_per_worker=2) == 3
+    with pytest.raises(InputError, match="no node of the Ray cluster has 6 GPUs for an engine: it shows 2 nodes"):
+        count(99, cluster="ray", gpus_per_worker=6)

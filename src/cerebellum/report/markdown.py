@@ -141,9 +141,9 @@ def fact_lines(facts: dict[str, Any], version: str = __version__) -> list[str]:
         + (f"{facts['imatrix']['file']}, sha256 {facts['imatrix']['sha256']}" if facts["imatrix"] else "none"),
     ]
     if facts["imatrix"] and (effect := facts["imatrix"].get("effect")):
-        lines.append(f"* with it and without: {effect['sentence']}")
+        lines.append(f"importance matrix, with it and without: {effect['sentence']}")
     if facts["imatrix"] and (left_out := facts["imatrix"].get("left_out")):
-        lines.append(f"* by tensor: {left_out['sentence']}")
+        lines.append(f"importance matrix, by tensor: {left_out['sentence']}")
     for name, split in facts["splits"].items():
         lines.append(f"{name} text: {chunks_of(split)}, sha256 {split['text_sha256']}")
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items() if value is not None)

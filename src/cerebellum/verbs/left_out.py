@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Trial, TrialKind
+from cerebellum.figures import counted
 from cerebellum.files import FileState
 from cerebellum.gguf import model_file
 from cerebellum.gguf.imatrix_write import LEGACY, read_importance, write_importance
@@ -61,15 +62,14 @@ class LeftOut:
     def sentence(self) -> str:
         """For the terminal and the report."""
         if self.change is None and self.tensors:
-            return (
-                f"the importance matrix is left out for {len(self.tensors)} tensors, as where the anchors were measured"
-            )
+            return f"the importance matrix is left out for {counted(len(self.tensors), 'tensor')}, as where the anchors were measured"
         if self.change is None:
             return "no tensor is better off without the importance matrix, judged by the importance of the search text"
         low, high = self.change.low * MILLI, self.change.high * MILLI
         what = f"left out for {len(self.tensors)}" if self.tensors else "kept for all"
+        which = counted(len(self.worse), "tensor has", "tensors have")
         return (
-            f"{len(self.worse)} tensors have a smaller error without the importance matrix, judged by the importance of the search text; "
+            f"{which} a smaller error without the importance matrix, judged by the importance of the search text; "
             f"it is {what}: without entries KL divergence changes by {self.change.estimate * MILLI:.4f} thousandths "
             f"[{low:.4f}, {high:.4f}] on {self.n_chunks} chunks of the search text"
         )

@@ -42,7 +42,7 @@ from cerebellum.verbs.calibration import with_imatrix
 from cerebellum.verbs.finished import claimed, note_job
 from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.options import SessionOptions
-from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_noise, warn_of_text
+from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_effect, take_noise, warn_of_text
 from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.sweep import BASE_TRIAL
@@ -136,6 +136,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     tell(own_reference_doubts(session.inputs), session.progress, session.warnings)
     noise = take_noise(session)
     warn_of_text(session)
+    effect = take_effect(session)
     table, limit, budget = table_and_budget(session, options)
     refuse_own_reference(table, session.inputs, limit)
     anchors, transferred = take_anchors(session, table, budget, options)
@@ -164,6 +165,8 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     facts = facts_of(session) | {"limit_bytes": limit, "target": str(options.target), "seed": options.seed}
     if lines := coverage_lines(session.options.imatrix, session.source):
         facts["imatrix"] |= {"coverage": lines}
+    if effect is not None:
+        facts["imatrix"] |= {"effect": effect.as_json()}
     return Allocation(
         session.options.model.name,
         session.base,
