@@ -147,6 +147,9 @@ def damaged(value: dict[str, Any]) -> list[tuple[str, Any]]:
         ("twice", edit("tensors", 1, "name", to=value["tensors"][0]["name"])),
         ("anchors", edit("tensors", 0, "anchors", to=[{"type": 3}])),
         ("model", edit("model", to=None)),
+        ("text", edit("text", to=[[]])),
+        ("chunks", edit("text", "n_chunks", to=None)),
+        ("matrix", edit("imatrix", to=7)),
     ]  # fmt: skip
 
 

@@ -192,3 +192,10 @@ def test_what_llama_cpp_refuses_is_refused(use: ContextUse, message: str) -> Non
 def test_a_head_that_no_block_divides_is_refused() -> None:
     with pytest.raises(InputError, match="heads of 16"):
         footprint(model_of("llama", 2, LLAMA | {"attention.key_length": 16}), ContextUse(4096, "Q8_0", "Q8_0"))
+
+
+def test_more_blocks_than_any_program_opens_are_refused_at_once() -> None:
+    """A header of a few bytes can say a thousand million."""
+    model = replace(model_of("llama", 2, LLAMA), n_blocks=10**9)
+    with pytest.raises(InputError, match="says that it has 1,000,000,000 blocks"):
+        footprint(model, ContextUse(4096))

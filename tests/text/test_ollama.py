@@ -75,6 +75,14 @@ def test_stop_words_are_the_end_marks() -> None:
     ]
 
 
+def test_what_a_terminal_would_obey_is_not_carried_over() -> None:
+    """Without --out a Modelfile goes to the terminal: neither a template nor a stop word brings it sequences or other lines."""
+    evil = templates.CHATML.replace("<|im_end|>", "<|im_end|>\x1b]52;c;eA==\x07")
+    made = modelfile(Path("m.gguf"), Template(evil, "", "", False), ["<eos>", "\x1b[2J", "a\nFROM x", "\u202e"], None)
+    assert dict(parse(made.text)).keys() == {"FROM", "PARAMETER"} and "<eos>" in made.text
+    assert all(c == "\n" or c.isprintable() for c in made.text) and made.notes
+
+
 def test_an_irregular_template_is_not_converted_and_that_is_told() -> None:
     odd = templates.CHATML.replace("message['content']", "message['content'] + (loop.index | string)")
     assert turns_of(Template(odd, "", "", False)) is None

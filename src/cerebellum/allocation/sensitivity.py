@@ -252,6 +252,8 @@ class _Reader:
     def facts(self) -> dict[str, Any]:
         kept = {name: self.value[name] for name in ("model", "build", "imatrix", "reference", "text", "settings")}
         str(kept["model"]["sha256"]), str(kept["model"]["file"])
+        _check_text(kept["text"] or {})
+        _check_matrix(kept["imatrix"] or {})
         return {**kept, "base": {"ftype": str(self.value["base"])}}
 
     def kinds(self) -> tuple[str, ...]:
@@ -269,6 +271,24 @@ class _Reader:
             CheckedRecipe(str(c["name"]), _whole(c["file_bytes"]), _number(c["predicted"], 0.0), _number(c["measured"]))
             for c in self.value["checks"]
         ]
+
+
+def _check_text(text: dict[str, Any]) -> None:
+    """What is told of the text is there: its name, its chunks, what a conversation lost."""
+    if not text:
+        return
+    first, last = text["chunks"]
+    turns = text["conversations"] or {"cut": 0, "dropped": 0}
+    for number in (first, last, text["n_chunks"], text["ctx"], turns["cut"], turns["dropped"]):
+        _whole(number, 0)
+    if not isinstance(text["text"], str):
+        raise ValueError("its text has no name")
+
+
+def _check_matrix(matrix: dict[str, Any]) -> None:
+    left_out = matrix.get("left_out") or {}
+    if not isinstance(left_out.get("tensors", []), list | tuple):
+        raise ValueError("what its importance matrix leaves out is no list")
 
 
 def _type(kind: Any) -> str:

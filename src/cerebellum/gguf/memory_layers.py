@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cerebellum.domain import Model
+from cerebellum.errors import InputError
 
 #: Bytes of a float.
 F32 = 4
@@ -50,12 +51,20 @@ class Layer:
     state_bytes: int = 0
 
 
+#: More blocks than any llama.cpp opens (512 today): a file that says so would take memory in proportion.
+MOST_BLOCKS = 4096
+
+
 class Metadata:
-    """The numbers of an architecture that memory depends on."""
+    """The numbers of an architecture that memory depends on. Raises `InputError` for more blocks than `MOST_BLOCKS`."""
 
     def __init__(self, model: Model) -> None:
         self._model, self._prefix = model, f"{model.architecture}."
         self.n_blocks = model.n_blocks - self.number("nextn_predict_layers")
+        if self.n_blocks > MOST_BLOCKS:
+            raise InputError(
+                f"{model.path.name} says that it has {self.n_blocks:,} blocks, more than llama.cpp opens; convert it again"
+            )
 
     def value(self, key: str) -> Any:
         """The value under the architecture's name."""

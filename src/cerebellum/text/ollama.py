@@ -128,7 +128,7 @@ def modelfile(
     turns = turns_of(template) if template is not None else None
     if turns is not None and turns.system is None:
         notes.append("the chat template has no turn for a system message: Ollama leaves it out")
-    if turns is not None and template is not None and '"""' not in "".join(_pieces(turns)):
+    if turns is not None and template is not None and _can_be_quoted("".join(_pieces(turns))):
         lines += [f'TEMPLATE """{go_template(turns, template)}"""']
         if turns.default_system is not None:
             lines += [f'SYSTEM """{turns.default_system}"""']
@@ -141,12 +141,20 @@ def modelfile(
         notes.append("the model has no chat template: Ollama sends the input verbatim")
     ends = [*stops, *(_MARK.findall(turns.assistant[1]) if turns else [])]
     lines += [
-        f'PARAMETER stop "{stop}"' for stop in dict.fromkeys(ends) if stop and '"' not in stop and "\n" not in stop
+        f'PARAMETER stop "{stop}"'
+        for stop in dict.fromkeys(ends)
+        if stop and '"' not in stop and printable(stop) == stop
     ]
     lines += [f"PARAMETER num_ctx {n_ctx}"] if n_ctx else []
     if license_name:
         lines += [f'LICENSE """{printable(license_name).replace(chr(34), "")}"""']
     return Modelfile("\n".join(lines) + "\n", tuple(notes))
+
+
+def _can_be_quoted(text: str) -> bool:
+    """Whether three quotes hold it, and a terminal shows it as it is."""
+    shown = text.replace("\n", "").replace("\t", "")
+    return '"""' not in text and printable(shown, len(shown)) == shown
 
 
 def _one_line(file: Path) -> str:

@@ -33,7 +33,8 @@ def template_of(model: Model) -> Template | None:
 
 def _text(model: Model, tokens: TokenList, key: str) -> str:
     number = model.metadata.get(_PREFIX + key)
-    return tokens.texts[number] if isinstance(number, int) and 0 <= number < len(tokens.texts) else ""
+    text = tokens.texts[number] if isinstance(number, int) and 0 <= number < len(tokens.texts) else ""
+    return text if isinstance(text, str) else ""
 
 
 def _adds_bos(model: Model) -> bool:
