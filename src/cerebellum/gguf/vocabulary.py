@@ -23,7 +23,7 @@ _TYPES = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused
 
 @dataclass(frozen=True, slots=True)
 class TokenList:
-    """A file's tokens: ``texts[i]`` is token i's, ``types[i]`` its kind (empty: not said), ``rules`` a hash of each other thing that
+    """A file's tokens: ``texts[i]`` is token i's ("" where the file has no text there), ``types[i]`` its kind (empty: not said), ``rules`` a hash of each other thing that
     decides how a text is cut, by its key."""
 
     file: str
@@ -42,7 +42,8 @@ def token_list(model: Model) -> TokenList:
 
         texts, types = value("tokens"), value("token_type")
         rules = {name: content_key(name, _plain(value(name))) for name in _RULES if _PREFIX + name in model.metadata}
-    return TokenList(model.path.name, _tuple(texts), _tuple(types), rules)
+    words = tuple(text if isinstance(text, str) else "" for text in _tuple(texts))
+    return TokenList(model.path.name, words, _tuple(types), rules)
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

@@ -33,8 +33,7 @@ def template_of(model: Model) -> Template | None:
 
 def _text(model: Model, tokens: TokenList, key: str) -> str:
     number = model.metadata.get(_PREFIX + key)
-    text = tokens.texts[number] if isinstance(number, int) and 0 <= number < len(tokens.texts) else ""
-    return text if isinstance(text, str) else ""
+    return tokens.texts[number] if isinstance(number, int) and 0 <= number < len(tokens.texts) else ""
 
 
 def _adds_bos(model: Model) -> bool:
