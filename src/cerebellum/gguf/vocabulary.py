@@ -23,8 +23,8 @@ _TYPES = {1: "normal", 2: "unknown", 3: "control", 4: "user-defined", 5: "unused
 
 @dataclass(frozen=True, slots=True)
 class TokenList:
-    """A file's tokens: ``texts[i]`` is token i's ("" where the file has no text there), ``types[i]`` its kind (empty: not said), ``rules`` a hash of each other thing that
-    decides how a text is cut, by its key."""
+    """A file's tokens: ``texts[i]`` is token i's ("" where there is no text), ``types[i]`` its kind (empty: not said), ``rules`` a hash of
+    each other thing that decides how a text is cut, by its key."""
 
     file: str
     texts: tuple[str, ...]
