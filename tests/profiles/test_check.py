@@ -98,6 +98,15 @@ def test_a_small_role_is_measured_whole() -> None:
     assert check.agreement == check.low == check.high == pytest.approx(-1.0)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_small_role_is_judged_right_whatever_the_sign_of_its_figures(seed: int) -> None:
+    """Measured whole, nothing is left to believe: also where a table's figures are changes, and most are below zero."""
+    random = np.random.default_rng(seed)
+    old, new = (dict(enumerate(random.normal(-0.5, 1.0, 6).tolist())) for _ in range(2))
+    verdict, share = kept(old, new)
+    assert verdict is (CarryVerdict.HOLDS if share >= 0.8 else CarryVerdict.FAILS)
+
+
 def test_the_scale_of_either_table_does_not_matter() -> None:
     old, new = planted(0.8, 3)
     larger = {b: 1000.0 * v for b, v in new.items()}
