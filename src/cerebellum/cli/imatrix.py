@@ -19,6 +19,7 @@ from cerebellum.cli.common import (
 )
 from cerebellum.cli.console import ConsoleProgress
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS
+from cerebellum.quoting import shell_file
 
 FilePath = click.Path(path_type=Path)
 
@@ -88,3 +89,6 @@ def imatrix(
         print_json(made.as_json())
         return
     print(made.summary())
+    print(
+        f"Next: cerebellum run {shell_file(str(model))} --imatrix {shell_file(str(out))} --text FILE --out FOLDER, with another text."
+    )

@@ -17,7 +17,7 @@ from cerebellum.gguf import model_file
 from cerebellum.gguf.split_file import SplitLimit, write_set
 from cerebellum.gguf.split_set import SplitName
 from cerebellum.keys import stem_of
-from cerebellum.quoting import printable
+from cerebellum.quoting import printable, shell_file
 
 
 def split_limit(max_size: str | int | None, max_tensors: int | None) -> SplitLimit | None:
@@ -129,6 +129,7 @@ class SplitModel:
                 ": more than asked for (the limit counts tensors, and none is cut)" if most and n_bytes > most else ""
             )
             lines.append(f"  {path.name}  {n_bytes:,} bytes{over}")
+        lines.append(f"Next: llama-cli -m {shell_file(str(self.model.files[0]))}, with all files in one folder.")
         return "\n".join(map(printable, lines))
 
 
