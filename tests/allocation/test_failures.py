@@ -176,6 +176,7 @@ def test_its_own_size_is_refused_since_nothing_is_nearer_to_it(tmp_path: Path, a
     path = quantized(tmp_path)
     with pytest.raises(InputError, match=r"no file is nearer to it than itself"):
         ask(path, backend=FakeBackend(effects(path)), **{**small(path), "like": "Q4_K_M"})
+    assert not list(tmp_path.rglob("base-*")) and not list(tmp_path.rglob("study.sqlite")), "before anything is made"
 
 
 def test_a_stock_file_without_divergence_gives_no_share_and_no_number_that_cant_be(tmp_path: Path) -> None:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
-from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
 from cerebellum.allocation.floor import harmless_types
 from cerebellum.allocation.sizes import target_bytes
-from cerebellum.allocation.table import Table, table_of
+from cerebellum.allocation.table import Table
 from cerebellum.domain import Model
-from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
@@ -20,24 +16,22 @@ from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
+from cerebellum.verbs.allocation.first import nominal_table, own_reference_doubts, refuse_own_reference, stock_plan
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
-from cerebellum.verbs.allocation.run import checked_budget, own_reference_doubts, refuse_own_reference, stock_base
+from cerebellum.verbs.allocation.run import checked_budget
 from cerebellum.verbs.allocation.transfer import expected_trials
-from cerebellum.verbs.allocation.weights import important
-from cerebellum.verbs.calibration import wants_imatrix
 from cerebellum.verbs.estimating import (
     NOISE_PASSES,
     ONE_TENSOR,
     chunks_to_show,
     disk_of,
     memory_of,
-    nominal_base,
     notes_of,
     rows_of,
     time_model,
 )
-from cerebellum.verbs.inputs import Inputs, read_inputs
+from cerebellum.verbs.inputs import read_inputs
 from cerebellum.verbs.options import SessionOptions
 
 #: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
@@ -58,15 +52,11 @@ def estimate_allocation(
     progress.note(f"estimate: reading {options.model.name} and the texts")
     inputs = read_inputs(options)
     progress.note("estimate: asking llama.cpp for the stock file's types")
-    source, ftype = inputs.source, options.base or stock_base(backend, inputs.source, options, allocation.target)
-    types = backend.types(source.path, ftype, (), options.imatrix)
-    named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-    makes = wants_imatrix(replace(options, base=ftype), named, backend)
-    table = nominal_table(source, ftype, types, allocation, inputs, makes_imatrix=makes)
-    refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
+    stock = stock_plan(inputs, options, allocation, backend)
+    source, ftype = inputs.source, stock.ftype
     model = time_model(options, inputs, backend, progress)
     search, report, seconds, n_engines = model.search, model.report, model.seconds, model.n_engines
-    table = nominal_table(source, ftype, types, allocation, inputs, model.unused, makes)
+    table = nominal_table(inputs, stock, allocation, model.unused)
     limit = target_bytes(allocation.target, table.base)
     budget = checked_budget(table, limit)
     refuse_own_reference(table, inputs, limit)
@@ -108,28 +98,6 @@ def counted_trials(table: Table, budget: int, allocation: AllocationOptions, sou
         n = expected_trials(table, cells, allocation.origin, source)
         return n, n, n_harmless
     return len(cells), len(cells) + round(SECOND_SHARE * len(cells)), n_harmless
-
-
-def nominal_table(
-    source: Model,
-    ftype: str,
-    types: Mapping[str, str],
-    allocation: AllocationOptions,
-    inputs: Inputs,
-    unused: frozenset[str] = frozenset(),
-    makes_imatrix: bool = False,
-) -> Table:
-    """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
-    base = nominal_base(source, ftype, types)
-    known = frozenset(t.name for t in base.tensors) if makes_imatrix else important(inputs.imatrix, source)
-    kinds_of = candidate_types(source, base.types, allocation.rules, known, unused)
-    source_types = source.types
-
-    def error(name: str, kind: str) -> float:
-        return 0.0 if kind == source_types[name] else 4.0 ** -TYPES[kind].bits_per_weight
-
-    errors = {name: {k: error(name, k) for k in (*kinds, base.types[name])} for name, kinds in kinds_of.items()}
-    return table_of(base, kinds_of, errors, dict.fromkeys(kinds_of, 1.0))
 
 
 def chunk_counts(

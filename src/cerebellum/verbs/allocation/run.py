@@ -28,19 +28,19 @@ from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
 from cerebellum.verbs.allocation.choose import STOCK_MIX, try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
+from cerebellum.verbs.allocation.first import check_first, own_reference_doubts, refuse_own_reference, stock_base
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin
 from cerebellum.verbs.allocation.refine import Spend, refine, usual_spend
 from cerebellum.verbs.allocation.sensitivity import anchors_of_map, check_map, left_out_of
 from cerebellum.verbs.allocation.stamped import stamp_of, with_keys
-from cerebellum.verbs.allocation.stock import nearest_mix, stock_sizes, stock_types
+from cerebellum.verbs.allocation.stock import stock_sizes, stock_types
 from cerebellum.verbs.allocation.transfer import transfer_anchors
 from cerebellum.verbs.allocation.weights import coverage_lines, make_table
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.calibration import with_imatrix
 from cerebellum.verbs.finished import claimed, note_job
-from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.pipeline import bench_session, facts_of, part_of, take_effect, take_noise, warn_of_text
 from cerebellum.verbs.race import seconds_a_chunk
@@ -75,6 +75,7 @@ def allocate_session(
     progress = progress or Silent()
     if not options.job:
         options = claimed(options, of_allocation(allocation), bench_options)
+    check_first(options, allocation, backend)
     options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
         options = replace(options, left_out=left_out_of(allocation.sensitivity))
@@ -120,15 +121,6 @@ def calibrated(
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
     with_base = replace(options, base=options.base or allocation.target.like)
     return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
-
-
-def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
-    """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
-    if target.like is not None:
-        return target.like
-    # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
-    left_out = [source.ftype] if source.is_quantized and options.reference is None else []
-    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), left_out)
 
 
 def allocate(session: Session, options: AllocationOptions) -> Allocation:
@@ -195,33 +187,6 @@ def take_anchors(
     if options.origin is not None:
         return transfer_anchors(session, table, options.origin, budget, options.seed)
     return measure_anchors(session, table, budget, options.seed), None
-
-
-def own_reference_doubts(inputs: Inputs) -> list[str]:
-    """That figures are distances from a quantized file, where they are."""
-    source = inputs.source
-    if not (source.is_quantized and inputs.is_own_reference):
-        return []
-    return [
-        f"{source.path.name} is quantized already ({source.ftype or 'mixed types'}) and is its own reference: every figure says how far a "
-        "file is from it, and nothing of how far it is from the unquantized model. Give --reference with that if you have it."
-    ]
-
-
-def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
-    """Raises `InputError` where the source is its own reference and fits: nothing can be nearer to it than itself."""
-    source_types, base = inputs.source.types, table.base.types
-    if not (inputs.source.is_quantized and inputs.is_own_reference):
-        return
-    types = {name: source_types[name] for name in table.names}
-    same = all(kind in table.types[name] for name, kind in types.items())
-    same = same and all(source_types[name] == kind for name, kind in base.items() if name not in types)
-    if same and table.file_bytes(types) - table.extra_bytes <= limit:  # as it is, it carries no keys of ours
-        raise InputError(
-            f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "
-            f"{limit:,} bytes no file is nearer to it than itself. Give fewer bytes than its {inputs.source.file_bytes:,} (--like with a "
-            "smaller stock type, --size), or --reference with the unquantized model"
-        )
 
 
 def refuse_poor(session: Session, recipe: Trial, controls: Controls) -> None:

@@ -1,0 +1,103 @@
+"""What is known of an allocation before a model is opened: the stock file's types, a table without weight errors, and a source that no file
+of the size asked for can be nearer to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
+from cerebellum.allocation.sizes import Target, target_bytes
+from cerebellum.allocation.table import Table, table_of
+from cerebellum.domain import Model
+from cerebellum.errors import InputError
+from cerebellum.gguf import model_file
+from cerebellum.gguf.types import TYPES
+from cerebellum.llamacpp.protocol import Backend
+from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.stock import nearest_mix
+from cerebellum.verbs.allocation.weights import important
+from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.estimating import nominal_base
+from cerebellum.verbs.inputs import Inputs, read_inputs
+from cerebellum.verbs.options import SessionOptions
+
+
+@dataclass(frozen=True)
+class StockPlan:
+    """The stock mix that the recipe is compared with, the types that llama.cpp gives its tensors, and whether an importance matrix is made
+    first."""
+
+    ftype: str
+    types: Mapping[str, str]
+    makes_imatrix: bool
+
+
+def check_first(options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> None:
+    """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made."""
+    if options.reference is None and model_file.read_model(options.model).is_quantized:
+        stock_plan(read_inputs(options), options, allocation, backend)
+
+
+def stock_plan(inputs: Inputs, options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> StockPlan:
+    """Asks llama.cpp, without opening the model. Raises a `CerebellumError` where that shows that the job can't be."""
+    ftype = options.base or stock_base(backend, inputs.source, options, allocation.target)
+    types = backend.types(inputs.source.path, ftype, (), options.imatrix)
+    named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
+    stock = StockPlan(ftype, types, wants_imatrix(replace(options, base=ftype), named, backend))
+    table = nominal_table(inputs, stock, allocation)
+    refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
+    return stock
+
+
+def nominal_table(
+    inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, unused: frozenset[str] = frozenset()
+) -> Table:
+    """The job's table with errors that fall by 4 a bit, as they do about: which types are measured depends on their order alone."""
+    source = inputs.source
+    base = nominal_base(source, stock.ftype, stock.types)
+    known = frozenset(t.name for t in base.tensors) if stock.makes_imatrix else important(inputs.imatrix, source)
+    kinds_of = candidate_types(source, base.types, allocation.rules, known, unused)
+    source_types = source.types
+
+    def error(name: str, kind: str) -> float:
+        return 0.0 if kind == source_types[name] else 4.0 ** -TYPES[kind].bits_per_weight
+
+    errors = {name: {k: error(name, k) for k in (*kinds, base.types[name])} for name, kinds in kinds_of.items()}
+    return table_of(base, kinds_of, errors, dict.fromkeys(kinds_of, 1.0))
+
+
+def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
+    """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
+    if target.like is not None:
+        return target.like
+    # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
+    left_out = [source.ftype] if source.is_quantized and options.reference is None else []
+    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), left_out)
+
+
+def own_reference_doubts(inputs: Inputs) -> list[str]:
+    """That figures are distances from a quantized file, where they are."""
+    source = inputs.source
+    if not (source.is_quantized and inputs.is_own_reference):
+        return []
+    return [
+        f"{source.path.name} is quantized already ({source.ftype or 'mixed types'}) and is its own reference: every figure says how far a "
+        "file is from it, and nothing of how far it is from the unquantized model. Give --reference with that if you have it."
+    ]
+
+
+def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:
+    """Raises `InputError` where the source is its own reference and fits: nothing can be nearer to it than itself."""
+    source_types, base = inputs.source.types, table.base.types
+    if not (inputs.source.is_quantized and inputs.is_own_reference):
+        return
+    types = {name: source_types[name] for name in table.names}
+    same = all(kind in table.types[name] for name, kind in types.items())
+    same = same and all(source_types[name] == kind for name, kind in base.items() if name not in types)
+    if same and table.file_bytes(types) - table.extra_bytes <= limit:  # as it is, it carries no keys of ours
+        raise InputError(
+            f"{inputs.source.path.name} is quantized already ({inputs.source.ftype or 'mixed types'}) and is its own reference: within "
+            f"{limit:,} bytes no file is nearer to it than itself. Give fewer bytes than its {inputs.source.file_bytes:,} (--like with a "
+            "smaller stock type, --size), or --reference with the unquantized model"
+        )
