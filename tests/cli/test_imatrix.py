@@ -63,7 +63,7 @@ def test_bad_input_is_one_clear_message(
 
 def test_killed_in_the_middle_the_same_command_goes_on_to_the_same_bits(folder: Path) -> None:
     """SIGKILL, not an exception: the engine ends too, what was kept is taken over, and the file is that of a command never killed."""
-    (folder / "long.txt").write_text(tiny.text(16_000))
+    (folder / "long.txt").write_text(tiny.text(9_000))
     words = ("imatrix", "model.gguf", "-f", "long.txt", "-c", "64", "-t", "1")
     partial, out = folder / ".killed.gguf.partial", folder / "killed.gguf"
     process = start(folder, *words, "-o", "killed.gguf")

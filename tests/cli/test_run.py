@@ -119,7 +119,7 @@ def scores(study: Path) -> int:
         return 0
 
 
-@pytest.mark.parametrize("after", [1, 60])
+@pytest.mark.parametrize("after", [60, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_run_resumes_and_equals_the_unbroken_one(ground: Path, finished: dict[str, Any], after: int) -> None:
     out = ground / f"killed{after}"
     process = start(ground, *JOB, "--out", out.name)

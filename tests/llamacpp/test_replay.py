@@ -496,7 +496,12 @@ def five_whole(files: Callable[[str], tuple[Path, Path]]) -> dict[tuple[int, int
     return found
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, 40_000, 100_000, 1 << 20])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "n_bytes", [0, pytest.param(1, marks=SLOW), 40_000, pytest.param(100_000, marks=SLOW), 1 << 20]
+)
 def test_any_allowed_memory_gives_the_same_sums(
     n_bytes: int, files: Callable[[str], tuple[Path, Path]], five_whole: dict[tuple[int, int], ChunkScore]
 ) -> None:
@@ -593,7 +598,7 @@ def test_a_sweep_given_up_leaves_the_base(files: Callable[[str], tuple[Path, Pat
     engine.close()
 
 
-@pytest.mark.parametrize("name", ["llama", "experts", "gemma3", "bundled"])
+@pytest.mark.parametrize("name", ["llama", "experts", "gemma3", pytest.param("bundled", marks=SLOW)])
 def test_short_chunks_side_by_side(name: str, files: Callable[[str], tuple[Path, Path]], tmp_path: Path) -> None:
     """Four chunks a batch, and an incomplete last bundle: sums and the reference's rows as alone, trials replayed all the same.
 

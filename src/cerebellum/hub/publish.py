@@ -166,8 +166,8 @@ def _card(folder: Path, card: Path | None) -> Path | None:
         if not card.is_file():
             raise InputError(f"there is no card {card} (--card)")
         return card
-    if own := _matching(folder, (CARD,)):
-        return own[0]
+    if named := _matching(folder, (CARD,)):
+        return named[0]
     cards = _matching(folder, ("*.card.md",))
     if len(cards) > 1:
         raise InputError(f"{folder} holds {len(cards)} cards ({cards[0].name}, …): name the one for {CARD} with --card")

@@ -79,7 +79,7 @@ def check_role(
         draws, kept = _look(belief, logs(probed), chosen, seed)
     order = np.argsort(np.median(draws, axis=0), kind="stable")
     if len(probed) == len(blocks):  # nothing is left to believe; logs know no difference of what is not positive
-        measured = np.array([probed[place] for place in range(len(blocks))])
+        measured = np.array([probed[i] for i in range(len(blocks))])
         kept, order = kept_share(measured[None], chosen), np.argsort(measured, kind="stable")
     agreement, low, high = _agreement(carried_over, draws)
     return RoleCheck(
