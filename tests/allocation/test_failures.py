@@ -179,6 +179,30 @@ def test_its_own_size_is_refused_since_nothing_is_nearer_to_it(tmp_path: Path, a
     assert not list(tmp_path.rglob("base-*")) and not list(tmp_path.rglob("study.sqlite")), "before anything is made"
 
 
+@pytest.mark.parametrize("more", [{"base": "Q2_K"}, {"reference": "itself"}])
+def test_its_own_size_is_refused_whatever_base_or_reference_is_named(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = quantized(tmp_path)
+    more = {"reference": path} if "reference" in more else more
+    with pytest.raises(InputError, match=r"no file is nearer to it than itself"):
+        api.allocate(path, backend=FakeBackend(effects(path)), **{**small(path), "like": "Q4_K_M", **more})
+    assert not list(tmp_path.rglob("base-*")) and not list(tmp_path.rglob("study.sqlite")), "before anything is made"
+
+
+def test_a_part_of_its_own_size_is_refused_too(tmp_path: Path) -> None:
+    path = quantized(tmp_path)
+    given = {name: value for name, value in small(path).items() if name not in ("n_shuffled", "refine", "like")}
+    with pytest.raises(InputError, match=r"no file is nearer to it than itself"):
+        api.run_part(path, "1/2", backend=FakeBackend(effects(path)), like="Q4_K_M", **given)
+
+
+@pytest.mark.parametrize("base", ["Q4_K_M", "Q8_0"])
+def test_a_smaller_size_is_taken_whatever_base_is_named(tmp_path: Path, base: str) -> None:
+    """The size is the stock file's of `like`, not the base's."""
+    path = quantized(tmp_path)
+    given = {**small(path), "like": "Q3_K_M", "base": base}
+    assert api.allocate(path, backend=FakeBackend(effects(path)), **given).written.path.exists()
+
+
 def test_a_stock_file_without_divergence_gives_no_share_and_no_number_that_cant_be(tmp_path: Path) -> None:
     """Its own mix is asked for with its own type forbidden: the stock file is the reference, and the recipe isn't."""
     path = quantized(tmp_path)

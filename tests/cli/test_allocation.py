@@ -81,4 +81,7 @@ def test_what_would_waste_hours_is_refused_at_once(ground: Path) -> None:
     refused(
         cerebellum(ground, *RUN, "--ladder", "Q2_K,Q4_K_M", "--size", "1MB", "--out", "no"), code, "leave out --size"
     )
+    refused(
+        cerebellum(ground, *RUN, "--size", "3.0", "--out", "no"), code, "--size 3.0 is 3 bytes", "did you mean 3.0GB?"
+    )
     assert not (ground / "no").exists()

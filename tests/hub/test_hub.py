@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from cerebellum.hub.remote import inspect_remote
 from cerebellum.progress import Silent
 from cerebellum.testing import FakeBackend, write_fake_model
 from tests.cli.command import cerebellum, refused, start
-from tests.hub.standin import READER, WRITER, Hub, Repo, serving, sha256
+from tests.hub.standin import READER, WRITER, Handler, Hub, Repo, serving, sha256
 
 # The client uploads in a way that its HTTP library is about to leave.
 pytestmark = pytest.mark.filterwarnings("ignore:Use .content=:DeprecationWarning")
@@ -441,3 +442,20 @@ def test_folders_that_can_t_be_published(hub: Hub, results: Path, tmp_path: Path
     (results / "small-cerebellum-00001-of-00003.gguf").unlink()
     fails("is one of 3 files of a model, and its first is not in")
     assert not hub.asked
+
+
+def test_a_hub_that_answers_otherwise_when_asked_again_leads_nowhere(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hash of a second answer is a way out of the cache: nobody asks a second time for what was checked."""
+    real, asked = Handler.file, list[str]()
+
+    def file(self: Handler, repo: Any, name: str) -> Any:
+        asked.append(name)
+        if len(asked) > 1:  # size and hash were told the first time; the bytes are at the store
+            return self.reply(200, b"evil", {"X-Repo-Commit": repo.commit, "ETag": '"../../../../escaped"'})
+        return real(self, repo, name)
+
+    monkeypatch.setattr(Handler, "file", file)
+    path = api.fetch("hf:org/model:F16")
+    assert path.read_bytes() != b"evil" and not list(tmp_path.rglob("escaped*"))

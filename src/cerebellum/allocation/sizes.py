@@ -12,6 +12,7 @@ from cerebellum.gguf.types import TYPES, ftype_name
 
 #: GGUF's alignment where the file doesn't name another.
 ALIGNMENT = 32
+LEAST_BYTES = 1000
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _UNITS |= {"M": 10**6, "G": 10**9}  # as llama-gguf-split has them
 _SIZE = re.compile(r"^\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*$")
@@ -36,7 +37,7 @@ def parse_target(size: str | int | None, bits: float | None, like: str | None, d
     if sum(x is not None for x in (size, bits, like)) > 1:
         raise InputError("give one of --size, --bpw and --like")
     if size is not None:
-        return Target(n_bytes=parse_bytes(size))
+        return Target(n_bytes=_model_bytes(size))
     if bits is not None:
         if not 0.5 <= bits <= 32.0:
             raise InputError(f"{bits} bits a weight (--bpw) is no size of a model; give 3.9 for example")
@@ -60,6 +61,13 @@ def _parse_rung(word: str) -> Target:
     if word[:1].isdigit() or word[:1] == ".":
         return parse_target(word, None, None, "")
     return parse_target(None, None, word, "")
+
+
+def _model_bytes(size: str | int) -> int:
+    """Bytes of a file that is asked for. Raises `InputError`, also where the unit was forgotten."""
+    if (n := parse_bytes(size)) < LEAST_BYTES:
+        raise InputError(f"--size {size} is {n:,} bytes, and no model is so small; did you mean {size}GB?")
+    return n
 
 
 def parse_bytes(text: str | int, option: str = "--size") -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import io
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -52,7 +53,18 @@ def _one(name: HubName, path: str, repository: Listing, progress: Progress) -> P
             _check(got, remote.etag, path)
             return got
         _blob(name.repo, path, remote, progress)
-        return Path(hf_hub_download(name.repo, path, revision=repository.commit))
+        return _pointed(repo_folder(name.repo) / "blobs" / remote.etag, pointer)
+
+
+def _pointed(blob: Path, pointer: Path) -> Path:
+    """``pointer``, which leads to ``blob`` as in any cache of a hub; a second file where links can't be made. The hub isn't asked again."""
+    try:
+        pointer.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            pointer.symlink_to(os.path.relpath(blob, pointer.parent))
+    except OSError:
+        shutil.copyfile(blob, pointer)
+    return pointer
 
 
 def _blob(repo: str, path: str, remote: Any, progress: Progress) -> None:

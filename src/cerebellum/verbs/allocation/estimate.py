@@ -6,7 +6,6 @@ import math
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
 from cerebellum.allocation.floor import harmless_types
-from cerebellum.allocation.sizes import target_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model
 from cerebellum.llamacpp.protocol import Backend
@@ -57,7 +56,7 @@ def estimate_allocation(
     model = time_model(options, inputs, backend, progress)
     search, report, seconds, n_engines = model.search, model.report, model.seconds, model.n_engines
     table = nominal_table(inputs, stock, allocation, model.unused)
-    limit = target_bytes(allocation.target, table.base)
+    limit = stock.limit
     budget = checked_budget(table, limit)
     refuse_own_reference(table, inputs, limit)
     n_first, n_trials, n_harmless = counted_trials(table, budget, allocation, source)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
-from cerebellum.allocation.sizes import Target, target_bytes
+from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.verbs.allocation.options import AllocationOptions
@@ -22,20 +23,26 @@ from cerebellum.verbs.estimating import nominal_base
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
 
+STUDY = "study.sqlite"
+
 
 @dataclass(frozen=True)
 class StockPlan:
-    """The stock mix that the recipe is compared with, the types that llama.cpp gives its tensors, and whether an importance matrix is made
-    first."""
+    """The stock mix that the recipe is compared with, the types that llama.cpp gives its tensors, whether an importance matrix is made
+    first, and the bytes that the recipe may have."""
 
     ftype: str
     types: Mapping[str, str]
     makes_imatrix: bool
+    limit: int = 0
 
 
 def check_first(options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> None:
-    """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made."""
-    if options.reference is None and model_file.read_model(options.model).is_quantized:
+    """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made. Said later, when the
+    base is there, where overrides shape the base; a job that goes on was not refused."""
+    if options.reference not in (None, options.model) or options.mix != MixOptions() or (options.out / STUDY).exists():
+        return
+    if model_file.read_model(options.model).is_quantized:
         stock_plan(read_inputs(options), options, allocation, backend)
 
 
@@ -45,9 +52,12 @@ def stock_plan(inputs: Inputs, options: SessionOptions, allocation: AllocationOp
     types = backend.types(inputs.source.path, ftype, (), options.imatrix)
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
     stock = StockPlan(ftype, types, wants_imatrix(replace(options, base=ftype), named, backend))
-    table = nominal_table(inputs, stock, allocation)
-    refuse_own_reference(table, inputs, target_bytes(allocation.target, table.base))
-    return stock
+    table, like = nominal_table(inputs, stock, allocation), allocation.target.like
+    limit = target_bytes(allocation.target, table.base)
+    if like is not None and like != ftype:  # those of the stock file, whatever base was named
+        limit = file_bytes(table.base, backend.types(inputs.source.path, like, (), options.imatrix))
+    refuse_own_reference(table, inputs, limit)
+    return replace(stock, limit=limit)
 
 
 def nominal_table(
@@ -72,7 +82,8 @@ def stock_base(backend: Backend, source: Model, options: SessionOptions, target:
     if target.like is not None:
         return target.like
     # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
-    left_out = [source.ftype] if source.is_quantized and options.reference is None else []
+    is_reference = options.reference in (None, options.model)
+    left_out = [source.ftype] if source.is_quantized and is_reference else []
     return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), left_out)
 
 

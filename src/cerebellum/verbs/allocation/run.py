@@ -105,6 +105,7 @@ def anchor_part(
     if allocation.sensitivity is not None:
         raise InputError("with map (--map) no anchors are measured, so there are no parts: leave out shard (--shard)")
     source, progress = model_file.read_model(options.model), progress or Silent()
+    check_first(options, allocation, backend)
     options = calibrated(options, allocation, backend, progress)
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress, reports=False) as session:
@@ -128,9 +129,9 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     tell(own_reference_doubts(session.inputs), session.progress, session.warnings)
     noise = take_noise(session)
     warn_of_text(session)
-    effect = take_effect(session)
     table, limit, budget = table_and_budget(session, options)
     refuse_own_reference(table, session.inputs, limit)
+    effect = take_effect(session)
     anchors, transferred = take_anchors(session, table, budget, options)
     table = table.without(anchors.failed)
     budget = checked_budget(table, budget + table.fixed_bytes())
