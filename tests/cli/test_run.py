@@ -204,7 +204,8 @@ def test_the_sweep_command_measures_and_run_takes_it_over(ground: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_that_everything_is_kept(ground: Path, sent: signal.Signals) -> None:
     long = (
         "run",
         "model.gguf",
@@ -224,10 +225,10 @@ def test_ctrl_c_says_that_everything_is_kept(ground: Path) -> None:
         """A process that was started in the background may have been told to ignore Ctrl-C."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    process = start(ground, *long, "--quiet", "--out", "interrupted", before=listen)
-    while scores(ground / "interrupted" / "study.sqlite") < 10 and process.poll() is None:
+    process = start(ground, *long, "--quiet", "--out", sent.name, before=listen)
+    while scores(ground / sent.name / "study.sqlite") < 10 and process.poll() is None:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "kept" in err and "Traceback" not in err

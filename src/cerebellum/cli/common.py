@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import math
+import signal
 import sys
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +126,23 @@ def print_json(value: Any) -> None:
     print(strict_json(value))
 
 
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM, which `timeout`, Slurm and systemd send, ends a command as Ctrl-C does: with a word, and no hidden file left."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     """Turn the errors a user can meet into one line on standard error and the exit code of `cerebellum.errors`."""
 
@@ -131,13 +151,14 @@ def guarded(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **_fetched(kwargs) if fetches else kwargs)
+            with stopped_by_sigterm():
+                return command(*args, **_fetched(kwargs) if fetches else kwargs)
         except CerebellumError as error:
             _end(f"error: {error}", error.exit_code)
         except KeyboardInterrupt:
             kept = (
                 " What was measured is kept: the same command goes on from there."
-                if kwargs.get("out") and keeps
+                if kwargs.get("out") and keeps and not kwargs.get("dry_run")
                 else ""
             )
             _end(f"stopped.{kept}", INTERRUPTED)
