@@ -35,7 +35,7 @@ EXIT_CODES = {
     7: "It was measured, and the answer is no: a policy refuses to choose, or a task's gate fails (`--fail-on-loss`).",
     8: "Nothing on this machine can run in isolation what a model wrote.",
     9: "A hub refused, or can't be reached.",
-    130: "Stopped with Ctrl-C. What was measured is kept, and the same command goes on.",
+    130: "Stopped with Ctrl-C or SIGTERM. What was measured is kept, and the same command goes on.",
 }
 
 
