@@ -459,3 +459,16 @@ def test_a_hub_that_answers_otherwise_when_asked_again_leads_nowhere(
     monkeypatch.setattr(Handler, "file", file)
     path = api.fetch("hf:org/model:F16")
     assert path.read_bytes() != b"evil" and not list(tmp_path.rglob("escaped*"))
+
+
+def test_where_links_can_not_be_made_the_file_is_copied_whole(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another name first: what lies under its own name is taken for whole."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    path = api.fetch("hf:org/model:F16")
+    assert not path.is_symlink() and path.read_bytes()[:4] == b"GGUF" and not list(path.parent.glob("*partial*"))

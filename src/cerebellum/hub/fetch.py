@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from cerebellum.errors import HubError, InputError, OutputError
 from cerebellum.hub.client import Listing, asking, bars, digest_of, is_hash, listing, repo_folder
 from cerebellum.hub.names import HubName, choose, is_hub_name
+from cerebellum.keys import partial_of
 from cerebellum.progress import Progress, Silent
 
 P = ParamSpec("P")
@@ -63,7 +64,8 @@ def _pointed(blob: Path, pointer: Path) -> Path:
         with contextlib.suppress(FileExistsError):
             pointer.symlink_to(os.path.relpath(blob, pointer.parent))
     except OSError:
-        shutil.copyfile(blob, pointer)
+        shutil.copyfile(blob, partial_of(pointer))
+        partial_of(pointer).replace(pointer)
     return pointer
 
 
