@@ -70,7 +70,7 @@ def block(figures: Mapping[str, Any]) -> str:
     before, after = sets["base"], sets["recipe"]
     good = "beyond the stock files tried" if equal["n_bytes"] is None else f"{mb(equal['n_bytes'])}{limits(equal)}"
     lines = [
-        "| file | size | KL divergence | of the stock file's | as good as a stock file of |",
+        "| file | size | KL divergence | stock = 100 % | as good as a stock file of |",
         "|---|---|---|---|---|",
         f"| before: stock {base['ftype']} | {mb(before['bytes'])} | {kld(before)} | 100 % | {mb(before['bytes'])} |",
         f"| **after: Cerebellum** | **{mb(after['bytes'])}** | **{kld(after)}** | **{percent(ratio)}** | **{good}** |",

@@ -8,6 +8,7 @@ function here, and everything that goes over that edge goes through it.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import json
 import math
 import re
@@ -21,6 +22,8 @@ NAME_LENGTH, MESSAGE_LENGTH = 200, 2000
 #: Control characters, what formats invisibly (the marks of direction among it), halves of surrogate pairs, ends of lines and paragraphs.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 _PLAIN = re.compile(r"[ -~]*")
+#: A pattern up to its first wildcard.
+_BEFORE_WILDCARD = re.compile(r"[^*?\[]+(?=[*?\[])")
 _UNUSUAL = re.compile(r"[^\n -~]")
 
 
@@ -50,11 +53,23 @@ def _shown(character: str) -> str:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """`` (did you mean Q3_K_M?)`` for ``Q3KM`` among file types; "" where none of ``words`` is near."""
+    """`` (did you mean Q3_K_M?)`` for ``Q3KM`` among file types, ``ffn_*`` for ``fnn_*`` among roles; "" where none of ``words`` is
+    near."""
+    if stem := _BEFORE_WILDCARD.match(word[:NAME_LENGTH]):
+        return _pattern_meant(stem[0], word[stem.end() : NAME_LENGTH], words)
     plain = {_bare(each): each for each in words}
     key = _bare(word[:NAME_LENGTH])
     near = [key] if key in plain else difflib.get_close_matches(key, plain, 1, 0.75)
     return f" (did you mean {plain[near[0]]}?)" if near else ""
+
+
+def _pattern_meant(stem: str, rest: str, words: Iterable[str]) -> str:
+    """The same for a pattern: another beginning than ``stem``, as long, with which some of ``words`` is hit."""
+    known = sorted(words)
+    for near in difflib.get_close_matches(stem, sorted({each[: len(stem)] for each in known}), 3, 0.7):
+        if fnmatch.filter(known, near + rest):
+            return f" (did you mean {printable(near + rest)}?)"
+    return ""
 
 
 def _bare(word: str) -> str:

@@ -142,6 +142,23 @@ def test_doctor_finds_this_machine_well(tmp_path: Path) -> None:
     assert "broken" not in states.values()
 
 
+def test_doctor_is_read_in_80_columns_and_its_lines_are_copied_whole(tmp_path: Path) -> None:
+    """A shell reads the lines of a command, each but the last ended by a backslash, as the one line that JSON and the docs have."""
+    from cerebellum.verbs.doctor import BUILDS, build_command
+
+    printed = cerebellum(tmp_path, "doctor").stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    joined = printed.replace("\\\n", "")
+    assert all(
+        shlex.split(build_command(flags)) in map(shlex.split, lines_with(joined, "CMAKE_ARGS"))
+        for flags in BUILDS.values()
+    )
+
+
+def lines_with(text: str, word: str) -> list[str]:
+    return [line for line in text.splitlines() if word in line]
+
+
 class Dying(FakeBackend):
     """A build whose kernels end the process."""
 

@@ -12,9 +12,10 @@ import pytest
 
 from cerebellum import api
 from cerebellum.domain import TensorType
-from cerebellum.errors import InputError, TextError, TypeChoiceError
+from cerebellum.errors import EngineDied, InputError, TextError, TypeChoiceError
 from cerebellum.gguf.imatrix_write import read_importance, write_importance
 from cerebellum.gguf.importance import Importance, Sums
+from cerebellum.progress import Silent
 from cerebellum.results import RunResult
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
 from cerebellum.text.corpus_overlap import word_ids, words_overlap
@@ -194,3 +195,56 @@ def test_whether_it_helps_is_told_with_an_interval(model: Path) -> None:
     assert effect["judgement"]["verdict"] == "improves"
     assert effect["kld"]["low"] < -0.03 < effect["kld"]["high"] < 0 and effect["chunks"] > 10
     assert "Q3_K_M" in effect["sentence"] and not list((model.parent / "out").glob(".without*"))
+
+
+@dataclass(frozen=True)
+class Broken(FakeBackend):
+    """A base without the importance matrix can be written and not be opened."""
+
+    def open(self, path: Path, *more: Any, **named: Any) -> Any:  # type: ignore[override]
+        if path.name.startswith(".without-imatrix"):
+            raise EngineDied("opening: llama.cpp's process died")
+        return super().open(path, *more, **named)
+
+
+def test_a_base_without_it_that_can_t_be_measured_is_told_and_ends_nothing(model: Path) -> None:
+    told = Told()
+    result = run(model, Broken(), imatrix="auto", progress=told)
+    assert result.sweep.rows and "effect" not in result.facts["imatrix"]
+    told_of = [note for note in told.notes if "can't be told" in note]
+    assert told_of == [
+        "warning: whether the importance matrix helps can't be told: without it opening: llama.cpp's process died"
+    ]
+    assert not list((model.parent / "out").glob(".without*"))
+
+
+def test_the_comparison_is_in_the_estimate(model: Path) -> None:
+    """One pass over the search text, where there is a matrix and the base could do without."""
+    given: dict[str, Any] = {"text": model.parent / "text.txt", "ctx": 64, "chunks": 8, "backend": FakeBackend()}
+    jobs: list[dict[str, Any]] = [{"like": "Q3_K_M", "types": "Q2_K,Q3_K,Q4_K"}, {"role": "ffn_gate", "to": "Q2_K"}]
+    for job in jobs:
+        plain, made = (api.estimate(model, imatrix=which, **given, **job) for which in ("none", "auto"))
+        assert (made.n_trials, made.trial_chunks) == (plain.n_trials, plain.trial_chunks + 8)
+
+
+def test_a_ladder_compares_it_once(model: Path) -> None:
+    told = Told()
+    options: dict[str, Any] = {
+        "text": model.parent / "text.txt",
+        "ctx": 64,
+        "chunks": 4,
+        "out": model.parent / "out",
+        "imatrix": "auto",
+    }
+    api.ladder(
+        model, "Q3_K_M,Q4_K_M,Q5_K_M", backend=FakeBackend(), n_shuffled=0, refine=False, progress=told, **options
+    )
+    assert len([note for note in told.notes if note.startswith("the importance matrix at ")]) == 1
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)

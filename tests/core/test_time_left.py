@@ -52,3 +52,27 @@ def test_lines_show_tokens_before_an_answer_ends(
     lines = capsys.readouterr().err.splitlines()
     assert "asking: 0 of 4, 110 tokens written" in lines[0] and "left" not in lines[0]
     assert any("asking: 1 of 4, 550 tokens written, 2 min left" in line for line in lines), lines
+
+
+def test_what_was_stopped_does_not_look_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    """Ctrl-C and errors pass through the `finally` that ends the work."""
+    for n_steps, error in ((3, KeyboardInterrupt), (3, None), (10, KeyboardInterrupt)):
+        progress = ConsoleProgress()
+        try:
+            progress.begin("anchors", 10)
+            try:
+                for _ in range(n_steps):
+                    progress.step()
+                if error is not None:
+                    raise error
+            finally:
+                progress.end()
+        except KeyboardInterrupt:
+            pass
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" in ")[0] for line in lines] == [
+        "anchors: 3 of 10",
+        "anchors: 3 of 10",
+        "anchors: 10 of 10",
+    ]
+    assert [line.endswith(" s, stopped") for line in lines] == [True, False, False]

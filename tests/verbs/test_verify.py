@@ -157,3 +157,11 @@ def test_a_study_knows_its_file(file: Path, tmp_path: Path) -> None:
     (study / "report.json").write_text("{}")
     with pytest.raises(InputError, match="no written file"):
         verify_file(BACKEND, file, study=study)
+
+
+def test_a_file_that_says_nothing_of_itself_is_told_what_to_give(ground: Path, file: Path) -> None:
+    """Only where nothing was given: with a source the rebuild tells."""
+    stamp(file, {})
+    advice = "give the model it was made from, and it is made again and compared (--source MODEL), or the folder of the run that wrote it"
+    assert advice in message(verify_file(BACKEND, file), "tensors")
+    assert "--source" not in message(verify_file(BACKEND, file, ground / "model.gguf"), "tensors")

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from cerebellum.domain import Model, Tensor
 from cerebellum.errors import TensorChoiceError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.types import TYPES, fallback_type, needs_imatrix, quant_type
+from cerebellum.gguf.types import FTYPES, TYPES, fallback_type, needs_imatrix, quant_type
+from cerebellum.quoting import did_you_mean
 
 #: Types that may be taken where the user names none. The last line: only with an importance matrix.
 DEFAULT_TYPES = (
@@ -45,9 +46,19 @@ def _named(patterns: Sequence[str]) -> set[str]:
     for pattern in patterns:
         names = fnmatch.filter(TYPES, pattern.strip().upper())
         if not names:
-            raise TypeChoiceError(f"no type is called {pattern!r}; the types are {', '.join(TYPES)}")
+            raise TypeChoiceError(
+                f"no type is called {pattern!r}{_type_meant(pattern)}; the types are {', '.join(TYPES)}"
+            )
         types.update(names)
     return types
+
+
+def _type_meant(pattern: str) -> str:
+    """What was meant by a pattern that no type has: a file type, which is a mix of types, or a type with a name near it."""
+    upper = pattern.strip().upper()
+    if upper in FTYPES:
+        return f" ({upper} is a file type, a mix of types: its most common one is {FTYPES[upper][1]})"
+    return did_you_mean(upper, TYPES)
 
 
 def candidate_types(
@@ -106,8 +117,10 @@ def chosen_tensors(tensors: Sequence[Tensor], patterns: Sequence[str]) -> set[st
     for pattern in patterns:
         names = {t.name for t in tensors if any(fnmatch.fnmatchcase(n, pattern) for n in (t.role, t.name))}
         if not names:
-            roles = ", ".join(sorted({t.role for t in tensors}))
-            raise TensorChoiceError(f"no tensor that can change is called {pattern!r}; the roles are {roles}")
+            roles = sorted({t.role for t in tensors})
+            raise TensorChoiceError(
+                f"no tensor that can change is called {pattern!r}{did_you_mean(pattern, roles)}; the roles are {', '.join(roles)}"
+            )
         chosen |= names
     return chosen
 

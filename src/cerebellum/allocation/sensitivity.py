@@ -167,9 +167,7 @@ def map_of(value: Any, source: str) -> SensitivityMap:
     """The map in a file's content. Raises `InputError`, which names ``source``, where it isn't one."""
     source = quoted(source)
     if not isinstance(value, dict) or value.get("kind") != KIND:
-        raise InputError(
-            f"{source} is no sensitivity map; an allocation (`cerebellum run`) writes one, sensitivity.json"
-        )
+        raise InputError(f"{source} is not a sensitivity map: give the sensitivity.json that a run left in its --out")
     if value.get("format") != FORMAT:
         raise InputError(
             f"{source} is a sensitivity map of format {quoted(str(value.get('format')))}, this version reads {FORMAT}: make it anew, or "

@@ -12,6 +12,7 @@ import click
 from cerebellum import __version__
 from cerebellum.cli.basic import inspect, perplexity, quantize, split
 from cerebellum.cli.bench import bench
+from cerebellum.cli.common import for_stderr
 from cerebellum.cli.compare import compare
 from cerebellum.cli.doctor import doctor
 from cerebellum.cli.fit import fit
@@ -49,6 +50,14 @@ class _Commands(SectionedGroup):
                 with contextlib.suppress(OSError, ValueError):
                     stream.reconfigure(errors="backslashreplace")
         return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click's; what it says of wrong options is wrapped to the terminal."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            lead = "Error: "  # click puts it in front
+            raise click.UsageError(for_stderr(lead + error.format_message()).removeprefix(lead), error.ctx) from error
 
 
 @click.group(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,8 @@ from cerebellum.keyword_checks import RANGES
 from cerebellum.quoting import printable, strict_json
 
 INTERRUPTED = 130
+#: Chunks that an interval needs at least.
+LEAST_CHUNKS = 2
 
 
 class FiniteRange(click.FloatRange):
@@ -32,10 +35,24 @@ class FiniteRange(click.FloatRange):
         return number
 
 
-def whole(option: str, least: int | None = None) -> click.IntRange:
-    """The whole numbers that the option of `cerebellum.keywords` may be, from ``least`` on where that is given."""
+class PairsOfChunks(click.IntRange):
+    """Chunks enough for an interval."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = click.INT.convert(value, param, ctx)
+        if number < LEAST_CHUNKS:
+            self.fail(
+                f"{number} can't give an interval, which needs chunks to differ. Give {LEAST_CHUNKS} or more.",
+                param,
+                ctx,
+            )
+        return number
+
+
+def whole(option: str) -> click.IntRange:
+    """The whole numbers that the option of `cerebellum.keywords` may be."""
     low, high = RANGES[option]
-    return click.IntRange(int(low) if least is None else least, None if math.isinf(high) else int(high))
+    return click.IntRange(int(low), None if math.isinf(high) else int(high))
 
 
 def decimal(option: str) -> FiniteRange:
@@ -186,6 +203,20 @@ def _fetched(kwargs: dict[str, Any]) -> dict[str, Any]:
     return local(kwargs, ConsoleProgress(quiet=bool(kwargs.get("quiet"))))
 
 
+def say(text: str) -> None:
+    """A line on standard error; between its words wrapped where that is a terminal, else one line, for programs."""
+    print(for_stderr(printable(text)), file=sys.stderr)
+
+
+def for_stderr(text: str) -> str:
+    """``text`` as `say` prints it: wrapped to the terminal's columns where standard error is one."""
+    if not sys.stderr.isatty():
+        return text
+    from cerebellum.cli.console import LEAST_COLUMNS, folded
+
+    return folded(text, max(shutil.get_terminal_size().columns, LEAST_COLUMNS))
+
+
 def _end(message: str, code: int) -> None:
-    print(printable(f"cerebellum: {message}"), file=sys.stderr)
+    say(f"cerebellum: {message}")
     sys.exit(code)

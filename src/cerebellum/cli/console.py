@@ -31,6 +31,8 @@ PLAIN_EVERY = 10.0
 WIDE, PROSE = 1000, 140
 #: Columns that every terminal has, and blanks between two columns of a table.
 NARROW, GAP = 80, 2
+#: Columns that messages take at least, however narrow the terminal.
+LEAST_COLUMNS = 40
 
 
 class ConsoleProgress:
@@ -61,7 +63,7 @@ class ConsoleProgress:
     def note(self, text: str) -> None:
         text = printable(text)
         if self._console.is_terminal:  # else a note is one line, for programs
-            text = folded(text, max(self._console.width, 40))
+            text = folded(text, max(self._console.width, LEAST_COLUMNS))
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, what: str, total: int, done: int = 0) -> None:
@@ -110,8 +112,10 @@ class ConsoleProgress:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
-        if self._done > self._first:
-            self.note(f"{self._what}: {self._done} of {self._total} in {clock(time.monotonic() - self._started)}")
+        if self._done > self._first:  # called in a `finally`: an error or Ctrl-C is on its way out there
+            stopped = ", stopped" if self._done < self._total and sys.exc_info()[0] is not None else ""
+            seconds = clock(time.monotonic() - self._started)
+            self.note(f"{self._what}: {self._done} of {self._total} in {seconds}{stopped}")
 
 
 def _bar(console: Console) -> Progress:

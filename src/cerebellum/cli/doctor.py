@@ -45,19 +45,29 @@ def doctor(as_json: bool) -> None:
         _show(checks)
         print("\nto build llama-cpp-python for a device:")
         for device, arguments in BUILDS.items():
-            print(f"  {device}: {build_command(arguments)}")
+            print(f"  {device}:")
+            show_command(build_command(arguments))
     if any(check.state == "broken" for check in checks):
         sys.exit(EngineError.exit_code)
 
 
 def _show(checks: Iterable[Check]) -> None:
-    from cerebellum.quoting import printable
+    from cerebellum.cli.console import print_folded
 
     group = ""
     for check in checks:
         if check.group != group:
             group = check.group
             print(f"{group}")
-        print(printable(f"  {_SIGNS[check.state]:>6}  {check.what}: {check.text}"))
+        print_folded(f"  {_SIGNS[check.state]:>6}  {check.what}: {check.text}", indent=" " * 10)
         if check.mend:
-            print(f"          {check.mend}")
+            show_command(check.mend, " " * 10)
+
+
+def show_command(line: str, indent: str = " " * 4) -> None:
+    """A line to copy, within 80 columns: a shell goes on after a backslash at a line's end."""
+    from cerebellum.cli.console import NARROW, folded
+    from cerebellum.quoting import printable
+
+    lines = folded(indent + printable(line), NARROW - 2, f"{indent}  ").split("\n")
+    print(" \\\n".join(lines))

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from cerebellum.cli.common import (
+    LEAST_CHUNKS,
+    PairsOfChunks,
     chat_option,
     chunks_option,
     engine_options,
@@ -18,7 +20,6 @@ from cerebellum.cli.common import (
     keywords_of,
     print_json,
     quiet_option,
-    whole,
     wide_option,
 )
 from cerebellum.cli.console import ConsoleProgress, print_table
@@ -85,7 +86,12 @@ def measure(
 @exact_option
 @engine_options
 @click.option(
-    "--chunks", "n_chunks", type=whole("chunks", 2), default=32, show_default=True, help="At most this many chunks."
+    "--chunks",
+    "n_chunks",
+    type=PairsOfChunks(min=LEAST_CHUNKS),
+    default=32,
+    show_default=True,
+    help="At most this many chunks.",
 )
 @out_option
 @wide_option

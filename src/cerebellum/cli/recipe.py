@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cerebellum.cli.common import guarded, json_option, print_json, split_options, wide_option
+from cerebellum.cli.common import guarded, json_option, print_json, say, split_options, wide_option
 from cerebellum.cli.console import print_folded, print_grid, print_table
 from cerebellum.errors import InputError
 
@@ -123,7 +123,7 @@ def apply(
     linted = lint_file(backend, recipe, model, base, imatrix)
     for finding in linted.findings:
         if finding.level is Level.WARNING:
-            print(f"cerebellum: warning: {finding.message}", file=sys.stderr)
+            say(f"cerebellum: warning: {finding.message}")
     result = apply_recipe(backend, linted, out, imatrix, force, limit)
     if as_json:
         print_json(result.as_json())

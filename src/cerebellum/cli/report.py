@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
-from cerebellum.cli.common import guarded
+from cerebellum.cli.common import guarded, say
 from cerebellum.quoting import printable
 
 
@@ -30,4 +29,4 @@ def report(folder: Path, show: bool) -> None:
     for path in paths:
         print(printable(str(path)))
     if show and click.launch(paths[0].resolve().as_uri()) != 0:
-        print("cerebellum: no browser could be started; open the file yourself", file=sys.stderr)
+        say("cerebellum: no browser could be started; open the file yourself")

@@ -12,6 +12,8 @@ import click
 from cerebellum import bundled
 from cerebellum.cli.bench import unsafe_option
 from cerebellum.cli.common import (
+    LEAST_CHUNKS,
+    PairsOfChunks,
     batch_option,
     chat_option,
     decimal,
@@ -95,7 +97,7 @@ SWEEP_OPTIONS = (
         help="Text that the importance matrix is made on, apart from those that measure. [default: a bundled one]",
     ),
     click.option("-c", "--ctx", type=whole("ctx"), default=2048, show_default=True, help="Tokens in a chunk."),
-    click.option("--chunks", type=whole("chunks", 2), help=CHUNKS_HELP),
+    click.option("--chunks", type=PairsOfChunks(min=LEAST_CHUNKS), help=CHUNKS_HELP),
     click.option(
         "--race",
         is_flag=True,
@@ -284,7 +286,8 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
 
     shard, progress = options.pop("shard"), ConsoleProgress(quiet=quiet)
     allocates = api.is_allocation(options)
-    given = told(api.sized(model, options, progress), bundled_text=not allocates)
+    tell_text(model, options, progress)
+    given = told(api.sized(model, options, progress))
     if shard is not None:
         refuse_dry_run(dry_run, "of all parts together: leave out --shard")
         show_part(api.run_part(model, shard, out=out, progress=progress, **given), as_json)
@@ -324,6 +327,7 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wid
     from cerebellum.report.plain import noise_json, sweep_json
 
     shard, progress, given = options.pop("shard"), ConsoleProgress(quiet=quiet), told(options)
+    tell_text(model, given, progress)
     if shard is not None:
         refuse_dry_run(dry_run, "of all parts together: leave out --shard")
         show_part(api.sweep_part(model, shard, out=out, progress=progress, **given), as_json)
@@ -349,7 +353,7 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wid
 @quiet_option
 @guarded
 def demo(out: Path, as_json: bool, quiet: bool, wide: bool, **options: Any) -> None:
-    """The whole job on the bundled small model: what `run --like Q3_K_M` does, in about three minutes.
+    """The whole job on the bundled small model: what `run --like Q3_K_M` does, in a few minutes.
 
     Example: cerebellum demo --out demo-out
     """
@@ -393,11 +397,21 @@ def show_part(shard: Part, as_json: bool) -> None:
         print_folded(line)
 
 
-def told(options: dict[str, Any], *, bundled_text: bool = True) -> dict[str, Any]:
-    """The options with the command line they came from; a default text is mentioned, where the bundled one may be meant."""
-    if bundled_text and "text" in options and options["text"] is None and not options["chat"]:
-        text = f"no --text: measuring on the bundled small world ({bundled.SEARCH_TEXT.name}); give your own text for figures of your own"
-        print(text, file=sys.stderr)
+def tell_text(model: Path, options: dict[str, Any], progress: ConsoleProgress) -> None:
+    """Say that the bundled texts are measured on, where no text is named. Raises `InputError` for a model that isn't the bundled one."""
+    from cerebellum import api
+
+    if options["text"] is not None or options["chat"] or not model.is_file():
+        return
+    api.check_text_named(model, None, False)
+    reports = "report.txt reports" if options["report_text"] is None else f"{options['report_text'].name} reports"
+    progress.note(
+        f"no --text: measuring on the bundled text ({bundled.SEARCH_TEXT.name} chooses, {reports}); give --text FILE for your own"
+    )
+
+
+def told(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the command line they came from."""
     for name, ours in (("n_threads", "threads"), ("n_gpu_layers", "gpu_layers"), ("n_ubatch", "ubatch_size")):
         options[ours] = options.pop(name, None)
     if (megabytes := options.pop("replay_memory", None)) is not None:

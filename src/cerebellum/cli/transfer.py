@@ -19,6 +19,7 @@ from cerebellum.cli.run import (
     force_option,
     named,
     out_option,
+    tell_text,
     told,
     with_options,
 )
@@ -59,5 +60,6 @@ def transfer(
     from cerebellum.cli.allocation import run_allocation
 
     progress = ConsoleProgress(quiet=quiet)
-    given = told(api.sized(model, options, progress), bundled_text=False)
+    tell_text(model, options, progress)
+    given = told(api.sized(model, options, progress))
     run_allocation(model, out, given, progress, as_json=as_json, wide=wide, dry_run=dry_run, source=source)

@@ -16,6 +16,7 @@ from cerebellum.cli.common import (
     json_option,
     model_argument,
     print_json,
+    say,
     threads_option,
     whole,
 )
@@ -116,7 +117,7 @@ def _show_answers(answers: list[Answer]) -> None:
             highlight=False,
         )
     for warning in dict.fromkeys(w for answer in answers for w in answer.warnings):
-        print(printable(f"warning: {warning}"), file=sys.stderr)
+        say(f"warning: {warning}")
 
 
 def _headline(answer: Answer) -> str:
@@ -145,7 +146,7 @@ def modelfile(model: Path, out: Path | None, n_ctx: int | None, force: bool) -> 
     file = model if out is None else _seen_from(out.parent, model)
     made = modelfile_of(model, file, n_ctx)
     for note in made.notes:
-        print(printable(f"note: {note}"), file=sys.stderr)
+        say(f"note: {note}")
     if out is None:
         sys.stdout.write(made.text)
         return

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cerebellum import bundled
 from cerebellum.allocation.plan import select_tensors
-from cerebellum.errors import ModelFileError, TypeChoiceError
+from cerebellum.domain import Model
+from cerebellum.errors import EngineError, ModelFileError, TypeChoiceError
 from cerebellum.figures import counted
 from cerebellum.files import JOB_FILES, make_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
@@ -59,8 +60,7 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
     refuse_inputs_in(options.out, options.files, JOB_FILES)  # before anything is written there
     if not wants_imatrix(options, types, backend):
         return options
-    text = options.calibration or bundled.CALIBRATION_TEXT
-    check_apart(text, (options.text, options.report_text))
+    text = check_calibration(options)
     make_folder(options.out)
     out = options.out / FILE
     made = make_imatrix(
@@ -78,6 +78,13 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
     )
     progress.note(f"importance matrix: {made.n_entries} entries from {counted(made.n_chunks, 'chunk')} of {text.name}")
     return replace(options, imatrix=out)
+
+
+def check_calibration(options: SessionOptions) -> Path:
+    """The text that an importance matrix would be made on. Raises `TextError` where it shares a passage with one that measures."""
+    text = options.calibration or bundled.CALIBRATION_TEXT
+    check_apart(text, (options.text, options.report_text))
+    return text
 
 
 def _is_ours(path: Path) -> bool:
@@ -113,6 +120,12 @@ def check_covered(
             )
 
 
+def is_comparable(source: Model, base: str | None, types: Mapping[str, str]) -> bool:
+    """Whether the base with an importance matrix has one without it to be compared with, as `imatrix_effect` does: it is made here, and
+    none of its ``types`` needs the matrix. ``base``: the file type asked for; None: a quantized source is its own base."""
+    return not (source.is_quantized and base is None) and not any_needs_imatrix(types, base or DEFAULT_BASE)
+
+
 @dataclass(frozen=True, slots=True)
 class ImatrixEffect:
     """The base (of type ``ftype``) with the importance matrix less the one without, on ``n_chunks`` chunks of the search text."""
@@ -135,7 +148,8 @@ class ImatrixEffect:
 
 def imatrix_effect(session: Session) -> ImatrixEffect | None:
     """Whether the job's importance matrix helps its base: both are measured on the search text, the one without in a file that is gone
-    afterwards. None where the job has none, or its base isn't made by it or can't be made without. Raises a `CerebellumError`."""
+    afterwards. None where the job has none, its base isn't made by it or can't be made without, or the one without can't be measured,
+    which is told: the job needs it for nothing else. Raises a `CerebellumError`."""
     options = session.options
     if options.imatrix is None or session.base.model.path == options.model:
         return None
@@ -159,10 +173,14 @@ def imatrix_effect(session: Session) -> ImatrixEffect | None:
         session.progress,
     )
     if set(chunks) - runner.known(BASE_TRIAL, chunks).keys():
-        with contextlib.ExitStack() as stack:
-            stack.callback(plain.unlink, missing_ok=True)
-            runner = replace(runner, engines=(stack.enter_context(contextlib.closing(_opened(session, plain))),))
-            runner.measure([BASE_TRIAL], chunks, "base without importance matrix")
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(plain.unlink, missing_ok=True)
+                runner = replace(runner, engines=(stack.enter_context(contextlib.closing(_opened(session, plain))),))
+                runner.measure([BASE_TRIAL], chunks, "base without importance matrix")
+        except EngineError as error:
+            session.progress.note(f"warning: whether the importance matrix helps can't be told: without it {error}")
+            return None
     without = runner.known(BASE_TRIAL, chunks)
     return ImatrixEffect(session.base.ftype, len(chunks), contrast(with_it, without, noise_floor=session.noise_floor))
 

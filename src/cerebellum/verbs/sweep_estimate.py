@@ -17,7 +17,7 @@ from cerebellum.stats.racing import plan_race
 from cerebellum.stats.verdicts import PRACTICAL_SHARE
 from cerebellum.verbs.base import base_ftype, planned_types
 from cerebellum.verbs.base_mix import mix_of
-from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.calibration import check_calibration, is_comparable, wants_imatrix
 from cerebellum.verbs.doubts import OWN_REFERENCE, race_doubts, refuse_hopeless
 from cerebellum.verbs.estimating import (
     NOISE_PASSES,
@@ -73,6 +73,8 @@ def estimate_sweep(
     doubts += race_doubts(len(model.search.chunks), sweep.race.seed) if sweep.race else []
     splits = (model.search,) if choice is None else (model.search, model.report)
     counts = chunk_counts(plan, sweep, choice, [len(split.chunks) for split in splits])
+    if choice is not None and has_imatrix and is_comparable(source, options.base, types):
+        counts["without imatrix"] = float(len(model.search.chunks))
     passes = sum(counts.values()) - counts["trials"] * (1.0 - one_trial(options.settings.replay_bytes))
     n_search = len(model.search.chunks)
     rows = rows_of(splits, model.n_vocab, options.settings)
@@ -113,12 +115,13 @@ def base_types(
         types = planned_types(backend, source, options.imatrix, options.base, options.mix)
         return types, options.imatrix is not None
     ftype = base_ftype(source, options.base)
+    check_calibration(options)
     return backend.types(source.path, ftype, pairs(mix_of(options.mix, source, ftype).lines), None), True
 
 
 def chunk_counts(
     plan: SweepPlan, sweep: SweepOptions, choice: ChoiceOptions | None, n_chunks: list[int]
-) -> Mapping[str, float]:
+) -> dict[str, float]:
     """Chunks of trials by what they are for. ``n_chunks``: of the search text, and of the report text where there is a choice. A race is
     taken to need half of what its first look leaves."""
     n_search, n_both = n_chunks[0], sum(n_chunks)

@@ -6,7 +6,7 @@ import enum
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,11 @@ from cerebellum.verbs.recipe_study import read_report
 #: What another build's rounding does at most: bytes that differ in a tensor, as a share, and change of its weights, as a share. About 0.2 %
 #: of bytes were reported between two compilers on two processors.
 ROUNDED_BYTES, ROUNDED_WEIGHTS = 0.02, 0.02
+#: What tells of a file that says nothing of itself.
+ADVICE = (
+    "give the model it was made from, and it is made again and compared (--source MODEL), or the folder of the run that wrote it (--study "
+    "DIR)"
+)
 
 
 class State(enum.StrEnum):
@@ -76,6 +81,8 @@ def verify_file(
     digests = tensor_digests(path)
     sha256 = model_file.sha256_model(path)
     checks = [_tensors(digests, carried)]
+    if checks[0].state is State.OPEN and source is None and study is None:
+        checks[0] = replace(checks[0], message=f"{checks[0].message}; {ADVICE}")
     if study is not None:
         checks.append(_study(path, sha256, checks[0], study))
     if source is not None:

@@ -8,6 +8,7 @@ from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchor
 from cerebellum.allocation.floor import harmless_types
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model
+from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
@@ -15,11 +16,18 @@ from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
-from cerebellum.verbs.allocation.first import nominal_table, own_reference_doubts, refuse_own_reference, stock_plan
+from cerebellum.verbs.allocation.first import (
+    check_rules,
+    nominal_table,
+    own_reference_doubts,
+    refuse_own_reference,
+    stock_plan,
+)
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
 from cerebellum.verbs.allocation.run import checked_budget
 from cerebellum.verbs.allocation.transfer import expected_trials
+from cerebellum.verbs.calibration import is_comparable
 from cerebellum.verbs.estimating import (
     NOISE_PASSES,
     ONE_TENSOR,
@@ -48,6 +56,7 @@ def estimate_allocation(
     """Opens the model, cuts the texts, times a chunk. Raises a `CerebellumError` for all that `allocate_session` would refuse of the
     inputs."""
     progress = progress or Silent()
+    check_rules(allocation.rules, model_file.read_model(options.model))
     progress.note(f"estimate: reading {options.model.name} and the texts")
     inputs = read_inputs(options)
     progress.note("estimate: asking llama.cpp for the stock file's types")
@@ -63,6 +72,8 @@ def estimate_allocation(
     counts = chunk_counts(
         n_first, n_trials, n_harmless, len(table.names), seconds / n_engines, search, report, allocation
     )
+    if (stock.makes_imatrix or inputs.imatrix) and is_comparable(source, ftype, stock.types):
+        counts["recipes"] += len(search.chunks)  # the base without the importance matrix
     n = min(len(search.chunks), len(report.chunks))
     return Estimate(
         source.path.name,

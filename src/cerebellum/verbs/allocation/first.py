@@ -6,19 +6,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cerebellum.allocation.candidates import DEFAULT_TYPES, allowed_types, candidate_types
+from cerebellum.allocation.candidates import (
+    DEFAULT_TYPES,
+    TypeRules,
+    allowed_types,
+    candidate_types,
+    chosen_tensors,
+    kept_types,
+)
 from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
+from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import MixOptions
 from cerebellum.gguf.types import TYPES
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.stock import nearest_mix
 from cerebellum.verbs.allocation.weights import important
-from cerebellum.verbs.calibration import wants_imatrix
+from cerebellum.verbs.calibration import check_calibration, wants_imatrix
 from cerebellum.verbs.estimating import nominal_base
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
@@ -39,19 +47,30 @@ class StockPlan:
 
 def check_first(options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> None:
     """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made. Said later, when the
-    base is there, where overrides shape the base; a job that goes on was not refused."""
+    base is there, where overrides shape the base; a job that goes on was not refused. Rules that name no type or tensor are refused too."""
+    check_rules(allocation.rules, model_file.read_model(options.model))
     if options.reference not in (None, options.model) or options.mix != MixOptions() or (options.out / STUDY).exists():
         return
     if model_file.read_model(options.model).is_quantized:
         stock_plan(read_inputs(options), options, allocation, backend)
 
 
+def check_rules(rules: TypeRules, source: Model) -> None:
+    """Raises `TypeChoiceError` or `TensorChoiceError` where a rule names a type or a tensor that there isn't."""
+    tensors = quantizable_tensors(source)
+    allowed_types(rules)
+    kept_types(tensors, rules)
+    chosen_tensors(tensors, rules.only)
+
+
 def stock_plan(inputs: Inputs, options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> StockPlan:
     """Asks llama.cpp, without opening the model. Raises a `CerebellumError` where that shows that the job can't be."""
     ftype = options.base or stock_base(backend, inputs.source, options, allocation.target)
-    types = backend.types(inputs.source.path, ftype, (), options.imatrix)
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-    stock = StockPlan(ftype, types, wants_imatrix(replace(options, base=ftype), named, backend))
+    makes_imatrix = wants_imatrix(replace(options, base=ftype), named, backend)
+    if makes_imatrix:
+        check_calibration(options)
+    stock = StockPlan(ftype, backend.types(inputs.source.path, ftype, (), options.imatrix), makes_imatrix)
     table, like = nominal_table(inputs, stock, allocation), allocation.target.like
     limit = target_bytes(allocation.target, table.base)
     if like is not None and like != ftype:  # those of the stock file, whatever base was named

@@ -19,7 +19,8 @@ class AllocationOptions:
     their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: as much text as the anchors took).
     ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are measured. ``origin``: what is
     carried over from another model, probed first. ``label``: the
-    quantization label in the file's name (None: that of the stock mix that it is compared with)."""
+    quantization label in the file's name (None: that of the stock mix that it is compared with). ``compares_imatrix``: measure whether the
+    importance matrix helps the base, where there is one."""
 
     target: Target = field(default_factory=lambda: Target(like=DEFAULT_LIKE))
     rules: TypeRules = field(default_factory=TypeRules)
@@ -30,3 +31,4 @@ class AllocationOptions:
     sensitivity: SensitivityMap | None = None
     label: str | None = None
     origin: Origin | None = None
+    compares_imatrix: bool = True

@@ -131,7 +131,7 @@ def allocate(session: Session, options: AllocationOptions) -> Allocation:
     warn_of_text(session)
     table, limit, budget = table_and_budget(session, options)
     refuse_own_reference(table, session.inputs, limit)
-    effect = take_effect(session)
+    effect = take_effect(session) if options.compares_imatrix else None
     anchors, transferred = take_anchors(session, table, budget, options)
     table = table.without(anchors.failed)
     budget = checked_budget(table, budget + table.fixed_bytes())

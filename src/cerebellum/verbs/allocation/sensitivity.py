@@ -44,7 +44,7 @@ def read_map(path: Path) -> SensitivityMap:
         ) from error
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{quoted(path.name)} is no JSON file; a sensitivity map is one: {quoted(str(error))}"
+            f"{quoted(path.name)} is not a sensitivity map: give the sensitivity.json that a run left in its --out"
         ) from error
     return map_of(value, path.name)
 
