@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
 import time
 
 import pytest
+from rich.console import Console
 
 from cerebellum.cli.console import ConsoleProgress
 from cerebellum.progress import clock, seconds_left, seconds_to_write
@@ -76,3 +79,22 @@ def test_what_was_stopped_does_not_look_finished(capsys: pytest.CaptureFixture[s
         "anchors: 10 of 10",
     ]
     assert [line.endswith(" s, stopped") for line in lines] == [True, False, False]
+
+
+def test_the_bar_of_a_terminal_says_the_time_left_within_80_columns() -> None:
+    """With no comma in front of what the plain lines add to their sentence."""
+    progress, drawn = ConsoleProgress(), io.StringIO()
+    progress._console, progress._live = Console(file=drawn, force_terminal=True, width=80), True
+    progress.begin("anchors of a_model_with_quite_a_long_name-BF16.gguf", 40)
+    for number in range(8):
+        progress.step(f"blk.{number}.ffn_gate.weight Q2_K")
+    assert progress._bar is not None
+    progress._bar.refresh()
+    progress.end()
+    bars = [
+        line
+        for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue()).replace("\r", "\n").split("\n")
+        if "/40" in line
+    ]
+    assert any(re.search(r"8/40 0:00:0\d 0 s left", line) for line in bars), bars
+    assert max(map(len, bars)) <= 80 and not any(" , " in line for line in bars)

@@ -222,6 +222,25 @@ def test_the_recipe_failing_ends_the_run_by_name(model: Path) -> None:
     assert not list((model.parent / "out").glob("*cerebellum*"))
 
 
+def test_a_recipe_that_a_random_set_surely_beats_is_not_written_and_its_overrides_are_kept(model: Path) -> None:
+    """Perplexity chooses the three blocks that it likes; sets of three others are nearer to the reference on both texts."""
+    result = run(model, objective="nll", trust_perplexity=True, n_random=20, max_growth=0)
+    assert set(result.choice.blocks) == {2, 3, 5} and result.written is None
+    assert str(result.facts["unwritten"]).startswith("random ") and "than the recipe" in result.facts["unwritten"]
+    out = model.parent / "out"
+    assert [p.name for p in out.glob("*.gguf")] == ["base-Q3_K_M.gguf"]
+    lines = (out / "not-written.overrides.txt").read_text().splitlines()
+    assert [
+        line.endswith("=Q2_K") and f".{block}." in line.replace("\\", "")
+        for line, block in zip(lines, (2, 3, 5), strict=True)
+    ] == [True] * 3
+    page = (out / "report.md").read_text()
+    assert "No file was written: random " in page and "\n".join(lines) in page
+    assert json.loads((out / "report.json").read_text())["facts"]["unwritten_overrides"] == {
+        "not-written.overrides.txt": lines
+    }
+
+
 def test_a_control_that_fails_is_left_out_and_named(model: Path) -> None:
     class Blanket(Fault):
         def hits(self, tensor_types: Any, chunk: int) -> bool:

@@ -13,6 +13,7 @@ from cerebellum.errors import InputError, ModelFileError
 from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.gguf.stamp import PREFIX, joined, stamp, tensor_digests, tensors_key
 from cerebellum.keys import sha256_file
+from cerebellum.quoting import name
 from cerebellum.verbs.provenance import BUILD, DIGESTS, TENSORS
 from cerebellum.verbs.recipe import apply_recipe, lint_file
 from cerebellum.verbs.verify import State, Verified, verify_file
@@ -162,6 +163,7 @@ def test_a_study_knows_its_file(file: Path, tmp_path: Path) -> None:
 def test_a_file_that_says_nothing_of_itself_is_told_what_to_give(ground: Path, file: Path) -> None:
     """Only where nothing was given: with a source the rebuild tells."""
     stamp(file, {})
-    advice = "give the model it was made from, and it is made again and compared (--source MODEL), or the folder of the run that wrote it"
-    assert advice in message(verify_file(BACKEND, file), "tensors")
+    advice = "--source MODEL makes it again and compares, --study DIR looks at what a run wrote"
+    told = message(verify_file(BACKEND, file), "tensors")
+    assert told.endswith(advice) and name(told) == told  # a cell of the table shows it whole
     assert "--source" not in message(verify_file(BACKEND, file, ground / "model.gguf"), "tensors")

@@ -35,6 +35,10 @@ NARROW, GAP = 80, 2
 LEAST_COLUMNS = 40
 
 
+#: Columns of a bar, and of the words beside it at least.
+BAR, LEAST_WORDS = 12, 10
+
+
 class ConsoleProgress:
     """See `cerebellum.progress.Progress`."""
 
@@ -74,7 +78,8 @@ class ConsoleProgress:
         self._now = ""
         if self._live:
             self._bar = _bar(self._console)
-            self._task = self._bar.add_task(what, total=total, completed=done, now="", left="")
+            shown, _ = bar_words(what, f"{total}/{total}", "", "", self._console.width)
+            self._task = self._bar.add_task(shown, total=total, completed=done, now="", left="")
             self._bar.start()
         elif done:
             self.note(f"{what}: {done} of {total} done before")
@@ -93,7 +98,9 @@ class ConsoleProgress:
         """The bar as it is now; without a terminal a line, where the last one is `PLAIN_EVERY` ago."""
         if self._bar is not None and self._task is not None:
             self._now = now or self._now
-            self._bar.update(self._task, completed=self._done, left=self._left(), now=self._now)
+            left = self._left().removeprefix(", ").replace(" written", "")
+            what, now = bar_words(self._what, f"{self._total}/{self._total}", left, self._now, self._console.width)
+            self._bar.update(self._task, description=what, completed=self._done, left=left, now=now)
         elif time.monotonic() - self._last > PLAIN_EVERY:
             self._last = time.monotonic()
             self.note(f"{self._what}: {self._done} of {self._total}{self._left()}")
@@ -118,6 +125,18 @@ class ConsoleProgress:
             self.note(f"{self._what}: {self._done} of {self._total} in {seconds}{stopped}")
 
 
+def bar_words(what: str, count: str, left: str, now: str, width: int) -> tuple[str, str]:
+    """What work is and what is under way, cut so that bar, count and times stand whole in a line of ``width`` columns."""
+    room = width - sum(n + 1 for n in (BAR, len(count), len("0:00:00"), len(left))) - 1
+    what = _cut(what, max(room, LEAST_WORDS))
+    room -= len(what)
+    return what, _cut(now, room) if room >= LEAST_WORDS else ""
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
 def _bar(console: Console) -> Progress:
     """A live bar that goes when it is done."""
     from rich.progress import (
@@ -129,7 +148,7 @@ def _bar(console: Console) -> Progress:
     )
 
     columns = (
-        BarColumn(20),
+        BarColumn(BAR),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[left]}", markup=False),

@@ -372,6 +372,7 @@ def written_lines(result: RunResult) -> list[str]:
     if written is None:
         left, tasks = result.facts.get("left_from_before"), result.facts.get("not_asked")
         lines = [f"No file was written: {result.facts.get('unwritten', 'nothing was chosen')}."]
+        lines += [f"Its overrides: {file}." for file in result.facts.get("unwritten_overrides", ())]
         lines += (
             [f"Benchmarks not asked, as there is no file to compare with its base: {', '.join(tasks)}."]
             if tasks

@@ -76,6 +76,9 @@ def full_report(result: RunResult) -> str:
     if result.validity is not None:
         parts += [grid_markdown(ladder_grid(result.validity))]
     parts += [folded_grid(sweep_grid(result.sweep, facts, result.noise))]
+    for file, unwritten in facts.get("unwritten_overrides", {}).items():
+        block = code_block("\n".join(map(printable, unwritten)))
+        parts += [f"## Overrides of the recipe, of which no file was written ({markdown(file)})", "", block, ""]
     if result.written is not None:
         lines = [printable(f"{o}" + (f"    ({o.why})" if o.why else "")) for o in result.written.overrides]
         parts += ["## Overrides", "", folded("Overrides", code_block("\n".join(lines)) + "\n", len(lines)), ""]

@@ -45,7 +45,7 @@ from cerebellum.verbs.sweep import BASE_TRIAL, SweepOptions, make_plan, run_swee
 from cerebellum.verbs.text import split_facts
 from cerebellum.verbs.validity import check_session, refuse_invalid
 from cerebellum.verbs.warned import tell
-from cerebellum.verbs.write import recipe_path, write_trial
+from cerebellum.verbs.write import leave_overrides, recipe_path, write_trial
 
 #: Writes the report of a result into a folder, and gives what its ``report.json`` holds.
 Publish = Callable[[RunResult, Path], dict[str, Any]]
@@ -140,8 +140,12 @@ def choose_and_write(session: Session, sweep_options: SweepOptions, choice_optio
         recorded = write_beside_stock(session, combination, choice_options.max_growth_bytes)
     written, beside = recorded
     facts = {**facts_of(session), "choice": as_json(choice_options)}
-    if unwritten:
-        facts["unwritten"] = unwritten
+    if unwritten and combination is not None:
+        lines = leave_overrides(session, combination.recipe)
+        facts |= {
+            "unwritten": unwritten,
+            "unwritten_overrides": {lines.name: lines.read_text(encoding="utf-8").splitlines()},
+        }
         session.progress.note(f"no file is written: {unwritten}")
     if effect is not None:
         facts["imatrix"] |= {"effect": effect.as_json()}

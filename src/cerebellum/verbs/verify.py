@@ -26,10 +26,7 @@ from cerebellum.verbs.recipe_study import read_report
 #: of bytes were reported between two compilers on two processors.
 ROUNDED_BYTES, ROUNDED_WEIGHTS = 0.02, 0.02
 #: What tells of a file that says nothing of itself.
-ADVICE = (
-    "give the model it was made from, and it is made again and compared (--source MODEL), or the folder of the run that wrote it (--study "
-    "DIR)"
-)
+ADVICE = "--source MODEL makes it again and compares, --study DIR looks at what a run wrote"
 
 
 class State(enum.StrEnum):

@@ -21,6 +21,9 @@ from cerebellum.verbs.session import Session
 from cerebellum.verbs.splitting import publish_model, split, unproven
 from cerebellum.verbs.sweep import BASE_TRIAL
 
+#: The override file of a recipe of which no file is written.
+NOT_WRITTEN = "not-written.overrides.txt"
+
 
 def make_overrides(session: Session, recipe: Trial) -> Overrides:
     """The lines under which llama.cpp stores exactly the recipe: its swaps, and pins where its mix would shift."""
@@ -30,6 +33,13 @@ def make_overrides(session: Session, recipe: Trial) -> Overrides:
         return session.backend.types(session.options.model, session.base.ftype, lines, session.options.imatrix)
 
     return pin(recipe.tensor_types, base.types, realized, base)
+
+
+def leave_overrides(session: Session, recipe: Trial) -> Path:
+    """The override file of a recipe of which no file is written, in the output folder."""
+    path = session.options.out / NOT_WRITTEN
+    write_text(path, format_overrides(make_overrides(session, recipe)))
+    return path
 
 
 def recipe_path(options: SessionOptions, source: Model) -> Path:

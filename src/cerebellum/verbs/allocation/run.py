@@ -14,10 +14,9 @@ from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model, Trial
 from cerebellum.errors import InputError, RefusedError
-from cerebellum.files import make_folder, write_text
+from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.labels import labelled
-from cerebellum.gguf.overrides import format_overrides
 from cerebellum.keys import content_key, stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
@@ -47,10 +46,8 @@ from cerebellum.verbs.race import seconds_a_chunk
 from cerebellum.verbs.session import Session, open_session
 from cerebellum.verbs.sweep import BASE_TRIAL
 from cerebellum.verbs.warned import tell
-from cerebellum.verbs.write import SplitSize, make_overrides, write_trial
+from cerebellum.verbs.write import SplitSize, leave_overrides, write_trial
 
-#: The override file of a recipe that was refused.
-NOT_WRITTEN = "not-written.overrides.txt"
 #: Writes the report of an allocation into a folder, and gives what its ``report.json`` holds.
 Publish = Callable[[Allocation, Path], dict[str, Any]]
 
@@ -195,8 +192,7 @@ def refuse_poor(session: Session, recipe: Trial, controls: Controls) -> None:
     place, since the report text must not choose."""
     if not controls.better:
         return
-    lines = session.options.out / NOT_WRITTEN
-    write_text(lines, format_overrides(make_overrides(session, recipe)))
+    lines = leave_overrides(session, recipe)
     first = controls.better[0]
     named = f"the stock {session.base.ftype} file" if first == BASE_TRIAL.label else first
     more = f" (and {len(controls.better) - 1} more)" if len(controls.better) > 1 else ""
