@@ -9,9 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
+
+from cerebellum.llamacpp.binding import lc
 
 Floats = npt.NDArray[np.float32]
 MAX_BRANCHES = 4

@@ -1,4 +1,4 @@
-"""What all tests share: few threads that wait without work, and the slow tests left out unless they are asked for."""
+"""What all tests share: few threads that wait without work, no waiting for the disk, the slow tests left out unless asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """No test cuts the power, so that nothing waits for the disk; the order of writing and renaming has tests of its own."""
+    from cerebellum.study import store
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(store, "SYNCHRONOUS", "OFF")
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cerebellum import bundled
+from cerebellum.evals import harness
 from tests.cli.command import ENVIRONMENT, cerebellum, cerebellum_process, refused, start
 from tests.llamacpp import tiny
 
@@ -114,6 +115,7 @@ def test_the_harness_own_command_runs_on_our_engine(tmp_path: Path) -> None:
     assert answers(tmp_path / "out") == 80
 
 
+@pytest.mark.slow
 def test_the_harness_command_ends_with_one_message_where_data_can_not_be_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,9 +156,12 @@ def test_the_harness_own_command_finds_the_model_once_it_is_plugged_in(tmp_path:
     ],
 )
 def test_the_harness_command_refuses_what_it_does_not_know(
-    tmp_path: Path, model: str, task: str, words: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, task: str, words: tuple[str, ...]
 ) -> None:
-    pytest.importorskip("lm_eval", reason="needs the bench extra")
+    """The harness reads thousands of files to know its tasks: here once for all."""
+    tasks = pytest.importorskip("lm_eval.tasks", reason="needs the bench extra")
+    known = harness._manager()
+    monkeypatch.setattr(tasks, "TaskManager", lambda *_, **__: known)
     options = ("--model", model, "--model_args", f"pretrained={bundled.MODEL}", "--limit", "1", "--tasks", task)
     done = cerebellum(tmp_path, "lm-eval", "run", *options)
     refused(subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr), 2, *words)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import LIBRARIES
+from cerebellum.llamacpp.process import child_environment
 from cerebellum.llamacpp.trial import weights
 from cerebellum.llamacpp.trial.engine import LlamaEngine
 from tests.llamacpp.test_replay import BASE, SETTINGS, chunks_of, files, opened, singles, swept, whole
@@ -71,6 +75,19 @@ def test_devices_are_part_of_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(native, "devices", lambda devices=devices: devices)
         ids.append(native.build_id.__wrapped__())
     assert len(set(ids)) == 4
+
+
+def test_the_build_is_that_of_the_library_that_is_loaded(tmp_path: Path) -> None:
+    """``LLAMA_CPP_LIB_PATH`` names another llama.cpp: its figures are not those of the package's own."""
+    for library in LIBRARIES.iterdir():
+        (tmp_path / library.name).write_bytes(library.read_bytes() + b"another build")
+    code = "from cerebellum.llamacpp import native; print(native.LIBRARIES); print(native.build_id())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={**child_environment(), "LLAMA_CPP_LIB_PATH": str(tmp_path)}, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    folder, build = done.stdout.splitlines()
+    assert folder == str(tmp_path) and build != native.build_id()
 
 
 @dataclass

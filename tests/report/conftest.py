@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,24 @@ FILES = ("Q8_0", "Q4_K_M", "Q3_K_M", "Q2_K")
 BACKEND = FakeBackend({TensorType("blk.0.ffn_gate.weight", k): Effect(0.9 * v, kld=v) for k, v in PLANTED.items()})
 
 
-@pytest.fixture(scope="package", autouse=True)
-def charts(plain_pages: None) -> Iterator[None]:
+@contextmanager
+def with_charts() -> Iterator[None]:
     """Charts as users have them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vega, "is_available", available)
         yield
 
 
-@pytest.fixture(scope="package")
-def ground(charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", autouse=True)
+def charts(plain_pages: None) -> Iterator[None]:
+    """For one file of tests at a time: pages of other tests stay plain."""
+    with with_charts():
+        yield
+
+
+@pytest.fixture(scope="session")
+@with_charts()
+def ground(plain_pages: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``out`` (an allocation), ``sweep`` and ``ladder``."""
     folder = tmp_path_factory.mktemp("pages")
     (folder / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 60)))
@@ -45,8 +54,9 @@ def ground(charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="package")
-def made(charts: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+@with_charts()
+def made(plain_pages: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``compared`` and ``swept``."""
     folder = tmp_path_factory.mktemp("files")
     (folder / "text.txt").write_text(" ".join(f"word{i * i % 9973}" for i in range(64 * 20)))

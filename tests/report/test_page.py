@@ -144,6 +144,13 @@ def test_the_specifications_hold_to_the_schema(ground: Path, kind: str) -> None:
     assert charts(view, check=True) == charts(view)
 
 
+def test_the_javascript_is_made_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folders, scripts = iter([tmp_path, tmp_path, None]), iter(["first\n", "second\n"])
+    monkeypatch.setattr(vega, "cache_folder", lambda name, here: next(folders))
+    monkeypatch.setattr(vega, "_bundle", lambda: next(scripts))
+    assert [vega.javascript.__wrapped__() for _ in range(3)] == ["first\n", "first\n", "second\n"]
+
+
 @needs_extra
 def test_the_javascript_is_under_a_megabyte_and_has_no_end_of_a_script_in_it() -> None:
     script = vega.javascript()

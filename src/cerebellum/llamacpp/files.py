@@ -11,14 +11,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.errors import EngineError, ModelFileError, OutputError, TensorStoreError, TypeChoiceError
 from cerebellum.files import FileState, check_unchanged, create_new, publish
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import FTYPES, STORED, ftype_name, quant_type
 from cerebellum.keys import partial_of
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.metadata import added, as_overrides
 
 #: Bytes of a tensor's rows that llama.cpp holds at a time; its default, 8 GiB, holds the largest tensor whole several times.

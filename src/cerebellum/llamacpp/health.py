@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-import llama_cpp
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import VERSION, lc
 from cerebellum.results.health import Native
 
 _FEATURE = re.compile(r"(\w+) = 1")
@@ -18,7 +16,7 @@ def native_facts() -> Native:
     native.native_log()
     system = lc.llama_print_system_info().decode("utf-8", "replace")
     return Native(
-        build=f"llama-cpp-python {llama_cpp.__version__}",
+        build=f"llama-cpp-python {VERSION}",
         devices=native.devices(),
         features=tuple(_FEATURE.findall(system)),
         can_offload=bool(lc.llama_supports_gpu_offload()),

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.errors import EngineError, ModelFileError
 from cerebellum.gguf.memory import Allocated, ContextUse, cache_type
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 
 #: `LLAMA_FLASH_ATTN_TYPE_DISABLED` and `…_ENABLED` of llama.h.
 _FLASH = {False: 0, True: 1}

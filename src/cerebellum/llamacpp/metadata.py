@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.domain import Model
 from cerebellum.gguf.header import DEFAULT_ALIGNMENT
 from cerebellum.gguf.imatrix import Imatrix
+from cerebellum.llamacpp.binding import lc
 
 #: The longest text, in bytes, that llama.cpp's struct for these has room for.
 _LONGEST = 127

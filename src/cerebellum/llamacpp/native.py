@@ -12,14 +12,12 @@ import functools
 import hashlib
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-import llama_cpp
-import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum.errors import EngineError
+from cerebellum.llamacpp.binding import LIBRARIES, VERSION, lc
 
 MAX_DIMS, MAX_SRC = 4, 10
 OP_NONE = 0
@@ -123,11 +121,6 @@ _OF_DEVICES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
-def library_folder() -> Path:
-    """The folder of llama-cpp-python's bundled libraries."""
-    return Path(llama_cpp.__file__).parent / "lib"
-
-
 @functools.cache
 def ggml() -> Any:
     """libggml-base with typed functions. Raises `EngineError` where llama-cpp-python doesn't bundle it."""
@@ -136,7 +129,7 @@ def ggml() -> Any:
 
 def _library(stem: str, signatures: dict[str, tuple[Any, tuple[Any, ...]]]) -> Any:
     name = {"darwin": f"lib{stem}.dylib", "win32": f"{stem}.dll"}.get(sys.platform, f"lib{stem}.so")
-    path = library_folder() / name
+    path = LIBRARIES / name
     try:
         library = C.CDLL(str(path))
     except OSError as error:
@@ -178,14 +171,14 @@ def build_id() -> str:
     from cerebellum.scoring.loops.compiled import compiler_id
 
     digest = hashlib.sha256()
-    for path in sorted(library_folder().iterdir()):
+    for path in sorted(LIBRARIES.iterdir()):
         if "ggml" in path.name or path.name.startswith(("libllama.", "llama.")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(lc.llama_print_system_info())
     digest.update("".join(devices()).encode())
     digest.update(compiler_id().encode())
-    return f"llama-cpp-python {llama_cpp.__version__}, numba {numba.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
+    return f"llama-cpp-python {VERSION}, numba {numba.__version__}, numpy {np.__version__} ({digest.hexdigest()[:16]})"
 
 
 @functools.cache

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum.domain import Tokens
 from cerebellum.errors import ModelFileError
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.llamacpp.trial.decoding import Batch, Logits, decode, new_context
 

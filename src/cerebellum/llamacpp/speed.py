@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum.domain import Tokens
@@ -20,6 +19,7 @@ from cerebellum.errors import EngineError, ModelFileError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.protocol import Settings, SpeedUse, Timed
 from cerebellum.llamacpp.trial.decoding import decode
 from cerebellum.llamacpp.vocabulary import Vocabulary

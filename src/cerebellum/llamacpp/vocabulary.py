@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum.domain import Model, Tokens
@@ -17,6 +16,7 @@ from cerebellum.gguf.header import DEFAULT_ALIGNMENT
 from cerebellum.gguf.llama_rules import check_numbers
 from cerebellum.gguf.next_token import check_predicts
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.memory_trim import drop_compiler
 from cerebellum.llamacpp.metadata import ALIGNMENT
 from cerebellum.llamacpp.protocol import Settings

@@ -33,7 +33,7 @@ def write_picture(summary: dict[str, Any], folder: Path, stem: str) -> list[str]
         with contextlib.suppress(Exception):
             from cerebellum.report.page.charts import charts
 
-            image = vega.png(charts(view)[CHART])
+            image = vega.png(charts(view, only=CHART)[CHART])
     path, other = (svg, png) if image is None else (png, svg)
     write_bytes(path, drawn.encode("utf-8") if image is None else image)
     with contextlib.suppress(OSError):  # of an earlier card

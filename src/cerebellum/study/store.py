@@ -42,6 +42,8 @@ from cerebellum.stats.intervals import not_finite
 
 APPLICATION_ID = 0x43524231  # "CRB1"
 
+#: SQLite's: a killed process loses nothing; a power cut may take the last moments with it.
+SYNCHRONOUS = "NORMAL"
 MIGRATIONS = (
     """
     CREATE TABLE fact (            -- named JSON values; 'subject' says what the study is of
@@ -196,9 +198,8 @@ class Study:
             raise StudyError(f"{self.path} was written by a newer Cerebellum (schema {version}); upgrade to open it")
         if read_only:
             return
+        self._db.execute(f"PRAGMA synchronous={SYNCHRONOUS}")
         self._db.execute("PRAGMA journal_mode=WAL")
-        # A killed process loses nothing; a power cut may take the last moments with it.
-        self._db.execute("PRAGMA synchronous=NORMAL")
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
             self._db.executescript(
                 f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; {script} PRAGMA user_version={number}; COMMIT;"

@@ -195,6 +195,7 @@ class FakeEngine:
         self._gone = ""
         self._closed = False
         self._turns = OneStream()
+        self._rows: dict[Path, ReferenceRows] = {}
         self.n_scored = 0
 
     @property
@@ -235,6 +236,7 @@ class FakeEngine:
     ) -> Iterator[ChunkScore]:
         self._check_open(label)
         with self._turns.stream(label):
+            self._rows.clear()
             yield from self._scores(tensor_types, chunks, reference, label)
 
     def _scores(
@@ -244,7 +246,7 @@ class FakeEngine:
         types = {**self._model.types, **{swap.tensor: swap.type for swap in tensor_types}}
         for chunk in chunks:
             self._check_fault(tensor_types, chunk, label)
-            rows = reference.read(chunk.id) if reference else None
+            rows = self._read(reference, chunk.id) if reference else None
             self.n_scored += 1
             yield self._score(types, chunk, rows)
 
@@ -260,6 +262,7 @@ class FakeEngine:
         for trial in trials:
             self._check_swaps(trial.tensor_types, trial.label)
         with self._turns.stream("a sweep"):
+            self._rows.clear()
             for number, trial in enumerate(trials):
                 for chunk in chunks:
                     yield TrialStarted(number, chunk.id)
@@ -343,11 +346,16 @@ class FakeEngine:
         )
 
     def _effective(self, types: Mapping[str, str]) -> list[TensorType]:
-        return [
-            s
-            for s in sorted(self._backend.effects)
-            if types.get(s.tensor) == s.type and s.tensor not in self._backend.unused
-        ]
+        unused = self._backend.unused
+        effects = (s for s in self._backend.effects if types.get(s.tensor) == s.type and s.tensor not in unused)
+        return sorted(effects)
+
+    def _read(self, store: ReferenceStore, chunk: int) -> ReferenceRows:
+        """The rows of a chunk, read once in a sweep."""
+        path = store.path(chunk)
+        if path not in self._rows:
+            self._rows[path] = store.read(chunk)
+        return self._rows[path]
 
     def _vary(self, chunk: Chunk, swap: TensorType) -> float:
         """How large an effect is on this chunk, relative to the planted one: at least 0, 1 on average."""

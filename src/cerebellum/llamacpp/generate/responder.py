@@ -6,11 +6,10 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.domain import Tokens
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.generate.likelihood import likelihoods
 from cerebellum.llamacpp.generate.protocol import Continuation, Likelihood, Prompt, ResponderFacts, Writing, WrittenText
 from cerebellum.llamacpp.generate.sequences import Sequences

@@ -14,13 +14,13 @@ import ctypes as C
 from collections.abc import Iterator
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
 
 from cerebellum.domain import Mask, Tokens
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.generate.prefix_tree import Places, Room, Wave
 from cerebellum.llamacpp.protocol import LOGITS_BYTES, Settings
 from cerebellum.llamacpp.trial.decoding import Logits, decode, only_attends

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
 
@@ -20,6 +19,7 @@ from cerebellum.domain import Chunk
 from cerebellum.errors import EngineError
 from cerebellum.gguf.importance import GRAPH_TOKENS, Floats, Importance, Sums, n_side_by_side
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.protocol import Collected, Settings
 from cerebellum.llamacpp.trial.decoding import Batch, decode, new_context
 from cerebellum.scoring.loops.squares import add_squares

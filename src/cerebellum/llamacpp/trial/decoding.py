@@ -22,13 +22,13 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 import numpy.typing as npt
 
 from cerebellum.domain import Chunk, Mask, Tokens
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.protocol import Settings
 from cerebellum.llamacpp.trial.eval_callback import EvalCallback, Program, program, whole_program
 from cerebellum.llamacpp.trial.graph import Graph

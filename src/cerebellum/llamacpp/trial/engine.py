@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from cerebellum.domain import Chunk, ChunkScore, Corpus, TensorTypes, Tokens, Trial
@@ -22,6 +21,7 @@ from cerebellum.gguf.importance import Importance
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.keys import sha256_bytes
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.prediction import PROBE, check_logits
 from cerebellum.llamacpp.protocol import Collected, Settings, Sources, SweepEvent
 from cerebellum.llamacpp.trial.decoding import Batch, Bundle, Decoder, Logits, Programs, decode, new_context

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import llama_cpp.llama_cpp as lc
-
 from cerebellum.errors import EngineError
 from cerebellum.llamacpp import native
+from cerebellum.llamacpp.binding import lc
 from cerebellum.llamacpp.trial.graph import Graph, Node
 from cerebellum.llamacpp.trial.mixing import mixes
 

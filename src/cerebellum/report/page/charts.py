@@ -61,9 +61,9 @@ FRONTIER_HEIGHT, VALIDITY_HEIGHT = 380, 300
 KLD_TITLE = "KL divergence, thousandths of a nat a token"
 
 
-def charts(view: View, *, check: bool = False) -> dict[str, Spec]:
-    """The specifications that there is something to draw for, by the page's names of charts. ``check``: against Vega-Lite's schema, which
-    takes longer than all the rest; a test does it."""
+def charts(view: View, *, only: str = "", check: bool = False) -> dict[str, Spec]:
+    """The specifications that there is something to draw for, by the page's names of charts; of ``only`` one where it is named. ``check``:
+    against Vega-Lite's schema, which takes longer than all the rest; a test does it."""
     makers: dict[str, tuple[bool, Callable[[View], Drawn]]] = {
         "frontier": (any(p.kld.estimate > 0.0 for p in view.points), frontier),
         "types": (bool(view.cells or view.sizes), types),
@@ -77,7 +77,9 @@ def charts(view: View, *, check: bool = False) -> dict[str, Spec]:
         "speed": (any(f.generation for f in view.compared), speed),
     }
     with debug_mode(check):
-        return {key: finished(maker(view), check) for key, (wanted, maker) in makers.items() if wanted}
+        return {
+            key: finished(maker(view), check) for key, (wanted, maker) in makers.items() if wanted and only in ("", key)
+        }
 
 
 def finished(drawn: Drawn, check: bool) -> Spec:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
 from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
+
+from cerebellum.cached import cache_folder
+from cerebellum.errors import OutputError
+from cerebellum.files import write_text
+from cerebellum.keys import sha256_file
 
 #: The light colours of ``page.css``, for pictures outside of a page.
 LIGHT = {
@@ -28,7 +36,22 @@ def is_available() -> bool:
 
 @lru_cache(maxsize=1)
 def javascript() -> str:
-    """Vega and Vega-Embed as one script that defines ``vegaEmbed``; made once a process, in a second or two, without any network."""
+    """Vega and Vega-Embed as one script that defines ``vegaEmbed``; made once a machine, in a second or two, without any network."""
+    source = Path(__file__)
+    name = f"vega-{version('vl-convert-python')}-{sha256_file(source)[:16]}"
+    folder = cache_folder(name, source.parent)
+    if folder is None:
+        return _bundle()
+    kept = folder / "vega.js"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return kept.read_bytes().decode()
+    text = _bundle()
+    with contextlib.suppress(OutputError):
+        write_text(kept, text)
+    return text
+
+
+def _bundle() -> str:
     import vl_convert
 
     text = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))

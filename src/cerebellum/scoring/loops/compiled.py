@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 from numba.core import codegen, config
+
+from cerebellum.cached import cache_folder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -57,31 +57,7 @@ def code_folder() -> Path | None:
     here = Path(__file__).parent
     for name in _SOURCES:
         digest.update((here / name).read_bytes())
-    for base in _bases(here):
-        folder = base / f"kernels-{digest.hexdigest()[:16]}"
-        if _can_write(folder):
-            return folder
-    return None
-
-
-def _bases(here: Path) -> Iterator[Path]:
-    if config.CACHE_DIR:  # NUMBA_CACHE_DIR: the user has said where
-        yield Path(config.CACHE_DIR)
-        return
-    yield here / "__pycache__"
-    if cache := os.environ.get("XDG_CACHE_HOME"):
-        yield Path(cache) / "cerebellum"
-    elif (home := Path("~").expanduser()).is_absolute():
-        yield home / ".cache" / "cerebellum"
-
-
-def _can_write(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+    return cache_folder(f"kernels-{digest.hexdigest()[:16]}", here, config.CACHE_DIR)  # NUMBA_CACHE_DIR
 
 
 @contextmanager
