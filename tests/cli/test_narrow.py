@@ -54,3 +54,12 @@ def test_long_file_names_wrap_after_their_hyphens_before_rows_become_prose(capsy
     assert any(line.startswith("smollm2-") for line in lines) and any(
         line.rstrip().endswith("cerebellum-") for line in lines
     )
+
+
+def test_a_row_without_a_name_goes_on_with_the_one_before(capsys: pytest.CaptureFixture[str]) -> None:
+    """As `bench` shows a task's base below its file; no line is a lone dash."""
+    long = "x" * 50
+    print_narrow(Grid("T", ("task", "file", "score"), (("world", long, long), ("", "base", long))))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "world" and [line for line in lines if not line.startswith("  ")] == ["T", "world", ""]
+    assert any(line.startswith("  file: base;") for line in lines)

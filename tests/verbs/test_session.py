@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cerebellum.domain import ChunkScore, TensorType
 from cerebellum.errors import EngineError, InputError, ProofError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.progress import Silent
+from cerebellum.report.chosen_lines import chosen_verdict
 from cerebellum.results import RunResult
 from cerebellum.stats.verdicts import Verdict
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
@@ -55,6 +57,7 @@ def run(model: Path, backend: FakeBackend | None = None, **more: Any) -> RunResu
 def test_greedy_takes_the_cheap_ones_and_leaves_the_dear(model: Path) -> None:
     result = run(model, allow=0.06)
     assert set(result.choice.blocks) == {0, 1, 4, 7}
+    assert re.search(r"; (\d) of 3 random sets are worse, \d of them surely\.$", chosen_verdict(result))
     assert result.written is not None
     types = read_model(result.written.path).types
     assert {name for name, kind in types.items() if kind == "Q2_K"} == {gate(i).tensor for i in (0, 1, 4, 7)}
@@ -235,6 +238,7 @@ def test_a_recipe_that_a_random_set_surely_beats_is_not_written_and_its_override
         for line, block in zip(lines, (2, 3, 5), strict=True)
     ] == [True] * 3
     page = (out / "report.md").read_text()
+    assert page.count("better than the recipe beyond the interval, within the size allowed: random ") == 1
     assert "No file was written: random " in page and "\n".join(lines) in page
     assert json.loads((out / "report.json").read_text())["facts"]["unwritten_overrides"] == {
         "not-written.overrides.txt": lines

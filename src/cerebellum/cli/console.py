@@ -257,8 +257,11 @@ def wrapped_cell(cell: str, room: int, pieces: re.Pattern[str]) -> list[str]:
 def print_records(cells: Sequence[Sequence[str]], width: int) -> None:
     """Each row as its first cell and a line of the others, named."""
     head, *rows = cells
+    previous = False
     for first, *others in rows:
-        print_folded(first or "-", width)
+        if first or not previous:  # a row without a name goes on with the one before
+            print_folded(first or "-", width)
+        previous = True
         named = (f"{column}: {cell}" if column else cell for column, cell in zip(head[1:], others, strict=True) if cell)
         print_folded(f"  {'; '.join(named)}", width, "    ")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum import __version__
 from cerebellum.allocation.sensitivity import map_json
+from cerebellum.figures import fixed
 from cerebellum.files import write_text
 from cerebellum.quoting import code_span, markdown, shell_file, strict_json
 from cerebellum.report.allocation import FORMAT
@@ -89,7 +90,9 @@ def equal_cell(result: Allocation) -> str:
     """The bytes of a stock file as good."""
     n_bytes = result.controls.equivalent.n_bytes
     return (
-        "none" if n_bytes is None else f"{megabytes(n_bytes)} {100 * (n_bytes / result.written.file_bytes - 1):+.0f} %"
+        "none"
+        if n_bytes is None
+        else f"{megabytes(n_bytes)} {fixed(100 * (n_bytes / result.written.file_bytes - 1), 0, sign=True)} %"
     )
 
 

@@ -131,10 +131,10 @@ def as_good_as(equivalent: Equivalent, rungs: Sequence[StockRung], mean: Interva
     if equivalent.n_bytes is None:
         return beyond_line(rungs, mean)
     low, high = (f"{x / 1e6:,.2f}" if x is not None else "?" for x in (equivalent.low, equivalent.high))
-    more = 100.0 * (equivalent.n_bytes / file_bytes - 1.0)
-    word = "larger" if more >= 0.0 else "smaller"
+    more = round(100.0 * (equivalent.n_bytes / file_bytes - 1.0))
+    beside = f"{abs(more)} % {'larger' if more > 0 else 'smaller'}" if more else "as large as this one"
     return (
-        f"As good as: a stock file of {megabytes(equivalent.n_bytes)} [{low}, {high}], which is {abs(more):.0f} % {word} "
+        f"As good as: a stock file of {megabytes(equivalent.n_bytes)} [{low}, {high}], which is {beside} "
         "(interpolated between stock files)."
     )
 

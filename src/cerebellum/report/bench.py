@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.evals.pairs import is_binary
 from cerebellum.evals.score import UNJUDGED
+from cerebellum.figures import fixed, significant
 from cerebellum.report.grids import Grid, with_limits
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def _pair_cells(pair: Pair, score: Score, task: TaskResult) -> tuple[str, ...]:
         pair.old,
         counts[0],
         counts[1],
-        with_limits(change, 100.0, 2) if score.n > 1 else f"{100 * change.estimate:+.2f}",
+        with_limits(change, 100.0, 2) if score.n > 1 else fixed(100 * change.estimate, sign=True),
         counts[2],
-        "nothing" if math.isinf(pair.could_show) else f"{100 * pair.could_show:.2g}",
+        "nothing" if math.isinf(pair.could_show) else significant(100 * pair.could_show, 2),
         pair.gate.word if pair.gate else "",
     )
 

@@ -71,8 +71,9 @@ def chosen_verdict(result: RunResult) -> str:
     assert result.written is not None and result.combination is not None
     verdict = result.written.from_base.judgement.verdict
     rows = [row for row in result.combination.report.rows if row.trial.kind is TrialKind.RANDOM and row.from_recipe]
-    worse = sum(_main(row.from_recipe).estimate > 0.0 for row in rows if row.from_recipe is not None)
-    beside = f"; {worse} of {len(rows)} random sets are worse" if rows else ""
+    apart = [_main(row.from_recipe) for row in rows if row.from_recipe is not None]
+    worse, surely = sum(x.estimate > 0.0 for x in apart), sum(x.low > 0.0 for x in apart)
+    beside = f"; {worse} of {len(rows)} random sets are worse, {surely} of them surely" if rows else ""
     word = {Verdict.IMPROVES: "improves on", Verdict.DAMAGES: "damages, beside"}.get(verdict, f"{verdict}, beside")
     return f"Verdict: {word} the base (95 %){beside}."
 

@@ -58,15 +58,17 @@ def shown_lines(e: Estimate) -> list[str]:
     """The smallest difference that the text shows, and what a useful one takes."""
     of = f"the stock {e.base} file's KL divergence" if e.limit is not None else "the base's KL divergence"
     change = "difference" if e.limit is not None else "change by one tensor"
-    shown = f"about {100 * e.detectable:.2g} % of {of}" if math.isfinite(e.detectable) else "none"
+    shown = f"about {significant(100 * e.detectable, 2)} % of {of}" if math.isfinite(e.detectable) else "none"
     return [
-        f"smallest {change} that {counted(e.shown_by, 'chunk')} can show: {shown}; one of {100 * e.useful:.2g} % takes "
+        f"smallest {change} that {counted(e.shown_by, 'chunk')} can show: {shown}; one of {significant(100 * e.useful, 2)} % takes "
         f"{counted(e.chunks_for_useful, 'chunk')} (if chunks differ by {100 * e.spread:.0f} %)"
     ]
 
 
 def megabytes(n: int) -> str:
     """A size, roughly."""
+    if n < 1_000_000:
+        return "1 MB"
     return f"{n / 1e6:,.0f} MB" if n < 10_000_000_000 else f"{n / 1e9:,.1f} GB"
 
 

@@ -351,13 +351,11 @@ def controls_lines(result: RunResult) -> list[str]:
     for row in (row for row in rows if row.trial.kind is TrialKind.BLANKET and row.from_base):
         lines.append(f"{row.trial.label}, {counted(len(row.trial.tensor_types), 'tensor')}: {_verdict(row)}")
     room, taken = result.facts["choice"]["max_growth_bytes"], rows[1].delta_bytes
-    for row in (row for row in rows if row.trial.tensor_types):
-        fits = row.delta_bytes <= taken or room is None or row.delta_bytes <= room > 0
-        if fits and row.from_recipe and _main(row).high < 0.0:
-            lines.append(
-                f"{row.trial.label} is better than the recipe beyond its interval and fits the size allowed "
-                f"({kilobytes(row.delta_bytes)})"
-            )
+    fitting = [r for r in rows if r.delta_bytes <= taken or room is None or r.delta_bytes <= room > 0]
+    better_ones = [r for r in fitting if r.trial.tensor_types and r.from_recipe and _main(r).high < 0.0]
+    if better_ones:
+        named = ", ".join(f"{row.trial.label} ({kilobytes(row.delta_bytes)})" for row in better_ones)
+        lines.append(f"better than the recipe beyond the interval, within the size allowed: {named}")
     return lines
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import fixed
 from cerebellum.report.grids import Grid, chunks_of
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
@@ -31,14 +31,16 @@ def ladder_grid(ladder: LadderResult) -> Grid:
 
 
 def _row(rung: Rung, reference_ppl: float) -> tuple[str, ...]:
-    change = f"{100 * (rung.ppl / reference_ppl - 1):+.2f}"
+    def percent(ppl: float) -> str:
+        return fixed(100 * (ppl / reference_ppl - 1), sign=True)
+
+    change = percent(rung.ppl)
     if rung.ppl_low is not None and rung.ppl_high is not None:
-        change += (
-            f" [{100 * (rung.ppl_low / reference_ppl - 1):+.2f}, {100 * (rung.ppl_high / reference_ppl - 1):+.2f}]"
-        )
+        change += f" [{percent(rung.ppl_low)}, {percent(rung.ppl_high)}]"
     kld = f"{rung.kld * MILLI:.3f}"
-    if rung.kld_low is not None and rung.kld_high is not None and math.isfinite(rung.kld_low + rung.kld_high):
-        kld += f" [{rung.kld_low * MILLI:.3f}, {rung.kld_high * MILLI:.3f}]"
+    if rung.kld_low is not None and rung.kld_high is not None:
+        low, high = (fixed(limit * MILLI, 3, sign=False) for limit in (rung.kld_low, rung.kld_high))
+        kld += f" [{low}, {high}]"
     size = "" if rung.file_bytes is None else f"{rung.file_bytes / 1e6:,.2f}"
     return rung.name, size, f"{rung.ppl:.4f}", change, kld
 
@@ -48,7 +50,8 @@ def _on_what(facts: dict[str, Any]) -> list[str]:
         return [f"From {facts['ladder']}, as published: intervals are not known."]
     failed = [f"Failed, so left out: {label}. {reason}." for label, reason in facts.get("failed", {}).items()]
     warnings = [f"Warning: {warning}" for warning in facts.get("warnings", ())]
-    return [f"Text {chunks_of(facts['text'])}. Brackets: 95 % intervals, paired by chunk.", *failed, *warnings]
+    brackets = "Brackets: 95 % intervals, paired by chunk; ?: more chunks are needed to tell."
+    return [f"Text {chunks_of(facts['text'])}. {brackets}", *failed, *warnings]
 
 
 def ladder_json(ladder: LadderResult) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import fixed
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
@@ -41,7 +42,7 @@ def refinement_grid(result: Allocation) -> Grid:
                     str(i),
                     f"{one.n_steps} on {one.look}",
                     str(proposal.n_changed),
-                    f"{proposal.predicted * MILLI:+.4f}",
+                    fixed(proposal.predicted * MILLI, 4, sign=True),
                     measured,
                     taken,
                 )

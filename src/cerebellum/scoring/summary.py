@@ -12,10 +12,12 @@ import numpy as np
 from cerebellum.domain import ChunkScore
 from cerebellum.scoring.metrics import INVERSE_TEMPERATURES
 from cerebellum.stats.intervals import (
+    ChunkSums,
     Interval,
     as_share,
     exp_nll,
     mean_interval,
+    negated,
     paired_interval,
     percent_change,
     perplexity,
@@ -66,6 +68,10 @@ class Summary:
     calibrated: float | None
     temperature: float | None
     divergence: Divergence | None
+
+
+#: Nats a token that rounding alone makes of a divergence that is none.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +186,25 @@ def contrast(
     trial, base = ({c: s for c, s in scores.items() if c in shared} for scores in (trial, base))
     ppl = paired_interval(nll_sums(trial), nll_sums(base), level)
     trial_kld, base_kld = kld_sums(trial), kld_sums(base)
-    kld = paired_interval(trial_kld, base_kld, level) if trial_kld and base_kld else None
+    kld = kld_change(trial_kld, base_kld, level) if trial_kld and base_kld else None
     margin = 0.0
     if base_kld:
         margin = practical_margin(sum(t for t, _ in base_kld.values()) / sum(n for _, n in base_kld.values()))
     return Contrast(ppl, kld, judge(kld, ppl, noise_floor=noise_floor, margin=margin, significant=significant))
+
+
+def kld_change(trial: ChunkSums, base: ChunkSums, level: float = 0.95) -> Interval:
+    """The change of mean KL divergence. Where the base is the reference itself the change is a KL divergence, which can't be negative
+    (where the trial is, it can't be positive): `positive`."""
+    change = paired_interval(trial, base, level)
+    if _is_reference(base):
+        return positive(change)
+    return negated(positive(negated(change))) if _is_reference(trial) else change
+
+
+def _is_reference(sums: ChunkSums) -> bool:
+    """Whether these are the divergences of the reference from itself, but for the last bits."""
+    return all(abs(total) <= ROUNDING * n for total, n in sums.values())
 
 
 def as_json(value: Any) -> Any:

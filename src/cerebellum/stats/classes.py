@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 from cerebellum.errors import InputError
+from cerebellum.figures import fixed
 
 
 class EffectClass(enum.StrEnum):
@@ -62,10 +63,11 @@ def classify(
     limits = thresholds or Thresholds()
     word = _by_size(effect_percent, limits)
     if low is None or high is None:
-        return Class(word, True, f"{effect_percent:+.1f} %, by size alone: no interval is known")
+        return Class(word, True, f"{fixed(effect_percent, 1, sign=True)} %, by size alone: no interval is known")
     if not (math.isfinite(effect_percent) and low <= effect_percent <= high):
         raise InputError(f"an effect of {effect_percent} % can't lie within {low} to {high} %; measure it again")
-    change = f"{effect_percent:+.2f} % ({low:+.2f} to {high:+.2f} %)"
+    change, least, most = (fixed(x, sign=True) for x in (effect_percent, low, high))
+    change = f"{change} % ({least} to {most} %)"
     if low > 0.0 or high < 0.0:
         return Class(word, True, f"{change}: the interval excludes zero")
     if limits.mild_benefit <= low and high <= limits.damage:

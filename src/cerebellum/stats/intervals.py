@@ -251,6 +251,11 @@ def positive(x: Interval) -> Interval:
     return replace(x, low=low, high=high if high <= MOST_TIMES * m else math.inf)
 
 
+def negated(x: Interval) -> Interval:
+    """The interval of the mean of the negated values."""
+    return replace(x, estimate=-x.estimate, low=-x.high, high=-x.low)
+
+
 def as_share(x: Interval) -> Interval:
     """The interval of a share, between 0 and 1, with limits of its log odds; a share of 0 or 1 keeps its limits, cut off there.
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from cerebellum.figures import fixed, significant
 from cerebellum.stats.intervals import Floats, Interval
 
 Word = Literal["pass", "fail", "too few items to tell"]
@@ -194,14 +195,16 @@ def judge_gate(flips: PairedAnswers, margin: float) -> Gate:
 def _sentence(flips: PairedAnswers, why: str) -> str:
     x = flips.difference
     items = f"{flips.n} {'item' if flips.n == 1 else 'items'}"
-    limits = f"{100 * x.low:+.2f} to {100 * x.high:+.2f} points, {100 * x.level:.4g} % interval"
+    limits = (
+        f"{fixed(100 * x.low, sign=True)} to {fixed(100 * x.high, sign=True)} points, {100 * x.level:.4g} % interval"
+    )
     if flips.n == 1:
         limits = "one item has no interval"
-    seen = f"{flips.lost} lost and {flips.gained} gained of {items}: {100 * x.estimate:+.2f} points"
+    seen = f"{flips.lost} lost and {flips.gained} gained of {items}: {fixed(100 * x.estimate, sign=True)} points"
     if flips.gained + flips.lost == 0:
         seen = f"none of {items} flipped, which is not to say that none would"
     least = flips.smallest_detectable
-    could = "none" if math.isinf(least) else f"{100 * least:.2g} points or more"
+    could = "none" if math.isinf(least) else f"{significant(100 * least, 2)} points or more"
     return f"{seen} ({limits}; McNemar p = {flips.p_value:.2g}): {why}. Differences these items would likely show: {could}."
 
 

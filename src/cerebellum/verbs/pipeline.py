@@ -209,7 +209,7 @@ def settings_of_choice(sweep: SweepOptions, choice: ChoiceOptions) -> dict[str, 
     """The settings of a sweep and its choice, by the names of their options."""
     race = sweep.race
     return {
-        **{_OPTIONS.get(name, name): value for name, value in as_json(choice).items()},
+        **{_OPTIONS.get(name, name): value for name, value in as_json(choice).items() if name != "max_growth_share"},
         "role": sorted(sweep.roles),
         "to": sorted(sweep.types),
         "blocks": None if sweep.blocks is None else sorted(sweep.blocks),
