@@ -18,6 +18,7 @@ from cerebellum.results.stock import Equivalent
 from cerebellum.scoring.summary import kld_change
 from cerebellum.stats.intervals import paired_interval
 from cerebellum.stats.ladder import Rung, assess
+from cerebellum.verbs.finished import differences
 from cerebellum.verbs.pipeline import ChoiceOptions, settings_of_choice
 from cerebellum.verbs.sweep import SweepOptions
 
@@ -87,3 +88,6 @@ def test_percents_over_a_hundred_have_no_exponent() -> None:
 def test_settings_are_told_by_the_names_of_options() -> None:
     names = settings_of_choice(SweepOptions(), ChoiceOptions(max_growth_share=0.05))
     assert not [name for name in names if "_" in name] and "max-growth" in names
+    before = {"max-growth": "5%", "max_growth_share": 0.05}
+    assert differences(before, {"max-growth": "5%"}) == []
+    assert differences(before, {"max-growth": "3%"}) == ["--max-growth 5%, now 3%"]

@@ -20,6 +20,8 @@ FACT = "job"
 REPORT = "report.json"
 #: Settings that hold lists: more of the same is no other job, since nothing that is there goes.
 _GROWING = ("ladder", "bench")
+#: Settings that folders of before hold beside another one that says the same.
+_SAID_TWICE = ("max_growth_share",)
 
 
 def claimed(options: SessionOptions, settings: Mapping[str, Any], bench: BenchOptions | None) -> SessionOptions:
@@ -97,7 +99,9 @@ def noted(out: Path) -> Mapping[str, Any] | None:
 def differences(known: Mapping[str, Any], job: Mapping[str, Any]) -> list[str]:
     """The settings that differ, in words; none where the job only adds to what is known."""
     asked_more = not known.get("bench")
-    names = [n for n in dict.fromkeys([*job, *known]) if not (asked_more and n.startswith("bench"))]
+    names = [
+        n for n in dict.fromkeys([*job, *known]) if not (asked_more and n.startswith("bench")) and n not in _SAID_TWICE
+    ]
     if known.get("policy") != job.get("policy"):  # the others are of one policy each
         names = ["policy"]
     return [told(n, known.get(n), job.get(n)) for n in names if not _goes_on(n, known.get(n), job.get(n))]
