@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from cerebellum import api
+from cerebellum.cli.run import show_sweep
 from cerebellum.domain import TensorType
 from cerebellum.report.chart import MOST_ROWS, ROW, Mark, marks_chart
 from cerebellum.report.chosen_lines import chosen_lines
@@ -64,6 +65,25 @@ def test_summary_and_picture_come_before_the_table_which_is_folded(folder: Path)
     assert "trials: " in head and "![the sweep](sweep.svg)" in head and len(head.splitlines()) < 20
     table, _, _ = rest.partition("</details>")
     assert fold and table.count("\n| ") > 140 and "rows</summary>\n\n" in table
+
+
+def test_the_printed_table_is_sorted_by_gain_a_byte_on_request(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what the files hold, which stay in the model's order."""
+    given: dict[str, Any] = {"text": folder / "text.txt", "ctx": 64, "chunks": 2, "backend": FakeBackend({})}
+    result = api.sweep(folder / "model.gguf", role="all", to=",".join(TYPES), out=folder / "sweep", **given)
+    capsys.readouterr()
+    show_sweep(result, by_gain=True)
+    lines = capsys.readouterr().out.splitlines()
+    printed = [tuple(line.split()[i] for i in (0, 3)) for line in lines if line.startswith("blk.") and "→" in line]
+    rows = list(csv.DictReader(io.StringIO((folder / "sweep" / "sweep.csv").read_text())))
+    rows.sort(key=lambda r: float(r["kld_change"]) / abs(int(r["delta_bytes"])))
+    assert (
+        printed == [(r["tensor"].removesuffix(".weight"), r["to_type"]) for r in rows if r["block"]]
+        and len(printed) > 100
+    )
+    assert any("Sorted by gain a byte" in line for line in lines)
 
 
 def test_a_short_table_is_not_folded(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,11 +313,18 @@ def run(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide:
 )
 @shard_option
 @dry_run_option
+@click.option(
+    "--by-gain",
+    is_flag=True,
+    help="Sort the printed table by gain a byte. [default: in the order of the model's tensors]",
+)
 @wide_option
 @json_option
 @quiet_option
 @guarded
-def sweep(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide: bool, **options: Any) -> None:
+def sweep(
+    model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wide: bool, by_gain: bool, **options: Any
+) -> None:
     """Measure each tensor of the chosen roles alone at another type.
 
     The measurements stay in the folder: `run` with the same options takes them over.
@@ -340,7 +348,7 @@ def sweep(model: Path, out: Path, as_json: bool, quiet: bool, dry_run: bool, wid
     if as_json:
         print_json({"facts": result.facts, "noise": noise_json(result.noise), **sweep_json(result.sweep)})
         return
-    show_sweep(result, wide=wide)
+    show_sweep(result, wide=wide, by_gain=by_gain)
     print_folded(f"report: {out / 'sweep.html'}, {out / 'sweep.md'}")
 
 
@@ -419,11 +427,13 @@ def told(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "command": ("cerebellum", *sys.argv[1:])}
 
 
-def show_sweep(result: SweepResult, *, wide: bool = False) -> None:
-    """The sweep's table."""
-    from cerebellum.report.grids import short_sweep_grid, sweep_grid
+def show_sweep(result: SweepResult, *, wide: bool = False, by_gain: bool = False) -> None:
+    """The sweep's table, in the order of its trials or by gain a byte."""
+    from cerebellum.report.grids import GAIN_NOTE, short_sweep_grid, sorted_by_gain, sweep_grid
 
-    print_table((sweep_grid if wide else short_sweep_grid)(result.sweep, result.facts, result.noise), wide=wide)
+    sweep = sorted_by_gain(result.sweep) if by_gain else result.sweep
+    grid = (sweep_grid if wide else short_sweep_grid)(sweep, result.facts, result.noise)
+    print_table(replace(grid, notes=(*grid.notes, GAIN_NOTE)) if by_gain else grid, wide=wide)
 
 
 def show_run(result: RunResult, out: Path, as_json: bool, *, wide: bool = False) -> None:

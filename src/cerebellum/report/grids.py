@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,22 @@ def short_sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
     rows = tuple(tuple(row[i] for i in places) for row in whole.rows)
     lines = [note for note in whole.notes if not note.startswith(("at best T:", "class:"))]
     return Grid(whole.title, names, rows, (*lines, "--wide shows all columns."))
+
+
+GAIN_NOTE = (
+    "Sorted by gain a byte: by how much less KL divergence a byte more brings, then by how little a byte less costs. What can't be told "
+    "comes last."
+)
+
+
+def sorted_by_gain(sweep: Sweep) -> Sweep:
+    """The sweep with its rows by fall of KL divergence (of NLL where there is none) a byte of change, the largest first."""
+
+    def gain(row: SweepRow) -> float:
+        n_bytes = abs(row.effect.delta_bytes)
+        return -(row.contrast.kld or row.contrast.ppl).estimate / n_bytes if n_bytes else -math.inf
+
+    return replace(sweep, rows=tuple(sorted(sweep.rows, key=gain, reverse=True)))
 
 
 def race_note(sweep: Sweep) -> list[str]:
