@@ -165,7 +165,7 @@ def stock_trial(
             logits,
             "--kl-divergence",
         ]
-        used, found = _divergence(command, text.environment)
+        used, found = stock_divergence(command, text.environment)
     finally:
         out.unlink(missing_ok=True)
     return StockTrial(swap, made, used, found["Mean PPL(Q)"].value, found["Mean KLD"].value, size)
@@ -176,7 +176,7 @@ def override_of(tensor: str, kind: str) -> str:
     return f"^{tensor.replace('.', chr(92) + '.')}$={kind.lower()}"
 
 
-def _divergence(
+def stock_divergence(
     command: Sequence[str | Path], environment: Mapping[str, str], attempts: int = 5
 ) -> tuple[Usage, dict[str, Statistic]]:
     """Again where the program's last lines were lost, as `running.run_stock` does; the last attempt's usage counts."""

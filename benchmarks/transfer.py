@@ -19,6 +19,7 @@ from cerebellum.cli.console import ConsoleProgress
 from cerebellum.gguf.model_file import read_model
 from cerebellum.profiles.check import agreements
 from cerebellum.profiles.layout import carried_over, layout_of
+from cerebellum.profiles.probes import ENOUGH, kept_share, n_chosen
 from cerebellum.stats.verdicts import MILLI
 from cerebellum.verbs.allocation.origin import read_origin
 
@@ -27,7 +28,7 @@ COLUMNS = (
     "from", "to", "verdict", "agreement, probes", "agreement, all", "probes that hit", "tensors measured", "KLD ÷ stock, transferred",
     "KLD ÷ stock, full", "KLD transferred ÷ full",
 )  # fmt: skip
-ROLE_COLUMNS = ("from", "to", "role", "verdict", "agreement, probes", "agreement, all", "measured")
+ROLE_COLUMNS = ("from", "to", "role", "verdict", "agreement, probes", "agreement, all", "kept", "right", "measured")
 
 
 def report_of(out: Path, make: Any) -> dict[str, Any]:
@@ -39,12 +40,14 @@ def report_of(out: Path, make: Any) -> dict[str, Any]:
     return found
 
 
-def true_agreements(old: Path, new: Path, model: Path) -> dict[str, float]:
-    """Role → rank correlation of the profile of the map in ``old``, carried over, with that of the full map in ``new``."""
+def truths(old: Path, new: Path, model: Path) -> dict[str, tuple[float, float]]:
+    """Role → (rank correlation of the profile of the map in ``old``, carried over, with that of the full map in ``new``; what the quarter
+    keeps that the carried profile says to hurt least)."""
     import numpy as np
 
     source, target = read_origin(old), read_origin(new)
-    layout, found = layout_of(read_model(model)), {}
+    found, header = {}, read_model(model)
+    layout, sizes = layout_of(header), {(t.role, t.block): t.n_elements for t in header.tensors}
     for role in sorted({*source.profiles} & {*target.profiles}):
         blocks = sorted(target.profiles[role])
         if len(blocks) > 2:
@@ -52,7 +55,9 @@ def true_agreements(old: Path, new: Path, model: Path) -> dict[str, float]:
                 source.profiles[role], source.layout, blocks, layout, attention=role.startswith("attn")
             )
             own = np.array([[target.profiles[role][b] for b in blocks]])
-            found[role] = float(agreements(carried, own)[0])
+            weights = np.log([sizes[role, b] for b in blocks])
+            chosen = np.argsort(carried + weights, kind="stable")[: n_chosen(len(blocks))]
+            found[role] = float(agreements(carried, own)[0]), float(kept_share(np.exp(own + weights), chosen)[0])
     return found
 
 
@@ -69,7 +74,8 @@ def direction(out: Path, old: Path, new: Path, options: dict[str, Any]) -> dict[
     }
     folder = out / f"{old.stem}-to-{new.stem}"
     ours = report_of(folder, lambda: api.transfer(out / f"full-{old.stem}", new, out=folder, **options))
-    whole = true_agreements(out / f"full-{old.stem}", out / f"full-{new.stem}", new)
+    true = truths(out / f"full-{old.stem}", out / f"full-{new.stem}", new)
+    whole = {role: agreement for role, (agreement, _) in true.items()}
     sizes = {role: entry["tensors"] for role, entry in ours["transfer"]["roles"].items()}
     return {
         "from": old.stem,
@@ -79,6 +85,7 @@ def direction(out: Path, old: Path, new: Path, options: dict[str, Any]) -> dict[
             "all": sum(whole[r] * n for r, n in sizes.items()) / sum(sizes.values()),
             **whole,
         },
+        "kept_by_full_profiles": {role: kept for role, (_, kept) in true.items()},
         "ratio": ours["controls"]["ratio"],
         "full_ratio": full[new]["controls"]["ratio"],
         "kld": mean_kld(ours) * MILLI,
@@ -112,6 +119,7 @@ def role_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for role, entry in found["transfer"]["roles"].items():
         low, high = entry["agreement_interval"]
+        kept = found["kept_by_full_profiles"][role]
         rows.append(
             (
                 found["from"],
@@ -120,6 +128,8 @@ def role_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
                 entry["verdict"],
                 f"{entry['agreement']:.2f} [{low:.2f}, {high:.2f}]",
                 f"{found['agreement_of_full_profiles'][role]:.2f}",
+                f"{kept:.2f}",
+                {"holds": kept >= ENOUGH, "does not hold": kept < ENOUGH}.get(entry["verdict"], "open"),
                 f"{entry['measured']} of {entry['tensors']}",
             )
         )

@@ -24,8 +24,10 @@ from cerebellum.progress import Silent
 from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
 from cerebellum.report.allocation_card import allocation_card
 from cerebellum.report.allocation_lines import five_lines
+from cerebellum.report.allocation_pictures import recipes_picture
 from cerebellum.report.estimate import duration
 from cerebellum.report.front_matter import base_model, front_matter
+from cerebellum.report.views import Recipe
 from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.testing import write_fake_model
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE
@@ -338,3 +340,15 @@ def test_conversations_measured_as_text_are_told(text: str, is_told: bool) -> No
     assert [w.startswith("talk.jsonl looks like conversations") for w in conversations_unasked(texts)] == [
         True
     ] * is_told
+
+
+def test_the_note_of_a_picture_fits_its_width() -> None:
+    """A letter of size 10 takes about 5.8 of the 720 units: a long note goes on in lines of its own."""
+    note = "world-gemma4-F16.gguf at Q3_K_M; search text search.txt (bundled small world), chunks 0 to 7 (8 of 256 tokens, the second half)"
+    drawn = ET.fromstring(recipes_picture([Recipe("stock mix", 100, 0.002, 0.003, True)], note))
+    lines = [
+        e for e in drawn.iter("{http://www.w3.org/2000/svg}text") if e.get("x") == "12.0" and float(e.get("y", 0)) > 450
+    ]
+    assert " ".join(e.text or "" for e in lines) == note
+    assert all(len(e.text or "") * 5.8 < 708 for e in lines)
+    assert float(lines[-1].get("y", 0)) < float(drawn.get("height", 0)) - 8

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from cerebellum.errors import InputError
-from cerebellum.profiles.check import CarryVerdict, check_role, judge, kept_of, logs
+from cerebellum.profiles.check import CarryVerdict, check_role, judge, kept_of, log_figures, logs
 from cerebellum.profiles.probes import kept_share, n_chosen
 from cerebellum.profiles.profile import common_types, parse_table
+from cerebellum.report.transfer import transfer_grid
 from cerebellum.verbs.transfer_check import check_transfer, read_table
 
 
@@ -125,6 +126,48 @@ def test_damages_that_are_noise_around_nothing(value: float) -> None:
     assert kept(dict.fromkeys(range(8), value), dict.fromkeys(range(8), value))[1] == 1.0
 
 
+@pytest.mark.parametrize("value", [0.01, 0.0, -0.3])
+def test_a_large_role_of_figures_all_alike_holds(value: float) -> None:
+    """Every choice is the best, as the definition has it; eight probes of 24 find it out."""
+    assert kept(planted(0.5, 1, n=24)[0], dict.fromkeys(range(24), value)) == (CarryVerdict.HOLDS, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_figures_cut_off_where_the_choice_lies_are_not_all_alike(seed: int) -> None:
+    """The transferred tensors are the worst and have one and the same figure; others have less."""
+    old = planted(0.5, seed, n=24)[0]
+    highest = max(old.values())
+    new = {b: min(highest / v, highest / float(np.median([*old.values()]))) for b, v in old.items()}
+    verdict, share = kept(old, new)
+    assert share < 0.5
+    assert verdict is not CarryVerdict.HOLDS
+
+
+def test_a_role_nearly_alike_is_judged_as_one_that_is_not() -> None:
+    """What a choice keeps doesn't know the spread: a profile a thousand times flatter carries over, or not, as it did."""
+    for agreement, verdict in ((0.99, CarryVerdict.HOLDS), (-0.5, CarryVerdict.FAILS)):
+        old, new = planted(agreement, 3)
+        flat = {b: 0.02 * (v / 0.02) ** 0.001 for b, v in new.items()}
+        assert kept(old, flat)[0] is verdict
+
+
+def test_the_choice_follows_the_old_figures_below_zero_too() -> None:
+    old = dict(enumerate([0.3, -0.2, 0.0, -0.5, 0.1, -0.1, 0.2, 0.4]))
+    check = check_role(old, 8, range(8), 8, float)
+    assert check.transferred == (1, 3)
+    order = [*log_figures(old).values()]
+    assert np.argsort(order).tolist() == np.argsort([*old.values()]).tolist()
+    positive = {0: 0.5, 1: 2.0}
+    assert log_figures(positive) == {b: pytest.approx(math.log(v)) for b, v in positive.items()}
+
+
+def test_figures_of_either_sign_are_judged() -> None:
+    """A table less the quarter of its figures that is the least: the best choice is the same, now below zero."""
+    for agreement, verdict in ((0.99, CarryVerdict.HOLDS), (-0.5, CarryVerdict.FAILS)):
+        old, new = planted(agreement, 3, spread=0.4)
+        assert kept(old, {b: v - float(np.quantile([*new.values()], 0.25)) for b, v in new.items()})[0] is verdict
+
+
 def test_one_broken_figure_is_not_the_profile() -> None:
     """A table with a KL divergence of 403 among thousandths (a published one has it) still is its sibling's."""
     old, new = planted(0.98, 4)
@@ -133,7 +176,7 @@ def test_one_broken_figure_is_not_the_profile() -> None:
 
 
 def test_the_rule_of_verdicts() -> None:
-    sure, unsure, low = np.full(100, 0.9), np.r_[np.full(55, 0.9), np.full(45, 0.7)], np.full(100, 0.3)
+    sure, unsure, low = np.full(100, 0.9), np.r_[np.full(62, 0.9), np.full(38, 0.7)], np.full(100, 0.3)
     assert [judge(k) for k in (sure, unsure, low)] == [CarryVerdict.HOLDS, CarryVerdict.PARTLY, CarryVerdict.FAILS]
     risky = np.r_[np.full(80, 0.95), np.full(20, 0.1)]
     assert judge(risky) is CarryVerdict.PARTLY
@@ -162,6 +205,29 @@ def test_tables_that_differ_in_blocks_roles_and_types(tmp_path: Path) -> None:
     assert (found.old.n_blocks, found.new.n_blocks) == (35, 42)
     assert found.roles[0].check.verdict is CarryVerdict.HOLDS
     assert set(found.skipped) == {"ssm_out", "attn_q", "token_embd"}
+
+
+def test_missing_figures_are_left_out_and_told(tmp_path: Path) -> None:
+    """null: no figure. Blocks keep their depth; a role of which more than half is missing is not compared, nor one without any."""
+    full = written(tmp_path, "full.json", table("full", 12, {"q2_k": 1.0}, ("ffn_gate", "ffn_up", "attn_q")))
+    data = table("holes", 12, {"q2_k": 0.5}, ("ffn_gate", "ffn_up", "attn_q"))
+    tensors = data["by_type"]["q2_k"]
+    tensors |= {f"blk.{b}.ffn_gate.weight": None for b in (0, 5, 11)}
+    tensors |= {f"blk.{b}.ffn_up.weight": None for b in range(7)}
+    tensors |= {f"blk.{b}.attn_q.weight": None for b in range(12)}
+    holes = written(tmp_path, "holes.json", data)
+    for old, new in ((full, holes), (holes, full)):
+        found = check_transfer(old, new)
+        assert [r.role for r in found.roles] == ["ffn_gate"]
+        assert found.old.n_blocks == found.new.n_blocks == 12
+        assert found.missing == {"ffn_gate": "3 of holes"}
+        assert found.skipped["ffn_up"] == "more than half of its figures in holes are missing (null)"
+        assert found.skipped["attn_q"] == "holes has no figure of it"
+        assert "3 of holes" in " ".join(transfer_grid(found).notes)
+    assert len(check_transfer(full, holes).roles[0].check.probed) == 8
+    empty = written(tmp_path, "none.json", {"by_type": {"q2_k": dict.fromkeys(tensors)}})
+    with pytest.raises(InputError, match="no tensor has a figure"):
+        check_transfer(full, empty)
 
 
 def test_roles_of_one_tensor_or_too_many(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 The log damages y of the role's n tensors are taken as y = μ + s · (ρ · m + √(1 − ρ²) · r): m is the old profile (log, carried over by
 relative depth, standardised), r a random profile of its own, partly smooth over depth (a Gaussian process, share w, length ℓ), partly
 independent from tensor to tensor. μ is unknown; s, ρ, w and ℓ are integrated over a grid, each weighed by how well it explains the
-probes. ρ = 1 is a perfect sibling, 0 a stranger, less than 0 a profile turned round. Everything follows from posterior draws of y.
+probes. ρ = 1 is a perfect sibling, 0 a stranger, less than 0 a profile turned round. Everything follows from posterior draws of y. s spans
+four powers of ten, for a choice's worth doesn't depend on it: a role nearly alike over depth may hold as one that is not.
 """
 
 from __future__ import annotations
@@ -23,28 +24,40 @@ Places = npt.NDArray[np.int64]
 #: Agreements that are tried, with the weight of each: half for siblings, half for strangers.
 _AGREEMENTS = (-0.7, -0.4, -0.2, 0.0, 0.2, 0.4, 0.6, 0.75, 0.85, 0.92, 0.96, 0.985)
 #: Spread of the new profile (log) as a multiple of the old one's.
-_SPREADS = (0.35, 0.6, 1.0, 1.6, 2.6)
-_SPREAD_WEIGHTS = (0.1, 0.2, 0.4, 0.2, 0.1)
+_SPREADS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.35, 0.6, 1.0, 1.6, 2.6)
+_SPREAD_WEIGHTS = (0.001, 0.001, 0.001, 0.001, 0.001, 0.003, 0.1, 0.2, 0.4, 0.2, 0.1)
 #: Share of the profile of its own that is smooth over depth, and over what depth.
 _SMOOTH = (0.2, 0.6, 0.9)
 _LENGTHS = (0.07, 0.25)
-#: The least spread (log) that a profile is thought to have, and the standard deviation of the unknown level.
-_LEAST_SPREAD, _LEVEL = 0.1, 10.0
+#: The least spread (log) that a profile is thought to have.
+_LEAST_SPREAD = 0.1
 #: Robust standard deviations from the median at which a value of the old profile is cut off.
 _FARTHEST = 4.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Belief(ByValue):
-    """The grid: ``weights`` [G], ``means`` [G, n] and ``covariances`` [G, n, n] of y in each of its cells."""
+    """The grid of G cells, but for the level, of which all values are alike: ``weights`` [G] and ``means`` [G, n] of y. The covariance of a
+    cell is ``scales`` [G] squared times one of the ``shapes`` [S, n, n], whose number is in ``shape`` [G]."""
 
     weights: Floats
     means: Floats
-    covariances: Floats
+    scales: Floats
+    shapes: Floats
+    shape: Places
 
     @property
     def n(self) -> int:
         return int(self.means.shape[1])
+
+    def covariance(self, cell: int) -> Floats:
+        """Of y in a cell of the grid: float64 [n, n]."""
+        return np.asarray(self.scales[cell] ** 2 * self.shapes[self.shape[cell]])
+
+    def covariances(self, places: Places) -> Floats:
+        """Of y at ``places`` [k], in all cells: float64 [G, k, k]."""
+        shapes = self.shapes[:, places[:, None], places[None, :]]
+        return np.asarray(self.scales[:, None, None] ** 2 * shapes[self.shape])
 
 
 def prior(log_profile: Floats, depths: Floats) -> Belief:
@@ -52,18 +65,17 @@ def prior(log_profile: Floats, depths: Floats) -> Belief:
     log_profile = _tamed(log_profile)
     spread = float(log_profile.std())
     standard = (log_profile - log_profile.mean()) / spread if spread > 0.0 else np.zeros_like(log_profile)
-    spread = max(spread, _LEAST_SPREAD)
+    agreements = np.array(_AGREEMENTS if spread > 0.0 else (0.0,))  # a flat profile agrees with nothing
     gaps = depths[:, None] - depths[None, :]
-    weights, means, covariances = [], [], []
-    grid = itertools.product(_AGREEMENTS, zip(_SPREADS, _SPREAD_WEIGHTS, strict=True), _SMOOTH, _LENGTHS)
-    for agreement, (ratio, weight), smooth, length in grid:
-        scale = spread * ratio
-        covariance = smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(depths))
-        weights.append(weight)
-        means.append(scale * agreement * standard)
-        covariances.append(scale**2 * (1.0 - agreement**2) * covariance + _LEVEL**2)
-    total = np.array(weights)
-    return Belief(total / total.sum(), np.array(means), np.array(covariances))
+    shapes = [
+        (1.0 - agreement**2) * (smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(depths)))
+        for agreement, smooth, length in itertools.product(agreements, _SMOOTH, _LENGTHS)
+    ]
+    shape, ratio = (axis.ravel() for axis in np.indices((len(shapes), len(_SPREADS))))
+    scales = max(spread, _LEAST_SPREAD) * np.array(_SPREADS)[ratio]
+    drawn = scales * agreements[shape // (len(shapes) // len(agreements))]
+    weights = np.array(_SPREAD_WEIGHTS)[ratio]
+    return Belief(weights / weights.sum(), drawn[:, None] * standard, scales, np.array(shapes), shape)
 
 
 def _tamed(values: Floats) -> Floats:
@@ -77,44 +89,23 @@ def _tamed(values: Floats) -> Floats:
 def draw(
     belief: Belief, probed: Mapping[int, float], n_draws: int, seed: int, noise: Mapping[int, float] | None = None
 ) -> Floats:
-    """Draws of y that agree with the probes (place → log damage): float64 [n_draws, n].
+    """Draws of y that agree with the probes (place → log damage): float64 [n_draws, n]. Without probes their level means nothing.
 
-    ``noise``: standard deviation of each probe's log damage; None: they are exact.
+    ``noise``: standard deviation of each probe's log damage; None: they are exact. With noise the probed places vary too.
     """
-    if noise is not None:
-        return _draw_noisy(belief, probed, n_draws, seed, noise)
     places = np.array(sorted(probed), dtype=np.int64)
     values = np.array([probed[int(p)] for p in places])
-    log_weights = np.log(belief.weights) + _log_evidence(belief, places, values)
+    variances = np.array([noise[int(p)] ** 2 if noise else 0.0 for p in places])
+    log_weights = np.log(belief.weights) + _log_evidence(belief, places, values, variances)
     chosen, normal = _random(log_weights, n_draws, belief.n, [seed, len(places)])
-    free = np.setdiff1d(np.arange(belief.n), places)
+    wanted = np.setdiff1d(np.arange(belief.n), places) if noise is None else np.arange(belief.n)
     draws = np.empty((n_draws, belief.n))
     draws[:, places] = values
     for cell in np.unique(chosen):
         rows = np.flatnonzero(chosen == cell)
-        mean, root = _conditional(belief.means[cell], belief.covariances[cell], places, values, free)
-        draws[np.ix_(rows, free)] = mean + normal[np.ix_(rows, free)] @ root.T
-    return draws
-
-
-def _draw_noisy(
-    belief: Belief, probed: Mapping[int, float], n_draws: int, seed: int, noise: Mapping[int, float]
-) -> Floats:
-    """`draw` where the probes are known within their noise: the probed places vary too."""
-    places = np.array(sorted(probed), dtype=np.int64)
-    values = np.array([probed[int(p)] for p in places])
-    variances = np.array([noise[int(p)] ** 2 for p in places])
-    seen = belief.covariances[:, places[:, None], places[None, :]] + np.diag(variances)
-    log_weights = np.log(belief.weights) + _log_density(seen, values - belief.means[:, places])
-    chosen, normal = _random(log_weights, n_draws, belief.n, [seed, len(places)])
-    draws = np.empty((n_draws, belief.n))
-    for cell in np.unique(chosen):
-        rows = np.flatnonzero(chosen == cell)
-        mean, covariance = belief.means[cell], belief.covariances[cell]
-        gain = np.linalg.solve(seen[cell], covariance[places]) if len(places) else np.zeros((0, belief.n))
-        left = covariance - covariance[:, places] @ gain + 1e-9 * np.eye(belief.n)
-        centre = mean + (values - mean[places]) @ gain
-        draws[rows] = centre + normal[rows] @ np.linalg.cholesky(left).T
+        rest, covariance = values - belief.means[cell, places], belief.covariance(int(cell))
+        mean, root = _conditional(covariance, places, rest, variances, wanted)
+        draws[np.ix_(rows, wanted)] = belief.means[cell, wanted] + mean + normal[np.ix_(rows, wanted)] @ root.T
     return draws
 
 
@@ -125,29 +116,30 @@ def _random(log_weights: Floats, n_draws: int, n: int, seed: list[int]) -> tuple
     return random.choice(len(weights), n_draws, p=weights / weights.sum()), random.standard_normal((n_draws, n))
 
 
-def _log_evidence(belief: Belief, places: Places, values: Floats) -> Floats:
-    """Log density of exact probes in every cell of the grid [G]."""
+def _log_evidence(belief: Belief, places: Places, values: Floats, variances: Floats) -> Floats:
+    """Log density of the probes in every cell of the grid, whatever their level, but for a constant: [G]."""
     if not len(places):
         return np.zeros(len(belief.weights))
-    return _log_density(belief.covariances[:, places[:, None], places[None, :]], values - belief.means[:, places])
-
-
-def _log_density(covariance: Floats, rest: Floats) -> Floats:
-    """Log density of ``rest`` [G, k] under normals of ``covariance`` [G, k, k], but for a constant: [G]."""
-    if not rest.shape[1]:
-        return np.zeros(len(rest))
-    root = np.linalg.cholesky(covariance)
-    white = np.linalg.solve(root, rest[:, :, None])[:, :, 0]
-    return np.asarray(-0.5 * (white**2).sum(1) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1))
+    rest = np.stack([values - belief.means[:, places], np.ones((len(belief.weights), len(places)))], axis=2)
+    root = np.linalg.cholesky(belief.covariances(places) + np.diag(variances))
+    white, ones = np.moveaxis(np.linalg.solve(root, rest), 2, 0)
+    sureness = (ones**2).sum(1)
+    misfit = (white**2).sum(1) - (white * ones).sum(1) ** 2 / sureness
+    return np.asarray(-0.5 * (misfit + np.log(sureness)) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1))
 
 
 def _conditional(
-    mean: Floats, covariance: Floats, places: Places, values: Floats, free: Places
+    covariance: Floats, places: Places, rest: Floats, variances: Floats, wanted: Places
 ) -> tuple[Floats, Floats]:
-    """(mean [f], root of the covariance [f, f]) of the ``free`` entries of a normal, given those at ``places``."""
-    within, across = covariance[np.ix_(free, free)], covariance[np.ix_(places, free)]
+    """(mean [w], root of the covariance [w, w]) of the ``wanted`` entries of a normal of mean 0 and unknown level, given ``rest`` at
+    ``places``, known within ``variances``."""
+    left = covariance[np.ix_(wanted, wanted)] + 1e-12 * covariance[0, 0] * np.eye(len(wanted))
     if not len(places):
-        return mean[free], np.asarray(np.linalg.cholesky(within), dtype=np.float64)
-    gain = np.linalg.solve(covariance[np.ix_(places, places)], across)
-    root = np.asarray(np.linalg.cholesky(within - across.T @ gain), dtype=np.float64)
-    return mean[free] + (values - mean[places]) @ gain, root
+        return np.zeros(len(wanted)), np.asarray(np.linalg.cholesky(left), dtype=np.float64)
+    across = covariance[np.ix_(places, wanted)]
+    seen = covariance[np.ix_(places, places)] + np.diag(variances)
+    gain, ones = np.linalg.solve(seen, across), np.linalg.solve(seen, np.ones(len(places)))
+    level, missing = float(ones @ rest / ones.sum()), 1.0 - ones @ across
+    left += np.outer(missing, missing) / ones.sum() - across.T @ gain
+    root = np.asarray(np.linalg.cholesky(left), dtype=np.float64)
+    return level + (rest - level) @ gain, root

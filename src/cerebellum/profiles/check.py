@@ -8,7 +8,7 @@ it, and the verdict is read from that.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +20,17 @@ from cerebellum.profiles.probes import ENOUGH, kept_share, n_chosen, next_probe
 from cerebellum.profiles.profile import RoleProfile
 
 Floats = npt.NDArray[np.float64]
+Places = npt.NDArray[np.int64]
 
 #: Probes a role, at most.
 MAX_PROBES = 8
-#: Draws that odds are read from; odds between which a verdict is *partly*; the least odds that half is kept for *holds*.
-_DRAWS = 400
-_DOUBT = (0.5, 0.65)
-_HALF, _SAFE = 0.5, 0.97
+#: Draws that the next probe is chosen by, and those that odds are read from; odds between which a verdict is *partly*; the least odds that
+#: half is kept for *holds*.
+_DRAWS, _LAST_DRAWS = 400, 4000
+_DOUBT = (0.6, 0.65)
+_HALF, _SAFE = 0.5, 0.98
+#: Beyond it a figure below zero, or its log, is no number that can be added up.
+_FARTHEST = 300.0
 
 
 class CarryVerdict(enum.StrEnum):
@@ -68,19 +72,24 @@ def check_role(
     seed: int = 0,
 ) -> RoleCheck:
     """Probe the new model's role (its ``blocks``, in order) with ``measure`` (block → damage), at most ``max_probes`` times, and judge."""
-    carried_over = carried(logs(old), n_from, blocks, n_to)
+    carried_over = carried(log_figures(old), n_from, blocks, n_to)
     chosen = np.argsort(carried_over, kind="stable")[: n_chosen(len(blocks))]
     belief = prior(carried_over, np.array([relative_depth(b, n_to) for b in blocks]))
     probed: dict[int, float] = {}
     draws, kept = _look(belief, probed, chosen, seed)
     while len(probed) < min(max_probes, len(blocks)):
-        number = next_probe(draws, kept, probed)
+        number = _next_alike(probed, carried_over, chosen) if _alike(probed) else next_probe(draws, kept, probed)
         probed[number] = measure(blocks[number])
-        draws, kept = _look(belief, logs(probed), chosen, seed)
+        is_last = len(probed) == min(max_probes, len(blocks))
+        draws, kept = _look(belief, probed, chosen, seed, _LAST_DRAWS if is_last else _DRAWS)
     order = np.argsort(np.median(draws, axis=0), kind="stable")
-    if len(probed) == len(blocks):  # nothing is left to believe; logs know no difference of what is not positive
+    if len(probed) == len(blocks):  # nothing is left to believe
         measured = np.array([probed[i] for i in range(len(blocks))])
         kept, order = kept_share(measured[None], chosen), np.argsort(measured, kind="stable")
+    elif _alike(
+        probed
+    ):  # no continuous belief says so, but tables of alike figures are seen: then every choice is the best
+        kept = np.ones(1)
     agreement, low, high = _agreement(carried_over, draws)
     return RoleCheck(
         judge(kept), agreement, low, high, float((kept >= ENOUGH).mean()), float(np.median(kept)), len(blocks),
@@ -110,10 +119,47 @@ def logs(profile: RoleProfile) -> dict[int, float]:
     return {block: float(np.log(max(value, least))) for block, value in profile.items()}
 
 
-def _look(belief: Belief, probed: dict[int, float], chosen: npt.NDArray[np.int64], seed: int) -> tuple[Floats, Floats]:
+def log_figures(profile: RoleProfile) -> dict[int, float]:
+    """The figures on a scale that is the log of what is large and positive, in the same order whatever their signs.
+
+    Where all are positive it is the log. Else asinh of the figure as a multiple of `_unit`, which goes through nothing and is a log on
+    either side.
+    """
+    if unit := _unit(profile.values()):
+        return {block: float(np.arcsinh(0.5 * (value / unit))) for block, value in profile.items()}
+    return {block: float(np.log(value)) for block, value in profile.items()}
+
+
+def _unit(figures: Collection[float]) -> float:
+    """What is small among ``figures``: twice the median size of those below zero, else the least that is not zero; 0 where all are
+    positive."""
+    if negative := [-v for v in figures if v < 0.0]:
+        return 2.0 * float(np.median(negative))
+    return 0.0 if all(v > 0.0 for v in figures) else min((v for v in figures if v > 0.0), default=1.0)
+
+
+def _alike(probed: Mapping[int, float]) -> bool:
+    """Whether two probes or more have one and the same figure."""
+    return len(probed) > 1 and len({*probed.values()}) == 1
+
+
+def _next_alike(probed: Mapping[int, float], carried_over: Floats, chosen: Places) -> int:
+    """Where all probes are alike: by turns the chosen tensor that should hurt least, and the other one that should hurt most."""
+    inside = [int(p) for p in chosen if int(p) not in probed]
+    outside = [int(p) for p in np.argsort(-carried_over, kind="stable") if p not in probed and p not in chosen]
+    first, second = (inside, outside) if len(probed) % 2 == 0 else (outside, inside)
+    return (first or second)[0]
+
+
+def _look(
+    belief: Belief, probed: Mapping[int, float], chosen: Places, seed: int, n: int = _DRAWS
+) -> tuple[Floats, Floats]:
     """(draws of log damages [m, n], what the transferred choice keeps in each [m])."""
-    draws = draw(belief, probed, _DRAWS, seed)
-    damages = np.exp(draws - draws.max(axis=1, keepdims=True))
+    draws = draw(belief, log_figures(probed), n, seed)
+    if _unit(probed.values()):
+        damages = np.sinh(np.clip(draws, -_FARTHEST, _FARTHEST))
+    else:
+        damages = np.exp(draws - draws.max(axis=1, keepdims=True))
     return draws, kept_share(damages, chosen)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cerebellum.domain import block_of, role_of
@@ -22,13 +22,15 @@ _FORM = '{"model": "…", "by_type": {"q2_k": {"blk.0.ffn_gate.weight": 0.0123, 
 class SensitivityTable:
     """A model's table: type → role → `RoleProfile`. ``n_blocks`` counts the blocks of the whole model, not of a role.
 
-    ``single``: roles outside the blocks (an embedding), of which there is nothing to choose.
+    ``single``: roles outside the blocks (an embedding), of which there is nothing to choose. ``missing``: type → role → how many of its
+    tensors the table names without a figure (null); they are left out.
     """
 
     model: str
     n_blocks: int
     by_type: Mapping[str, Mapping[str, RoleProfile]]
     single: tuple[str, ...] = ()
+    missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def parse_table(data: Any, label: str) -> SensitivityTable:
@@ -37,32 +39,36 @@ def parse_table(data: Any, label: str) -> SensitivityTable:
     if not isinstance(tables, Mapping) or not tables:
         raise InputError(f"{label} is not a table of sensitivities: it must look like {_FORM}")
     by_type: dict[str, dict[str, dict[int, float]]] = {}
-    single: set[str] = set()
+    single, missing, n_blocks = set[str](), dict[str, dict[str, int]](), 0
     for kind, table in tables.items():
         if not isinstance(table, Mapping) or not table:
             raise InputError(f"{label}: by_type has no table of tensors for {kind!r}; it must look like {_FORM}")
-        roles: dict[str, dict[int, float]] = {}
+        roles, absent = by_type.setdefault(str(kind), {}), missing.setdefault(str(kind), {})
         for name, value in table.items():
             _check(name, value, kind, label)
-            block = block_of(name)
+            block, role = block_of(name), role_of(name)
+            n_blocks = max(n_blocks, -1 if block is None else block + 1)
             if block is None:
-                single.add(role_of(name))
+                single.add(role)
+            elif value is None:
+                absent[role] = absent.get(role, 0) + 1
             else:
-                roles.setdefault(role_of(name), {})[block] = float(value)
-        by_type[str(kind)] = roles
-    blocks = [b for roles in by_type.values() for profile in roles.values() for b in profile]
-    if not blocks:
-        raise InputError(
-            f"{label}: no tensor is in a block (blk.0.ffn_gate.weight, …), so there is no depth to compare"
-        )
-    return SensitivityTable(str(data.get("model") or label), max(blocks) + 1, by_type, tuple(sorted(single)))
+                roles.setdefault(role, {})[block] = float(value)
+    if not any(by_type.values()):
+        what = "has a figure" if n_blocks else "is in a block (blk.0.ffn_gate.weight, …)"
+        raise InputError(f"{label}: no tensor {what}, so there is no depth to compare")
+    return SensitivityTable(str(data.get("model") or label), n_blocks, by_type, tuple(sorted(single)), missing)
 
 
 def _check(name: str, value: Any, kind: str, label: str) -> None:
     if len(name) > MAX_NAME_BYTES:
         raise InputError(f"{label}, {kind}: {name[:40]!r}… is too long for the name of a tensor")
+    if value is None:
+        return
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{label}, {kind}: {name!r} has the damage {value!r}; it must be a finite number")
+        raise InputError(
+            f"{label}, {kind}: {name!r} has the damage {value!r}; it must be a finite number, or null where there is none"
+        )
 
 
 def common_types(old: SensitivityTable, new: SensitivityTable, wanted: str | None = None) -> tuple[str, str]:

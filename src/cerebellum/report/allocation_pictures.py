@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from cerebellum.stats.verdicts import MILLI
 if TYPE_CHECKING:
     from cerebellum.results.allocation import Allocation, AllocationLadder
 
+#: Letters of a note that the width of the picture of predictions has room for.
+_NOTE_WIDTH = 116
 
 # -- types by role and block -------------------------------------------------------------------------------------------
 
@@ -112,8 +115,9 @@ def recipes_picture(recipes: Sequence[Recipe], note: str) -> str:
             body.append(text(at[0], at[1] + 4, str(i), anchor="middle", fill="#fff", size=10, bold=True))
         words = one.name + (" (kept)" if one.kept else "")
         body.append(text(472, 66 + 22 * i, words, size=11, bold=one.kept))
-    body.append(text(12, 460, note, fill=QUIET, size=10))
-    return picture("Predicted and measured", 720, 472, body)
+    notes = textwrap.wrap(note, _NOTE_WIDTH)
+    body += [text(12, 460 + 13 * i, words, fill=QUIET, size=10) for i, words in enumerate(notes)]
+    return picture("Predicted and measured", 720, 459 + 13 * len(notes), body)
 
 
 # -- the ladder --------------------------------------------------------------------------------------------------------

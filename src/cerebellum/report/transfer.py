@@ -24,6 +24,7 @@ def transfer_grid(check: TransferCheck) -> Grid:
         "possible, with its 90 % interval.",
         "Kept: share of the best choice's gain that the transferred quarter of the role keeps, by the whole table; the verdict saw the "
         "probes alone. Holds: at least 80 %.",
+        *(f"{role}: figures are missing (null) and left out: {what}." for role, what in check.missing.items()),
         *(f"{role}: {why}." for role, why in check.skipped.items()),
     )
     return Grid(f"Transfer from {check.old.model} to {check.new.model}", _COLUMNS, rows, notes)
@@ -49,6 +50,7 @@ def transfer_json(check: TransferCheck) -> dict[str, Any]:
         "to": {"model": check.new.model, "blocks": check.new.n_blocks, "type": check.types[1]},
         "roles": {r.role: _role_json(r) for r in check.roles},
         "skipped": dict(check.skipped),
+        "missing": dict(check.missing),
         "probes": check.n_probes,
         "trials_saved": check.n_tensors - check.n_probes,
     }

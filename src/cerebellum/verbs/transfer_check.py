@@ -37,13 +37,15 @@ class RoleResult:
 
 @dataclass(frozen=True, slots=True)
 class TransferCheck:
-    """``types``: whose tables were compared, the old model's and the new one's. ``skipped``: role → why nothing is said of it."""
+    """``types``: whose tables were compared, the old model's and the new one's. ``skipped``: role → why nothing is said of it; ``missing``:
+    role → of which model how many figures are missing."""
 
     old: SensitivityTable
     new: SensitivityTable
     types: tuple[str, str]
     roles: tuple[RoleResult, ...]
     skipped: Mapping[str, str]
+    missing: Mapping[str, str]
 
     @property
     def n_probes(self) -> int:
@@ -74,7 +76,7 @@ def check_transfer(
     old, new = read_table(old_path), read_table(new_path)
     types = common_types(old, new, wanted_type)
     ours, theirs = old.by_type[types[0]], new.by_type[types[1]]
-    skipped = _skipped(old, new, ours, theirs)
+    skipped = _skipped(old, new, types)
     if unknown := [role for role in roles if role.removesuffix(".weight") not in {*ours, *theirs, *skipped}]:
         raise TensorChoiceError(f"neither table has the role {unknown[0]!r}; both have {_listed(ours, theirs)}")
     wanted = {role.removesuffix(".weight") for role in roles} or {*ours, *theirs, *skipped}
@@ -83,7 +85,8 @@ def check_transfer(
         why = next((f": {role}: {skipped[role]}" for role in sorted(wanted) if role in skipped), "")
         raise TensorChoiceError(f"{old_path.name} and {new_path.name} have no role to compare{why}")
     results = tuple(_role(role, old.n_blocks, new.n_blocks, ours[role], theirs[role]) for role in shared)
-    return TransferCheck(old, new, types, results, {r: why for r, why in skipped.items() if r in wanted})
+    missing = {role: why for role in shared if (why := _missing(role, (old, types[0]), (new, types[1])))}
+    return TransferCheck(old, new, types, results, {r: why for r, why in skipped.items() if r in wanted}, missing)
 
 
 def chosen_profiles(
@@ -104,16 +107,29 @@ def _listed(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
     return ", ".join(sorted({*ours} & {*theirs})) or "none in common"
 
 
-def _skipped(
-    old: SensitivityTable, new: SensitivityTable, ours: Mapping[str, Any], theirs: Mapping[str, Any]
-) -> dict[str, str]:
+def _missing(role: str, *tables: tuple[SensitivityTable, str]) -> str:
+    """How many figures of a role each table names without giving them; empty where none."""
+    counts = [(table.model, table.missing[kind][role]) for table, kind in tables if table.missing[kind].get(role)]
+    return ", ".join(f"{n} of {model}" for model, n in counts)
+
+
+def _lacks(role: str, table: SensitivityTable) -> str:
+    named = any(role in missing for missing in table.missing.values())
+    return f"{table.model} has no figure of it" if named else f"{table.model} doesn't have it"
+
+
+def _skipped(old: SensitivityTable, new: SensitivityTable, types: tuple[str, str]) -> dict[str, str]:
+    """Role → why it can't be compared."""
+    ours, theirs = old.by_type[types[0]], new.by_type[types[1]]
+    both = {*ours} & {*theirs}
     reasons = dict.fromkeys({*old.single, *new.single}, "not in the blocks: no depth to go by")
-    reasons |= dict.fromkeys({*ours} - {*theirs}, f"{new.model} doesn't have it")
-    reasons |= dict.fromkeys({*theirs} - {*ours}, f"{old.model} doesn't have it")
-    reasons |= {role: "one tensor: nothing to choose" for role in {*ours} & {*theirs} if len(theirs[role]) < 2}
-    reasons |= {
-        role: f"more than {MAX_TENSORS} tensors" for role in {*ours} & {*theirs} if len(theirs[role]) > MAX_TENSORS
-    }
+    reasons |= {role: _lacks(role, new) for role in {*ours} - {*theirs}}
+    reasons |= {role: _lacks(role, old) for role in {*theirs} - {*ours}}
+    reasons |= {role: "one tensor: nothing to choose" for role in both if len(theirs[role]) < 2}
+    reasons |= {role: f"more than {MAX_TENSORS} tensors" for role in both if len(theirs[role]) > MAX_TENSORS}
+    for table, kind, profiles in ((old, types[0], ours), (new, types[1], theirs)):
+        few = (role for role in both if table.missing[kind].get(role, 0) > len(profiles[role]))
+        reasons |= dict.fromkeys(few, f"more than half of its figures in {table.model} are missing (null)")
     return dict(sorted(reasons.items()))
 
 
