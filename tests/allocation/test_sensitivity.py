@@ -161,5 +161,5 @@ def test_a_damaged_map_gets_one_clear_message(written: dict[str, Any], tmp_path:
         assert "\n" not in str(caught.value), what
     for text in ("{", "[" * 100_000, "\x00\xff"):
         (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(InputError, match=r"bad\.json is no JSON"):
+        with pytest.raises(InputError, match=r"bad\.json is not a sensitivity map"):
             api.plan(tmp_path / "bad.json", bpw=4.0)

@@ -210,7 +210,7 @@ def test_what_can_not_be_transferred_is_refused(family: Path, tmp_path: Path) ->
     (tmp_path / "ladder" / "Q2_K" / "sensitivity.json").write_text("{}")
     with pytest.raises(InputError, match=r"folder of a ladder.*Q2_K"):
         transfer(family, tmp_path / "o", source=tmp_path / "ladder")
-    with pytest.raises(InputError, match="no sensitivity map"):
+    with pytest.raises(InputError, match="is not a sensitivity map"):
         transfer(family, tmp_path / "o", source=tmp_path / "ladder" / "Q2_K")
     with pytest.raises(InputError, match="no recipe"):
         transfer(family, tmp_path / "o", source=family / "text.txt")

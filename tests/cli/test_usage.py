@@ -147,7 +147,7 @@ def test_doctor_is_read_in_80_columns_and_its_lines_are_copied_whole(tmp_path: P
     from cerebellum.verbs.doctor import BUILDS, build_command
 
     printed = cerebellum(tmp_path, "doctor").stdout
-    assert max(map(len, printed.splitlines())) <= 80
+    assert max(map(len, printed.replace(str(tmp_path), ".").splitlines())) <= 80  # a long path is never cut
     joined = printed.replace("\\\n", "")
     assert all(
         shlex.split(build_command(flags)) in map(shlex.split, lines_with(joined, "CMAKE_ARGS"))
