@@ -73,6 +73,27 @@ def test_a_damaged_base_is_made_again(ground: Path) -> None:
     assert run(ground) == first and base.read_bytes() == whole
 
 
+def test_a_base_whose_matrix_has_moved_is_written_again(ground: Path) -> None:
+    """Its header names the matrix as it was given: with another path the recipe's file would have other bytes than were planned from it."""
+    written: list[Path | None] = []
+
+    class Noting(FakeBackend):
+        def quantize(
+            self, source: Path, out: Path, ftype: str, overrides: Any = (), imatrix: Path | None = None
+        ) -> None:
+            written.extend([imatrix] if "base" in out.name else [])
+            super().quantize(source, out, ftype, overrides, imatrix)
+
+    first, moved = ground / "imatrix.dat", ground / "a longer name" / "imatrix.dat"
+    legacy_imatrix(first, [GATE.format(1)], "third.txt")
+    result = run(ground, Noting(EFFECTS), imatrix=first)
+    moved.parent.mkdir()
+    first.rename(moved)
+    assert run(ground, Noting(EFFECTS), imatrix=moved).written == result.written
+    run(ground, Noting(EFFECTS), imatrix=moved)
+    assert written == [first, moved]
+
+
 class Told(Silent):
     """Notes."""
 

@@ -28,7 +28,7 @@ MAX_PROBES = 8
 #: half is kept for *holds*.
 _DRAWS, _LAST_DRAWS = 400, 4000
 _DOUBT = (0.6, 0.65)
-_HALF, _SAFE = 0.5, 0.98
+_HALF, _SAFE = 0.5, 0.975
 #: Beyond it a figure below zero, or its log, is no number that can be added up.
 _FARTHEST = 300.0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +72,10 @@ def prepare_base(workspace: Workspace, inputs: Inputs, asked: str | None, option
     ftype = base_ftype(source, asked)
     path, fact, mix = workspace.out / f"base-{ftype}.gguf", f"base {ftype}", mix_of(options, source, ftype)
     subject = subject_of(workspace.sha256(source.path), imatrix)
-    key = content_key("base", [subject, ftype, workspace.backend.id, pairs(mix.lines)])
+    noted = (
+        [] if imatrix is None else [os.fspath(imatrix)]
+    )  # in the file's header: where the matrix has moved, the header has other bytes
+    key = content_key("base", [subject, ftype, workspace.backend.id, pairs(mix.lines), *noted])
     known = workspace.study.fact(fact)
     set_aside(workspace, path, known)
     known = known or {}
