@@ -89,3 +89,11 @@ def test_on_a_terminal_of_80_columns_nothing_breaks_inside_a_word(tmp_path: Path
         assert max(map(len, lines)) <= 80 and len(lines) > 2, printed
         plain = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert printed.split() == plain.stderr.split()
+
+
+@pytest.mark.parametrize("group", ["profile", "recipe"])
+def test_a_group_without_a_command_prints_its_help(tmp_path: Path, group: str) -> None:
+    """As click lays it out: a line a command, none of it an error's paragraph."""
+    said = cerebellum(tmp_path, group)
+    lines = (said.stdout + said.stderr).splitlines()
+    assert "Commands:" in lines and not any(line.startswith("Error") for line in lines)

@@ -95,8 +95,9 @@ def test_options_that_documents_name_exist(page: Path) -> None:
 
 #: Options of other programs (llama.cpp's, pip's, those of `benchmarks`) that pages name in a sentence.
 FOREIGN = frozenset(
-    "--all --calibration --demo --force-reinstall --hellaswag --intervals --kl-divergence --merge --no-binary --no-deps --no-repack --part "
-    "--model_args --report --stock-option --target-bpw --tensor-type --tensor-type-file --whole-only -b -m".split()
+    "--all --calibration --calm --demo --every --force-reinstall --hellaswag --intervals --kl-divergence --merge --no-binary "
+    "--no-deps --no-repack --part --rounds --sample --model_args --report --stock-option --target-bpw --tensor-type "
+    "--tensor-type-file --whole-only -b -m".split()
 )
 
 

@@ -252,6 +252,15 @@ def test_the_type_that_both_have_is_taken() -> None:
         common_types(old, new, "q8_0")
 
 
+def test_figures_too_small_for_a_sum_are_nothing() -> None:
+    table = parse_table(
+        {"by_type": {"q2_k": {f"blk.{b}.ffn_up.weight": v for b, v in enumerate((5e-324, -5e-324, 1e90))}}}, "t"
+    )
+    figures = table.by_type["q2_k"]["ffn_up"]
+    assert figures == {0: 0.0, 1: 0.0, 2: 1e90}
+    assert math.isfinite(check_role(figures, 3, range(3), 3, figures.__getitem__).expected)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -261,6 +270,8 @@ def test_the_type_that_both_have_is_taken() -> None:
         ({"by_type": {"q2_k": {"blk.0.ffn_up.weight": "x"}}}, "blk.0.ffn_up.weight"),
         ({"by_type": {"q2_k": {"blk.0.ffn_up.weight": True}}}, "finite number"),
         ({"by_type": {"q2_k": {"blk.0.ffn_up.weight": math.nan}}}, "finite number"),
+        ({"by_type": {"q2_k": {"blk.0.ffn_up.weight": 10**400}}}, "up to 1e\\+100"),
+        ({"by_type": {"q2_k": {"blk.0.ffn_up.weight": -1.7e308}}}, "up to 1e\\+100"),
         ({"by_type": {"q2_k": {"blk." + "9" * 5000 + ".ffn_up.weight": 1.0}}}, "too long"),
         ({"by_type": {"q2_k": {"output.weight": 1.0}}}, "no tensor is in a block"),
     ],

@@ -78,7 +78,10 @@ def test_the_printed_table_is_sorted_by_gain_a_byte_on_request(
     lines = capsys.readouterr().out.splitlines()
     printed = [tuple(line.split()[i] for i in (0, 3)) for line in lines if line.startswith("blk.") and "→" in line]
     rows = list(csv.DictReader(io.StringIO((folder / "sweep" / "sweep.csv").read_text())))
-    rows.sort(key=lambda r: float(r["kld_change"]) / abs(int(r["delta_bytes"])))
+    changes = {id(r): (float(r["kld_change"]), int(r["delta_bytes"])) for r in rows}
+    useless = [r for r in rows if min(changes[id(r)]) >= 0]  # more bytes, and no less KL divergence
+    rows = sorted((r for r in rows if r not in useless), key=lambda r: changes[id(r)][0] / abs(changes[id(r)][1]))
+    rows += sorted(useless, key=lambda r: changes[id(r)][0])
     assert (
         printed == [(r["tensor"].removesuffix(".weight"), r["to_type"]) for r in rows if r["block"]]
         and len(printed) > 100

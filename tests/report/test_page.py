@@ -145,10 +145,14 @@ def test_the_specifications_hold_to_the_schema(ground: Path, kind: str) -> None:
 
 
 def test_the_javascript_is_made_once_a_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folders, scripts = iter([tmp_path, tmp_path, None]), iter(["first\n", "second\n"])
+    scripts = [f"{vega.NOTICE}{number};{vega.END}" for number in range(3)]
+    folders, made = iter([tmp_path, tmp_path, tmp_path, None]), iter(scripts)
     monkeypatch.setattr(vega, "cache_folder", lambda name, here: next(folders))
-    monkeypatch.setattr(vega, "_bundle", lambda: next(scripts))
-    assert [vega.javascript.__wrapped__() for _ in range(3)] == ["first\n", "first\n", "second\n"]
+    monkeypatch.setattr(vega, "_bundle", lambda: next(made))
+    javascript = vega.javascript.__wrapped__
+    assert [javascript(), javascript()] == [scripts[0], scripts[0]]
+    (tmp_path / "vega.js").write_text(scripts[0][:-5])  # damaged
+    assert [javascript(), javascript()] == scripts[1:]
 
 
 @needs_extra

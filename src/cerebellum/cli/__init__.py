@@ -55,6 +55,8 @@ class _Commands(SectionedGroup):
         """As click's; what it says of wrong options is wrapped to the terminal."""
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:  # its text is the help
+            raise
         except click.UsageError as error:
             lead = "Error: "  # click puts it in front
             raise click.UsageError(for_stderr(lead + error.format_message()).removeprefix(lead), error.ctx) from error

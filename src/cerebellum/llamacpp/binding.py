@@ -6,6 +6,7 @@ Its front imports chat formats, a cache on disk and readers of images, which tak
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec, module_from_spec
@@ -13,21 +14,36 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from cerebellum.errors import EngineError
+
 __all__ = ["LIBRARIES", "VERSION", "lc"]
 
 _PACKAGE = "llama_cpp"
+#: Of the environment: where llama-cpp-python looks for llama.cpp.
+_FOLDER = "LLAMA_CPP_LIB_PATH"
 
 
 def _declarations() -> ModuleType:
     """The module ``llama_cpp.llama_cpp``, imported without its package's front, which stays importable afterwards."""
     spec = find_spec(_PACKAGE) if _PACKAGE not in sys.modules else None
     if spec is None:
-        return importlib.import_module(f"{_PACKAGE}.llama_cpp")
+        return _loaded()
     sys.modules[_PACKAGE] = module_from_spec(spec)
     try:
-        return importlib.import_module(f"{_PACKAGE}.llama_cpp")
+        return _loaded()
     finally:
         del sys.modules[_PACKAGE]
+
+
+def _loaded() -> ModuleType:
+    try:
+        return importlib.import_module(f"{_PACKAGE}.llama_cpp")
+    except FileNotFoundError as error:
+        if folder := os.environ.get(_FOLDER):
+            raise EngineError(
+                f"there is no llama.cpp in {folder}, which {_FOLDER} names; name its folder, or unset it"
+            ) from error
+        raise
 
 
 if TYPE_CHECKING:

@@ -172,7 +172,7 @@ def build_id() -> str:
 
     digest = hashlib.sha256()
     for path in sorted(LIBRARIES.iterdir()):
-        if "ggml" in path.name or path.name.startswith(("libllama.", "llama.")):
+        if path.is_file() and ("ggml" in path.name or path.name.startswith(("libllama.", "llama."))):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     digest.update(lc.llama_print_system_info())

@@ -86,10 +86,8 @@ def check_role(
     if len(probed) == len(blocks):  # nothing is left to believe
         measured = np.array([probed[i] for i in range(len(blocks))])
         kept, order = kept_share(measured[None], chosen), np.argsort(measured, kind="stable")
-    elif _alike(
-        probed
-    ):  # no continuous belief says so, but tables of alike figures are seen: then every choice is the best
-        kept = np.ones(1)
+    elif _alike(probed):
+        kept = np.ones(1)  # no continuous belief says so, but such tables are seen: then every choice is the best
     agreement, low, high = _agreement(carried_over, draws)
     return RoleCheck(
         judge(kept), agreement, low, high, float((kept >= ENOUGH).mean()), float(np.median(kept)), len(blocks),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,8 @@ from cerebellum.gguf.header import MAX_NAME_BYTES
 #: Damage by block: mean KL divergence, nats a token, with that one tensor at the table's type.
 RoleProfile = Mapping[int, float]
 
+#: The largest figure that sums of figures can hold beside others.
+LARGEST = 1e100
 _FORM = '{"model": "…", "by_type": {"q2_k": {"blk.0.ffn_gate.weight": 0.0123, …}, …}}'
 
 
@@ -45,30 +46,33 @@ def parse_table(data: Any, label: str) -> SensitivityTable:
             raise InputError(f"{label}: by_type has no table of tensors for {kind!r}; it must look like {_FORM}")
         roles, absent = by_type.setdefault(str(kind), {}), missing.setdefault(str(kind), {})
         for name, value in table.items():
-            _check(name, value, kind, label)
+            figure = _figure(name, value, kind, label)
             block, role = block_of(name), role_of(name)
             n_blocks = max(n_blocks, -1 if block is None else block + 1)
             if block is None:
                 single.add(role)
-            elif value is None:
+            elif figure is None:
                 absent[role] = absent.get(role, 0) + 1
             else:
-                roles.setdefault(role, {})[block] = float(value)
+                roles.setdefault(role, {})[block] = figure
     if not any(by_type.values()):
         what = "has a figure" if n_blocks else "is in a block (blk.0.ffn_gate.weight, …)"
         raise InputError(f"{label}: no tensor {what}, so there is no depth to compare")
     return SensitivityTable(str(data.get("model") or label), n_blocks, by_type, tuple(sorted(single)), missing)
 
 
-def _check(name: str, value: Any, kind: str, label: str) -> None:
+def _figure(name: str, value: Any, kind: str, label: str) -> float | None:
+    """The figure of a tensor, None where there is none. What is too small for any sum is nothing."""
     if len(name) > MAX_NAME_BYTES:
         raise InputError(f"{label}, {kind}: {name[:40]!r}… is too long for the name of a tensor")
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise InputError(
-            f"{label}, {kind}: {name!r} has the damage {value!r}; it must be a finite number, or null where there is none"
+            f"{label}, {kind}: {name!r} has the damage {str(value)[:40]}; it must be a finite number up to {LARGEST:g}, "
+            "or null where there is none"
         )
+    return 0.0 if abs(value) < 1.0 / LARGEST else float(value)
 
 
 def common_types(old: SensitivityTable, new: SensitivityTable, wanted: str | None = None) -> tuple[str, str]:

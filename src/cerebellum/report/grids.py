@@ -179,17 +179,19 @@ def short_sweep_grid(sweep: Sweep, facts: dict[str, Any], noise: Noise) -> Grid:
 
 
 GAIN_NOTE = (
-    "Sorted by gain a byte: by how much less KL divergence a byte more brings, then by how little a byte less costs. What can't be told "
-    "comes last."
+    "Sorted by gain a byte, as estimated: by how much less KL divergence a byte more brings, then by how little a byte less costs. What "
+    "changes no byte comes after these, and last what takes more bytes and brings nothing."
 )
 
 
 def sorted_by_gain(sweep: Sweep) -> Sweep:
     """The sweep with its rows by fall of KL divergence (of NLL where there is none) a byte of change, the largest first."""
 
-    def gain(row: SweepRow) -> float:
-        n_bytes = abs(row.effect.delta_bytes)
-        return -(row.contrast.kld or row.contrast.ppl).estimate / n_bytes if n_bytes else -math.inf
+    def gain(row: SweepRow) -> tuple[int, float]:
+        n_bytes, fall = row.effect.delta_bytes, -(row.contrast.kld or row.contrast.ppl).estimate
+        if n_bytes == 0 or (n_bytes > 0 and fall <= 0.0):
+            return (1 if n_bytes == 0 else 0), fall
+        return 2, fall / abs(n_bytes)
 
     return replace(sweep, rows=tuple(sorted(sweep.rows, key=gain, reverse=True)))
 

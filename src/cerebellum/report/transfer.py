@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from cerebellum.figures import fixed
 from cerebellum.report.grids import Grid
 
 if TYPE_CHECKING:
@@ -35,11 +36,11 @@ def _row(r: RoleResult) -> tuple[str, ...]:
     return (
         r.role,
         str(c.verdict),
-        f"{c.agreement:.2f} [{c.low:.2f}, {c.high:.2f}]",
+        f"{fixed(c.agreement)} [{fixed(c.low)}, {fixed(c.high)}]",
         f"{c.odds:.2f}",
         f"{len(c.probed)} of {c.n_tensors}",
-        f"{r.kept:.2f}",
-        f"{r.kept_adapted:.2f}",
+        fixed(r.kept),
+        fixed(r.kept_adapted),
     )
 
 

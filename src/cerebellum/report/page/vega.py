@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.cached import cache_folder
-from cerebellum.errors import OutputError
+from cerebellum.errors import InputError, OutputError
 from cerebellum.files import write_text
 from cerebellum.keys import sha256_file
+from cerebellum.text.untrusted import open_regular
 
 #: The light colours of ``page.css``, for pictures outside of a page.
 LIGHT = {
@@ -27,6 +28,8 @@ NOTICE = (
     "/* Vega, Vega-Lite, Vega-Embed and Vega-Tooltip, (c) University of Washington Interactive Data Lab and contributors, and D3, (c) Mike "
     "Bostock. BSD 3-Clause and ISC licences. */\n"
 )
+#: The last line of a whole script, and more bytes than one has.
+END, LARGEST = "/* end */\n", 1 << 23
 
 
 def is_available() -> bool:
@@ -43,8 +46,11 @@ def javascript() -> str:
     if folder is None:
         return _bundle()
     kept = folder / "vega.js"
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return kept.read_bytes().decode()
+    with contextlib.suppress(InputError, OSError, UnicodeDecodeError):
+        with open_regular(kept) as stream:
+            text = stream.read(LARGEST).decode()
+        if text.startswith(NOTICE) and text.endswith(END):
+            return text
     text = _bundle()
     with contextlib.suppress(OutputError):
         write_text(kept, text)
@@ -56,7 +62,7 @@ def _bundle() -> str:
 
     text = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE))
     text = text.replace("\r\n", "\n").replace("\r", "\n")  # as a reader of HTML hands it to the check of its hash
-    return NOTICE + re.sub("<(?=/script|!--)", r"\\x3c", text, flags=re.IGNORECASE)
+    return NOTICE + re.sub("<(?=/script|!--)", r"\\x3c", text, flags=re.IGNORECASE) + END
 
 
 def plain(spec: dict[str, Any], width: int) -> dict[str, Any]:

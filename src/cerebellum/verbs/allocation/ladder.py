@@ -58,8 +58,9 @@ def allocate_ladder(
     for number, label in enumerate(from_the_middle(list(labels)), start=1):
         progress.note(f"ladder: {label} ({number} of {len(labels)})")
         known = allocation.sensitivity or next((one.sensitivity for one in made.values()), None)
-        first = number == 1  # whether the importance matrix helps is measured once
-        rung = replace(allocation, target=labels[label], sensitivity=known, label=label, compares_imatrix=first)
+        rung = replace(
+            allocation, target=labels[label], sensitivity=known, label=label, compares_imatrix=not made
+        )  # once
         try:
             made[label] = allocate_session(
                 options, rung, backend=backend, publish=publish, progress=progress, bench_options=bench_options,
