@@ -22,7 +22,7 @@ from cerebellum.allocation.sizes import Target, parse_bytes, parse_ladder, parse
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
-from cerebellum.files import JOB_FILES, check_folder, refuse_inputs_in
+from cerebellum.files import JOB_FILES, STUDY_FILE, check_folder, refuse_inputs_in
 from cerebellum.gguf import model_file
 from cerebellum.gguf.memory import ContextUse
 from cerebellum.gguf.mix import MixOptions
@@ -743,7 +743,7 @@ def sized(model: PathLike, keywords: Mapping[str, Any], progress: Progress | Non
 def _is_own_map(path: Path, out: PathLike | None) -> bool:
     """Whether a map is that of the study in ``out``: the study goes on with it, and writes it anew with the same anchors."""
     folder = Path(out or ".")
-    return (folder / "study.sqlite").is_file() and path.absolute() == (folder / "sensitivity.json").absolute()
+    return (folder / STUDY_FILE).is_file() and path.absolute() == (folder / "sensitivity.json").absolute()
 
 
 def usual_chunks(ctx: int) -> int:

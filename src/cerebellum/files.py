@@ -16,6 +16,9 @@ from typing import BinaryIO, Self
 from cerebellum.errors import InputError, OutputError
 from cerebellum.keys import partial_of, stem_of
 
+#: Of every measurement, in the output folder.
+STUDY_FILE = "study.sqlite"
+
 
 def make_folder(out: Path) -> None:
     """The output folder, made if missing. Raises `OutputError` where it can't be written."""

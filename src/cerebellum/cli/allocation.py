@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cerebellum.cli.common import print_json
 from cerebellum.cli.console import print_folded, print_grid, print_narrow
+from cerebellum.files import STUDY_FILE
 
 if TYPE_CHECKING:
     from cerebellum.cli.console import ConsoleProgress
@@ -32,7 +33,7 @@ def run_allocation(
     from cerebellum import api
 
     sizes = options.pop("ladder", None)
-    if dry_run or not (progress.is_quiet or (out / "study.sqlite").exists()):
+    if dry_run or not (progress.is_quiet or (out / STUDY_FILE).exists()):
         estimate = api.estimate(model, out=out, source=source, progress=progress, **rung_of(options, sizes))
         if dry_run:
             show_estimate(estimate, sizes, as_json)

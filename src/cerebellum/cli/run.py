@@ -33,6 +33,7 @@ from cerebellum.cli.common import (
 from cerebellum.cli.console import ConsoleProgress, print_folded, print_table
 from cerebellum.cli.fit import FIT_OPTIONS
 from cerebellum.errors import InputError
+from cerebellum.files import STUDY_FILE
 from cerebellum.keyword_checks import blocks_of
 from cerebellum.llamacpp.protocol import REPLAY_BYTES
 
@@ -389,7 +390,7 @@ def told_estimate(
 
     if dry_run:
         show_estimate(make(), None, as_json)
-    elif not progress.is_quiet and not (out / "study.sqlite").exists():
+    elif not progress.is_quiet and not (out / STUDY_FILE).exists():
         tell_estimate(make(), None, progress)
     return dry_run
 

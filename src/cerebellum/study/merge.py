@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import StudyError
+from cerebellum.files import STUDY_FILE
 from cerebellum.quoting import name as quoted
 from cerebellum.study import builds
 from cerebellum.study.store import Study
@@ -217,4 +218,4 @@ def _told(key: str, theirs: Any, ours: Any) -> str:
 
 def study_file(path: Path) -> Path:
     """The database of a study's folder, or the file itself."""
-    return path if path.is_file() else path / "study.sqlite"
+    return path if path.is_file() else path / STUDY_FILE

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import OutputError
+from cerebellum.files import STUDY_FILE
 from cerebellum.keys import sha256_file
 from cerebellum.quoting import name as quoted
 from cerebellum.scoring.summary import as_json
@@ -88,7 +89,7 @@ def check_free(out: Path, job: Mapping[str, Any], files: Sequence[Path]) -> None
 
 def noted(out: Path) -> Mapping[str, Any] | None:
     """The settings of the job whose results the folder holds; None where its study knows of none."""
-    path = out / "study.sqlite"
+    path = out / STUDY_FILE
     if not path.exists():
         return None
     with Study.open(path) as study:

@@ -10,7 +10,7 @@ from typing import Any
 
 from cerebellum.cores import n_cores
 from cerebellum.domain import Model, tensor_types_of
-from cerebellum.files import JOB_FILES, FileState, make_folder, refuse_inputs_in
+from cerebellum.files import JOB_FILES, STUDY_FILE, FileState, make_folder, refuse_inputs_in
 from cerebellum.fleet.admission import Canary
 from cerebellum.fleet.local import CORES_EACH, Engines, Fleet, LocalFleet, fleet_of
 from cerebellum.fleet.node import Made
@@ -167,7 +167,7 @@ def open_session(
     planned_types(backend, source, options.imatrix, options.base, options.mix)
     make_folder(options.out)
     with contextlib.ExitStack() as stack:
-        study = stack.enter_context(Study.open(options.out / "study.sqlite"))
+        study = stack.enter_context(Study.open(options.out / STUDY_FILE))
         progress.note(f"reading {source.path.name} ({source.file_bytes / 1e6:,.1f} MB)")
         ray = stack.enter_context(connected(options.cluster)) if options.cluster is not None else None
         local = local_fleet(options, backend, source)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.domain import Corpus
-from cerebellum.files import STUDY_FILES, make_folder, refuse_inputs_in
+from cerebellum.files import STUDY_FILE, STUDY_FILES, make_folder, refuse_inputs_in
 from cerebellum.llamacpp.protocol import Backend, Settings
 from cerebellum.progress import Progress
 from cerebellum.scoring.reference import ReferenceStore
@@ -67,5 +67,5 @@ def opened_workspace(
             make_folder(out)
             refuse_inputs_in(out, inputs, names)
             folder = out
-        study = stack.enter_context(Study.open(folder / "study.sqlite"))
+        study = stack.enter_context(Study.open(folder / STUDY_FILE))
         yield Workspace(backend, study, folder, settings, backend.build(settings), progress)

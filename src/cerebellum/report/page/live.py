@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from cerebellum.errors import CerebellumError
-from cerebellum.files import write_text
+from cerebellum.files import STUDY_FILE, write_text
 from cerebellum.progress import Progress, seconds_left, tell_written
 from cerebellum.report.page.html import Number, Table, document, listed, table, text
 from cerebellum.report.page.parts import nats, number, whole
@@ -28,7 +28,6 @@ from cerebellum.study.store import Study
 EVERY, TIMES, MOST_TRIALS = 10.0, 50.0, 2000
 #: Versions that may fail to come before a page says that its run may have ended.
 PATIENCE = 12
-STUDY = "study.sqlite"
 
 
 @dataclass(slots=True)
@@ -186,7 +185,7 @@ class LivePage:
     def _measured(self) -> list[str]:
         """The newest trials of the study with their figures so far."""
         try:
-            with Study.open(self._out / STUDY, read_only=True) as study:
+            with Study.open(self._out / STUDY_FILE, read_only=True) as study:
                 trials = study.progressed(MOST_TRIALS)
         except (CerebellumError, OSError, sqlite3.Error):
             return []

@@ -18,6 +18,7 @@ from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
+from cerebellum.files import STUDY_FILE
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import MixOptions
@@ -30,8 +31,6 @@ from cerebellum.verbs.calibration import check_calibration, wants_imatrix
 from cerebellum.verbs.estimating import nominal_base
 from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
-
-STUDY = "study.sqlite"
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,11 @@ def check_first(options: SessionOptions, allocation: AllocationOptions, backend:
     """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made. Said later, when the
     base is there, where overrides shape the base; a job that goes on was not refused. Rules that name no type or tensor are refused too."""
     check_rules(allocation.rules, model_file.read_model(options.model))
-    if options.reference not in (None, options.model) or options.mix != MixOptions() or (options.out / STUDY).exists():
+    if (
+        options.reference not in (None, options.model)
+        or options.mix != MixOptions()
+        or (options.out / STUDY_FILE).exists()
+    ):
         return
     if model_file.read_model(options.model).is_quantized:
         stock_plan(read_inputs(options), options, allocation, backend)
