@@ -6,6 +6,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from cerebellum.gguf.labels import label_of, labelled
 from cerebellum.gguf.model_file import read_model
 from cerebellum.progress import Silent
 from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
-from cerebellum.report.allocation_card import allocation_card
+from cerebellum.report.allocation_card import allocation_card, note_on
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import recipes_picture
+from cerebellum.report.allocation_tables import controls_grid
 from cerebellum.report.estimate import duration
 from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.report.views import Recipe
 from cerebellum.results.allocation import Allocation, AllocationLadder
+from cerebellum.stats.verdicts import Verdict
 from cerebellum.testing import write_fake_model
 from cerebellum.verbs.allocation.options import DEFAULT_LIKE
 from cerebellum.verbs.inputs import Texts, conversations_unasked
@@ -70,6 +73,25 @@ def test_five_lines_come_first_everywhere(ground: Path, result: Allocation) -> N
     ratio = result.controls.ratio
     assert f"{100 * ratio.estimate:.0f} % of the stock" in lines[1] and "improves on" in lines[3]
     assert json.loads((ground / "out" / "report.json").read_text())["verdict"][:5] == lines
+
+
+@pytest.mark.parametrize("verdict", [Verdict.UNDECIDED, Verdict.NO_DIFFERENCE, Verdict.DAMAGES])
+def test_what_the_share_shows_and_nats_do_not_is_not_claimed(result: Allocation, verdict: Verdict) -> None:
+    """One chunk far from the others: every chunk's share improves, the mean difference may be chance. No line contradicts the table."""
+    stock, recipe, *others = result.controls.comparison.rows
+    assert recipe.from_base is not None and result.controls.ratio.high < 1.0
+    judgement = replace(recipe.from_base.judgement, verdict=verdict)
+    row = replace(recipe, from_base=replace(recipe.from_base, judgement=judgement))
+    comparison = replace(result.controls.comparison, rows=(stock, row, *others))
+    doubtful = replace(result, controls=replace(result.controls, comparison=comparison))
+    size, _, _, said, then = five_lines(doubtful)
+    assert "improves on" not in said and controls_grid(doubtful).rows[1][3] == verdict
+    assert "more text" in then and note_on(doubtful).startswith("not told from the stock")
+    if verdict == Verdict.NO_DIFFERENCE:
+        assert said.startswith("Verdict: no detectable difference from the stock Q3_K_M file (95 %)")
+    else:
+        assert f": improves by its share of KL divergence, {verdict} in nats a token" in said
+    assert "improves on" in five_lines(result)[3] and note_on(result).startswith("better") and size == five_lines(result)[0]
 
 
 def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,3 +135,18 @@ def test_a_base_that_is_its_own_reference_is_said_first_and_larger_types_are_ref
     assert not (ground / "out" / "study.sqlite").exists()
     api.sweep(path, backend=FakeBackend({}), progress=told, **given(ground, role="ffn_gate", to="Q2_K"))
     assert [name for name in told.notes if name == "sweep" or "its own reference" in name][1:] == ["sweep"]
+
+
+@pytest.mark.parametrize("job", [{"role": "ffn_gate", "to": "Q2_K"}, {"like": "Q3_K_M"}])
+def test_the_importance_matrix_to_be_made_is_counted_and_told(ground: Path, job: dict[str, Any]) -> None:
+    """Beside the same job with the matrix that is then made, counted in tokens by how many chunks it really took."""
+    calibration = ground / "calibration.txt"
+    calibration.write_text(" ".join(f"other{i * i % 7919}" for i in range(512 * 6)))
+    made = api.imatrix(ground / "model.gguf", calibration, out=ground / "imatrix.gguf", backend=FakeBackend({}))
+    run = api.estimate if "like" in job else api.estimate_sweep
+    options = given(ground, **job)
+    before = run(ground / "model.gguf", backend=FakeBackend({}), **options, imatrix="auto", calibration_text=calibration)
+    after = run(ground / "model.gguf", backend=FakeBackend({}), **options, imatrix=made.path)
+    assert before.passes - after.passes == pytest.approx(made.n_chunks * 512 / 64)
+    assert any(f"{made.n_chunks} chunks of 512 tokens of calibration.txt" in note for note in before.notes)
+    assert not any("calibration.txt" in note for note in after.notes)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cerebellum.keys import stem_of
 from cerebellum.quoting import code_span, markdown, shell_file
 from cerebellum.report.allocation_lines import CARD_NEXT, five_lines, warning_lines, weight_error_line
-from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, ratio_word, types_grid
+from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, stock_word, types_grid
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.card_sections import (
     details_section,
@@ -179,7 +179,7 @@ def note_on(result: Allocation) -> str:
     return {
         "improves": f"better than the stock {base} file",
         "damages": f"worse than the stock {base} file: take that one",
-    }.get(ratio_word(result.controls.ratio), f"not told from the stock {base} file: that one serves as well")
+    }.get(stock_word(result), f"not told from the stock {base} file: that one serves as well")
 
 
 def stock_rows(ladder: AllocationLadder) -> list[tuple[str, ...]]:

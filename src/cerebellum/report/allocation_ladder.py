@@ -16,7 +16,7 @@ from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_card import ladder_card
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import ladder_picture
-from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word
+from cerebellum.report.allocation_tables import megabytes, own_mean, stock_word
 from cerebellum.report.card_picture import write_picture
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -68,7 +68,7 @@ def recipes_grid(ladder: AllocationLadder) -> Grid:
             mean_cell(r),
             percent(r.controls.ratio),
             equal_cell(r),
-            ratio_word(r.controls.ratio),
+            stock_word(r),
         )
         for label, r in zip(ladder.labels, ladder.results, strict=True)
     )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR
 from cerebellum.quoting import shell_file
-from cerebellum.report.allocation_tables import megabytes, own_mean, ratio_word, share
+from cerebellum.report.allocation_tables import megabytes, nats_word, own_mean, ratio_word, share, stock_word
 from cerebellum.report.grids import perplexity_cell
 from cerebellum.report.refinement import refinement_lines
 from cerebellum.stats.verdicts import MILLI
@@ -69,11 +69,13 @@ def verdict_line(result: Allocation) -> str:
     controls = result.controls
     if not math.isfinite(controls.ratio.estimate):
         return f"Verdict: none, since the stock {result.base.ftype} file is the reference itself."
-    words = {"improves": "improves on", "damages": "damages, beside"}
-    word = words.get(ratio_word(controls.ratio), "undecided against")
+    words = {"improves": "improves on", "damages": "damages, beside", "undecided": "undecided against"}
+    word, by_share, in_nats = stock_word(result), ratio_word(controls.ratio), nats_word(result)
+    why = f": {by_share} by its share of KL divergence, {in_nats} in nats a token" if word == "undecided" and by_share != in_nats else ""
     shuffled = controls.shuffled
     beside = f"; {shuffled.n_worse} of {len(shuffled.others)} shuffled recipes are worse" if shuffled.others else ""
-    return f"Verdict: {word} the stock {result.base.ftype} file (95 %){beside}."
+    said = words.get(word, f"{word} from")
+    return f"Verdict: {said} the stock {result.base.ftype} file (95 %){why}{beside}."
 
 
 def next_line(result: Allocation) -> str:
@@ -83,7 +85,7 @@ def next_line(result: Allocation) -> str:
         return "Next: its KL divergence is under the noise floor, so only tasks can judge it: the same command with --bench TASKS."
     if not math.isfinite(result.controls.ratio.estimate):
         return "Next: the same command with --reference and the unquantized model, if you have it."
-    if ratio_word(result.controls.ratio) != "improves":
+    if stock_word(result) != "improves":
         return "Next: more text (--chunks) may show a difference; another size (--size) may have one; each with another --out."
     asked = "" if result.bench else "; tasks: the same command with --bench TASKS"
     return f"Next: llama-cli -m {shell_file(result.written.path.name)}{asked}; other sizes: cerebellum plan sensitivity.json --size SIZE."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cerebellum.domain import TrialKind
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.plan import counted
-from cerebellum.stats.verdicts import MILLI
+from cerebellum.stats.verdicts import MILLI, Verdict
 
 if TYPE_CHECKING:
     from cerebellum.results import Row
@@ -35,6 +35,22 @@ def ratio_word(ratio: Any) -> str:
     if ratio.high < 1.0:
         return "improves"
     return "damages" if ratio.low > 1.0 else "undecided"
+
+
+def stock_word(result: Allocation) -> str:
+    """What the recipe is beside the stock file: the word that its share of the KL divergence and its difference in nats both have. Where
+    they say different things, as a few chunks far from the others can make them, nothing is claimed."""
+    by_share, in_nats = ratio_word(result.controls.ratio), nats_word(result)
+    if by_share in (in_nats, "no share"):
+        return by_share
+    return in_nats if in_nats == Verdict.NO_DIFFERENCE else "undecided"
+
+
+def nats_word(result: Allocation) -> str:
+    """What the recipe's difference from the stock file is called, in nats a token: the verdict of its row."""
+    contrast = result.controls.comparison.rows[1].from_base
+    verdict = contrast.judgement.verdict if contrast else Verdict.NO_DIFFERENCE
+    return str(Verdict.DAMAGES if verdict is Verdict.DRIFT else verdict)
 
 
 def types_grid(result: Allocation) -> Grid:

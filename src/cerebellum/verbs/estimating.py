@@ -8,10 +8,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from cerebellum import bundled
 from cerebellum.allocation.sizes import file_bytes
-from cerebellum.domain import Model
+from cerebellum.domain import Corpus, Model
 from cerebellum.figures import counted
-from cerebellum.llamacpp.protocol import LOGITS_BYTES, Backend, Engine, Settings, Sources
+from cerebellum.llamacpp.protocol import CHUNK_TOKENS, LOGITS_BYTES, Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.study.runner import Split
@@ -19,6 +20,7 @@ from cerebellum.verbs.inputs import Inputs
 from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.session import count_engines, local_fleet
 from cerebellum.verbs.splits import make_splits
+from cerebellum.verbs.text import corpus_of, read
 
 #: Under so many chunks only large differences can be shown.
 FEW_CHUNKS = 8
@@ -33,7 +35,7 @@ ROW_BYTES = 2048
 @dataclass(frozen=True, slots=True)
 class TimedModel:
     """What opening a model shows: its texts in chunks, seconds of a whole pass over one by one of ``n_engines``, words of its vocabulary,
-    and tensors that no pass reads."""
+    and tensors that no pass reads. ``calibration``: the chunks that an importance matrix is made on first, None where none is made."""
 
     search: Split
     report: Split
@@ -41,9 +43,26 @@ class TimedModel:
     n_engines: int
     n_vocab: int
     unused: frozenset[str]
+    calibration: Corpus | None = None
+
+    @property
+    def imatrix_passes(self) -> float:
+        """Whole passes over a chunk that making the importance matrix is worth, counted in tokens, by one engine."""
+        made_on = self.calibration
+        return 0.0 if made_on is None else made_on.n_chunks * made_on.n_ctx / self.search.corpus.n_ctx
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """That an importance matrix is made, and on how much text."""
+        if (made_on := self.calibration) is None:
+            return ()
+        chunks = f"{counted(made_on.n_chunks, 'chunk')} of {made_on.n_ctx} tokens"
+        return (f"an importance matrix is made first, on {chunks} of {made_on.name}",)
 
 
-def time_model(options: SessionOptions, inputs: Inputs, backend: Backend, progress: Progress) -> TimedModel:
+def time_model(
+    options: SessionOptions, inputs: Inputs, backend: Backend, progress: Progress, makes_imatrix: bool = False
+) -> TimedModel:
     """Open the model as the job will, cut its texts, and time a chunk. Raises a `CerebellumError`."""
     local = local_fleet(options, backend, inputs.source)
     n_engines = count_engines(options, local)
@@ -55,9 +74,16 @@ def time_model(options: SessionOptions, inputs: Inputs, backend: Backend, progre
         search, report = make_splits(engine, inputs.texts, n_ctx, progress)
         progress.note(f"estimate: timing a chunk of {n_ctx:,} tokens, twice")
         seconds = timed(engine, search)
-        return TimedModel(search, report, seconds, n_engines, engine.n_vocab, engine.unused)
+        calibration = calibration_corpus(engine, options, progress) if makes_imatrix else None
+        return TimedModel(search, report, seconds, n_engines, engine.n_vocab, engine.unused, calibration)
     finally:
         engine.close()
+
+
+def calibration_corpus(engine: Engine, options: SessionOptions, progress: Progress) -> Corpus:
+    """The text that the job's importance matrix will be made on, in chunks as `calibration.with_imatrix` cuts them. Raises `TextError`."""
+    path = options.calibration or bundled.CALIBRATION_TEXT
+    return corpus_of(engine, path.name, read(path, options.chat and path.suffix == ".jsonl"), CHUNK_TOKENS, progress)
 
 
 def nominal_base(source: Model, ftype: str | None, types: Mapping[str, str]) -> Model:

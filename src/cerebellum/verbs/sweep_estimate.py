@@ -62,20 +62,22 @@ def estimate_sweep(
     check_sweep(options, sweep, backend)
     inputs = read_inputs(options)
     source, is_own = inputs.source, of_own_reference(options)
-    types, has_imatrix = base_types(options, sweep, inputs, backend)
+    makes_imatrix = wants_imatrix(options, sweep.types, backend)
+    types, has_imatrix = base_types(options, makes_imatrix, inputs, backend)
     plan = plan_sweep(source, types, sweep.roles, sweep.types, sweep.blocks, has_imatrix=has_imatrix)
     if is_own and choice is not None and not choice.by_perplexity:
         refuse_hopeless(plan, source)
-    model = time_model(options, inputs, backend, progress)
+    model = time_model(options, inputs, backend, progress, makes_imatrix)
     plan = replace(plan, planned=tuple(p for p in plan.planned if p.swap.tensor not in model.unused))
     base = nominal_base(source, base_ftype(source, options.base), types)
-    doubts = [*([OWN_REFERENCE] if is_own else []), *inputs.doubts]
+    doubts = [*model.notes, *([OWN_REFERENCE] if is_own else []), *inputs.doubts]
     doubts += race_doubts(len(model.search.chunks), sweep.race.seed) if sweep.race else []
     splits = (model.search,) if choice is None else (model.search, model.report)
     counts = chunk_counts(plan, sweep, choice, [len(split.chunks) for split in splits])
     if choice is not None and has_imatrix and is_comparable(source, options.base, types):
         counts["without imatrix"] = float(len(model.search.chunks))
     passes = sum(counts.values()) - counts["trials"] * (1.0 - one_trial(options.settings.replay_bytes))
+    passes += model.imatrix_passes * model.n_engines  # one engine makes it, whatever others there are
     n_search = len(model.search.chunks)
     rows = rows_of(splits, model.n_vocab, options.settings)
     return Estimate(
@@ -107,11 +109,11 @@ def one_trial(replay_bytes: int) -> float:
 
 
 def base_types(
-    options: SessionOptions, sweep: SweepOptions, inputs: Inputs, backend: Backend
+    options: SessionOptions, makes_imatrix: bool, inputs: Inputs, backend: Backend
 ) -> tuple[Mapping[str, str], bool]:
     """(the base's types by a dry run, whether there is an importance matrix): one that is yet to be made counts as there."""
     source = inputs.source
-    if not wants_imatrix(options, sweep.types, backend):
+    if not makes_imatrix:
         types = planned_types(backend, source, options.imatrix, options.base, options.mix)
         return types, options.imatrix is not None
     ftype = base_ftype(source, options.base)

@@ -62,7 +62,7 @@ def estimate_allocation(
     progress.note("estimate: asking llama.cpp for the stock file's types")
     stock = stock_plan(inputs, options, allocation, backend)
     source, ftype = inputs.source, stock.ftype
-    model = time_model(options, inputs, backend, progress)
+    model = time_model(options, inputs, backend, progress, stock.makes_imatrix)
     search, report, seconds, n_engines = model.search, model.report, model.seconds, model.n_engines
     table = nominal_table(inputs, stock, allocation, model.unused)
     limit = stock.limit
@@ -85,7 +85,8 @@ def estimate_allocation(
         len(report.chunks),
         round(sum(counts.values())),
         (counts["anchors"] + counts["steps"]) * ONE_TENSOR
-        + sum(counts[n] for n in ("judging", "recipes", "reference")),
+        + sum(counts[n] for n in ("judging", "recipes", "reference"))
+        + model.imatrix_passes * n_engines,  # one engine makes it, whatever others there are
         seconds,
         disk_of(table.base, limit, ftype, source, rows_of((search, report), model.n_vocab, options.settings)),
         memory_of(source, table.base, options.settings.replay_bytes),
@@ -93,7 +94,7 @@ def estimate_allocation(
         smallest_detectable(SPREAD / math.sqrt(n), n),
         USEFUL,
         chunks_to_show(USEFUL, SPREAD),
-        tuple(notes_of(options.n_chunks, (*own_reference_doubts(inputs), *inputs.doubts), (search, report))),
+        tuple(notes_of(options.n_chunks, (*model.notes, *own_reference_doubts(inputs), *inputs.doubts), (search, report))),
         n_engines=n_engines,
     )
 
