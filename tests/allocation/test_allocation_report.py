@@ -91,7 +91,11 @@ def test_what_the_share_shows_and_nats_do_not_is_not_claimed(result: Allocation,
         assert said.startswith("Verdict: no detectable difference from the stock Q3_K_M file (95 %)")
     else:
         assert f": improves by its share of KL divergence, {verdict} in nats a token" in said
-    assert "improves on" in five_lines(result)[3] and note_on(result).startswith("better") and size == five_lines(result)[0]
+    assert (
+        "improves on" in five_lines(result)[3]
+        and note_on(result).startswith("better")
+        and size == five_lines(result)[0]
+    )
 
 
 def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: pytest.CaptureFixture[str]) -> None:

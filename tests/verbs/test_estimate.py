@@ -145,7 +145,9 @@ def test_the_importance_matrix_to_be_made_is_counted_and_told(ground: Path, job:
     made = api.imatrix(ground / "model.gguf", calibration, out=ground / "imatrix.gguf", backend=FakeBackend({}))
     run = api.estimate if "like" in job else api.estimate_sweep
     options = given(ground, **job)
-    before = run(ground / "model.gguf", backend=FakeBackend({}), **options, imatrix="auto", calibration_text=calibration)
+    before = run(
+        ground / "model.gguf", backend=FakeBackend({}), **options, imatrix="auto", calibration_text=calibration
+    )
     after = run(ground / "model.gguf", backend=FakeBackend({}), **options, imatrix=made.path)
     assert before.passes - after.passes == pytest.approx(made.n_chunks * 512 / 64)
     assert any(f"{made.n_chunks} chunks of 512 tokens of calibration.txt" in note for note in before.notes)

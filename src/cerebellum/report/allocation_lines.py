@@ -71,7 +71,11 @@ def verdict_line(result: Allocation) -> str:
         return f"Verdict: none, since the stock {result.base.ftype} file is the reference itself."
     words = {"improves": "improves on", "damages": "damages, beside", "undecided": "undecided against"}
     word, by_share, in_nats = stock_word(result), ratio_word(controls.ratio), nats_word(result)
-    why = f": {by_share} by its share of KL divergence, {in_nats} in nats a token" if word == "undecided" and by_share != in_nats else ""
+    why = (
+        f": {by_share} by its share of KL divergence, {in_nats} in nats a token"
+        if word == "undecided" and by_share != in_nats
+        else ""
+    )
     shuffled = controls.shuffled
     beside = f"; {shuffled.n_worse} of {len(shuffled.others)} shuffled recipes are worse" if shuffled.others else ""
     said = words.get(word, f"{word} from")

@@ -94,7 +94,9 @@ def estimate_allocation(
         smallest_detectable(SPREAD / math.sqrt(n), n),
         USEFUL,
         chunks_to_show(USEFUL, SPREAD),
-        tuple(notes_of(options.n_chunks, (*model.notes, *own_reference_doubts(inputs), *inputs.doubts), (search, report))),
+        tuple(
+            notes_of(options.n_chunks, (*model.notes, *own_reference_doubts(inputs), *inputs.doubts), (search, report))
+        ),
         n_engines=n_engines,
     )
 
