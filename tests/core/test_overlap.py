@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cerebellum import api
 from cerebellum.errors import TextError
 from cerebellum.testing import FakeBackend, write_fake_model
-from cerebellum.text.overlap import N_GRAM, Overlap, overlap, shared_tokens
+from cerebellum.text.overlap import N_GRAM, Overlap, overlap, run_length, shared_tokens
 
 RNG = np.random.default_rng(0)
 
@@ -57,6 +57,21 @@ def test_how_much_is_shared_counts_what_counts() -> None:
     counted[800:] = True
     assert overlap(text, [other], counted) == Overlap(0.5, 100)
     assert overlap(text, [np.arange(2000, 3000, dtype=np.int32)]) == overlap(text, []) == Overlap(0.0, 0)
+
+
+def test_stories_in_single_characters_may_begin_alike_and_a_copy_is_still_found() -> None:
+    """The same texts in words of 32 in a run, and in characters: what a vocabulary is changes nothing of what is refused."""
+    rng, letters = np.random.default_rng(3), np.array(list("abcdefghijklmno pqr st"))
+    begin = "once upon a time, there was a little boy named "
+    stories = [[begin + "".join(rng.choice(letters, 90)) for _ in range(40)] for _ in range(2)]
+    searched, reported = (" ".join(text) for text in stories)
+    copied = reported + searched[700:1400]
+    for text, is_apart in ((reported, True), (copied, False)):
+        tokens, others = (np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in (text, searched))
+        assert overlap(tokens, [others]).is_too_much(128)  # in runs of 32 characters
+        n = run_length(text, len(tokens))
+        assert n == 96 and overlap(tokens, [others], n=n).is_too_much(128) is not is_apart
+    assert run_length(searched, len(searched) // 4) == N_GRAM
 
 
 # -- a job's texts -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Whether two texts share a passage: equal runs of 32 tokens, wherever they lie. Pure.
+"""Whether two texts share a passage: equal runs of 32 tokens or more, wherever they lie. Pure.
 
 A text that chose, or that made an importance matrix, can't report. Comparing whole chunks isn't enough: the same text without its first
 word has no chunk in common with itself. So every run of `N_GRAM` tokens of one text is looked up among all runs of the other. Runs are
@@ -8,6 +8,7 @@ equal, token by token: what is reported is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,17 @@ _Hashes = npt.NDArray[np.uint64]
 
 #: Tokens in a run. Shorter ones are shared by texts that have nothing to do with each other.
 N_GRAM = 32
+#: Bytes of text that a run of `run_length` has at least: 32 tokens of a vocabulary of characters are six words, and stories share those.
+RUN_BYTES = 96
 #: The share of a text that may be another's too, and the length of a passage that may not, tokens. The halves of WikiText-2's test part
 #: share 0.05 %, the bundled texts, made from few patterns, 2 %.
 MOST_SHARED, PASSAGE = 0.1, 256
 _BASE = 0x9E3779B97F4A7C15  # odd, so that multiplying by it loses nothing
+
+
+def run_length(text: str, n_tokens: int) -> int:
+    """Tokens in a run of a ``text`` of ``n_tokens``: `N_GRAM`, or as many more as `RUN_BYTES` bytes have on average."""
+    return max(N_GRAM, math.ceil(RUN_BYTES * n_tokens / max(len(text.encode()), 1)))
 
 
 def shared_tokens(tokens: Tokens, others: Sequence[Tokens], n: int = N_GRAM) -> Mask:
@@ -47,24 +55,26 @@ def shared_tokens(tokens: Tokens, others: Sequence[Tokens], n: int = N_GRAM) -> 
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """``share`` of a text's tokens that another text has too, in runs of `N_GRAM`; ``longest``: tokens in the longest such stretch."""
+    """``share`` of a text's tokens that another text has too, in runs of ``n``; ``longest``: tokens in the longest such stretch."""
 
     share: float
     longest: int
+    n: int = N_GRAM
 
     def is_too_much(self, n_ctx: int) -> bool:
         """Whether the two texts are not apart: a tenth is shared, or a stretch of a chunk (``n_ctx``; `PASSAGE` at least)."""
         return self.share >= MOST_SHARED or self.longest >= max(n_ctx, PASSAGE)
 
 
-def overlap(tokens: Tokens, others: Sequence[Tokens], counted: Mask | None = None) -> Overlap:
-    """What of ``tokens`` int32 [m] is in ``others`` too. ``counted`` bool [m]: the tokens that count (None: all), those scored, say."""
-    shared = shared_tokens(tokens, others)
+def overlap(tokens: Tokens, others: Sequence[Tokens], counted: Mask | None = None, n: int = N_GRAM) -> Overlap:
+    """What of ``tokens`` int32 [m] is in ``others`` too, in runs of ``n``. ``counted`` bool [m]: the tokens that count (None: all), those
+    scored, say."""
+    shared = shared_tokens(tokens, others, n)
     counted = np.ones(len(tokens), np.bool_) if counted is None else counted
     total = np.concatenate([[0], np.cumsum(shared & counted)])
     edges = np.flatnonzero(np.diff(np.concatenate([[False], shared, [False]]).astype(np.int8)))
     stretches = total[edges[1::2]] - total[edges[::2]]
-    return Overlap(float(total[-1]) / max(1, int(counted.sum())), int(stretches.max(initial=0)))
+    return Overlap(float(total[-1]) / max(1, int(counted.sum())), int(stretches.max(initial=0)), n)
 
 
 def _equal_runs(tokens: Tokens, other: Tokens, n: int) -> npt.NDArray[np.int64]:

@@ -11,9 +11,9 @@ from cerebellum.figures import counted
 from cerebellum.llamacpp.protocol import Engine
 from cerebellum.progress import Progress
 from cerebellum.study.runner import Split
-from cerebellum.text.overlap import N_GRAM, Overlap, overlap
+from cerebellum.text.overlap import N_GRAM, Overlap, overlap, run_length
 from cerebellum.verbs.inputs import Texts
-from cerebellum.verbs.text import corpus_of, fewer_chunks
+from cerebellum.verbs.text import Text, corpus_of, fewer_chunks
 
 
 def make_splits(engine: Engine, texts: Texts, n_ctx: int, progress: Progress) -> tuple[Split, Split]:
@@ -27,7 +27,8 @@ def make_splits(engine: Engine, texts: Texts, n_ctx: int, progress: Progress) ->
     search = split_of("search", corpus, range(corpus.n_chunks), texts.n_chunks)
     report = split_of("report", other, range(other.n_chunks), texts.n_chunks)
     if (texts.search_path, texts.report_path) != (bundled.SEARCH_TEXT, bundled.REPORT_TEXT):
-        check_disjoint(search, report)  # the bundled ones share but patterns of a small world
+        runs = max(run_of(corpus, texts.search), run_of(other, texts.report))
+        check_disjoint(search, report, runs)  # the bundled ones share but patterns of a small world
     tell_fewer((search, report), texts.n_chunks, progress)
     return search, report
 
@@ -51,7 +52,7 @@ def halves(corpus: Corpus, texts: Texts) -> tuple[Split, Split]:
         )
     search = split_of("search", corpus, range(half), texts.n_chunks)
     report = split_of("report", corpus, range(half, corpus.n_chunks), texts.n_chunks)
-    check_disjoint(search, report)
+    check_disjoint(search, report, run_of(corpus, texts.search))
     return search, report
 
 
@@ -62,8 +63,14 @@ def split_of(name: str, corpus: Corpus, chunks: range, limit: int | None) -> Spl
     return Split(name, corpus, tuple(chunks[:limit]))
 
 
-def check_disjoint(search: Split, report: Split) -> None:
+def run_of(corpus: Corpus, text: Text) -> int:
+    """Tokens in a run by which ``text``, cut into ``corpus``, is compared."""
+    return run_length(text, len(corpus.tokens)) if isinstance(text, str) else N_GRAM
+
+
+def check_disjoint(search: Split, report: Split, runs: int = N_GRAM) -> None:
     """Raises `TextError` where the report text is, in part, also search text: a whole chunk, or what `overlap.Overlap.is_too_much` says.
+    ``runs``: tokens in a run.
 
     The two halves of one text are compared as two texts are.
     """
@@ -78,7 +85,7 @@ def check_disjoint(search: Split, report: Split) -> None:
             f"{shared} of {len(report.chunks)} chunks of {report.corpus.name} are also {where}; the report needs another text "
             "(--report-text)"
         )
-    common = overlap(report.tokens, [search.tokens], report.scored)
+    common = overlap(report.tokens, [search.tokens], report.scored, runs)
     if common.is_too_much(report.corpus.n_ctx):
         what = f"{report.corpus.name}, which reports,"
         where = "in the half that chooses" if one_text else f"in {search.corpus.name}, which chooses"
@@ -87,4 +94,4 @@ def check_disjoint(search: Split, report: Split) -> None:
 
 def how_much(what: str, shared: Overlap) -> str:
     """How much of ``what`` two texts share, in words."""
-    return f"{100 * shared.share:.3g} % of {what} (the longest passage: {shared.longest} tokens, in runs of {N_GRAM} tokens)"
+    return f"{100 * shared.share:.3g} % of {what} (the longest passage: {shared.longest} tokens, in runs of {shared.n} tokens)"
