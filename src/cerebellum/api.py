@@ -33,7 +33,7 @@ from cerebellum.hub.names import is_hub_name
 from cerebellum.hub.publish import Published
 from cerebellum.hub.publish import publish as publish_folder
 from cerebellum.hub.remote import inspect_remote
-from cerebellum.keyword_checks import blocks_of, check_ranges, checked
+from cerebellum.keyword_checks import blocks_of, check_ranges, checked, option_of
 from cerebellum.keywords import (
     DRIVER_MEMORY,
     FIT_CTX,
@@ -499,7 +499,7 @@ def is_allocation(options: Mapping[str, Any]) -> bool:
             "a sweep (--policy greedy or published)" if policy == ALLOCATE else f"an allocation (--policy {ALLOCATE})"
         )
         raise InputError(
-            f"--{wrong[0].replace('_', '-')} belongs to {owner} and does nothing under --policy {policy}: leave one out"
+            f"{option_of(wrong[0])} belongs to {owner} and does nothing under --policy {policy}: leave one out"
         )
     return bool(policy == ALLOCATE)
 

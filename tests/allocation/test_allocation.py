@@ -129,6 +129,11 @@ def test_rules_hold_in_the_written_file(model: Path) -> None:
 def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
     with pytest.raises(InputError, match="smallest file that the allowed types give has"):
         allocate(model, like=None, size=10_000)
+    with pytest.raises(InputError, match="or allow smaller types"):
+        allocate(model, like=None, size=10_000, imatrix="none", out=model.parent / "plain")
+    short_rows = write_fake_model(model.parent / "short.gguf", width=128)  # no type of them has fewer bits than Q4_0
+    with pytest.raises(InputError, match="rows can hold no smaller types"):
+        allocate(short_rows, like=None, size=3_000, out=model.parent / "short")
     with pytest.raises(TensorChoiceError, match="ffn_gate_exps"):
         allocate(model, only="ffn_gate_exps")
     with pytest.raises(InputError, match="one of --size"):

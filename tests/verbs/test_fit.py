@@ -91,7 +91,8 @@ def test_the_memory_of_a_device_is_a_size_of_run_in_python() -> None:
         ({"vram": "299MB"}, r"leaves nothing"),
         ({"vram": "4GB", "fit_ctx": 99_999}, r"trained for"),
         ({"vram": "4GB", "fit_ctx": 0}, r"from 1 to"),
-        ({"vram": "4GB", "policy": "greedy"}, r"belongs to an allocation"),
+        ({"vram": "4GB", "policy": "greedy"}, r"vram \(--vram\) belongs to an allocation"),
+        ({"n_shuffled": 3, "policy": "published"}, r"\(--shuffled\) belongs to an allocation"),
     ],
 )
 def test_memory_that_is_no_size(options: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cerebellum.errors import InputError, RefusedError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.labels import labelled
+from cerebellum.gguf.types import fallback_type
 from cerebellum.keys import content_key, stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
@@ -275,12 +276,25 @@ def limit_of(session: Session, table: Table, target: Target) -> int:
     return file_bytes(table.base, stock_types(session, target.like))
 
 
+#: What a size that is too small may be given where the tensors could have smaller types.
+SMALLER = ", or allow smaller types (those under 3 bits need an importance matrix: --imatrix)"
+
+
+def has_smaller(table: Table, types: Mapping[str, str]) -> bool:
+    """Whether some tensor's rows hold a type of fewer bytes than ``types`` gives it, by whatever rules."""
+    return any(
+        table.n_bytes(n, fallback_type(kind, table.tensors[n].row_length).name) < table.n_bytes(n, now)
+        for n, now in types.items()
+        for kind in DEFAULT_TYPES
+    )
+
+
 def checked_budget(table: Table, limit: int) -> int:
     """Bytes left for the table's tensors. Raises `InputError` where even the smallest types are too large."""
     smallest = {name: types[0] for name, types in table.types.items()}
     if (least := table.file_bytes(smallest)) > limit:
         raise InputError(
-            f"the smallest file that the allowed types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size, "
-            "or allow smaller types (those under 3 bits need an importance matrix: --imatrix)"
+            f"the smallest file that the allowed types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size"
+            + (SMALLER if has_smaller(table, smallest) else "; the tensors' rows can hold no smaller types")
         )
     return limit - table.fixed_bytes()
