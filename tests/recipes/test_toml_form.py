@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tomllib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from cerebellum.errors import InputError
 from cerebellum.gguf.types import FTYPES, TYPES
 from cerebellum.recipes.recipe import Difference, Figure, ModelId, Recipe, differences
-from cerebellum.recipes.toml_form import format_recipe, is_recipe, parse_recipe
+from cerebellum.recipes.toml_form import BOM, entry_lines, format_recipe, is_recipe, parse_recipe
 
 SMALL = Recipe("Q3_K_M", {"blk.11.ffn_gate.weight": "Q2_K"}, model=ModelId("gemma4", "E2B", 35, "shapes:1"))
 
@@ -102,3 +104,45 @@ def test_the_key_is_of_what_decides_the_file() -> None:
     said = Recipe("Q3_K_M", dict(SMALL.types), made_with={"build": "x"}, verified="twice")
     assert said.key == SMALL.key
     assert Recipe("Q3_K_S", SMALL.types).key != SMALL.key
+
+
+def test_entries_in_any_order_and_with_a_byte_order_mark() -> None:
+    """TOML knows no order of entries; an override file is no recipe."""
+    text = 'base = "Q3_K_M"\nversion = 1\nformat = "cerebellum-recipe"\n[types]\n"blk.0.ffn_up.weight" = "Q2_K"\n'
+    assert is_recipe(text) and parse_recipe(text, "r").types == {"blk.0.ffn_up.weight": "Q2_K"}
+    assert is_recipe(BOM + text) and parse_recipe(BOM + text, "r") == parse_recipe(text, "r")
+    assert not is_recipe("blk.0.ffn_up=Q2_K\n# format = x\ntypes=Q2_K\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ('blk.0.ffn_up.weight = "Q2_K"', "r, line 5: blk: the name of a tensor goes in quotes"),
+        ('"a" = { type = "Q2_K", dept = 0.5 }', "r, line 5: a: unknown entry 'dept'"),
+        ('"a" = { depth = 0.5 }', "r, line 5: a: is missing"),
+        ('"a" = "Q2_K"\n"a" = "Q3_K"', "line 6: '\"a\"' is there twice"),
+        ('"a" = 3', "r, line 5: a: '3' is not a text in quotes"),
+        ('"a', "at line 5.*: '\"a'"),
+    ],
+)
+def test_entries_that_people_get_wrong(entry: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_recipe(f'format = "cerebellum-recipe"\nversion = 1\nbase = "Q3_K_M"\n[types]\n{entry}\n', "r")
+
+
+def test_a_missing_base_is_told() -> None:
+    with pytest.raises(InputError, match="base: is missing"):
+        parse_recipe('format = "cerebellum-recipe"\nversion = 1\n', "r")
+
+
+def test_lines_of_entries() -> None:
+    """Against a slow reading of the same file: the line that holds the name."""
+    names = ["a.weight", 'q"uote', "back\\slash", "tab\t", "é\u2028"]
+    text = format_recipe(Recipe("Q3_K_M", dict.fromkeys(names, "Q2_K")))
+    lines = text.split("\n")
+    found = entry_lines(text)
+    for name in names:
+        assert next(iter(tomllib.loads(lines[found[name] - 1]))) == name
+    assert lines[found["types"] - 1] == "[types]"
+    many = 'format = "cerebellum-recipe"\n' + "".join(f'"blk.{i}.x" = "Q2_K"\n' for i in range(50_000))
+    assert entry_lines(many)["blk.49999.x"] == 50_001

@@ -135,3 +135,18 @@ def test_what_an_override_file_needs(ground: Path, tmp_path: Path) -> None:
     (tmp_path / "none.txt").write_text("blk.77.x=Q2_K")
     with pytest.raises(OverrideError, match="hits no tensor"):
         import_recipe(BACKEND, tmp_path / "none.txt", ground / "model.gguf", "Q3_K_M")
+
+
+def test_what_an_import_warns_of(ground: Path, tmp_path: Path) -> None:
+    """A line that hits more than it says; a file of another family, whose recipe stays one of that family."""
+    (tmp_path / "dots.txt").write_text("output.weight=Q6_K\nattn_v=Q5_K\n")
+    told: list[str] = []
+    import_recipe(BACKEND, tmp_path / "dots.txt", ground / "model.gguf", "Q3_K_M", warn=told.append)
+    assert len(told) == 1 and "dots.txt, line 1: output.weight=Q6_K reads as the tensor output.weight" in told[0]
+    tiny.qwen3(tmp_path / "other.gguf")
+    told.clear()
+    recipe = import_recipe(BACKEND, ground / "written.gguf", tmp_path / "other.gguf", warn=told.append)
+    assert "of the family llama" in told[0] and recipe.model == read_recipe(ground / "written.gguf").model
+    (tmp_path / "o.toml").write_text(format_recipe(recipe))
+    linted = lint_file(BACKEND, tmp_path / "o.toml", tmp_path / "other.gguf")
+    assert "another-model" in [f.code for f in linted.findings]

@@ -123,7 +123,7 @@ def apply(
     linted = lint_file(backend, recipe, model, base, imatrix)
     for finding in linted.findings:
         if finding.level is Level.WARNING:
-            say(f"cerebellum: warning: {finding.message}")
+            _warn(f"line {finding.line}: {finding.message}" if finding.line else finding.message)
     result = apply_recipe(backend, linted, out, imatrix, force, limit)
     if as_json:
         print_json(result.as_json())
@@ -171,10 +171,14 @@ def import_(source: Path, model: Path | None, base: str | None, imatrix: Path | 
     _check(out)
     backend = LlamaBackend()
     if source.is_dir():
-        imported = import_study(backend, source, model, imatrix)
+        imported = import_study(backend, source, model, imatrix, _warn)
     else:
-        imported = import_recipe(backend, source, model, base, imatrix)
+        imported = import_recipe(backend, source, model, base, imatrix, _warn)
     _write(format_recipe(imported), out)
+
+
+def _warn(message: str) -> None:
+    say(f"cerebellum: warning: {message}")
 
 
 def _check(out: Path | None) -> None:

@@ -57,12 +57,17 @@ class Hit:
 def parse_overrides(text: str) -> Overrides:
     """The overrides in an override file's ``text``, none for an empty one. Raises `OverrideError` with the line number."""
     numbered = enumerate(text.split("\n"), start=1)
-    return tuple(_parse_word(word, number) for number, line in numbered for word in _SPACE.split(line) if word)
+    return tuple(_parse_word(word, number) for number, line in numbered for word in override_words(line))
+
+
+def override_words(line: str) -> tuple[str, ...]:
+    """The words of a line as C++ streams split it: a no-break space is part of a word."""
+    return tuple(word for word in _SPACE.split(line) if word)
 
 
 def _parse_word(word: str, line: int) -> Override:
     pattern, equals, kind = word.partition("=")
-    if not equals or not pattern or not kind:
+    if not equals or not pattern or not kind or kind != kind.strip():
         hint = (
             "llama.cpp knows no comments here" if word.startswith(("#", "//")) else "write pattern=type without spaces"
         )

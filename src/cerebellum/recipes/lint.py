@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from cerebellum.domain import Model, Tensor
 from cerebellum.errors import OverrideError
 from cerebellum.gguf.llama_rules import quantizable_tensors
-from cerebellum.gguf.overrides import Hit, Override, parse_overrides, resolve
-from cerebellum.gguf.patterns import compiled_pattern
-from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, TYPES, fallback_type, needs_imatrix
-
-#: Tensors outside the blocks whose names are found in others' names too.
-OUTSIDE = ("output.weight", "token_embd.weight")
-#: Tensors that a finding about many of them names.
-_NAMED = 3
+from cerebellum.gguf.overrides import Hit, Override, override_words, parse_overrides, resolve
+from cerebellum.gguf.types import FTYPES, NEEDS_IMATRIX, STORED, TYPES, fallback_type, needs_imatrix
+from cerebellum.recipes.misread import listed, misread
+from cerebellum.recipes.toml_form import BOM
 
 
 class Level(enum.StrEnum):
@@ -56,8 +52,11 @@ class Line:
 def read_lines(text: str) -> tuple[tuple[Line, ...], tuple[Finding, ...]]:
     """The overrides of a file with their lines, and a finding for every word that isn't one."""
     lines, findings = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        for word in line.split():
+    if text.startswith(BOM):
+        why = "the file begins with a byte order mark, which llama.cpp takes for a part of the first pattern; save it without"
+        findings.append(Finding(Level.ERROR, "malformed", why, 1))
+    for number, line in enumerate(text.removeprefix(BOM).split("\n"), start=1):
+        for word in override_words(line):
             try:
                 lines += [Line(number, override) for override in parse_overrides(word)]
             except OverrideError as error:
@@ -80,54 +79,58 @@ class LintSubject:
 def lint_lines(lines: Sequence[Line], subject: LintSubject) -> list[Finding]:
     """Everything that can be seen without llama.cpp, in the order of the lines; what is about the whole comes last."""
     hits = resolve([line.override for line in lines], subject.model, strict=False)
+    tensors = {t.name: t for t in quantizable_tensors(subject.model)}
+    takers: dict[str, Line] = {}
     findings: list[Finding] = []
-    for i, (line, hit) in enumerate(zip(lines, hits, strict=True)):
-        findings += _pattern(line, hit, lines[:i], subject.model)
-        findings += _types(line, hit, subject)
+    for line, hit in zip(lines, hits, strict=True):
+        findings += _pattern(line, hit, takers, subject.model)
+        findings += _types(line, hit, tensors, subject.important)
+        takers |= dict.fromkeys(hit.tensors, line)
     return [*findings, *_whole(hits, subject)]
 
 
-def _pattern(line: Line, hit: Hit, earlier: Sequence[Line], model: Model) -> list[Finding]:
-    """Patterns that hit nothing, or more than they say."""
+def lint_patterns(lines: Sequence[Line], model: Model) -> list[Finding]:
+    """Lines that hit other tensors than they seem to say."""
+    hits = resolve([line.override for line in lines], model, strict=False)
+    return [f for line, hit in zip(lines, hits, strict=True) if hit.tensors for f in _misread(line, hit)]
+
+
+def _pattern(line: Line, hit: Hit, takers: Mapping[str, Line], model: Model) -> list[Finding]:
+    """Patterns that hit nothing, or more than they say. ``takers``: tensor → the earlier line that it follows."""
     number, name = line.number, line.tensor or line.override.pattern
-    if not hit.matched:
+    if not hit.matched or (line.tensor and line.tensor not in hit.matched):
         return [Finding(Level.ERROR, "hits-nothing", f"{line.told} hits no tensor of {model.path.name}", number, name)]
     if not hit.tensors:
-        taken = next((e for e in earlier if compiled_pattern(e.override.pattern).search(hit.matched[0])), None)
-        why = f"line {taken.number} ({taken.told}) takes it first" if taken else "llama.cpp never quantizes it"
-        return [Finding(Level.ERROR, "changes-nothing", f"{line.told} changes nothing: {why}", number, hit.matched[0])]
-    if len(hit.matched) == 1:
+        taken = next((name for name in hit.matched if name in takers), "")
+        earlier = takers.get(taken)
+        why = f"line {earlier.number} ({earlier.told}) takes it first" if earlier else "llama.cpp never quantizes it"
+        text = f"{line.told} changes nothing: {why}"
+        return [Finding(Level.ERROR, "changes-nothing", text, number, taken or hit.matched[0])]
+    return _misread(line, hit) + _taken(line, hit, takers)
+
+
+def _taken(line: Line, hit: Hit, takers: Mapping[str, Line]) -> list[Finding]:
+    """Tensors that an earlier line keeps from this one."""
+    taken = [name for name in hit.matched if name in takers]
+    if not taken:
         return []
-    return _too_many(line, hit)
+    earlier = takers[taken[0]]
+    text = f"{line.told} doesn't reach {listed(taken)}: line {earlier.number} ({earlier.told}) comes first"
+    return [Finding(Level.NOTE, "taken-before", text, line.number, taken[0])]
 
 
-def _too_many(line: Line, hit: Hit) -> list[Finding]:
-    """Several hits: surely not meant where the pattern is the whole name of one tensor, hardly where a block number goes on."""
-    pattern = line.override.pattern
-    more = [name for name in hit.matched if name != pattern]
-    if pattern in hit.matched or pattern in OUTSIDE:
-        only = f"^{pattern.replace('.', chr(92) + '.')}$"
-        text = (
-            f"{line.told} reads as the tensor {pattern}, but also hits {_list(more)}: a pattern is searched for anywhere in a name; "
-            f"write {only}"
-        )
-        return [Finding(Level.ERROR, "hits-more", text, line.number, more[0])]
-    if pattern[-1].isdigit() and (longer := [n for n in hit.matched if _goes_on(pattern, n)]):
-        text = f"{line.told} ends in a number and also hits {_list(longer)}: end it with a dot"
-        return [Finding(Level.WARNING, "hits-more", text, line.number, longer[0])]
-    return []
+def _misread(line: Line, hit: Hit) -> list[Finding]:
+    """A pattern of an override file that doesn't mean what it seems to say."""
+    fault = None if line.tensor else misread(line.override.pattern, hit.tensors)
+    if fault is None:
+        return []
+    level = Level.ERROR if fault.surely else Level.WARNING
+    return [Finding(level, "hits-more", f"{line.told} {fault.text}", line.number, fault.tensor)]
 
 
-def _goes_on(pattern: str, name: str) -> bool:
-    """Whether the first match ends in the middle of a number."""
-    match = compiled_pattern(pattern).search(name)
-    return match is not None and name[match.end() : match.end() + 1].isdigit()
-
-
-def _types(line: Line, hit: Hit, subject: LintSubject) -> list[Finding]:
+def _types(line: Line, hit: Hit, tensors: Mapping[str, Tensor], important: Collection[str] | None) -> list[Finding]:
     """Types that a row can't hold, and types that need an importance matrix."""
     kind, findings = TYPES[line.override.type], []
-    tensors = {t.name: t for t in subject.model.tensors}
     for name in hit.tensors:
         row = tensors[name].row_length
         if not kind.fits(row):
@@ -135,8 +138,8 @@ def _types(line: Line, hit: Hit, subject: LintSubject) -> list[Finding]:
             text = f"{name} has rows of {row}, which {kind.name} (blocks of {kind.block_size}) can't hold: llama.cpp stores {stored}"
             findings.append(Finding(Level.ERROR, "row-cannot-hold", text, line.number, name))
     needy = [n for n in hit.tensors if needs_imatrix(kind.name, n)]
-    if lacking := [n for n in needy if subject.important is None or n not in subject.important]:
-        why = "none was given" if subject.important is None else f"the one given has no entry for {_list(lacking)}"
+    if lacking := [n for n in needy if important is None or n not in important]:
+        why = "none was given" if important is None else f"the one given has no entry for {listed(lacking)}"
         text = f"{kind.name} needs an importance matrix, and {why}"
         findings.append(Finding(Level.ERROR, "needs-imatrix", text, line.number, lacking[0]))
     return findings
@@ -157,9 +160,9 @@ def _whole(hits: Sequence[Hit], subject: LintSubject) -> list[Finding]:
                 Level.ERROR, "needs-imatrix", f"the base {subject.base} needs an importance matrix, and none was given"
             )
         )
-    quantized = [t.name for t in model.tensors if TYPES[t.type].quantized]
+    quantized = [t.name for t in model.tensors if STORED[t.type].quantized]
     if quantized:
-        text = f"{model.path.name} is quantized already ({len(quantized)} tensors, {_list(quantized)}): they would be quantized twice"
+        text = f"{model.path.name} is quantized already ({len(quantized)} tensors, {listed(quantized)}): they would be quantized twice"
         findings.append(Finding(Level.WARNING, "requantized", text, 0, quantized[0]))
     named = {name for hit in hits for name in hit.tensors}
     free = [t for t in quantizable_tensors(model) if t.name not in named]
@@ -168,7 +171,7 @@ def _whole(hits: Sequence[Hit], subject: LintSubject) -> list[Finding]:
         those = [t for t in falling if fallback_type(default.name, t.row_length).name == kind]
         size = sum(t.bytes_as(TYPES[kind]) for t in those)
         text = (
-            f"rows of {_list([t.name for t in those])} can't hold the base's {default.name}: llama.cpp stores {kind} without a word "
+            f"rows of {listed([t.name for t in those])} can't hold the base's {default.name}: llama.cpp stores {kind} without a word "
             f"({size:,} bytes)"
         )
         findings.append(Finding(Level.WARNING, "falls-back", text, 0, those[0].name))
@@ -209,7 +212,3 @@ def lint_shifts(
             )
             findings.append(Finding(Level.WARNING, "shifts", text, 0, name))
     return findings
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

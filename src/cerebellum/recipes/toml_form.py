@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from typing import Any
@@ -30,15 +31,22 @@ from cerebellum.recipes.recipe import VERSION, Figure, ModelId, Recipe, file_ord
 
 FORMAT = "cerebellum-recipe"
 
+#: What some editors put before a text.
+BOM = "\ufeff"
+
 _WORDS = {"format", "version", "base", "complete", "objective", "verified"}
 _ROOT = {*_WORDS, "model", "types", "expected", "measured", "made_with"}
+_HEADS = {"format", '"format"', *(f"[{name}]" for name in _ROOT - _WORDS)}
+_ENTRY = re.compile(r"""(?:"(?P<basic>(?:[^"\\]|\\.)*)"|'(?P<literal>[^']*)'|(?P<plain>[A-Za-z0-9_-]+)(?:\.[A-Za-z0-9_.-]*)?)\s*=""")
+#: What a value of a kind is called.
+_KINDS = {str: "a text in quotes", bool: "true or false", int: "a whole number", dict: "a section"}
 _MODEL = {"architecture": str, "name": str, "blocks": int, "fingerprint": str}
 
 
 def is_recipe(text: str) -> bool:
-    """Whether ``text`` claims to be a recipe: its first entry names the format."""
-    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")), "")
-    return first.partition("=")[0].strip() == "format"
+    """Whether ``text`` claims to be a recipe: an entry names the format, or a section has a recipe's name."""
+    starts = (line.partition("=")[0].partition("#")[0].strip() for line in text.removeprefix(BOM).splitlines())
+    return any(start in _HEADS for start in starts)
 
 
 def format_recipe(recipe: Recipe) -> str:
@@ -87,20 +95,29 @@ def _bool(value: bool) -> str:
 def parse_recipe(text: str, label: str) -> Recipe:
     """The recipe in ``text``. Raises `InputError` that names ``label``, the entry and its line."""
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(text.removeprefix(BOM))
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        raise InputError(f"{label} is not a recipe that can be read: {error}") from error
+        raise InputError(f"{label} is not a recipe that can be read: {_told(error, text)}") from error
     return _Reader(text, label).recipe(data)
+
+
+def _told(error: Exception, text: str) -> str:
+    """What the parser says, with the line that it stopped at; an entry that is there twice in words."""
+    where = re.search(r"\(at line (\d+), column", str(error))
+    line = text.split("\n")[int(where[1]) - 1].strip()[:MAX_NAME_BYTES] if where else ""
+    if where and "overwrite" in str(error):
+        return f"line {where[1]}: {line.partition(' =')[0]!r} is there twice"
+    return f"{error}: {line!r}" if line else str(error)
 
 
 class _Reader:
     """Checks entry by entry; knows the text, to say on which line an entry is."""
 
     def __init__(self, text: str, label: str) -> None:
-        self._lines, self._label = text.splitlines(), label
+        self._lines, self._label = entry_lines(text), label
 
     def fail(self, entry: str, problem: str) -> InputError:
-        line = line_of(self._lines, entry)
+        line = self._lines.get(entry)
         return InputError(f"{self._label}{f', line {line}' if line else ''}: {entry}: {problem}")
 
     def recipe(self, data: Mapping[str, Any]) -> Recipe:
@@ -127,8 +144,10 @@ class _Reader:
         )
 
     def _typed(self, entry: str, value: Any, kind: type) -> Any:
+        if value is None:
+            raise self.fail(entry, f"is missing; it must be {_KINDS[kind]}")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.fail(entry, f"{value!r} is not of the kind {kind.__name__}")
+            raise self.fail(entry, f"{str(value)[:80]!r} is not {_KINDS[kind]}")
         return value
 
     def _base(self, value: Any) -> str:
@@ -159,13 +178,23 @@ class _Reader:
         for tensor, value in self._typed("types", data, dict).items():
             if len(tensor.encode(errors="replace")) >= MAX_NAME_BYTES:
                 raise self.fail(tensor, "too long for the name of a tensor")
-            kind, depth = (value.get("type"), value.get("depth")) if isinstance(value, dict) else (value, None)
+            kind, depth = self._entry(tensor, value)
             try:
                 types[tensor] = quant_type(self._typed(tensor, kind, str)).name
             except TypeChoiceError as error:
                 raise self.fail(tensor, str(error)) from error
             self._check_depth(tensor, depth, model.blocks)
         return types
+
+    def _entry(self, tensor: str, value: Any) -> tuple[Any, Any]:
+        """(type, depth) of a tensor's entry."""
+        if not isinstance(value, dict):
+            return value, None
+        if value and all(isinstance(one, dict) for one in value.values()):
+            raise self.fail(tensor, 'the name of a tensor goes in quotes: "blk.0.ffn_up.weight" = "Q4_K"')
+        if unknown := sorted(set(value) - {"type", "depth"}):
+            raise self.fail(tensor, f"unknown entry {unknown[0]!r}; a tensor has type and depth")
+        return value.get("type"), value.get("depth")
 
     def _check_depth(self, tensor: str, depth: Any, blocks: int) -> None:
         block = block_of(tensor)
@@ -175,13 +204,24 @@ class _Reader:
             raise self.fail(tensor, f"depth {depth!r}, but block {block} of {blocks} is at {block / (blocks - 1):.4f}")
 
 
-def line_of(lines: list[str], entry: str) -> int | None:
-    """The number of the line that sets ``entry`` or opens its section; None where none does."""
-    heads = (entry, f'"{entry}"', f"'{entry}'", _string(entry))
-    for number, line in enumerate(lines, start=1):
-        start = line.strip()
-        if start == f"[{entry}]" or any(
-            start.startswith(h) and start[len(h) :].lstrip().startswith("=") for h in heads
-        ):
-            return number
-    return None
+def entry_lines(text: str) -> Mapping[str, int]:
+    """The first line that sets an entry or opens a section, by name."""
+    numbers: dict[str, int] = {}
+    for number, line in enumerate(text.removeprefix(BOM).split("\n"), start=1):
+        if name := _named(line.strip()):
+            numbers.setdefault(name, number)
+    return numbers
+
+
+def _named(line: str) -> str:
+    """The entry that a line sets or the section that it opens; empty for any other."""
+    if section := re.fullmatch(r"\[([^\[\]]+)\]\s*(?:#.*)?", line):
+        return section[1].strip()
+    if not (entry := _ENTRY.match(line)):
+        return ""
+    if entry["basic"] is None:
+        return str(entry["plain"] or entry["literal"])
+    try:
+        return str(next(iter(tomllib.loads(f'"{entry["basic"]}" = 0'))))
+    except tomllib.TOMLDecodeError:
+        return ""

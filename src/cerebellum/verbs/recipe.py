@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,9 @@ from cerebellum.gguf.patterns import lowered
 from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.recipes.lint import Finding, Level, Line, LintSubject, lint_lines, lint_shifts, read_lines
+from cerebellum.recipes.lint import Finding, Level, Line, LintSubject, lint_lines, lint_patterns, lint_shifts, read_lines
 from cerebellum.recipes.recipe import Recipe, model_id
-from cerebellum.recipes.toml_form import is_recipe, line_of, parse_recipe
+from cerebellum.recipes.toml_form import entry_lines, is_recipe, parse_recipe
 from cerebellum.verbs.provenance import stamp_file
 from cerebellum.verbs.quantize import Quantized, quantize_lines
 from cerebellum.verbs.splitting import publish_model, refuse_output, split, unproven
@@ -96,33 +96,51 @@ def recipe_of_gguf(model: Model, base: str | None = None) -> Recipe:
 
 
 def import_recipe(
-    backend: Backend, path: Path, model: Path | None = None, base: str | None = None, imatrix: Path | None = None
+    backend: Backend,
+    path: Path,
+    model: Path | None = None,
+    base: str | None = None,
+    imatrix: Path | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Recipe:
     """A recipe from a GGUF, an override file or another recipe.
 
     With ``model`` (an unquantized one) only what differs from the base is named, by a dry run of llama.cpp. An override file needs both
-    ``model`` and ``base``. Raises a `CerebellumError`.
+    ``model`` and ``base``. ``warn`` is told what doesn't stop the import: lines that hit more than they say, a file of another model.
+    Raises a `CerebellumError`.
     """
     target = model_file.read_model(model) if model else None
     if is_gguf(path):
         recipe = recipe_of_gguf(model_file.read_model(path), base)
     else:
         text = read_text(path)
-        recipe = parse_recipe(text, path.name) if is_recipe(text) else _from_overrides(path, text, target, base)
-    return recipe if target is None else reduced(backend, recipe, target, path.name, imatrix)
+        recipe = parse_recipe(text, path.name) if is_recipe(text) else _from_overrides(path, text, target, base, warn)
+    return recipe if target is None else reduced(backend, recipe, target, path.name, imatrix, warn)
 
 
-def reduced(backend: Backend, recipe: Recipe, target: Model, label: str, imatrix: Path | None) -> Recipe:
-    """The recipe with only those tensors that the base would store otherwise, by a dry run on ``target``. Raises `InputError`."""
+def reduced(
+    backend: Backend,
+    recipe: Recipe,
+    target: Model,
+    label: str,
+    imatrix: Path | None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Recipe:
+    """The recipe with only those tensors that the base would store otherwise, by a dry run on ``target``. It stays a recipe of the model
+    that it was made on. Raises `InputError`."""
+    for finding in (foreign := _foreign(recipe, target)):
+        warn(f"{label}: {finding.message}")
     stock = dict(backend.types(target.path, recipe.base, (), imatrix))
     if missing := sorted(set(recipe.types) - set(stock)):
         raise InputError(f"{target.path.name} has no tensor {missing[0]}: {label} is of another model")
     differing = {n: k for n, k in recipe.types.items() if stock[n] != k}
-    return Recipe(recipe.base, differing, False, model_id(target), recipe.objective, recipe.expected, recipe.measured,
+    return Recipe(recipe.base, differing, False, recipe.model if foreign else model_id(target), recipe.objective, recipe.expected, recipe.measured,
                   {**recipe.made_with, "build": backend.id}, recipe.verified)  # fmt: skip
 
 
-def _from_overrides(path: Path, text: str, model: Model | None, base: str | None) -> Recipe:
+def _from_overrides(
+    path: Path, text: str, model: Model | None, base: str | None, warn: Callable[[str], None]
+) -> Recipe:
     if model is None or base is None:
         raise InputError(
             f"{path.name} is an override file: say for which model (--model MODEL.gguf) and base (--base Q3_K_M)"
@@ -130,6 +148,8 @@ def _from_overrides(path: Path, text: str, model: Model | None, base: str | None
     lines, wrong = read_lines(text)
     if wrong:
         raise OverrideError(f"{path.name}, line {wrong[0].line}: {wrong[0].message}")
+    for finding in lint_patterns(lines, model):
+        warn(f"{path.name}, line {finding.line}: {finding.message}")
     types = requested_types(resolve([line.override for line in lines], model))
     made_with = {"imported_from": path.name, "cerebellum": __version__}
     return Recipe(ftype_name(base), types, False, model_id(model), made_with=made_with)
@@ -163,9 +183,8 @@ def lint_file(
 
 def recipe_lines(recipe: Recipe, text: str) -> tuple[Line, ...]:
     """One anchored override for every tensor that a recipe names, with the line of ``text`` that names it."""
-    written = text.splitlines()
-    where = {name: line_of(written, name) or 0 for name in recipe.types}
-    return tuple(Line(where[n], Override(_anchored(n), k), n) for n, k in recipe.types.items())
+    where = entry_lines(text)
+    return tuple(Line(where.get(n, 0), Override(_anchored(n), k), n) for n, k in recipe.types.items())
 
 
 def _anchored(name: str) -> str:
@@ -179,7 +198,7 @@ def _foreign(recipe: Recipe, model: Model) -> list[Finding]:
     if ours.architecture and ours.architecture != theirs.architecture:
         text = f"the recipe is of the family {ours.architecture}, {model.path.name} of {theirs.architecture}"
         return [Finding(Level.WARNING, "another-model", text)]
-    if ours.fingerprint and ours.fingerprint != theirs.fingerprint:
+    if (ours.fingerprint or theirs.fingerprint) != theirs.fingerprint or (ours.blocks or theirs.blocks) != theirs.blocks:
         text = f"the recipe was made on another model ({ours.name or 'unnamed'}, {ours.blocks} blocks); measure before you trust it"
         return [Finding(Level.WARNING, "another-model", text)]
     return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -74,10 +74,18 @@ def recipe_of_study(folder: Path) -> Recipe:
     )
 
 
-def import_study(backend: Backend, folder: Path, model: Path | None = None, imatrix: Path | None = None) -> Recipe:
+def import_study(
+    backend: Backend,
+    folder: Path,
+    model: Path | None = None,
+    imatrix: Path | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Recipe:
     """As `recipe_of_study`; with ``model`` only what differs from the base is named. Raises a `CerebellumError`."""
     recipe = recipe_of_study(folder)
-    return recipe if model is None else reduced(backend, recipe, model_file.read_model(model), folder.name, imatrix)
+    if model is None:
+        return recipe
+    return reduced(backend, recipe, model_file.read_model(model), folder.name, imatrix, warn)
 
 
 def _figure(data: Any) -> Figure | None:
