@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cerebellum.errors import InputError, OutputError, OverrideError, RefusedError
 from cerebellum.gguf.model_file import read_model
-from cerebellum.recipes.recipe import Figure
+from cerebellum.recipes.recipe import Figure, ModelId
 from cerebellum.recipes.toml_form import format_recipe, parse_recipe
 from cerebellum.verbs.recipe import apply_recipe, export_overrides, import_recipe, lint_file, read_recipe
 from cerebellum.verbs.recipe_study import import_study
@@ -143,10 +144,9 @@ def test_what_an_import_warns_of(ground: Path, tmp_path: Path) -> None:
     told: list[str] = []
     import_recipe(BACKEND, tmp_path / "dots.txt", ground / "model.gguf", "Q3_K_M", warn=told.append)
     assert len(told) == 1 and "dots.txt, line 1: output.weight=Q6_K reads as the tensor output.weight" in told[0]
-    tiny.qwen3(tmp_path / "other.gguf")
     told.clear()
-    recipe = import_recipe(BACKEND, ground / "written.gguf", tmp_path / "other.gguf", warn=told.append)
-    assert "of the family llama" in told[0] and recipe.model == read_recipe(ground / "written.gguf").model
-    (tmp_path / "o.toml").write_text(format_recipe(recipe))
-    linted = lint_file(BACKEND, tmp_path / "o.toml", tmp_path / "other.gguf")
-    assert "another-model" in [f.code for f in linted.findings]
+    theirs = replace(read_recipe(ground / "written.gguf"), model=ModelId("qwen3", "Theirs", 9))
+    (tmp_path / "theirs.toml").write_text(format_recipe(theirs))
+    recipe = import_recipe(BACKEND, tmp_path / "theirs.toml", ground / "model.gguf", warn=told.append)
+    assert "of the family qwen3" in told[0]
+    assert (recipe.model, recipe.types) == (theirs.model, DIFFERING)

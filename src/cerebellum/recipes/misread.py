@@ -74,7 +74,9 @@ def _numbers(pattern: str, matched: Sequence[str]) -> Misread | None:
     """Numbers where regular expressions have signs: ``[1-12]``, ``.{1,2}``."""
     for construct in _NUMBERS.finditer(pattern):
         if brace := construct["brace"]:
-            return Misread(False, f"has {brace}, which is so many signs of any kind, no list of numbers: write (…|…)", matched[0])
+            return Misread(
+                False, f"has {brace}, which is so many signs of any kind, no list of numbers: write (…|…)", matched[0]
+            )
         for low, high in _RANGE.findall(construct["set"] or ""):
             if len(high) > 1 and int(low) < int(high):
                 text = f"has {construct['set']}, which is one digit, not the numbers {low} to {high}: write ({low}|…|{high})"

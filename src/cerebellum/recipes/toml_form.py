@@ -37,7 +37,9 @@ BOM = "\ufeff"
 _WORDS = {"format", "version", "base", "complete", "objective", "verified"}
 _ROOT = {*_WORDS, "model", "types", "expected", "measured", "made_with"}
 _HEADS = {"format", '"format"', *(f"[{name}]" for name in _ROOT - _WORDS)}
-_ENTRY = re.compile(r"""(?:"(?P<basic>(?:[^"\\]|\\.)*)"|'(?P<literal>[^']*)'|(?P<plain>[A-Za-z0-9_-]+)(?:\.[A-Za-z0-9_.-]*)?)\s*=""")
+_ENTRY = re.compile(
+    r"""(?:"(?P<basic>(?:[^"\\]|\\.)*)"|'(?P<literal>[^']*)'|(?P<plain>[A-Za-z0-9_-]+)(?:\.[A-Za-z0-9_.-]*)?)\s*="""
+)
 #: What a value of a kind is called.
 _KINDS = {str: "a text in quotes", bool: "true or false", int: "a whole number", dict: "a section"}
 _MODEL = {"architecture": str, "name": str, "blocks": int, "fingerprint": str}

@@ -18,7 +18,16 @@ from cerebellum.gguf.patterns import lowered
 from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.recipes.lint import Finding, Level, Line, LintSubject, lint_lines, lint_patterns, lint_shifts, read_lines
+from cerebellum.recipes.lint import (
+    Finding,
+    Level,
+    Line,
+    LintSubject,
+    lint_lines,
+    lint_patterns,
+    lint_shifts,
+    read_lines,
+)
 from cerebellum.recipes.recipe import Recipe, model_id
 from cerebellum.recipes.toml_form import entry_lines, is_recipe, parse_recipe
 from cerebellum.verbs.provenance import stamp_file
@@ -198,7 +207,8 @@ def _foreign(recipe: Recipe, model: Model) -> list[Finding]:
     if ours.architecture and ours.architecture != theirs.architecture:
         text = f"the recipe is of the family {ours.architecture}, {model.path.name} of {theirs.architecture}"
         return [Finding(Level.WARNING, "another-model", text)]
-    if (ours.fingerprint or theirs.fingerprint) != theirs.fingerprint or (ours.blocks or theirs.blocks) != theirs.blocks:
+    other = ours.fingerprint not in ("", theirs.fingerprint) or ours.blocks not in (0, theirs.blocks)
+    if other:
         text = f"the recipe was made on another model ({ours.name or 'unnamed'}, {ours.blocks} blocks); measure before you trust it"
         return [Finding(Level.WARNING, "another-model", text)]
     return []
