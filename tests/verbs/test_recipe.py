@@ -150,3 +150,10 @@ def test_what_an_import_warns_of(ground: Path, tmp_path: Path) -> None:
     recipe = import_recipe(BACKEND, tmp_path / "theirs.toml", ground / "model.gguf", warn=told.append)
     assert "of the family qwen3" in told[0]
     assert (recipe.model, recipe.types) == (theirs.model, DIFFERING)
+
+
+def test_a_recipe_knows_its_importance_matrix(ground: Path, tmp_path: Path) -> None:
+    text = format_recipe(replace(read_recipe(ground / "r.toml"), made_with={"imatrix": "0" * 64}))
+    (tmp_path / "r.toml").write_text(text)
+    found = lint_file(BACKEND, tmp_path / "r.toml", ground / "model.gguf").findings
+    assert [f.level for f in found if f.code == "another-imatrix"] == ["warning"]

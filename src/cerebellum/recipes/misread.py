@@ -29,7 +29,7 @@ class Misread:
 
 
 def misread(pattern: str, matched: Sequence[str]) -> Misread | None:
-    """What ``pattern``, which gives the tensors ``matched`` (one or more) their type, does besides what it seems to say; None if nothing."""
+    """What ``pattern``, which gives the tensors ``matched`` (one or more) their type, does besides what it seems to say."""
     return _numbers(pattern, matched) or (_too_many(pattern, matched) if len(matched) > 1 else None)
 
 

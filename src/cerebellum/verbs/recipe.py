@@ -17,6 +17,7 @@ from cerebellum.gguf.overrides import Override, Overrides, format_overrides, pai
 from cerebellum.gguf.patterns import lowered
 from cerebellum.gguf.split_file import SplitLimit
 from cerebellum.gguf.types import FTYPES, TYPES, ftype_name
+from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.recipes.lint import (
     Finding,
@@ -143,8 +144,9 @@ def reduced(
     if missing := sorted(set(recipe.types) - set(stock)):
         raise InputError(f"{target.path.name} has no tensor {missing[0]}: {label} is of another model")
     differing = {n: k for n, k in recipe.types.items() if stock[n] != k}
-    return Recipe(recipe.base, differing, False, recipe.model if foreign else model_id(target), recipe.objective, recipe.expected, recipe.measured,
-                  {**recipe.made_with, "build": backend.id}, recipe.verified)  # fmt: skip
+    made_with = {**recipe.made_with, "build": backend.id} | ({"imatrix": sha256_file(imatrix)} if imatrix else {})
+    whose = recipe.model if foreign else model_id(target)
+    return replace(recipe, types=differing, complete=False, model=whose, made_with=made_with)
 
 
 def _from_overrides(
@@ -176,7 +178,7 @@ def lint_file(
         subject = LintSubject(target, recipe.base, important, recipe.complete)
     elif is_recipe(text := read_text(path)):
         recipe = parse_recipe(text, path.name)
-        lines, findings = recipe_lines(recipe, text), _foreign(recipe, target)
+        lines, findings = recipe_lines(recipe, text), _foreign(recipe, target) + _other_imatrix(recipe, imatrix)
         subject = LintSubject(target, ftype_name(base or recipe.base), important, recipe.complete)
     else:
         if base is None:
@@ -212,6 +214,21 @@ def _foreign(recipe: Recipe, model: Model) -> list[Finding]:
         text = f"the recipe was made on another model ({ours.name or 'unnamed'}, {ours.blocks} blocks); measure before you trust it"
         return [Finding(Level.WARNING, "another-model", text)]
     return []
+
+
+def _other_imatrix(recipe: Recipe, imatrix: Path | None) -> list[Finding]:
+    """An importance matrix other than the recipe's: with it the base can decide otherwise, and the bytes differ."""
+    made_with = recipe.made_with.get("imatrix")
+    if not made_with or (imatrix and sha256_file(imatrix) == made_with):
+        return []
+    given = f"{imatrix.name} is another one" if imatrix else "none was given"
+    return [
+        Finding(
+            Level.WARNING,
+            "another-imatrix",
+            f"the recipe was made with the importance matrix {made_with[:12]}…, and {given}",
+        )
+    ]
 
 
 def _dry_run(backend: Backend, lines: Sequence[Line], subject: LintSubject, imatrix: Path | None) -> list[Finding]:
