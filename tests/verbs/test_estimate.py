@@ -152,3 +152,9 @@ def test_the_importance_matrix_to_be_made_is_counted_and_told(ground: Path, job:
     assert before.passes - after.passes == pytest.approx(made.n_chunks * 512 / 64)
     assert any(f"{made.n_chunks} chunks of 512 tokens of calibration.txt" in note for note in before.notes)
     assert not any("calibration.txt" in note for note in after.notes)
+    if "like" in job:  # the matrix's name stands in the stock file's header
+        asked = run(ground / "model.gguf", backend=FakeBackend({}), **given(ground, size=before.limit, imatrix="none"))
+        assert (
+            "at most about" in estimate_lines(before)[0]
+            and f"at most {asked.limit:,} bytes" in estimate_lines(asked)[0]
+        )

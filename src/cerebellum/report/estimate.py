@@ -42,7 +42,8 @@ def estimate_lines(estimate: Estimate) -> list[str]:
 def what_for(e: Estimate) -> str:
     """What the job makes."""
     if e.limit is not None:
-        return f"the best file of at most {e.limit:,} bytes, compared with the stock {e.base} file"
+        about = "" if e.is_exact else "about "
+        return f"the best file of at most {about}{e.limit:,} bytes, compared with the stock {e.base} file"
     then = ", and a choice among what was measured" if e.job == "choice" else ""
     return f"each tensor alone at another type than in the base {e.base}{then}"
 

@@ -12,12 +12,12 @@ Job = Literal["allocation", "sweep", "choice"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``limit``: bytes of an allocation's file (None: of another job). ``n_trials``: single trials, of ``n_tensors`` tensors;
-    ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk that these are worth. ``seconds``: of one whole
-    pass, timed; ``n_engines`` share the passes. ``report_chunks``: 0 where nothing is measured on the report text. ``detectable``: the
-    smallest change, as a share of the base's KL divergence, that so many chunks show four times in five where chunks differ as much as
-    ``spread`` (standard deviation, as a share); of a sweep, a change by one tensor. ``useful``: a share worth showing, which takes
-    ``chunks_for_useful`` chunks."""
+    """``limit``: bytes of an allocation's file (None: of another job), ``is_exact``: not to a few bytes of its header. ``n_trials``:
+    single trials, of ``n_tensors`` tensors; ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk that
+    these are worth. ``seconds``: of one whole pass, timed; ``n_engines`` share the passes. ``report_chunks``: 0 where nothing is
+    measured on the report text. ``detectable``: the smallest change, as a share of the base's KL divergence, that so many chunks show
+    four times in five where chunks differ as much as ``spread`` (standard deviation, as a share); of a sweep, a change by one tensor.
+    ``useful``: a share worth showing, which takes ``chunks_for_useful`` chunks."""
 
     model: str
     base: str
@@ -38,6 +38,7 @@ class Estimate:
     notes: tuple[str, ...] = ()
     job: Job = "allocation"
     n_engines: int = 1
+    is_exact: bool = True
 
     @property
     def minutes(self) -> float:

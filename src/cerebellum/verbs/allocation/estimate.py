@@ -98,7 +98,14 @@ def estimate_allocation(
             notes_of(options.n_chunks, (*model.notes, *own_reference_doubts(inputs), *inputs.doubts), (search, report))
         ),
         n_engines=n_engines,
+        is_exact=allocation.target.n_bytes is not None or has_own_header(source, stock.makes_imatrix or inputs.imatrix),
     )
+
+
+def has_own_header(source: Model, with_imatrix: object) -> bool:
+    """Whether a quantized file has as many bytes of header as ``source``: llama.cpp adds these keys where they lack, and an importance
+    matrix's name and counts."""
+    return not with_imatrix and {"general.file_type", "general.quantization_version"} <= source.metadata.keys()
 
 
 def counted_trials(table: Table, budget: int, allocation: AllocationOptions, source: Model) -> tuple[int, int, int]:
