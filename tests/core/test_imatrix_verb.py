@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import cerebellum
+from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, EngineDied, InputError, ModelFileError, OutputError, TextError
 from cerebellum.gguf.imatrix import load_imatrix
 from cerebellum.gguf.imatrix_write import read_importance
 from cerebellum.keys import partial_of
+from cerebellum.progress import Silent
 from cerebellum.testing import FakeBackend, Fault, write_fake_model
-from cerebellum.verbs.imatrix import MadeImatrix
+from cerebellum.verbs.imatrix import ImatrixOptions, MadeImatrix, tell_too_long
 
 NAME, CTX = "blk.0.attn_q.weight", 2048  # one chunk at a time
 
@@ -46,6 +49,28 @@ def test_a_killed_call_goes_on_and_ends_the_same(model: Path, text: Path, tmp_pa
     made = make(model, text, out)
     assert (made.n_before, made.n_chunks, made.sha256) == (3, 5, whole.sha256)
     assert not list(tmp_path.glob(".*")), "something was left"
+
+
+@pytest.mark.parametrize(
+    ("in_job", "advice"), [(False, "give a smaller --ctx"), (True, "cerebellum imatrix --ctx 256 makes another one")]
+)
+def test_chunks_longer_than_the_model_is_made_for_are_told_with_what_helps(in_job: bool, advice: str) -> None:
+    """A job's --ctx isn't that of its importance matrix."""
+    small = Model(Path("small.gguf"), "llama", "small", 2, "F16", 256, ())
+    job = ImatrixOptions(small.path, Path("imatrix.gguf"), in_job=in_job)
+    told = Told()
+    tell_too_long(job, small, told)
+    assert len(told.notes) == 1 and "512 tokens" in told.notes[0] and advice in told.notes[0]
+    tell_too_long(job, replace(small, context_length=512), told)
+    assert len(told.notes) == 1
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_more_chunks_are_added_to_what_there_is_and_nothing_is_done_twice(

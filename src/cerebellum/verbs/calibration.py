@@ -72,6 +72,7 @@ def with_imatrix(options: SessionOptions, types: Sequence[str], backend: Backend
             chat=options.chat and text.suffix == ".jsonl",
             force=_is_ours(out),
             dataset=text.name,
+            in_job=True,
         ),
         backend,
         progress,

@@ -31,7 +31,8 @@ class ImatrixOptions:
     """``text`` None: the files of ``add`` are joined, nothing is computed. ``settings``' context is the length of a chunk.
 
     ``with_output``: the output matrix has an entry too (``--process-output``). ``force``: replace ``out``, whatever it is.
-    ``dataset``: what the text is called in the file, where that isn't how it was given."""
+    ``dataset``: what the text is called in the file, where that isn't how it was given. ``in_job``: made for a job, whose own context is
+    another."""
 
     model: Path
     out: Path
@@ -43,6 +44,7 @@ class ImatrixOptions:
     with_output: bool = False
     force: bool = False
     dataset: str = ""
+    in_job: bool = False
 
     @property
     def text_name(self) -> str:
@@ -101,7 +103,7 @@ def make_imatrix(options: ImatrixOptions, backend: Backend, progress: Progress |
     begin = _joined(parts, options)
     if text is None:
         return _finished(options, begin, model, 0, 0)
-    too_long(model, options.settings.n_ctx, progress)
+    tell_too_long(options, model, progress)
     progress.note(f"reading {options.model.name} ({model.file_bytes / 1e6:,.1f} MB)")
     sha256 = model_file.sha256_model(options.model)
     assert options.text is not None
@@ -116,6 +118,16 @@ def make_imatrix(options: ImatrixOptions, backend: Backend, progress: Progress |
         start = replace(known or begin, datasets=(*begin.datasets, options.text_name), origin={**origin, DONE: done})
         whole = _collected(engine, options, corpus, chunks, done, start, progress)
     return _finished(options, whole, model, len(chunks), done)
+
+
+def tell_too_long(options: ImatrixOptions, model: Model, progress: Progress) -> None:
+    """That the matrix's chunks are longer than the model can take in, where they are, and what to do."""
+    n_ctx = options.settings.n_ctx
+    if options.in_job:
+        advice = f"cerebellum imatrix --ctx {model.context_length} makes another one, for --imatrix"
+        too_long(model, n_ctx, progress, advice, "The importance matrix's chunks")
+    else:
+        too_long(model, n_ctx, progress)
 
 
 def _check(options: ImatrixOptions) -> Text | None:

@@ -72,12 +72,14 @@ def odd_marks(name: str, text: Text, progress: Progress) -> list[str]:
     return warnings
 
 
-def too_long(model: Model, n_ctx: int, progress: Progress) -> list[str]:
+def too_long(
+    model: Model, n_ctx: int, progress: Progress, advice: str = "give a smaller --ctx", what: str = "Chunks"
+) -> list[str]:
     """That chunks are longer than a model can take in, where they are; told now, before anything is measured."""
     if not 0 < model.context_length < n_ctx:
         return []
     made_for = f"the {model.context_length} that {model.path.name} was made for"
-    warning = f"Chunks of {n_ctx} tokens are longer than {made_for}: give a smaller --ctx."
+    warning = f"{what} of {n_ctx} tokens are longer than {made_for}: {advice}."
     progress.note(f"warning: {warning}")
     return [warning]
 
