@@ -56,7 +56,7 @@ def test_a_killed_call_goes_on_and_ends_the_same(model: Path, text: Path, tmp_pa
 )
 def test_chunks_longer_than_the_model_is_made_for_are_told_with_what_helps(in_job: bool, advice: str) -> None:
     """A job's --ctx isn't that of its importance matrix."""
-    small = Model(Path("small.gguf"), "llama", "small", 2, "F16", 256, ())
+    small = Model(Path("small.gguf"), "llama", "small", 2, "F16", 256, (), 0)
     job = ImatrixOptions(small.path, Path("imatrix.gguf"), in_job=in_job)
     told = Told()
     tell_too_long(job, small, told)
