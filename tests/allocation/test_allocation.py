@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cerebellum.errors import InputError, ProofError, TensorChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
+from cerebellum.llamacpp.protocol import WeightErrors
 from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
@@ -138,6 +140,25 @@ def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
         allocate(model, only="ffn_gate_exps")
     with pytest.raises(InputError, match="one of --size"):
         allocate(model, size="1MB")
+
+
+class Lossless(FakeBackend):
+    """Every type keeps every value, as it does of tensors of zeros."""
+
+    def weight_errors(self, *given: Any, **more: Any) -> Iterator[WeightErrors]:
+        for row in super().weight_errors(*given, **more):
+            yield replace(row, errors=dict.fromkeys(row.errors, 0.0))
+
+
+def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(model: Path) -> None:
+    """Rows that hold no type are refused by the estimate, before anything is made; a model that no type changes when that is known."""
+    odd = write_fake_model(model.parent / "odd.gguf", width=80)
+    with pytest.raises(InputError, match=r"no tensor of odd\.gguf can be quantized: their rows have 80 weights"):
+        api.estimate(odd, text=model.parent / "text.txt", ctx=64, chunks=8, backend=FakeBackend(), like="Q3_K_M")
+    with pytest.raises(InputError, match="allow more with --types"):
+        api.estimate(model, text=model.parent / "text.txt", ctx=64, chunks=8, backend=FakeBackend(), types="F16")
+    with pytest.raises(InputError, match="keeps all of their values"):
+        allocate(model, Lossless(), imatrix="none")
 
 
 class Stopped(Silent):

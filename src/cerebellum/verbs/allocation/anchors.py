@@ -16,10 +16,11 @@ from cerebellum.allocation.floor import Floor, fit_floor, harmless_types
 from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
-from cerebellum.errors import EngineError, InputError
+from cerebellum.errors import EngineError
 from cerebellum.results.allocation import Anchors
 from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import TrialRunner
+from cerebellum.verbs.allocation.first import refuse_unmeasurable
 from cerebellum.verbs.allocation.measuring import anchor_of, effect_values, shuffled_chunks, steadied
 from cerebellum.verbs.identity import keep_canary
 from cerebellum.verbs.session import Session, opened_runner
@@ -36,11 +37,11 @@ Wanted = dict[tuple[str, str], Sequence[int]]
 def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> Anchors:
     """A trial for each tensor, a second where it matters most; see the module. ``budget``: bytes of the table's tensors.
 
-    Raises `InputError` where no tensor has a second type.
+    Raises `InputError` where no type changes a tensor.
     """
     first = first_anchors(table, budget)
     if not first:
-        raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
+        refuse_unmeasurable(table, session.source)
     order = shuffled_chunks(session.search, seed)
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
     with opened_runner(session, session.source, session.search, reads_pairs=True) as runner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 from cerebellum.allocation.candidates import (
     DEFAULT_TYPES,
@@ -79,6 +80,7 @@ def stock_plan(inputs: Inputs, options: SessionOptions, allocation: AllocationOp
     if like is not None and like != ftype:  # those of the stock file, whatever base was named
         limit = file_bytes(table.base, backend.types(inputs.source.path, like, (), options.imatrix))
     refuse_own_reference(table, inputs, limit)
+    refuse_fixed(table, inputs.source)
     return replace(stock, limit=limit)
 
 
@@ -118,6 +120,29 @@ def own_reference_doubts(inputs: Inputs) -> list[str]:
         f"{source.path.name} is quantized already ({source.ftype or 'mixed types'}) and is its own reference: every figure says how far a "
         "file is from it, and nothing of how far it is from the unquantized model. Give --reference with that if you have it."
     ]
+
+
+def refuse_fixed(table: Table, source: Model) -> None:
+    """Raises `InputError` where no tensor may have another type than ``source`` gives it, so that there is nothing to choose."""
+    now = source.types
+    if any(kind != now[name] for name, kinds in table.types.items() for kind in kinds):
+        return
+    lengths = sorted({table.tensors[name].row_length for name in table.names})
+    if not any(TYPES[kind].fits(length) for kind in DEFAULT_TYPES for length in lengths):
+        rows = " and ".join(map(str, lengths))
+        raise InputError(
+            f"no tensor of {source.path.name} can be quantized: their rows have {rows} weights, and a type needs a multiple of 32"
+        )
+    raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
+
+
+def refuse_unmeasurable(table: Table, source: Model) -> NoReturn:
+    """Raises `InputError` for a table without a type that damages a tensor."""
+    refuse_fixed(table, source)
+    raise InputError(
+        f"every type that the tensors may take keeps all of their values, so there is nothing to measure: any such file is as good as "
+        f"{source.path.name}; cerebellum quantize makes one"
+    )
 
 
 def refuse_own_reference(table: Table, inputs: Inputs, limit: int) -> None:

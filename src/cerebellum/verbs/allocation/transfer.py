@@ -36,6 +36,7 @@ from cerebellum.profiles.roles import (
 from cerebellum.results.allocation import Anchors, RoleTransfer, Transferred
 from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.anchors import LOOKS, Wanted, measure_floor, measured_anchors
+from cerebellum.verbs.allocation.first import refuse_unmeasurable
 from cerebellum.verbs.allocation.measuring import shuffled_chunks
 from cerebellum.verbs.session import Session, opened_runner
 
@@ -85,7 +86,7 @@ def transfer_anchors(
     """Anchors and damage model by few probes; see the module. Raises `InputError` where nothing can be measured or carried over."""
     cells = first_anchors(table, budget)
     if not cells:
-        raise InputError("no tensor may take another type than the model's own: allow more with --types or --only")
+        refuse_unmeasurable(table, session.source)
     roles, whole = roles_of(table, cells, origin, session.source)
     if not roles:
         why = "; ".join(f"{role}: {reason}" for role, reason in whole.items())
