@@ -221,6 +221,12 @@ def test_what_is_not_known_stays_unknown() -> None:
     for transform in (intervals.positive, intervals.as_share):
         one = transform(intervals.mean_interval([0.5]))
         assert (one.low, one.high) == (-math.inf, math.inf)
+    wild = intervals.positive(
+        intervals.Interval(0.0256, -0.004, 0.128, 0.0098, 6, 0.95)
+    )  # 56 times the estimate: no figure
+    assert wild.high == math.inf and 0.0 < wild.low < wild.estimate
+    calm = intervals.positive(intervals.Interval(0.0256, 0.013, 0.064, 0.0098, 6, 0.95))
+    assert calm.high == pytest.approx(0.0256 * math.exp(1.5))
     zero = intervals.positive(intervals.Interval(0.0, -1.0, 1.0, 0.5, 4, 0.95))
     assert (zero.low, zero.high) == (0.0, 1.0)
     sure = intervals.as_share(intervals.Interval(1.0, 0.9, 1.1, 0.05, 4, 0.95))

@@ -26,7 +26,7 @@ from cerebellum.errors import EngineError
 #: From this mean NLL on, nats a token, a perplexity isn't a number any more (exp overflows at 709.8).
 MOST_NLL = 700.0
 #: An upper limit of more than this many times the estimate says nothing.
-MOST_TIMES = 100.0
+MOST_TIMES = 10.0
 
 Floats = npt.NDArray[np.float64]
 ChunkSums = Mapping[int, tuple[float, int]]
