@@ -98,6 +98,23 @@ def test_what_the_share_shows_and_nats_do_not_is_not_claimed(result: Allocation,
     )
 
 
+def test_a_ladder_without_its_questions_is_refused_at_once(ground: Path) -> None:
+    """Not once for each size, as a size that can't be had."""
+    path, out, told = ground / "model-F16.gguf", ground / "unasked", Told()
+    bench: dict[str, Any] = {"bench": "hellaswag", "bench_data": ground, "progress": told}
+    with pytest.raises(InputError, match="hellaswag_val_full"):
+        api.ladder(path, "Q2_K,Q4_K_M", out=out, text=ground / "text.txt", ctx=64, backend=planted(path), **bench)
+    assert not told.notes
+
+
+class Told(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
 def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: pytest.CaptureFixture[str]) -> None:
     """But names of files, which stay whole; no line ends in blanks; the numbers are the result's."""
     show_allocation(result, ground / "out")

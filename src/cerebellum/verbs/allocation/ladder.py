@@ -20,7 +20,7 @@ from cerebellum.results.part import Part
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import Publish, allocate_session, anchor_part, calibrated, of_allocation
 from cerebellum.verbs.allocation.stock import STOCK
-from cerebellum.verbs.bench import BenchOptions
+from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.finished import claimed
 from cerebellum.verbs.options import SessionOptions
 
@@ -44,6 +44,8 @@ def allocate_ladder(
     Anchors are measured for the size in the middle, and serve all. Resumes what was begun. Raises a `CerebellumError`.
     """
     progress = progress or Silent()
+    if bench_options is not None:
+        prepared({}, bench_options)  # questions that aren't there are no reason to have no file of one size
     if options.base is not None:
         raise InputError("a ladder's files each have their own stock file to compare with: leave out --base")
     sizes = {"policy": "ladder", "size": None, "ladder": sorted(map(str, targets))}
