@@ -107,14 +107,6 @@ def test_a_ladder_without_its_questions_is_refused_at_once(ground: Path) -> None
     assert not told.notes
 
 
-class Told(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: pytest.CaptureFixture[str]) -> None:
     """But names of files, which stay whole; no line ends in blanks; the numbers are the result's."""
     show_allocation(result, ground / "out")
