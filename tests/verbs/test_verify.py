@@ -14,9 +14,9 @@ from cerebellum.gguf.model_file import open_weights, read_model
 from cerebellum.gguf.stamp import PREFIX, joined, stamp, tensor_digests, tensors_key
 from cerebellum.keys import sha256_file
 from cerebellum.quoting import name
-from cerebellum.verbs.provenance import BUILD, DIGESTS, TENSORS
+from cerebellum.verbs.provenance import BUILD, DIGESTS, RECIPE, SOURCE, TENSORS
 from cerebellum.verbs.recipe import apply_recipe, lint_file
-from cerebellum.verbs.verify import State, Verified, verify_file
+from cerebellum.verbs.verify import IMATRIX_FILE, State, Verified, verify_file
 from tests.llamacpp import tiny
 from tests.verbs.cached import CachedBackend
 
@@ -167,3 +167,33 @@ def test_a_file_that_says_nothing_of_itself_is_told_what_to_give(ground: Path, f
     told = message(verify_file(BACKEND, file), "tensors")
     assert told.endswith(advice) and name(told) == told  # a cell of the table shows it whole
     assert "--source" not in message(verify_file(BACKEND, file, ground / "model.gguf"), "tensors")
+
+
+def test_tensors_that_are_gone_are_counted(ground: Path, file: Path) -> None:
+    """The others are not blamed."""
+    digests = tensor_digests(file)
+    parts = joined({**digests, "blk.9.ffn_up.weight": "0" * 16})
+    restamp(file, **{DIGESTS: parts, TENSORS: "tensors:of one more"})
+    n = len(digests)
+    assert message(verify_file(BACKEND, file), "tensors").endswith(f"it has {n} tensors, the hashes are of {n + 1}")
+
+
+def test_keys_that_were_changed(ground: Path, file: Path) -> None:
+    """Bytes tell of bytes; the recipe's key tells of recipe and base. Keys of another kind say nothing."""
+    restamp(file, **{RECIPE: "recipe:of another"})
+    assert states(verify_file(BACKEND, file, ground / "model.gguf"))["recipe"] is State.FAILED
+    restamp(file, **{RECIPE: "recipe:of another", BUILD: "another build"})
+    assert "recipe" not in states(verify_file(BACKEND, file, ground / "model.gguf"))
+    stamp(file, {SOURCE: 7, TENSORS: 7, BUILD: 7})
+    assert states(verify_file(BACKEND, file, ground / "model.gguf")) == {"tensors": State.OPEN, "rebuild": State.OK}
+
+
+def test_what_a_rebuild_needs(ground: Path, file: Path, tmp_path: Path) -> None:
+    """A stock file that names its importance matrix is not accused for lacking one; an unquantized file is compared as it is."""
+    stamp(file, {IMATRIX_FILE: "their.imatrix"})
+    found = verify_file(BACKEND, file, ground / "model.gguf")
+    assert states(found)["rebuild"] is State.OPEN and "their.imatrix: give it with" in message(found, "rebuild")
+    found = verify_file(BACKEND, ground / "model.gguf", ground / "model.gguf")
+    assert states(found)["rebuild"] is State.OK and "very ones" in message(found, "rebuild")
+    other = tiny.llama(tmp_path / "other.gguf", seed=1)
+    assert states(verify_file(BACKEND, other, ground / "model.gguf"))["rebuild"] is State.OPEN

@@ -51,12 +51,9 @@ def joined(digests: Mapping[str, str]) -> str:
 
 
 def changed_tensors(path_digests: Mapping[str, str], carried: str) -> tuple[str, ...]:
-    """Tensors whose digest isn't the one that was carried along; all of them where their number isn't."""
-    names = sorted(path_digests)
-    if len(carried) != DIGITS * len(names):
-        return tuple(names)
-    parts = {name: carried[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(names)}
-    return tuple(name for name in names if parts[name] != path_digests[name])
+    """Tensors whose digest isn't among those that were carried along; a digest is of the name too."""
+    known = {carried[i : i + DIGITS] for i in range(0, len(carried), DIGITS)}
+    return tuple(name for name in sorted(path_digests) if path_digests[name] not in known)
 
 
 def grown_by(path: Path, values: Mapping[str, Value]) -> int:

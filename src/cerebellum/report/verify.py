@@ -19,6 +19,7 @@ def verify_grid(verified: Verified) -> Grid:
     rows = tuple((c.what, str(c.state), c.message) for c in verified.checks)
     file_type = model.ftype or "unknown file type"
     notes = [
+        *(f"{c.what}: {c.more}." for c in verified.checks if c.more),
         f"{model.path.name}: {model.architecture}, {file_type}, {model.file_bytes:,} bytes, sha256 {verified.sha256}.",
         f"Tensors: {verified.tensors}. Hashes are no signature: who changes tensors can change the hashes too. A rebuild from the "
         "source shows it.",
@@ -35,5 +36,8 @@ def verify_json(verified: Verified) -> dict[str, Any]:
         "tensors": verified.tensors,
         "verified": not verified.failed,
         "carried": {key: value for key, value in verified.carried.items() if key != _LONG},
-        "checks": [{"what": c.what, "state": str(c.state), "message": c.message} for c in verified.checks],
+        "checks": [
+            {"what": c.what, "state": str(c.state), "message": c.message, **({"more": c.more} if c.more else {})}
+            for c in verified.checks
+        ],
     }

@@ -15,16 +15,20 @@ from cerebellum.errors import OverrideError, TypeChoiceError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.compare import TensorDifference, tensor_differences
 from cerebellum.gguf.overrides import pairs, pin
-from cerebellum.gguf.stamp import PREFIX, changed_tensors, tensor_digests, tensors_key
-from cerebellum.gguf.types import FTYPES, TYPES
+from cerebellum.gguf.stamp import DIGITS, PREFIX, changed_tensors, tensor_digests, tensors_key
+from cerebellum.gguf.types import FTYPES, TYPES, needs_imatrix
 from cerebellum.keys import sha256_file
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.verbs.provenance import BASE, BUILD, DIGESTS, IMATRIX, SOURCE, TENSORS
+from cerebellum.quoting import name
+from cerebellum.recipes.recipe import Recipe
+from cerebellum.verbs.provenance import BASE, BUILD, DIGESTS, IMATRIX, RECIPE, SOURCE, TENSORS
 from cerebellum.verbs.recipe_study import read_report
 
 #: What another build's rounding does at most: bytes that differ in a tensor, as a share, and change of its weights, as a share. About 0.2 %
 #: of bytes were reported between two compilers on two processors.
 ROUNDED_BYTES, ROUNDED_WEIGHTS = 0.02, 0.02
+#: Where llama-quantize notes the importance matrix that it took.
+IMATRIX_FILE = "quantize.imatrix.file"
 #: What tells of a file that says nothing of itself.
 ADVICE = "--source MODEL makes it again and compares, --study DIR looks at what a run wrote"
 
@@ -39,11 +43,12 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """One question about a file and its answer."""
+    """One question about a file and its answer; ``more`` is what the answer rests on."""
 
     what: str
     state: State
     message: str
+    more: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,11 @@ def _tensors(digests: Mapping[str, str], carried: Mapping[str, Any]) -> FileChec
     if not isinstance(known, str) or not isinstance(parts, str):
         return FileCheck(what, State.OPEN, "the file carries no hash of its tensors")
     if tensors_key(digests) == known:
-        return FileCheck(what, State.OK, "every tensor's name, shape, type and bytes are as they were written")
+        return FileCheck(what, State.OK, "every tensor's name, shape, type and bytes are as its hashes say")
     changed = changed_tensors(digests, parts)
     listed = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    if len(digests) != (n := len(parts) // DIGITS):
+        listed = f"it has {len(digests)} tensors, the hashes are of {n}" + (f"; {listed}" if listed else "")
     return FileCheck(what, State.FAILED, f"changed since the file was written: {listed or 'the hash itself'}")
 
 
@@ -109,11 +116,8 @@ def _study(path: Path, sha256: str, tensors: FileCheck, folder: Path) -> FileChe
     if written == sha256:
         return FileCheck("study", State.OK, f"this is the very file that {folder} wrote and measured")
     if tensors.state is State.OK:
-        return FileCheck(
-            "study",
-            State.OPEN,
-            f"not the file of {folder} byte for byte, though its tensors are as written: metadata was edited, or it is of another study",
-        )
+        why = "metadata was edited, another study wrote it, or its hashes were changed too"
+        return FileCheck("study", State.OPEN, f"not the file of {folder} byte for byte, yet as its hashes say: {why}")
     return FileCheck(
         "study", State.FAILED, f"{path.name} is not the file that {folder} wrote (sha256 {str(written)[:16]}…)"
     )
@@ -122,39 +126,71 @@ def _study(path: Path, sha256: str, tensors: FileCheck, folder: Path) -> FileChe
 def _source(
     backend: Backend, model: Model, source: Path, carried: Mapping[str, Any], imatrix: Path | None, base: str | None
 ) -> list[FileCheck]:
-    known = carried.get(SOURCE)
-    if isinstance(known, str) and tensors_key(tensor_digests(source)) != known:
+    known, digests = carried.get(SOURCE), tensor_digests(source)
+    named = isinstance(known, str)
+    if named and tensors_key(digests) != known:
         return [
             FileCheck("source", State.FAILED, f"{source.name} is not the source: the file was made from other weights")
         ]
-    checks = (
-        [] if known is None else [FileCheck("source", State.OK, f"made from the weights of {source.name}, it says")]
-    )
-    needed = carried.get(IMATRIX)
-    if isinstance(needed, str) and (imatrix is None or sha256_file(imatrix) != needed):
-        why = "give it with --imatrix" if imatrix is None else f"{imatrix.name} is another one"
-        return [*checks, FileCheck("rebuild", State.OPEN, f"the file was made with an importance matrix: {why}")]
-    base = base or str(carried.get(BASE) or model.ftype or "")
+    checks = [FileCheck("source", State.OK, f"made from the weights of {source.name}, it says")] if named else []
+    if why := _not_rebuilt(model, carried, imatrix):
+        return [*checks, FileCheck("rebuild", State.OPEN, why)]
+    base = base or _text(carried.get(BASE)) or model.ftype or ""
+    if not model.is_quantized:
+        same = tensor_digests(model.path) == digests
+        text = f"not quantized: its tensors are {'the very ones' if same else 'not those'} of {source.name}"
+        return [*checks, FileCheck("rebuild", State.OK if same else State.OPEN, text)]
     if base not in FTYPES or not TYPES[FTYPES[base][1]].quantized:
         return [*checks, FileCheck("rebuild", State.OPEN, "the file doesn't say its base mix: give it with --base")]
-    return [*checks, _rebuilt(backend, model, source, base, imatrix, carried.get(BUILD))]
+    return [*checks, *_rebuilt(backend, model, source, base, imatrix, carried)]
 
 
-def _rebuilt(backend: Backend, model: Model, source: Path, base: str, imatrix: Path | None, build: Any) -> FileCheck:
-    """Make the file again and compare tensor by tensor."""
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _not_rebuilt(model: Model, carried: Mapping[str, Any], imatrix: Path | None) -> str:
+    """What lacks for a rebuild: the importance matrix, by our key, by llama.cpp's, or by types that need it; empty if nothing."""
+    needed = _text(carried.get(IMATRIX))
+    if needed and (imatrix is None or sha256_file(imatrix) != needed):
+        why = "give it with --imatrix" if imatrix is None else f"{imatrix.name} is another one"
+        return f"the file was made with an importance matrix: {why}"
+    if imatrix is not None:
+        return ""
+    if named := _text(model.metadata.get(IMATRIX_FILE)):
+        return f"the file was made with the importance matrix {name(named)}: give it with --imatrix"
+    if needy := next((n for n, k in model.types.items() if needs_imatrix(k, n)), None):
+        return f"{name(needy)} is {model.types[needy]}, which takes an importance matrix: give it with --imatrix"
+    return ""
+
+
+def _rebuilt(
+    backend: Backend, model: Model, source: Path, base: str, imatrix: Path | None, carried: Mapping[str, Any]
+) -> list[FileCheck]:
+    """Make the file again and compare tensor by tensor; the recipe that it names, where that can be told."""
     room = model.path.parent if os.access(model.path.parent, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix=".verify-", dir=room) as folder:
         again = Path(folder) / "rebuilt.gguf"
         try:
             stock = dict(backend.types(source, base, (), imatrix))
             if set(stock) != set(model.types):
-                return FileCheck("rebuild", State.FAILED, f"{source.name} has other tensors than {model.path.name}")
-            differing = tensor_types_of({n: k for n, k in model.types.items() if stock[n] != k})
-            lines = pin(differing, stock, lambda o: backend.types(source, base, o, imatrix), model)
+                return [FileCheck("rebuild", State.FAILED, f"{source.name} has other tensors than {model.path.name}")]
+            differing = {n: k for n, k in model.types.items() if stock[n] != k}
+            lines = pin(tensor_types_of(differing), stock, lambda o: backend.types(source, base, o, imatrix), model)
             backend.quantize(source, again, base, pairs(lines), imatrix)
         except (OverrideError, TypeChoiceError) as error:
-            return FileCheck("rebuild", State.FAILED, f"llama.cpp can't make it from {source.name}: {error}")
-        return judge_rebuild(list(tensor_differences(model.path, again)), model, build, backend.id)
+            return [FileCheck("rebuild", State.FAILED, f"llama.cpp can't make it from {source.name}: {error}")]
+        check = judge_rebuild(list(tensor_differences(model.path, again)), model, carried.get(BUILD), backend.id)
+    return [check, *_recipe(Recipe(base, differing), carried, backend.id)]
+
+
+def _recipe(recipe: Recipe, carried: Mapping[str, Any], ours: str) -> list[FileCheck]:
+    """A named recipe that isn't the one of these types on this base. Another build's mix may differ, so nothing is said of its files."""
+    named = carried.get(RECIPE)
+    if named is None or named == recipe.key or carried.get(BUILD) != ours or carried.get(BASE) != recipe.base:
+        return []
+    text = f"its types on the base {recipe.base} are {recipe.key}, not the recipe that it names: its keys were changed"
+    return [FileCheck("recipe", State.FAILED, text)]
 
 
 def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any, ours: str) -> FileCheck:
@@ -174,14 +210,19 @@ def judge_rebuild(differences: list[TensorDifference], model: Model, build: Any,
         return FileCheck(
             what, State.FAILED, f"{size} by the same build, {worst.tensor} the most: these are other tensors"
         )
+    unnamed = (
+        ""
+        if build
+        else ". The file doesn't say how it was made: perhaps from another source, or with another importance matrix"
+    )
     small = all(d.n_differing <= ROUNDED_BYTES * d.n_bytes and d.change <= ROUNDED_WEIGHTS for d in differences)
     if small:
         claimed = f"the file claims {build}" if build else "the file names no build"
         return FileCheck(
-            what, State.OPEN,
-            f"{size}, weights by at most {worst.change:.2%}: as much as another build's rounding makes ({claimed}, here is {ours}). "
-            "A change as small as that can't be told from rounding without the build",
+            what, State.OPEN, f"{size}, weights by at most {worst.change:.2%}: as much as another build's rounding makes",
+            f"{claimed}, here is {ours}. A change as small as that can't be told from rounding without the build",
         )  # fmt: skip
     return FileCheck(
-        what, State.FAILED, f"{size}, more than another build's rounding: {worst.tensor} by {worst.n_differing:,} bytes"
-    )
+        what, State.FAILED,
+        f"{size}, more than another build's rounding: {worst.tensor} by {worst.n_differing:,} bytes{unnamed}",
+    )  # fmt: skip
