@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from cerebellum.domain import TensorType
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
+from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, write_fake_model
 
@@ -32,13 +34,13 @@ def slopes(path: Path) -> dict[str, float]:
     return dict(zip(names, 1e-3 * np.random.default_rng(3).lognormal(sigma=1.2, size=len(names)), strict=True))
 
 
-def effects(path: Path) -> dict[TensorType, Effect]:
+def effects(path: Path, kinds: Iterable[str] = KINDS) -> dict[TensorType, Effect]:
     """Slope times weight error, as `FakeBackend.weight_errors` has it."""
     model, found = read_model(path), {}
     for name, slope in slopes(path).items():
         tensor = model.tensor(name)
         assert tensor is not None
-        for kind in KINDS:
+        for kind in kinds:
             found[TensorType(name, kind)] = Effect(kld=slope * tensor.n_elements * 4.0 ** -TYPES[kind].bits_per_weight)
     return found
 
@@ -52,3 +54,15 @@ def options(path: Path, **more: Any) -> dict[str, Any]:
 def allocate(path: Path, backend: FakeBackend | None = None, **more: Any) -> Allocation:
     """The allocation."""
     return api.allocate(path, backend=backend or FakeBackend(effects(path)), **options(path, **more))
+
+
+class Stopped(Silent):
+    """Ends the run as Ctrl-C does, after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def step(self, what: str = "") -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt

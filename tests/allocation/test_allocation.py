@@ -22,6 +22,7 @@ from cerebellum.llamacpp.protocol import WeightErrors
 from cerebellum.progress import Silent
 from cerebellum.results.allocation import Allocation
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from tests.allocation.small import Stopped
 
 BLOCKS = 4
 KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS")
@@ -159,18 +160,6 @@ def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(model: Path) -> 
         api.estimate(model, text=model.parent / "text.txt", ctx=64, chunks=8, backend=FakeBackend(), types="F16")
     with pytest.raises(InputError, match="keeps all of their values"):
         allocate(model, Lossless(), imatrix="none")
-
-
-class Stopped(Silent):
-    """Ends the run as Ctrl-C does, after so many steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, what: str = "") -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_a_broken_run_resumes_and_equals_the_unbroken_one(model: Path) -> None:

@@ -18,7 +18,7 @@ from cerebellum.testing import Effect, FakeBackend
 from cerebellum.verbs.allocation.ladder import nearest_free
 from cerebellum.verbs.finished import FACT, differences
 from cerebellum.verbs.recipe_study import recipe_of_study
-from tests.allocation.small import allocate, effects, options, write_model
+from tests.allocation.small import Stopped, allocate, effects, options, write_model
 
 
 def state(out: Path) -> dict[str, bytes]:
@@ -52,9 +52,8 @@ def test_other_settings_in_a_finished_folder_are_refused_by_name_and_replace_not
 def test_what_an_interrupted_job_began_is_nobodys_result(tmp_path: Path) -> None:
     """Other settings go on in the folder; a stranger's report in it is not replaced."""
     path = write_model(tmp_path)
-    broken = FakeBackend(effects(path))
-    with pytest.raises(InputError, match="smallest file"):
-        allocate(path, broken, like=None, size=2_000)
+    with pytest.raises(KeyboardInterrupt):
+        allocate(path, progress=Stopped(20), like="Q4_K_M")
     (tmp_path / "out" / "report.json").write_text("mine")
     with pytest.raises(OutputError, match=r"report\.json is there already"):
         allocate(path)
@@ -135,5 +134,5 @@ def test_labels_rise_with_sizes_and_no_two_files_have_one() -> None:
     labels = nearest_free(sizes, [101, 102, 103])
     assert list(labels) == sorted(labels, key=lambda f: sizes[f]) and len(set(labels)) == 3
     assert all(label_of(f"model-cerebellum-3GB-{label}.gguf") == label for label in sizes)
-    with pytest.raises(InputError, match="no more labels"):
+    with pytest.raises(InputError, match="only 1 labels are left"):
         nearest_free({"Q8_0": 300}, [1, 2])

@@ -1,14 +1,22 @@
-"""Which stock file is as good: interpolated on a planted ladder, also where a larger rung is worse than a smaller one."""
+"""Stock files beside a recipe: which are measured, which one is as good (interpolated on a planted ladder, also where a larger rung is
+worse than a smaller one), and which is the best that is no larger."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
+from cerebellum.allocation.candidates import DEFAULT_TYPES
+from cerebellum.errors import InputError
+from cerebellum.gguf.labels import label_of
+from cerebellum.results.allocation import Allocation
 from cerebellum.results.stock import StockRung
 from cerebellum.stats.intervals import Interval
-from cerebellum.verbs.allocation.stock import equivalent_bytes, equivalent_of
+from cerebellum.testing import FakeBackend
+from cerebellum.verbs.allocation.stock import IQ_MIXES, STOCK, equivalent_bytes, equivalent_of
+from tests.allocation.small import allocate, effects, write_model
 
 FALLING = [StockRung("Q2_K", 100, 0.4), StockRung("Q3_K_M", 120, 0.1), StockRung("Q4_K_M", 160, 0.025)]
 
@@ -43,3 +51,53 @@ def test_a_smaller_share_is_a_larger_file() -> None:
     found = equivalent_of(FALLING, 0.1, Interval(0.5, 0.4, 2.0, 0.1, 8, 0.95))
     assert found.n_bytes == pytest.approx(140.0) and found.low == pytest.approx(110.0)
     assert found.high is not None and found.high > 140.0
+
+
+def iq_of(result: Allocation) -> set[str]:
+    return {rung.ftype for rung in result.controls.ladder} & set(IQ_MIXES)
+
+
+def test_iq_mixes_are_stock_files_too_where_they_can_be_made_and_are_allowed(tmp_path: Path) -> None:
+    """Beside a recipe of Q3_K_M's size: those between the rungs that hold it, and the two nearest below the size asked for. The planted
+    damage falls by 4 a bit, so an IQ4_XS file is as good for its bytes as a K mix."""
+    path = write_model(tmp_path)
+    backend = FakeBackend(effects(path, DEFAULT_TYPES))
+    both = {
+        name: allocate(path, backend, out=tmp_path / name, types=",".join(DEFAULT_TYPES), **more)
+        for name, more in {"all": {}, "k": {"never": "IQ*"}}.items()
+    }
+    ladder = both["all"].controls.ladder
+    assert iq_of(both["all"]) and not iq_of(both["k"])
+    assert not iq_of(both["all"]) & {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS"}  # no matrix
+    assert [rung.file_bytes for rung in ladder] == sorted(rung.file_bytes for rung in ladder)
+    assert len({rung.file_bytes for rung in ladder if rung.ftype in IQ_MIXES}) == len(iq_of(both["all"]))  # none twice
+    for result in both.values():
+        best = min((r for r in result.controls.ladder if r.file_bytes <= result.limit), key=lambda r: r.kld)
+        rival = result.controls.rival
+        assert (rival and rival.ftype) == (None if best.ftype == "Q3_K_M" else best.ftype)
+        mean = result.controls.comparison.rows[1].summary.divergence
+        assert mean is not None
+        if rival is not None:
+            assert rival.ratio.estimate == pytest.approx(mean.mean.estimate / best.kld)
+            assert rival.ratio.low <= rival.ratio.estimate <= rival.ratio.high
+
+
+def test_a_size_under_all_k_mixes_has_an_iq_mix_beside_it_and_gets_its_matrix(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    backend = FakeBackend(effects(path, DEFAULT_TYPES))
+    bits = 2.2
+    result = allocate(path, backend, like=None, bpw=bits, types=",".join(DEFAULT_TYPES))
+    assert result.base.ftype in IQ_MIXES and label_of(result.written.path.name) == result.base.ftype
+    assert (tmp_path / "out" / "imatrix.gguf").exists()
+    assert result.written.file_bytes <= result.limit < min(result.stock_bytes[f] for f in STOCK)
+    refused = {"like": None, "bpw": bits, "imatrix": "none", "out": tmp_path / "no"}
+    with pytest.raises(InputError, match="smallest file"):
+        allocate(path, backend, **refused)
+
+
+def test_a_size_that_no_types_give_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    for sizes in ({"like": None, "size": 2_000}, {"like": "Q2_K", "types": "Q8_0"}):
+        with pytest.raises(InputError, match="smallest file"):
+            allocate(path, **sizes)
+    assert not (tmp_path / "out").exists()

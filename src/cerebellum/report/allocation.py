@@ -159,6 +159,7 @@ def allocation_json(result: Allocation) -> dict[str, Any]:
             "shuffled_limits": shuffled_limits(result),
             "stock_ladder": as_json(controls.ladder),
             "equivalent": as_json(controls.equivalent),
+            "rival": as_json(controls.rival),
             "failed": as_json(controls.failed),
             "report": comparison_json(result),
         },

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cerebellum.results.allocation import Allocation
-    from cerebellum.results.stock import Equivalent, StockRung
+    from cerebellum.results.stock import Equivalent, Rival, StockRung
     from cerebellum.stats.intervals import Interval
 
 #: The fifth line of a model card, whose reader has the file.
@@ -99,6 +99,7 @@ def verdict_lines(result: Allocation) -> list[str]:
     """The five lines, and what the controls say in full."""
     return [
         *five_lines(result),
+        *rival_lines(result.controls.rival),
         weight_error_line(result),
         shuffled_line(result),
         *refinement_lines(result),
@@ -130,6 +131,16 @@ def equivalent_line(result: Allocation) -> str:
     """The stock file that is as good."""
     controls = result.controls
     return as_good_as(controls.equivalent, controls.ladder, own_mean(result), result.written.file_bytes)
+
+
+def rival_lines(rival: Rival | None) -> list[str]:
+    """The best stock file within the bytes, where that isn't the one that is compared with anyway."""
+    if rival is None or not math.isfinite(rival.ratio.estimate):
+        return []
+    return [
+        f"Best stock file measured that is no larger than asked: {rival.ftype} ({megabytes(rival.file_bytes)}). The recipe has "
+        f"{percent_of(rival.ratio, 'that file')} KL divergence."
+    ]
 
 
 def as_good_as(equivalent: Equivalent, rungs: Sequence[StockRung], mean: Interval | None, file_bytes: int) -> str:

@@ -18,7 +18,7 @@ from cerebellum.profiles.check import CarryVerdict
 from cerebellum.profiles.layout import kinds_of
 from cerebellum.profiles.roles import Probe
 from cerebellum.results import Base, Comparison, Noise, Written
-from cerebellum.results.stock import Equivalent, StockRung
+from cerebellum.results.stock import Equivalent, Rival, StockRung
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial
 
@@ -156,7 +156,8 @@ class Controls:
     """``comparison``: base, recipe, weight error alone, uniform types, on the report text. ``ratio``: KL divergence of the recipe as a
     share of the base's (its estimate is no number where the base has none); ``from_weight_error`` as a share of weight error alone's, 1
     where they are the same recipe, no number where that can't be measured. ``failed``: controls that could not be measured.
-    ``better``: labels of controls, no larger than asked, that are nearer to the reference beyond the interval."""
+    ``better``: labels of controls, no larger than asked, that are nearer to the reference beyond the interval. ``rival``: the best stock
+    file no larger than asked; None where that is the base, or there is none."""
 
     comparison: Comparison
     ratio: Interval
@@ -166,6 +167,7 @@ class Controls:
     equivalent: Equivalent
     failed: tuple[FailedTrial, ...] = ()
     better: tuple[str, ...] = ()
+    rival: Rival | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,22 @@ class StockRung:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """The best stock file among those measured that are no larger than asked: its bytes, and the recipe's KL divergence as a share of
+    its (no number where it has none)."""
+
+    ftype: str
+    file_bytes: int
+    ratio: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class BesideStock:
     """A recipe on the report text. ``ratio``: its KL divergence as a share of the base's (its estimate is no number where the base has
-    none); ``ladder``: stock files on the same text; ``equivalent``: the one that is as good."""
+    none); ``ladder``: stock files on the same text; ``equivalent``: the one that is as good; ``rival``: the best one within the bytes, None
+    where that is the base, or there is none."""
 
     ratio: Interval
     ladder: tuple[StockRung, ...]
     equivalent: Equivalent
+    rival: Rival | None = None

@@ -10,6 +10,7 @@ from typing import Any
 from cerebellum.allocation.effects import Objective
 from cerebellum.allocation.plan import SweepPlan, check_choice, plan_sweep, select_tensors
 from cerebellum.allocation.policies import POLICIES, Rules, check_policy, choose
+from cerebellum.allocation.sizes import file_bytes
 from cerebellum.domain import tensor_types_of
 from cerebellum.errors import InputError
 from cerebellum.evals.score import BASE, FILE, REFERENCE, BenchResult
@@ -197,9 +198,9 @@ _OPTIONS = {
 
 def among_stock(session: Session, combination: Combination) -> BesideStock:
     """The recipe among stock files on the report text; a stock file that can't be measured is told and left out."""
-    runner, chunks = session.runner(session.report), session.report.chunks
-    ours, base = (runner.known(trial, chunks) for trial in (combination.recipe, BASE_TRIAL))
-    beside, failed = beside_stock(session, session.base.model, session.report, ours, base)
+    recipe, base = combination.recipe, session.base.model
+    limit = file_bytes(base, recipe.types(base.types))
+    beside, failed = beside_stock(session, base, session.report, recipe, limit)
     for failure in failed:
         session.progress.note(f"{failure.label} can't be measured, so nothing is compared with it: {failure.reason}")
     return beside

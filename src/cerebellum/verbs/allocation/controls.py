@@ -14,7 +14,7 @@ from cerebellum.stats.intervals import mean_interval
 from cerebellum.study.runner import FailedTrial, Split
 from cerebellum.verbs.allocation.measuring import effect_values, first_chunks, kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
-from cerebellum.verbs.allocation.stock import beside_stock
+from cerebellum.verbs.allocation.stock import beside_stock, stock_trial
 from cerebellum.verbs.compose import compare
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
@@ -33,13 +33,14 @@ def run_controls(
     alone = recipe_trial(session, WEIGHT_ERROR, weight_error_recipe(table, budget).types)
     blankets = [recipe_trial(session, n, types, TrialKind.BLANKET) for n, types in uniform(table, budget).items()]
     comparison = compare(session, session.report, [BASE_TRIAL, recipe, alone, *blankets])
+    beside, failed = beside_stock(session, table.base, session.report, recipe, limit, options.rules)
     runner, chunks = session.runner(session.report), session.report.chunks
-    base, ours = (runner.known(trial, chunks) for trial in (BASE_TRIAL, recipe))
+    ours = runner.known(recipe, chunks)
     measured = {row.trial.label for row in comparison.rows}
     theirs = runner.known(alone, chunks) if alone.label in measured else {}
-    beside, failed = beside_stock(session, table.base, session.report, ours, base)
     shuffled, lost, better = measure_shuffles(session, table, recipe, limit, options)
     others = [trial for trial in (BASE_TRIAL, alone, *blankets) if trial.label in measured]
+    others += [stock_trial(session, rung.ftype) for rung in beside.ladder if rung.ftype != session.base.ftype]
     return Controls(
         comparison,
         beside.ratio,
@@ -49,6 +50,7 @@ def run_controls(
         beside.equivalent,
         tuple({failure.label: failure for failure in (*comparison.failed, *failed, *lost)}.values()),
         (*surely_better(session, session.report, table, recipe, others, limit), *better),
+        beside.rival,
     )
 
 

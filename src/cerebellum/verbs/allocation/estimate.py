@@ -18,6 +18,7 @@ from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
 from cerebellum.verbs.allocation.first import (
     check_rules,
+    checked_budget,
     nominal_table,
     own_reference_doubts,
     refuse_own_reference,
@@ -25,7 +26,6 @@ from cerebellum.verbs.allocation.first import (
 )
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
-from cerebellum.verbs.allocation.run import checked_budget
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.calibration import is_comparable
 from cerebellum.verbs.estimating import (

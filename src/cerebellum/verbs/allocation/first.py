@@ -23,7 +23,7 @@ from cerebellum.files import STUDY_FILE
 from cerebellum.gguf import model_file
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.mix import MixOptions
-from cerebellum.gguf.types import TYPES
+from cerebellum.gguf.types import NEEDS_IMATRIX, TYPES, fallback_type
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.stock import nearest_mix
@@ -46,17 +46,15 @@ class StockPlan:
 
 
 def check_first(options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> None:
-    """Raises `InputError` where the source is its own reference and fits the size asked for, before anything is made. Said later, when the
-    base is there, where overrides shape the base; a job that goes on was not refused. Rules that name no type or tensor are refused too."""
+    """Raises `InputError` where no file of the size asked for can be made, or where the source is its own reference and fits that size,
+    before anything is made. Said later, when the base is there, where overrides shape the base; a job that goes on was not refused. Rules
+    that name no type or tensor are refused too."""
     check_rules(allocation.rules, model_file.read_model(options.model))
-    if (
-        options.reference not in (None, options.model)
-        or options.mix != MixOptions()
-        or (options.out / STUDY_FILE).exists()
-    ):
+    if options.mix != MixOptions() or (options.out / STUDY_FILE).exists():
         return
-    if model_file.read_model(options.model).is_quantized:
-        stock_plan(read_inputs(options), options, allocation, backend)
+    inputs = read_inputs(options)
+    stock = stock_plan(inputs, options, allocation, backend)
+    checked_budget(nominal_table(inputs, stock, allocation), stock.limit)
 
 
 def check_rules(rules: TypeRules, source: Model) -> None:
@@ -103,12 +101,33 @@ def nominal_table(
 
 def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
     """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
-    if target.like is not None:
-        return target.like
-    # a quantized model's own mix has no KL divergence to compare with, where the model is its own reference
-    is_reference = options.reference in (None, options.model)
-    left_out = [source.ftype] if source.is_quantized and is_reference else []
-    return nearest_mix(backend, source, options.imatrix, target_bytes(target, source), left_out)
+    return target.like or nearest_mix(backend, source, options, target_bytes(target, source))
+
+
+def checked_budget(table: Table, limit: int) -> int:
+    """Bytes left for the table's tensors. Raises `InputError` where even the smallest types are too large."""
+    smallest = {name: types[0] for name, types in table.types.items()}
+    if (least := table.file_bytes(smallest)) > limit:
+        raise InputError(
+            f"the smallest file that the allowed types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size"
+            f"{smaller_types(table, smallest)}"
+        )
+    return limit - table.fixed_bytes()
+
+
+def smaller_types(table: Table, types: Mapping[str, str]) -> str:
+    """How tensors could have fewer bytes than ``types`` gives them, or that they can't."""
+    is_smaller = any(
+        table.n_bytes(n, fallback_type(kind, table.tensors[n].row_length).name) < table.n_bytes(n, now)
+        for n, now in types.items()
+        for kind in DEFAULT_TYPES
+    )
+    if not is_smaller:
+        return "; the tensors' rows can hold no smaller types"
+    has_imatrix = any(kind in NEEDS_IMATRIX for offered in table.types.values() for kind in offered)
+    return (
+        f", or allow smaller types{'' if has_imatrix else ' (those under 3 bits need an importance matrix: --imatrix)'}"
+    )
 
 
 def own_reference_doubts(inputs: Inputs) -> list[str]:

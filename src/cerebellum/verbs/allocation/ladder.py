@@ -19,7 +19,7 @@ from cerebellum.results.allocation import Allocation, AllocationLadder
 from cerebellum.results.part import Part
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.run import Publish, allocate_session, anchor_part, calibrated, of_allocation
-from cerebellum.verbs.allocation.stock import STOCK
+from cerebellum.verbs.allocation.stock import mix_sizes
 from cerebellum.verbs.bench import BenchOptions, prepared
 from cerebellum.verbs.finished import claimed
 from cerebellum.verbs.options import SessionOptions
@@ -52,7 +52,7 @@ def allocate_ladder(
     options = claimed(options, {**of_allocation(allocation), **sizes}, bench_options)
     for target in targets:  # one importance matrix for all, where any size wants one
         options = calibrated(options, replace(allocation, target=target), backend, progress)
-    labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
+    labels = labels_of(targets, model_file.read_model(options.model), backend, options)
     for label in labels:
         refuse_inputs_in(options.out / label, options.files, REPORT_FILES)
     made: dict[str, Allocation] = {}
@@ -95,7 +95,7 @@ def ladder_part(
     """The part ``options.shard`` of the anchors of a ladder: those of the size in the middle. See `anchor_part`."""
     for target in targets:
         options = calibrated(options, replace(allocation, target=target), backend, progress or Silent())
-    labels = labels_of(targets, model_file.read_model(options.model), backend, options.imatrix)
+    labels = labels_of(targets, model_file.read_model(options.model), backend, options)
     middle = labels[from_the_middle(list(labels))[0]]
     return anchor_part(options, replace(allocation, target=middle), backend=backend, progress=progress)
 
@@ -106,7 +106,7 @@ def from_the_middle(labels: Sequence[str]) -> list[str]:
     return [middle, *(label for label in labels if label != middle)]
 
 
-def labels_of(targets: Sequence[Target], source: Model, backend: Backend, imatrix: Path | None) -> dict[str, Target]:
+def labels_of(targets: Sequence[Target], source: Model, backend: Backend, options: SessionOptions) -> dict[str, Target]:
     """Label → target, smallest file first; no two targets have one label, so that the hub tells their files apart.
 
     A stock mix's size has its name; other sizes have those of the nearest stock mixes that are free, a larger one that of a larger mix.
@@ -114,25 +114,24 @@ def labels_of(targets: Sequence[Target], source: Model, backend: Backend, imatri
     """
     if len(set(targets)) < len(targets):
         raise InputError("--ladder names a size twice")
-    sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in mixes_of(targets)}
-    limits = {t: sizes[t.like] if t.like else target_bytes(t, source) for t in targets}
     taken = {t.like: t for t in targets if t.like is not None}
-    others = sorted((t for t in targets if t.like is None), key=lambda t: limits[t])
+    limits = {t: file_bytes(source, backend.types(source.path, f, (), options.imatrix)) for f, t in taken.items()}
+    asked = {t: target_bytes(t, source) for t in targets if t.like is None}
+    limits |= asked
+    others = sorted(asked, key=lambda t: asked[t])
+    sizes = mix_sizes(backend, source, options, min(asked.values())) if asked else {}
     names = nearest_free({f: n for f, n in sizes.items() if f not in taken}, [limits[t] for t in others])
     taken |= dict(zip(names, others, strict=True))
     return dict(sorted(taken.items(), key=lambda pair: limits[pair[1]]))
-
-
-def mixes_of(targets: Sequence[Target]) -> list[str]:
-    """The stock mixes whose sizes are needed."""
-    return list(dict.fromkeys([*STOCK, *(t.like for t in targets if t.like)]))
 
 
 def nearest_free(sizes: Mapping[str, int], limits: Sequence[int]) -> tuple[str, ...]:
     """A mix of ``sizes`` for each of ``limits`` (smallest first), in the order of size, as near as can be by ratio. Raises `InputError`
     where there are more limits than mixes."""
     if len(limits) > len(sizes):
-        raise InputError(f"--ladder takes at most {len(STOCK)} sizes: there are no more labels to tell the files apart")
+        raise InputError(
+            f"--ladder names {len(limits)} sizes by bytes, and only {len(sizes)} labels are left to tell their files apart; name fewer"
+        )
     ordered = sorted(sizes, key=lambda f: sizes[f])
     return min(
         itertools.combinations(ordered, len(limits)),

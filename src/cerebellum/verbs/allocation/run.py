@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from cerebellum.errors import InputError, RefusedError
 from cerebellum.files import make_folder
 from cerebellum.gguf import model_file
 from cerebellum.gguf.labels import labelled
-from cerebellum.gguf.types import fallback_type
 from cerebellum.keys import content_key, stem_of
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
@@ -28,7 +27,13 @@ from cerebellum.stats.intervals import Interval
 from cerebellum.verbs.allocation.anchors import LOOKS, measure_anchors
 from cerebellum.verbs.allocation.choose import STOCK_MIX, try_candidates
 from cerebellum.verbs.allocation.controls import run_controls
-from cerebellum.verbs.allocation.first import check_first, own_reference_doubts, refuse_own_reference, stock_base
+from cerebellum.verbs.allocation.first import (
+    check_first,
+    checked_budget,
+    own_reference_doubts,
+    refuse_own_reference,
+    stock_base,
+)
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin
@@ -118,7 +123,8 @@ def calibrated(
     """``options`` with the importance matrix that the job is to have: made where it is asked for, or where the base or a named type
     needs one."""
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-    with_base = replace(options, base=options.base or allocation.target.like)
+    base = options.base or stock_base(backend, model_file.read_model(options.model), options, allocation.target)
+    with_base = replace(options, base=base)
     return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
 
 
@@ -274,27 +280,3 @@ def limit_of(session: Session, table: Table, target: Target) -> int:
     if target.like is None:
         return target_bytes(target, session.base.model)
     return file_bytes(table.base, stock_types(session, target.like))
-
-
-#: What a size that is too small may be given where the tensors could have smaller types.
-SMALLER = ", or allow smaller types (those under 3 bits need an importance matrix: --imatrix)"
-
-
-def has_smaller(table: Table, types: Mapping[str, str]) -> bool:
-    """Whether some tensor's rows hold a type of fewer bytes than ``types`` gives it, by whatever rules."""
-    return any(
-        table.n_bytes(n, fallback_type(kind, table.tensors[n].row_length).name) < table.n_bytes(n, now)
-        for n, now in types.items()
-        for kind in DEFAULT_TYPES
-    )
-
-
-def checked_budget(table: Table, limit: int) -> int:
-    """Bytes left for the table's tensors. Raises `InputError` where even the smallest types are too large."""
-    smallest = {name: types[0] for name, types in table.types.items()}
-    if (least := table.file_bytes(smallest)) > limit:
-        raise InputError(
-            f"the smallest file that the allowed types give has {least:,} bytes, more than the {limit:,} asked for: give a larger size"
-            + (SMALLER if has_smaller(table, smallest) else "; the tensors' rows can hold no smaller types")
-        )
-    return limit - table.fixed_bytes()

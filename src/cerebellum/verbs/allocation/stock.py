@@ -5,22 +5,33 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
+from cerebellum.allocation.candidates import TypeRules, allowed_types
 from cerebellum.allocation.sizes import file_bytes
 from cerebellum.allocation.table import Table
-from cerebellum.domain import Model, TrialKind
+from cerebellum.domain import Model, Trial, TrialKind
+from cerebellum.gguf.types import needs_imatrix
 from cerebellum.keys import content_key
 from cerebellum.llamacpp.protocol import Backend
-from cerebellum.results.stock import BesideStock, Equivalent, StockRung
+from cerebellum.results.stock import BesideStock, Equivalent, Rival, StockRung
 from cerebellum.scoring.summary import mean_kld, summarize
 from cerebellum.stats.intervals import Interval
 from cerebellum.study.runner import FailedTrial, Scores, Split
 from cerebellum.verbs.allocation.measuring import kld_ratio, recipe_trial
+from cerebellum.verbs.allocation.weights import important
+from cerebellum.verbs.options import SessionOptions
 from cerebellum.verbs.session import Session
+from cerebellum.verbs.sweep import BASE_TRIAL
 
 #: The stock mixes that a size is looked up among and that a recipe is compared with, smallest first.
 STOCK = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "Q8_0")
+#: Those with IQ types: between two of `STOCK` one of them may be the better file for its bytes, and those of about 2 bits are smaller than
+#: all of `STOCK`. Which is larger than which depends on the model.
+IQ_MIXES = (
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M", "IQ4_XS", "IQ4_NL",
+)  # fmt: skip
+#: IQ mixes no larger than the recipe that it is compared with: the nearest in size.
+RIVALS = 2
 
 
 def stock_types(session: Session, ftype: str) -> Mapping[str, str]:
@@ -33,71 +44,139 @@ def stock_types(session: Session, ftype: str) -> Mapping[str, str]:
     return {str(tensor): str(kind) for tensor, kind in known.items()}
 
 
+def stock_trial(session: Session, ftype: str) -> Trial:
+    """The stock file of a mix as a trial."""
+    return recipe_trial(session, f"stock {ftype}", stock_types(session, ftype), TrialKind.BLANKET)
+
+
 def stock_sizes(session: Session, table: Table) -> dict[str, int]:
-    """Bytes of each stock mix's file."""
-    return {ftype: file_bytes(table.base, stock_types(session, ftype)) for ftype in STOCK}
+    """Bytes of each stock mix's file; of the IQ mixes, those that can be made."""
+    return {f: file_bytes(table.base, stock_types(session, f)) for f in (*STOCK, *iq_mixes(session, TypeRules()))}
 
 
-def nearest_mix(
-    backend: Backend, source: Model, imatrix: Path | None, n_bytes: int, without: Iterable[str | None] = ()
-) -> str:
-    """The stock mix whose file is nearest to so many bytes, by ratio; ``without`` some mixes."""
-    mixes = [f for f in STOCK if f not in set(without)]
-    sizes = {f: file_bytes(source, backend.types(source.path, f, (), imatrix)) for f in mixes}
-    return min(mixes, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
+def iq_mixes(session: Session, rules: TypeRules) -> tuple[str, ...]:
+    """The IQ mixes that llama.cpp makes of the model with the job's importance matrix, or without if it has none. Those with an IQ type
+    that ``rules`` don't allow are left out: whoever can't run a type can't run them."""
+    known, allowed = important(session.options.imatrix, session.source), set(allowed_types(rules))
+
+    def can_be(tensor: str, kind: str, ftype: str) -> bool:
+        if kind == session.source.types.get(tensor):
+            return True  # copied
+        return (kind in allowed or not kind.startswith("IQ")) and (
+            tensor in known or not needs_imatrix(kind, tensor, ftype)
+        )
+
+    return tuple(f for f in IQ_MIXES if all(can_be(n, kind, f) for n, kind in stock_types(session, f).items()))
+
+
+def nearest_mix(backend: Backend, source: Model, options: SessionOptions, n_bytes: int) -> str:
+    """The stock mix whose file is nearest to so many bytes, by ratio. A quantized source's own mix, which has no KL divergence to compare
+    with, is left out where the source is its own reference."""
+    sizes = mix_sizes(backend, source, options, n_bytes)
+    if source.is_quantized and options.reference in (None, options.model):
+        sizes = {ftype: n for ftype, n in sizes.items() if ftype != source.ftype}
+    return min(sizes, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
+
+
+def mix_sizes(backend: Backend, source: Model, options: SessionOptions, least: int) -> dict[str, int]:
+    """Bytes of the stock mixes that a size is looked up among: `STOCK`; where all of those have more than ``least``, and there is an
+    importance matrix or one can be made, the smaller IQ mixes too."""
+
+    def sizes_of(mixes: Iterable[str]) -> dict[str, int]:
+        return {f: file_bytes(source, backend.types(source.path, f, (), options.imatrix)) for f in mixes}
+
+    sizes = sizes_of(STOCK)
+    smallest = min(sizes.values())
+    has_imatrix = options.imatrix is not None or (options.make_imatrix is not False and not source.is_quantized)
+    if least < smallest and has_imatrix:
+        sizes |= {f: n for f, n in sizes_of(IQ_MIXES).items() if n < smallest}
+    return sizes
 
 
 def beside_stock(
-    session: Session, model: Model, split: Split, ours: Scores, base: Scores
+    session: Session, model: Model, split: Split, recipe: Trial, limit: int, rules: TypeRules | None = None
 ) -> tuple[BesideStock, tuple[FailedTrial, ...]]:
-    """A recipe, measured on ``split`` as ``ours`` beside the base, among stock files of ``model``'s header; and the stock files that can't
-    be measured."""
+    """A recipe, measured on ``split`` as the base is, among stock files of ``model``'s header; and the stock files that can't be measured.
+    ``limit``: bytes of the stock files that it competes with; ``rules``: what the user allows."""
+    runner = session.runner(split)
+    ours, base = (runner.known(trial, split.chunks) for trial in (recipe, BASE_TRIAL))
     ratio, unit = kld_ratio(ours, base), mean_kld(base)
     share = ratio
     if not math.isfinite(ratio.estimate):  # the base is the reference itself
         share, unit = Interval(1.0, 1.0, 1.0, 0.0, len(ours), 0.95), mean_kld(ours)
-    low, high = unit * max(min(share.low, share.estimate), 0.0), unit * share.high
-    rungs, failed = climb(session, model, split, low, high)
-    return BesideStock(ratio, rungs, equivalent_of(rungs, unit, share)), failed
+    ladder = StockLadder(session, model, split)
+    ladder.climb(unit * max(min(share.low, share.estimate), 0.0), unit * share.high)
+    ladder.fill((session.base.ftype, *iq_mixes(session, rules or TypeRules())), limit)
+    rungs = ladder.ordered
+    best = min((r for r in rungs if r.file_bytes <= limit), key=lambda r: r.kld, default=None)
+    rival = None
+    if best is not None and best.ftype != session.base.ftype:
+        theirs = runner.known(stock_trial(session, best.ftype), split.chunks)
+        rival = Rival(best.ftype, best.file_bytes, kld_ratio(ours, theirs))
+    beside = BesideStock(ratio, rungs, equivalent_of(rungs, unit, share), rival)
+    return beside, tuple(ladder.failed.values())
 
 
-def climb(
-    session: Session, model: Model, split: Split, low: float, high: float
-) -> tuple[tuple[StockRung, ...], tuple[FailedTrial, ...]]:
-    """The stock ladder on ``split``, from the base's rung up until one's KL divergence is at most ``low``, and down until one's is at least
-    ``high``, nats a token; and the rungs that can't be measured, which are passed over."""
-    first = STOCK.index(session.base.ftype) if session.base.ftype in STOCK else 0
-    rungs: dict[str, StockRung] = {}
-    failed: list[FailedTrial] = []
+class StockLadder:
+    """Stock files of ``model``'s header, measured on ``split`` one by one."""
 
-    def climb_to(ftype: str) -> StockRung | None:
-        rung = _measured(session, model, ftype, split)
-        if isinstance(rung, FailedTrial):
-            failed.append(rung)
+    def __init__(self, session: Session, model: Model, split: Split) -> None:
+        self._session, self._model, self._split = session, model, split
+        self._rungs: dict[str, StockRung] = {}
+        self.failed: dict[str, FailedTrial] = {}
+        self._low = self._high = 0.0
+
+    @property
+    def ordered(self) -> tuple[StockRung, ...]:
+        """What was measured, smallest file first."""
+        return tuple(sorted(self._rungs.values(), key=lambda r: (r.file_bytes, r.ftype)))
+
+    def climb(self, low: float, high: float) -> None:
+        """Measures those of `STOCK` from the base's up until one's KL divergence is at most ``low``, and down until one's is at least
+        ``high``, nats a token. Those that can't be measured are passed over."""
+        self._low, self._high = low, high
+        base = file_bytes(self._model, stock_types(self._session, self._session.base.ftype))
+        first = max(sum(self._bytes(f) <= base for f in STOCK) - 1, 0)
+        for i in range(first, len(STOCK)):
+            rung = self._measure(STOCK[i])
+            if rung and rung.kld <= low:
+                break
+        for i in range(first - 1, -1, -1):
+            if self._rungs and self.ordered[0].kld >= high:
+                break
+            self._measure(STOCK[i])
+
+    def fill(self, mixes: Sequence[str], limit: int) -> None:
+        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, and the `RIVALS`
+        largest within ``limit`` bytes."""
+        distinct = {tuple(sorted(stock_types(self._session, f).items())): f for f in reversed(mixes)}
+        sizes = {f: self._bytes(f) for f in distinct.values()}
+        ordered = sorted(sizes, key=lambda f: (-sizes[f], f))
+        top = min((r.file_bytes for r in self._rungs.values() if r.kld <= self._low), default=math.inf)
+        for ftype in ordered:
+            below = max((r.file_bytes for r in self._rungs.values() if r.kld >= self._high), default=0)
+            if below <= sizes[ftype] <= top:
+                self._measure(ftype)
+        for ftype in [f for f in ordered if sizes[f] <= limit][:RIVALS]:
+            self._measure(ftype)
+
+    def _measure(self, ftype: str) -> StockRung | None:
+        """One rung, measured once; None where it can't be."""
+        if ftype in self._rungs or ftype in self.failed:
+            return self._rungs.get(ftype)
+        trial, runner = stock_trial(self._session, ftype), self._session.runner(self._split)
+        scores: Scores | None = runner.measure([trial], self._split.chunks, f"stock ladder: {ftype}").get(trial.label)
+        if scores is None:
+            self.failed[ftype] = runner.failed([trial])[0]
             return None
-        rungs[ftype] = rung
-        return rung
+        divergence = summarize(scores).divergence
+        mean = divergence.mean if divergence else None
+        self._rungs[ftype] = StockRung(ftype, self._bytes(ftype), mean_kld(scores), mean)
+        return self._rungs[ftype]
 
-    for i in range(first, len(STOCK)):
-        rung = climb_to(STOCK[i])
-        if rung and rung.kld <= low:
-            break
-    for i in range(first - 1, -1, -1):
-        if rungs and min(rungs.values(), key=lambda r: r.file_bytes).kld >= high:
-            break
-        climb_to(STOCK[i])
-    return tuple(sorted(rungs.values(), key=lambda r: r.file_bytes)), tuple(failed)
-
-
-def _measured(session: Session, model: Model, ftype: str, split: Split) -> StockRung | FailedTrial:
-    types = stock_types(session, ftype)
-    trial = recipe_trial(session, f"stock {ftype}", types, TrialKind.BLANKET)
-    runner = session.runner(split)
-    scores: Scores | None = runner.measure([trial], split.chunks, f"stock ladder: {ftype}").get(trial.label)
-    if scores is None:
-        return runner.failed([trial])[0]
-    divergence = summarize(scores).divergence
-    return StockRung(ftype, file_bytes(model, types), mean_kld(scores), divergence.mean if divergence else None)
+    def _bytes(self, ftype: str) -> int:
+        """Bytes of the stock file."""
+        return file_bytes(self._model, stock_types(self._session, ftype))
 
 
 def equivalent_bytes(rungs: Sequence[StockRung], kld: float) -> float | None:
