@@ -17,6 +17,7 @@ from cerebellum.report.allocation_lines import (
     failed_lines,
     file_lines,
     five_lines,
+    rival_lines,
     shuffled_line,
     size_lines,
     verdict_lines,
@@ -81,6 +82,7 @@ def allocation_report(result: Allocation) -> str:
     comparison, facts = result.controls.comparison, result.facts
     more = [
         *transfer_lines(result),
+        *rival_lines(result.controls.rival),
         weight_error_line(result),
         shuffled_line(result),
         *refinement_lines(result),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cerebellum.keys import stem_of
 from cerebellum.quoting import code_span, markdown, shell_file
-from cerebellum.report.allocation_lines import CARD_NEXT, five_lines, warning_lines, weight_error_line
+from cerebellum.report.allocation_lines import CARD_NEXT, five_lines, rival_lines, warning_lines, weight_error_line
 from cerebellum.report.allocation_tables import controls_grid, ladder_grid, megabytes, own_mean, stock_word, types_grid
 from cerebellum.report.bench import bench_grid
 from cerebellum.report.card_sections import (
@@ -49,6 +49,7 @@ def allocation_card(result: Allocation, picture: Sequence[str] = ()) -> str:
         f"within {markdown(str(result.target))}. The types were chosen by measurement.",
         "",
         *(f"* {markdown(line)}" for line in [*five_lines(result)[:4], CARD_NEXT]),
+        *(f"* {markdown(line)}" for line in rival_lines(result.controls.rival)),
         f"* {markdown(weight_error_line(result))}",
         *(f"* {markdown(line)}" for line in warning_lines(result)),
         "",

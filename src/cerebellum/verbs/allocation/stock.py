@@ -106,7 +106,7 @@ def beside_stock(
         share, unit = Interval(1.0, 1.0, 1.0, 0.0, len(ours), 0.95), mean_kld(ours)
     ladder = StockLadder(session, model, split)
     ladder.climb(unit * max(min(share.low, share.estimate), 0.0), unit * share.high)
-    ladder.fill((session.base.ftype, *iq_mixes(session, rules or TypeRules())), limit)
+    ladder.fill(iq_mixes(session, rules or TypeRules()), limit)
     rungs = ladder.ordered
     best = min((r for r in rungs if r.file_bytes <= limit), key=lambda r: r.kld, default=None)
     rival = None
@@ -147,8 +147,8 @@ class StockLadder:
             self._measure(STOCK[i])
 
     def fill(self, mixes: Sequence[str], limit: int) -> None:
-        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, and the `RIVALS`
-        largest within ``limit`` bytes."""
+        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, the `RIVALS` largest
+        within ``limit`` bytes, and the base."""
         distinct = {tuple(sorted(stock_types(self._session, f).items())): f for f in reversed(mixes)}
         sizes = {f: self._bytes(f) for f in distinct.values()}
         ordered = sorted(sizes, key=lambda f: (-sizes[f], f))
@@ -157,7 +157,9 @@ class StockLadder:
             below = max((r.file_bytes for r in self._rungs.values() if r.kld >= self._high), default=0)
             if below <= sizes[ftype] <= top:
                 self._measure(ftype)
-        for ftype in [f for f in ordered if sizes[f] <= limit][:RIVALS]:
+        base = self._session.base
+        is_stock = stock_types(self._session, base.ftype) == base.model.types
+        for ftype in [*[f for f in ordered if sizes[f] <= limit][:RIVALS], *([base.ftype] if is_stock else ())]:
             self._measure(ftype)
 
     def _measure(self, ftype: str) -> StockRung | None:
