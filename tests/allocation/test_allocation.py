@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cerebellum import api
+from cerebellum.allocation.candidates import DEFAULT_TYPES
 from cerebellum.allocation.solver import solve
 from cerebellum.domain import TensorType
 from cerebellum.errors import InputError, ProofError, TensorChoiceError
@@ -25,7 +26,6 @@ from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
 from tests.allocation.small import Stopped
 
 BLOCKS = 4
-KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS")
 
 
 @pytest.fixture
@@ -47,7 +47,9 @@ def slopes(path: Path) -> dict[str, float]:
 
 
 def planted(path: Path, **more: Any) -> FakeBackend:
-    effects = {TensorType(n, k): Effect(kld=s * error(path, n, k)) for n, s in slopes(path).items() for k in KINDS}
+    effects = {
+        TensorType(n, k): Effect(kld=s * error(path, n, k)) for n, s in slopes(path).items() for k in DEFAULT_TYPES
+    }
     return FakeBackend(effects, **more)
 
 
