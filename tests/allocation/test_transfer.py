@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
 from cerebellum.profiles.check import CarryVerdict
 from cerebellum.progress import Silent
+from cerebellum.recipes.recipe import ModelId
+from cerebellum.recipes.toml_form import format_recipe
 from cerebellum.results.allocation import Allocation, Transferred
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from cerebellum.verbs.recipe import read_recipe
 
 KINDS = tuple(kind for kind, quant in TYPES.items() if quant.quantized)
 ROLES = ("attn_q", "ffn_gate", "ffn_down")
@@ -198,6 +202,18 @@ def test_an_estimate_counts_fewer_trials(family: Path) -> None:
     whole = api.estimate(new, backend=planted(new), **options(family))
     few = api.estimate(new, source=family / "study", backend=planted(new), **options(family))
     assert 10 < few.n_trials < 0.6 * whole.n_trials
+    assert not any("family" in note for note in few.notes)
+
+
+def test_an_estimate_refuses_and_warns_as_the_work_does(family: Path, tmp_path: Path) -> None:
+    """The model's own map is refused before anything is opened; another family is told before anything is measured."""
+    old, new = family / "old.gguf", family / "new.gguf"
+    with pytest.raises(InputError, match=r"a map of old\.gguf itself"):
+        api.estimate(old, source=family / "study", backend=planted(old), **options(family))
+    recipe = replace(read_recipe(next((family / "study").glob("*cerebellum*.gguf"))), model=ModelId("mamba", "", OLD))
+    (tmp_path / "r.toml").write_text(format_recipe(recipe))
+    notes = api.estimate(new, source=tmp_path / "r.toml", backend=planted(new), **options(family)).notes
+    assert [note for note in notes if note.startswith("r.toml is of the family mamba")]
 
 
 def test_what_can_not_be_transferred_is_refused(family: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from cerebellum.verbs.allocation.first import (
     stock_plan,
 )
 from cerebellum.verbs.allocation.options import AllocationOptions
+from cerebellum.verbs.allocation.origin import check_origin, other_family
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.calibration import is_comparable
@@ -58,6 +59,8 @@ def estimate_allocation(
     progress = progress or Silent()
     check_rules(allocation.rules, model_file.read_model(options.model))
     progress.note(f"estimate: reading {options.model.name} and the texts")
+    if allocation.origin is not None:
+        check_origin(allocation.origin, options.model)
     inputs = read_inputs(options)
     progress.note("estimate: asking llama.cpp for the stock file's types")
     stock = stock_plan(inputs, options, allocation, backend)
@@ -95,11 +98,19 @@ def estimate_allocation(
         USEFUL,
         chunks_to_show(USEFUL, SPREAD),
         tuple(
-            notes_of(options.n_chunks, (*model.notes, *own_reference_doubts(inputs), *inputs.doubts), (search, report))
+            notes_of(
+                options.n_chunks,
+                (*model.notes, *own_reference_doubts(inputs), *inputs.doubts, *_families(allocation, source)),
+                (search, report),
+            )
         ),
         n_engines=n_engines,
         is_exact=allocation.target.n_bytes is not None or has_own_header(source, stock.makes_imatrix or inputs.imatrix),
     )
+
+
+def _families(allocation: AllocationOptions, source: Model) -> tuple[str, ...]:
+    return () if allocation.origin is None else other_family(allocation.origin, source)
 
 
 def has_own_header(source: Model, with_imatrix: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cerebellum.domain import Model
 from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
 from cerebellum.profiles.layout import Layout, layout_of
@@ -48,9 +49,17 @@ def _of_folder(path: Path) -> Origin:
     )
 
 
-def check_origin(origin: Origin, model: Path, sha256: str) -> None:
+def check_origin(origin: Origin, model: Path) -> None:
     """Raises `InputError` where the map is of this very model: nothing needs to be carried over."""
-    if origin.sha256 == sha256:
+    if origin.sha256 is not None and origin.sha256 == model_file.sha256_model(model):
         raise InputError(
             f"{origin.label} is a map of {model.name} itself: use `cerebellum run {model.name} --map`, which measures no anchors"
         )
+
+
+def other_family(origin: Origin, model: Model) -> tuple[str, ...]:
+    """What is worth a warning: profiles rarely hold across families."""
+    if not origin.architecture or origin.architecture == model.architecture:
+        return ()
+    families = f"{quoted(origin.label)} is of the family {quoted(origin.architecture)}, {model.path.name} of {model.architecture}"
+    return (f"{families}; the probes will say whether anything holds",)

@@ -78,13 +78,13 @@ def allocate_session(
     progress = progress or Silent()
     if not options.job:
         options = claimed(options, of_allocation(allocation), bench_options)
+    if allocation.origin is not None:
+        check_origin(allocation.origin, options.model)
     check_first(options, allocation, backend)
     options = calibrated(options, allocation, backend, progress)
     if allocation.sensitivity is not None:
         options = replace(options, left_out=left_out_of(allocation.sensitivity))
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
-    if allocation.origin is not None:
-        check_origin(allocation.origin, options.model, model_file.sha256_model(options.model))
     base = options.base or stock_base(backend, source, options, allocation.target)
     with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
@@ -108,6 +108,8 @@ def anchor_part(
     if allocation.sensitivity is not None:
         raise InputError("with map (--map) no anchors are measured, so there are no parts: leave out shard (--shard)")
     source, progress = model_file.read_model(options.model), progress or Silent()
+    if allocation.origin is not None:
+        check_origin(allocation.origin, options.model)
     check_first(options, allocation, backend)
     options = calibrated(options, allocation, backend, progress)
     base = options.base or stock_base(backend, source, options, allocation.target)

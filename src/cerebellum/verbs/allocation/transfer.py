@@ -38,6 +38,7 @@ from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.anchors import LOOKS, Wanted, measure_floor, measured_anchors
 from cerebellum.verbs.allocation.first import refuse_unmeasurable
 from cerebellum.verbs.allocation.measuring import shuffled_chunks
+from cerebellum.verbs.allocation.origin import other_family
 from cerebellum.verbs.session import Session, opened_runner
 
 #: Share of the tensors that are measured beside the probes because their decision is open, at most.
@@ -93,7 +94,8 @@ def transfer_anchors(
         raise InputError(
             f"{origin.label} has nothing to carry over to {session.source.path.name} ({why}): use `cerebellum run`"
         )
-    tell_families(session, origin)
+    for warning in other_family(origin, session.source):
+        session.progress.note(f"warning: {warning}")
     with opened_runner(session, session.source, session.search) as runner:
         order = shuffled_chunks(session.search, seed)
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
@@ -144,15 +146,6 @@ def _role(table: Table, role: str, names: Sequence[str], origin: Origin, layout:
     n_weights = np.array([float(table.tensors[n].n_elements) for n in names])
     power = np.array([table.power[n] for n in names])
     return role_of_profile(role, names, blocks, expected, n_weights, power, layout.n_blocks)
-
-
-def tell_families(session: Session, origin: Origin) -> None:
-    """Another family is worth a warning: profiles rarely hold across."""
-    if origin.architecture and origin.architecture != session.source.architecture:
-        session.progress.note(
-            f"warning: {origin.label} is of the family {origin.architecture}, {session.source.path.name} of {session.source.architecture}; "
-            "the probes will say whether anything holds"
-        )
 
 
 def _probe(job: _Job, roles: Sequence[Role], whole: Sequence[str]) -> dict[str, JudgedRole]:
