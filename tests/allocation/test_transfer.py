@@ -22,9 +22,13 @@ from cerebellum.profiles.check import CarryVerdict
 from cerebellum.progress import Silent
 from cerebellum.recipes.recipe import ModelId
 from cerebellum.recipes.toml_form import format_recipe
+from cerebellum.report.profile import profile_grid
 from cerebellum.results.allocation import Allocation, Transferred
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from cerebellum.verbs.allocation.sensitivity import read_map
+from cerebellum.verbs.profile_tables import read_profiles
 from cerebellum.verbs.recipe import read_recipe
+from cerebellum.verbs.transfer_check import chosen_profiles
 
 KINDS = tuple(kind for kind, quant in TYPES.items() if quant.quantized)
 ROLES = ("attn_q", "ffn_gate", "ffn_down")
@@ -203,6 +207,23 @@ def test_an_estimate_counts_fewer_trials(family: Path) -> None:
     few = api.estimate(new, source=family / "study", backend=planted(new), **options(family))
     assert 10 < few.n_trials < 0.6 * whole.n_trials
     assert not any("family" in note for note in few.notes)
+
+
+def test_a_study_shows_its_profiles(family: Path) -> None:
+    """Against the map's own numbers: slope times the weight error at the type shown."""
+    known = read_map(family / "study" / "sensitivity.json")
+    for source in (family / "study", family / "study" / "sensitivity.json"):
+        table = read_profiles(source)
+        kind, roles = chosen_profiles(table)
+        assert set(roles) == set(ROLES)
+        for b in range(OLD):
+            name = f"blk.{b}.ffn_gate.weight"
+            assert roles["ffn_gate"][b] == known.model.slopes[name].mean * known.table.errors[name][kind]
+        measured = sum(known.model.slopes[name].n_anchors > 0 for name in known.table.names)
+        assert (
+            f"{measured} of its {len(known.table.names)} tensors were measured"
+            in profile_grid(table, kind, roles).notes[0]
+        )
 
 
 def test_an_estimate_refuses_and_warns_as_the_work_does(family: Path, tmp_path: Path) -> None:

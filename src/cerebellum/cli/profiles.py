@@ -52,20 +52,28 @@ def profile() -> None:
 
 
 @profile.command()
-@click.argument("table", metavar="TABLE.kld.json", type=FilePath)
+@click.argument("table", metavar="SOURCE", type=FilePath)
 @click.option("--role", "roles", multiple=True, help="Only this role (ffn_gate); may be given again. [default: all]")
-@click.option("--type", "kind", help="The table of this type. [default: the first]")
+@click.option(
+    "--type",
+    "kind",
+    help="The profiles at this type. [default: the first of a table; of a study, the smallest that most tensors may take]",
+)
 @json_option
 @guarded
 def show(table: Path, roles: tuple[str, ...], kind: str | None, as_json: bool) -> None:
-    """Draw the profile of every role in the terminal.
+    """Draw the profile of every role of SOURCE in the terminal.
+
+    SOURCE is the folder of an allocation or its sensitivity.json (then by the study's damage model), or a published table
+    (*.kld.json).
 
     Example: cerebellum profile show Qwen3.5-2B.kld.json --role ffn_gate
     """
     from cerebellum.report.profile import profile_grid, profile_json
-    from cerebellum.verbs.transfer_check import chosen_profiles, read_table
+    from cerebellum.verbs.profile_tables import read_profiles
+    from cerebellum.verbs.transfer_check import chosen_profiles
 
-    profiles = read_table(table)
+    profiles = read_profiles(table)
     name, chosen = chosen_profiles(profiles, roles, kind)
     if as_json:
         print_json(profile_json(profiles, name, chosen))

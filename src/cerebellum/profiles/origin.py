@@ -15,6 +15,7 @@ from cerebellum.allocation.sensitivity import SensitivityMap
 from cerebellum.domain import block_of, role_of
 from cerebellum.gguf.types import FTYPES, TYPES
 from cerebellum.profiles.layout import Layout
+from cerebellum.profiles.profile import SensitivityTable
 from cerebellum.recipes.recipe import Recipe
 
 MAP, RECIPE = "sensitivity map", "recipe"
@@ -57,3 +58,25 @@ def origin_of_recipe(recipe: Recipe, layout: Layout, label: str) -> Origin:
                 kind
             ].bits_per_weight * math.log(4.0)
     return Origin(label, RECIPE, recipe.model.architecture, layout, profiles)
+
+
+def table_of_map(map: SensitivityMap, label: str) -> SensitivityTable:
+    """What the map's damage model expects of one tensor at a time, in the form of a published table: nats a token at every type that
+    tensors may take. Types that most tensors may take come first, of those the smallest."""
+    table, slopes = map.table, map.model.slopes
+    by_type: dict[str, dict[str, dict[int, float]]] = {}
+    for name in table.names:
+        block = block_of(name)
+        for kind in table.types[name] if block is not None else ():
+            profile = by_type.setdefault(kind, {}).setdefault(table.tensors[name].role, {})
+            profile[block] = slopes[name].mean * table.errors[name][kind]
+    counts = {kind: sum(len(profile) for profile in roles.values()) for kind, roles in by_type.items()}
+    ordered = sorted(by_type, key=lambda kind: (-counts[kind], TYPES[kind].bits_per_weight))
+    single = sorted({table.tensors[name].role for name in table.names if block_of(name) is None})
+    n = sum(slopes[name].n_anchors > 0 for name in table.names)
+    known = f"{n} of its {len(table.names)} tensors were measured, the others are predicted"
+    told = f"mean KL divergence that its damage model expects of one tensor at a time; {known}"
+    model = str(map.facts["model"].get("name") or label)
+    return SensitivityTable(
+        model, table.base.n_blocks, {kind: by_type[kind] for kind in ordered}, tuple(single), {}, told
+    )

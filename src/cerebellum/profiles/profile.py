@@ -14,6 +14,8 @@ from cerebellum.gguf.header import MAX_NAME_BYTES
 #: Damage by block: mean KL divergence, nats a token, with that one tensor at the table's type.
 RoleProfile = Mapping[int, float]
 
+#: What the figures of a published table are.
+PUBLISHED = "mean KL divergence of one tensor at a time, as published; intervals are not known"
 #: The largest figure that sums of figures can hold beside others.
 LARGEST = 1e100
 _FORM = '{"model": "…", "by_type": {"q2_k": {"blk.0.ffn_gate.weight": 0.0123, …}, …}}'
@@ -23,8 +25,8 @@ _FORM = '{"model": "…", "by_type": {"q2_k": {"blk.0.ffn_gate.weight": 0.0123, 
 class SensitivityTable:
     """A model's table: type → role → `RoleProfile`. ``n_blocks`` counts the blocks of the whole model, not of a role.
 
-    ``single``: roles outside the blocks (an embedding), of which there is nothing to choose. ``missing``: type → role → how many of its
-    tensors the table names without a figure (null); they are left out.
+    ``told``: what its figures are. ``single``: roles outside the blocks (an embedding), of which there is nothing to choose. ``missing``:
+    type → role → how many of its tensors the table names without a figure (null); they are left out.
     """
 
     model: str
@@ -32,6 +34,7 @@ class SensitivityTable:
     by_type: Mapping[str, Mapping[str, RoleProfile]]
     single: tuple[str, ...] = ()
     missing: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    told: str = PUBLISHED
 
 
 def parse_table(data: Any, label: str) -> SensitivityTable:

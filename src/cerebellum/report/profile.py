@@ -18,7 +18,7 @@ def profile_grid(table: SensitivityTable, kind: str, roles: Mapping[str, RolePro
     """A row a role: the curve, its range, the blocks of least and most damage."""
     rows = tuple(_row(role, roles[role], table.n_blocks) for role in sorted(roles))
     notes = (
-        f"{table.model} at {kind}: mean KL divergence of one tensor at a time, as published; intervals are not known.",
+        f"{table.model} at {kind}: {table.told}.",
         f"First to last of {table.n_blocks} blocks, by relative depth. Height: log damage, from the role's least to its most. A gap: no "
         "such tensor there.",
         *((f"Not in the blocks: {', '.join(table.single)}.",) if table.single else ()),

@@ -58,15 +58,19 @@ class TransferCheck:
 
 def read_table(path: Path) -> SensitivityTable:
     """A ``*.kld.json``. Raises `InputError`."""
+    return parse_table(read_json(path), path.name)
+
+
+def read_json(path: Path) -> Any:
+    """What a table's file holds. Raises `InputError`."""
     try:
         with path.open("rb") as stream:
             text = stream.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB: that is no table of sensitivities")
-        data = json.loads(text.decode())
+        return json.loads(text.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"can't read the table {path}: {getattr(error, 'strerror', None) or error}") from error
-    return parse_table(data, path.name)
 
 
 def check_transfer(

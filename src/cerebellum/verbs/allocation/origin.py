@@ -20,7 +20,7 @@ MAP_FILE = "sensitivity.json"
 def read_origin(path: Path) -> Origin:
     """What can be carried over from ``path``. Raises `InputError`."""
     if path.is_dir():
-        return _of_folder(path)
+        return origin_of_map(read_map(map_of_folder(path)), path.resolve().name)
     if path.suffix.lower() == ".json":
         return origin_of_map(read_map(path), path.name)
     recipe = read_recipe(path)
@@ -35,10 +35,10 @@ def read_origin(path: Path) -> Origin:
     return origin_of_recipe(recipe, layout, path.name)
 
 
-def _of_folder(path: Path) -> Origin:
+def map_of_folder(path: Path) -> Path:
     """A study's map. Raises `InputError`, which names the maps of a ladder's folder."""
     if (path / MAP_FILE).exists():
-        return origin_of_map(read_map(path / MAP_FILE), path.resolve().name)
+        return path / MAP_FILE
     below = sorted(p.parent.name for p in path.glob(f"*/{MAP_FILE}"))
     if below:
         raise InputError(
