@@ -66,8 +66,9 @@ def table_of_map(map: SensitivityMap, label: str) -> SensitivityTable:
     table, slopes = map.table, map.model.slopes
     by_type: dict[str, dict[str, dict[int, float]]] = {}
     for name in table.names:
-        block = block_of(name)
-        for kind in table.types[name] if block is not None else ():
+        if (block := block_of(name)) is None:
+            continue
+        for kind in table.types[name]:
             profile = by_type.setdefault(kind, {}).setdefault(table.tensors[name].role, {})
             profile[block] = slopes[name].mean * table.errors[name][kind]
     counts = {kind: sum(len(profile) for profile in roles.values()) for kind, roles in by_type.items()}
