@@ -25,7 +25,8 @@ from cerebellum.scoring.summary import as_json
 from cerebellum.stats.verdicts import MILLI
 
 COLUMNS = (
-    "model", "like", "imatrix", "KLD ÷ stock", "÷ weight error alone", "as good as", "÷ before refinement",
+    "model", "like", "imatrix", "KLD ÷ stock", "÷ weight error alone", "as good as", "÷ best stock file within the bytes",
+    "÷ before refinement",
     "predicted", "measured", "left out", "trials a tensor", "chunks", "full sweep", "shuffled worse",
 )  # fmt: skip
 
@@ -74,6 +75,7 @@ def figures(result: Allocation) -> dict[str, Any]:
         "ratio": as_json(controls.ratio),
         "from_weight_error": as_json(controls.from_weight_error),
         "equivalent_bytes": controls.equivalent.n_bytes,
+        "rival": as_json(controls.rival),
         "refined": as_json(refined and refined.ratio),
         "rounds": as_json(refined.rounds if refined else ()),
         "kept": result.kept.candidate.name,
@@ -100,6 +102,7 @@ def row(size: dict[str, Any]) -> tuple[str, ...]:
         ratio(size["ratio"]),
         ratio(size["from_weight_error"]),
         "beyond" if more is None else f"{100.0 * (more / size['file_bytes'] - 1.0):+.0f} % bytes",
+        f"{size['rival']['ftype']}: {ratio(size['rival']['ratio'])}" if size["rival"] else "none better",
         ratio(size["refined"]) if size["refined"] else "nothing taken",
         f"{size['predicted'] * MILLI:.3f}",
         f"{size['measured'] * MILLI:.3f}",

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cerebellum.allocation.candidates import DEFAULT_TYPES
+from cerebellum.allocation.candidates import DEFAULT_TYPES, TypeRules
 from cerebellum.errors import InputError
 from cerebellum.gguf.labels import label_of
+from cerebellum.gguf.model_file import read_model
 from cerebellum.results.allocation import Allocation
 from cerebellum.results.stock import StockRung
 from cerebellum.stats.intervals import Interval
 from cerebellum.testing import FakeBackend
-from cerebellum.verbs.allocation.stock import IQ_MIXES, STOCK, equivalent_bytes, equivalent_of
+from cerebellum.verbs.allocation.stock import IQ_MIXES, STOCK, equivalent_bytes, equivalent_of, mix_sizes
+from cerebellum.verbs.options import SessionOptions
 from tests.allocation.small import allocate, effects, write_model
 
 FALLING = [StockRung("Q2_K", 100, 0.4), StockRung("Q3_K_M", 120, 0.1), StockRung("Q4_K_M", 160, 0.025)]
@@ -93,6 +95,19 @@ def test_a_size_under_all_k_mixes_has_an_iq_mix_beside_it_and_gets_its_matrix(tm
     refused = {"like": None, "bpw": bits, "imatrix": "none", "out": tmp_path / "no"}
     with pytest.raises(InputError, match="smallest file"):
         allocate(path, backend, **refused)
+
+
+def test_sizes_are_looked_up_among_mixes_that_can_be_had(tmp_path: Path) -> None:
+    """Small ones among IQ mixes too: only with a matrix, or where one may be made, and only of types that are allowed."""
+    path = write_model(tmp_path)
+
+    def mixes(least: int, never: tuple[str, ...] = (), makes: bool | None = None) -> set[str]:
+        options = SessionOptions(path, tmp_path / "out", make_imatrix=makes)
+        return set(mix_sizes(FakeBackend(), read_model(path), options, TypeRules(never=never), least)) - set(STOCK)
+
+    assert "IQ2_XS" in mixes(1) and "IQ4_XS" not in mixes(1)
+    assert not mixes(1, makes=False) and not mixes(1, never=("IQ*",)) and not mixes(1 << 40)
+    assert "IQ2_XS" not in mixes(1, never=("IQ2_XS",)) and "IQ2_XXS" in mixes(1, never=("IQ2_XS",))
 
 
 def test_a_size_that_no_types_give_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cerebellum.allocation.candidates import (
     chosen_tensors,
     kept_types,
 )
-from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
+from cerebellum.allocation.sizes import file_bytes, target_bytes
 from cerebellum.allocation.table import Table, table_of
 from cerebellum.domain import Model
 from cerebellum.errors import InputError
@@ -67,7 +67,7 @@ def check_rules(rules: TypeRules, source: Model) -> None:
 
 def stock_plan(inputs: Inputs, options: SessionOptions, allocation: AllocationOptions, backend: Backend) -> StockPlan:
     """Asks llama.cpp, without opening the model. Raises a `CerebellumError` where that shows that the job can't be."""
-    ftype = options.base or stock_base(backend, inputs.source, options, allocation.target)
+    ftype = options.base or stock_base(backend, inputs.source, options, allocation)
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
     makes_imatrix = wants_imatrix(replace(options, base=ftype), named, backend)
     if makes_imatrix:
@@ -99,9 +99,10 @@ def nominal_table(
     return table_of(base, kinds_of, errors, dict.fromkeys(kinds_of, 1.0))
 
 
-def stock_base(backend: Backend, source: Model, options: SessionOptions, target: Target) -> str:
+def stock_base(backend: Backend, source: Model, options: SessionOptions, allocation: AllocationOptions) -> str:
     """The stock mix that the recipe is compared with: the one whose size is asked for, or the nearest in size."""
-    return target.like or nearest_mix(backend, source, options, target_bytes(target, source))
+    target = allocation.target
+    return target.like or nearest_mix(backend, source, options, allocation.rules, target_bytes(target, source))
 
 
 def checked_budget(table: Table, limit: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from cerebellum.allocation.candidates import TypeRules
 from cerebellum.allocation.sizes import Target, file_bytes, target_bytes
 from cerebellum.domain import Model
 from cerebellum.errors import CerebellumError, InputError, RefusedError
@@ -52,7 +53,7 @@ def allocate_ladder(
     options = claimed(options, {**of_allocation(allocation), **sizes}, bench_options)
     for target in targets:  # one importance matrix for all, where any size wants one
         options = calibrated(options, replace(allocation, target=target), backend, progress)
-    labels = labels_of(targets, model_file.read_model(options.model), backend, options)
+    labels = labels_of(targets, model_file.read_model(options.model), backend, options, allocation.rules)
     for label in labels:
         refuse_inputs_in(options.out / label, options.files, REPORT_FILES)
     made: dict[str, Allocation] = {}
@@ -95,7 +96,7 @@ def ladder_part(
     """The part ``options.shard`` of the anchors of a ladder: those of the size in the middle. See `anchor_part`."""
     for target in targets:
         options = calibrated(options, replace(allocation, target=target), backend, progress or Silent())
-    labels = labels_of(targets, model_file.read_model(options.model), backend, options)
+    labels = labels_of(targets, model_file.read_model(options.model), backend, options, allocation.rules)
     middle = labels[from_the_middle(list(labels))[0]]
     return anchor_part(options, replace(allocation, target=middle), backend=backend, progress=progress)
 
@@ -106,7 +107,9 @@ def from_the_middle(labels: Sequence[str]) -> list[str]:
     return [middle, *(label for label in labels if label != middle)]
 
 
-def labels_of(targets: Sequence[Target], source: Model, backend: Backend, options: SessionOptions) -> dict[str, Target]:
+def labels_of(
+    targets: Sequence[Target], source: Model, backend: Backend, options: SessionOptions, rules: TypeRules
+) -> dict[str, Target]:
     """Label → target, smallest file first; no two targets have one label, so that the hub tells their files apart.
 
     A stock mix's size has its name; other sizes have those of the nearest stock mixes that are free, a larger one that of a larger mix.
@@ -119,7 +122,7 @@ def labels_of(targets: Sequence[Target], source: Model, backend: Backend, option
     asked = {t: target_bytes(t, source) for t in targets if t.like is None}
     limits |= asked
     others = sorted(asked, key=lambda t: asked[t])
-    sizes = mix_sizes(backend, source, options, min(asked.values())) if asked else {}
+    sizes = mix_sizes(backend, source, options, rules, min(asked.values())) if asked else {}
     names = nearest_free({f: n for f, n in sizes.items() if f not in taken}, [limits[t] for t in others])
     taken |= dict(zip(names, others, strict=True))
     return dict(sorted(taken.items(), key=lambda pair: limits[pair[1]]))

@@ -85,7 +85,7 @@ def allocate_session(
     if allocation.sensitivity is not None:
         options = replace(options, left_out=left_out_of(allocation.sensitivity))
         check_map(allocation.sensitivity, options.model, options.imatrix, backend.id)
-    base = options.base or stock_base(backend, source, options, allocation.target)
+    base = options.base or stock_base(backend, source, options, allocation)
     with open_session(replace(options, base=base), backend, progress) as session:
         result = allocate(session, allocation)
         folder = folder or options.out
@@ -112,7 +112,7 @@ def anchor_part(
         check_origin(allocation.origin, options.model)
     check_first(options, allocation, backend)
     options = calibrated(options, allocation, backend, progress)
-    base = options.base or stock_base(backend, source, options, allocation.target)
+    base = options.base or stock_base(backend, source, options, allocation)
     with open_session(replace(options, base=base), backend, progress, reports=False) as session:
         take_noise(session)
         table, _, budget = table_and_budget(session, allocation)
@@ -125,7 +125,7 @@ def calibrated(
     """``options`` with the importance matrix that the job is to have: made where it is asked for, or where the base or a named type
     needs one."""
     named = () if allocation.rules.types == DEFAULT_TYPES else allowed_types(allocation.rules)
-    base = options.base or stock_base(backend, model_file.read_model(options.model), options, allocation.target)
+    base = options.base or stock_base(backend, model_file.read_model(options.model), options, allocation)
     with_base = replace(options, base=base)
     return replace(with_imatrix(with_base, named, backend, progress), base=options.base)
 

@@ -57,39 +57,44 @@ def stock_sizes(session: Session, table: Table) -> dict[str, int]:
 def iq_mixes(session: Session, rules: TypeRules) -> tuple[str, ...]:
     """The IQ mixes that llama.cpp makes of the model with the job's importance matrix, or without if it has none. Those with an IQ type
     that ``rules`` don't allow are left out: whoever can't run a type can't run them."""
-    known, allowed = important(session.options.imatrix, session.source), set(allowed_types(rules))
+    known = important(session.options.imatrix, session.source)
 
-    def can_be(tensor: str, kind: str, ftype: str) -> bool:
-        if kind == session.source.types.get(tensor):
-            return True  # copied
-        return (kind in allowed or not kind.startswith("IQ")) and (
-            tensor in known or not needs_imatrix(kind, tensor, ftype)
-        )
+    def can_be_made(ftype: str, types: Mapping[str, str]) -> bool:
+        changed = {n: kind for n, kind in types.items() if kind != session.source.types.get(n)}
+        return all(n in known or not needs_imatrix(kind, n, ftype) for n, kind in changed.items())
 
-    return tuple(f for f in IQ_MIXES if all(can_be(n, kind, f) for n, kind in stock_types(session, f).items()))
+    mixes = {f: stock_types(session, f) for f in IQ_MIXES}
+    return tuple(f for f, types in mixes.items() if are_allowed(types, rules) and can_be_made(f, types))
 
 
-def nearest_mix(backend: Backend, source: Model, options: SessionOptions, n_bytes: int) -> str:
+def are_allowed(types: Mapping[str, str], rules: TypeRules) -> bool:
+    """Whether no tensor has an IQ type that ``rules`` don't allow. K types are everywhere: they always are."""
+    allowed = allowed_types(rules)
+    return all(kind in allowed or not kind.startswith("IQ") for kind in set(types.values()))
+
+
+def nearest_mix(backend: Backend, source: Model, options: SessionOptions, rules: TypeRules, n_bytes: int) -> str:
     """The stock mix whose file is nearest to so many bytes, by ratio. A quantized source's own mix, which has no KL divergence to compare
     with, is left out where the source is its own reference."""
-    sizes = mix_sizes(backend, source, options, n_bytes)
+    sizes = mix_sizes(backend, source, options, rules, n_bytes)
     if source.is_quantized and options.reference in (None, options.model):
         sizes = {ftype: n for ftype, n in sizes.items() if ftype != source.ftype}
     return min(sizes, key=lambda f: abs(math.log(sizes[f] / n_bytes)))
 
 
-def mix_sizes(backend: Backend, source: Model, options: SessionOptions, least: int) -> dict[str, int]:
+def mix_sizes(backend: Backend, source: Model, options: SessionOptions, rules: TypeRules, least: int) -> dict[str, int]:
     """Bytes of the stock mixes that a size is looked up among: `STOCK`; where all of those have more than ``least``, and there is an
-    importance matrix or one can be made, the smaller IQ mixes too."""
+    importance matrix or one can be made, the smaller IQ mixes too that ``rules`` allow."""
 
-    def sizes_of(mixes: Iterable[str]) -> dict[str, int]:
-        return {f: file_bytes(source, backend.types(source.path, f, (), options.imatrix)) for f in mixes}
+    def types_of(mixes: Iterable[str]) -> dict[str, Mapping[str, str]]:
+        return {ftype: backend.types(source.path, ftype, (), options.imatrix) for ftype in mixes}
 
-    sizes = sizes_of(STOCK)
+    sizes = {ftype: file_bytes(source, types) for ftype, types in types_of(STOCK).items()}
     smallest = min(sizes.values())
     has_imatrix = options.imatrix is not None or (options.make_imatrix is not False and not source.is_quantized)
     if least < smallest and has_imatrix:
-        sizes |= {f: n for f, n in sizes_of(IQ_MIXES).items() if n < smallest}
+        allowed = {ftype: types for ftype, types in types_of(IQ_MIXES).items() if are_allowed(types, rules)}
+        sizes |= {ftype: n for ftype, types in allowed.items() if (n := file_bytes(source, types)) < smallest}
     return sizes
 
 
