@@ -138,8 +138,8 @@ def rival_lines(rival: Rival | None) -> list[str]:
     if rival is None or not math.isfinite(rival.ratio.estimate):
         return []
     return [
-        f"Best stock file measured that is no larger than asked: {rival.ftype} ({megabytes(rival.file_bytes)}). The recipe has "
-        f"{percent_of(rival.ratio, 'that file')} KL divergence."
+        f"Best stock file measured that is no larger than asked: {rival.ftype} ({megabytes(rival.file_bytes)}). The recipe's KL divergence "
+        f"is {percent_of(rival.ratio, 'that file')}."
     ]
 
 
