@@ -14,7 +14,7 @@ from cerebellum.domain import Chunk, TensorType
 from cerebellum.errors import EngineError, InputError, RefusedError
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.report.allocation_card import allocation_card
-from cerebellum.report.allocation_lines import verdict_lines, warning_lines
+from cerebellum.report.allocation_lines import five_lines, verdict_lines, warning_lines
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault
 from tests.allocation.small import KINDS, allocate, effects, write_model
 
@@ -143,6 +143,8 @@ def test_the_stock_mix_is_kept_where_no_recipe_is_better(
     assert result.kept.candidate.name == "stock mix"
     assert result.recipe.tensor_types == () and result.controls.ratio.estimate == pytest.approx(1.0)
     assert result.written.path.stat().st_size == result.base.model.file_bytes == result.kept.file_bytes
+    said, then = five_lines(result)[3:]
+    assert "no detectable difference" in said and "the stock mix itself is the best" in then
 
 
 # -- a quantized source ------------------------------------------------------------------------------------------------

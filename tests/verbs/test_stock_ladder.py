@@ -28,6 +28,9 @@ def test_it_is_log_linear_between_neighbours() -> None:
         140.0
     )
     assert [equivalent_bytes(FALLING, r.kld) for r in FALLING] == [100, 120, 160]
+    assert (
+        equivalent_bytes(FALLING[:1], FALLING[0].kld * (1 + 1e-12)) == 100
+    )  # the stock mix itself, alone on its ladder
     assert equivalent_bytes(FALLING, 0.5) is None and equivalent_bytes(FALLING, 0.02) is None
 
 

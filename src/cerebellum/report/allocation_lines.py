@@ -89,6 +89,11 @@ def next_line(result: Allocation) -> str:
         return "Next: its KL divergence is under the noise floor, so only tasks can judge it: the same command with --bench TASKS."
     if not math.isfinite(result.controls.ratio.estimate):
         return "Next: the same command with --reference and the unquantized model, if you have it."
+    if not result.recipe.tensor_types:
+        return (
+            "Next: the stock mix itself is the best that was found; more text (--chunks) or another size (--size) may have a better one, "
+            "each with another --out."
+        )
     if stock_word(result) != "improves":
         return "Next: more text (--chunks) may show a difference; another size (--size) may have one; each with another --out."
     asked = "" if result.bench else "; tasks: the same command with --bench TASKS"

@@ -193,6 +193,8 @@ def equivalent_bytes(rungs: Sequence[StockRung], kld: float) -> float | None:
     for rung in sorted(rungs, key=lambda r: (r.file_bytes, r.kld)):
         if not ordered or rung.kld < ordered[-1].kld:
             ordered.append(rung)
+    if same := next((rung for rung in ordered if math.isclose(rung.kld, kld, rel_tol=1e-9)), None):
+        return float(same.file_bytes)  # the stock mix itself
     for a, b in itertools.pairwise(ordered):
         if b.kld <= kld <= a.kld and b.kld > 0.0 and kld > 0.0:
             return a.file_bytes + math.log(a.kld / kld) / math.log(a.kld / b.kld) * (b.file_bytes - a.file_bytes)
