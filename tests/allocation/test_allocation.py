@@ -145,6 +145,13 @@ def test_what_can_not_be_is_refused_before_the_work(model: Path) -> None:
         allocate(model, size="1MB")
 
 
+def test_on_the_fewest_chunks_second_anchors_are_measured_and_nothing_is_left_out(model: Path) -> None:
+    """Two chunks: no tensor gets more text, and types that were not measured are not called types that can't be."""
+    result = allocate(model, chunks=2, refine=False, n_shuffled=0)
+    cells = [(a.tensor, a.type) for a in result.anchors.anchors]
+    assert result.anchors.failed == () and len(cells) == result.anchors.n_trials > len({name for name, _ in cells})
+
+
 class Lossless(FakeBackend):
     """Every type keeps every value, as it does of tensors of zeros."""
 

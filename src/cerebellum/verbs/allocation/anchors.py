@@ -49,13 +49,14 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
         anchors = measured_anchors(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, anchors)
         for look in LOOKS[1:]:
-            undecided = set(open_tensors(table, model, budget))
+            more_text = len(order) > look // 2  # than at the look before
+            undecided = set(open_tensors(table, model, budget)) if more_text else set()
             cells = {cell for cell in wanted if cell[0] in undecided}
             if look == LOOKS[1]:
                 seconds = second_anchors(table, model, budget, first)
                 wanted |= dict.fromkeys(seconds.items(), order[: LOOKS[0]])
                 cells |= set(seconds.items())
-            if not cells or len(order) <= look // 2:
+            if not cells:
                 break
             wanted |= dict.fromkeys(sorted(cells), order[:look])
             anchors = measured_anchors(runner, table, wanted, f"anchors of open decisions: {len(cells)}", floor)
