@@ -160,6 +160,35 @@ class Lossless(FakeBackend):
             yield replace(row, errors=dict.fromkeys(row.errors, 0.0))
 
 
+class TooLarge(FakeBackend):
+    """One tensor's values are too large for types of 4 bits. `ASKED`: the tensors that errors were wanted of."""
+
+    def weight_errors(self, *given: Any, **more: Any) -> Iterator[WeightErrors]:
+        for row in super().weight_errors(*given, **more):
+            lost = (
+                [kind for kind in row.errors if kind.startswith("Q4_")] if row.tensor == "blk.2.ffn_gate.weight" else []
+            )
+            ASKED.append(row.tensor)
+            yield replace(row, errors={k: e for k, e in row.errors.items() if k not in lost}, cannot=tuple(lost))
+
+
+ASKED: list[str] = []
+
+
+def test_types_that_cant_hold_a_tensors_values_are_left_out_and_the_others_go_on(model: Path) -> None:
+    effects = planted(model).effects
+    result = allocate(model, TooLarge(effects), refine=False, n_shuffled=0)
+    held = result.table.types["blk.2.ffn_gate.weight"]
+    assert (
+        held
+        and not [kind for kind in held if kind.startswith("Q4_")]
+        and "Q4_K" in result.table.types["blk.1.ffn_gate.weight"]
+    )
+    ASKED.clear()
+    assert allocate(model, TooLarge(effects), refine=False, n_shuffled=0).written.sha256 == result.written.sha256
+    assert not ASKED
+
+
 def test_where_nothing_can_be_chosen_the_reason_is_the_true_one(model: Path) -> None:
     """Rows that hold no type are refused by the estimate, before anything is made; a model that no type changes when that is known."""
     odd = write_fake_model(model.parent / "odd.gguf", width=80)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
+import gguf
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +20,7 @@ from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.llamacpp.trial import quantizer
 from cerebellum.llamacpp.trial.engine import LlamaEngine
 from cerebellum.llamacpp.trial.quantizer import Bytes, Floats, quantize_rows
+from cerebellum.llamacpp.trial.weight_errors import weight_errors
 from cerebellum.parallel import ALONE, Threads
 from tests.pools import Counting
 
@@ -87,6 +92,22 @@ def test_weights_that_no_block_can_hold_are_named(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(EngineError, match=r"rows 41 to 41 of blk\.0\.ffn_gate\.weight as Q8_0"):
         quantize_rows(tensor, values.view(np.uint8), "Q8_0", None, threads)
     threads.close()
+
+
+def test_types_that_cant_hold_a_weight_have_no_error(tmp_path: Path) -> None:
+    """3e6 is past a half's range once divided by the 7 or 15 steps of 4 bits, not by the 127 of 8; as F16 it is infinite."""
+    tensor, values = weights(WIDTH, 64)
+    values[41, 3] = 3e6
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor(tensor.name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    kinds = ("Q4_0", "Q4_1", "Q8_0", "F16", "BF16")
+    (found,) = weight_errors(tmp_path / "model.gguf", None, [(tensor.name, kinds)], 1 << 20, 1)
+    assert found.cannot == ("Q4_0", "Q4_1", "F16") and set(found.errors) == {"Q8_0", "BF16"}
+    assert all(math.isfinite(error) for error in found.errors.values())
 
 
 @given(st.integers(0, 200), st.integers(0, 200), st.integers(1, 60))

@@ -106,11 +106,13 @@ class Sources:
 @dataclass(frozen=True, slots=True)
 class WeightErrors:
     """What other types do to a tensor's weights: ``errors`` by type, the sum of importance · (stored - source)² over all its weights
-    (estimated from a sample of rows where it is large); ``power`` is the sum of importance · source²."""
+    (estimated from a sample of rows where it is large); ``power`` is the sum of importance · source². ``cannot``: types that can't hold the
+    values, which have no error."""
 
     tensor: str
     errors: Mapping[str, float]
     power: float
+    cannot: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,10 +194,14 @@ def _worse(job: _Job, judge: Path) -> tuple[str, ...]:
         and all(entry_fits(matrix, t) for matrix in matrices)
     ]
     with_it, without = (
-        {e.tensor: e.errors[types[e.tensor]] for e in backend.weight_errors(source.path, path, wanted, SAMPLED, judge)}
+        {
+            e.tensor: e.errors[types[e.tensor]]
+            for e in backend.weight_errors(source.path, path, wanted, SAMPLED, judge)
+            if types[e.tensor] in e.errors
+        }
         for path in (imatrix, None)
     )
-    gains = {name: 1.0 - without[name] / with_it[name] for name, _ in wanted if without[name] < with_it[name]}
+    gains = {n: 1.0 - without[n] / with_it[n] for n in without.keys() & with_it.keys() if without[n] < with_it[n]}
     return tuple(sorted(gains, key=lambda name: (-gains[name], name)))
 
 

@@ -6,6 +6,7 @@ importance of a column being the importance matrix's value, 1 where there is non
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cerebellum.domain import Tensor
+from cerebellum.errors import EngineError
 from cerebellum.gguf import model_file
 from cerebellum.gguf.types import quant_type
 from cerebellum.llamacpp.protocol import WeightErrors
@@ -63,12 +65,20 @@ def _errors(
     share = len(raw) / max(len(rows), 1)
     source = to_floats(quant_type(tensor.type), rows, tensor.row_length)
     column = column_importance(sample, judging)
-    errors = {}
+    errors, cannot = {}, []
     for kind in types:
-        stored = quantize_rows(sample, rows, kind, importance, threads)
+        try:
+            stored = quantize_rows(sample, rows, kind, importance, threads)
+        except EngineError:  # a value too large for the type's scales
+            cannot.append(kind)
+            continue
         again = to_floats(quant_type(kind), stored, tensor.row_length)
-        errors[kind] = share * weighted_squares(again - source, column)
-    return WeightErrors(tensor.name, errors, share * weighted_squares(source, column))
+        error = share * weighted_squares(again - source, column)
+        if math.isfinite(error):
+            errors[kind] = error
+        else:
+            cannot.append(kind)
+    return WeightErrors(tensor.name, errors, share * weighted_squares(source, column), tuple(cannot))
 
 
 def sample_rows(tensor: Tensor, raw: Bytes, sampled: int) -> tuple[Tensor, Bytes]:

@@ -36,6 +36,7 @@ def make_table(session: Session, rules: TypeRules) -> Table:
     types = without_mix(types, session.base.mix)
     wanted = {name: tuple(dict.fromkeys([*offered, base.types[name]])) for name, offered in types.items()}
     errors, power = weight_errors(session, wanted)
+    types = without_unstorable(session, types, errors)
     return with_groups(table_of(base, types, errors, power), rules.same_type)
 
 
@@ -65,6 +66,18 @@ def without_mix(types: Mapping[str, tuple[str, ...]], mix: Mix) -> dict[str, tup
     return {n: tuple(k for k in offered if (n, k) not in cannot) or offered[-1:] for n, offered in free.items()}
 
 
+def without_unstorable(
+    session: Session, types: Mapping[str, tuple[str, ...]], errors: Mapping[str, Mapping[str, float]]
+) -> dict[str, tuple[str, ...]]:
+    """``types`` without those that can't hold a tensor's values, which have no error; told."""
+    cannot = [f"{name} as {kind}" for name, offered in types.items() for kind in offered if kind not in errors[name]]
+    if cannot:
+        more = f" and {len(cannot) - 3} more" if len(cannot) > 3 else ""
+        session.progress.note(f"left out, for their values are too large for the type: {', '.join(cannot[:3])}{more}")
+    base = session.base.model.types
+    return {n: tuple(k for k in offered if k in errors[n]) or (base[n],) for n, offered in types.items()}
+
+
 def important(imatrix: Path | None, source: Model) -> frozenset[str]:
     """Tensors that have an entry of their size in the importance matrix."""
     if imatrix is None:
@@ -86,7 +99,8 @@ def weight_errors(
     known: dict[str, dict[str, Any]] = {name: session.study.fact(_fact(session, name)) or {} for name in wanted}
     lacking = []
     for name, types in wanted.items():
-        if missing := [kind for kind in types if kind not in known[name].get("errors", {})]:
+        have = {*known[name].get("errors", {}), *known[name].get("cannot", ())}
+        if missing := [kind for kind in types if kind not in have]:
             lacking.append((name, missing))
     session.progress.begin("weight errors", len(wanted), len(wanted) - len(lacking))
     try:
@@ -94,7 +108,8 @@ def weight_errors(
             session.options.model, session.options.imatrix, lacking, SAMPLED_WEIGHTS
         ):
             errors = {**known[tensor.tensor].get("errors", {}), **tensor.errors}
-            known[tensor.tensor] = {"errors": errors, "power": tensor.power}
+            cannot = sorted({*known[tensor.tensor].get("cannot", ()), *tensor.cannot})
+            known[tensor.tensor] = {"errors": errors, "power": tensor.power, **({"cannot": cannot} if cannot else {})}
             session.study.set_fact(_fact(session, tensor.tensor), known[tensor.tensor])
             session.progress.step(tensor.tensor)
     finally:
