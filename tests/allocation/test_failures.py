@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cerebellum import api
 from cerebellum.domain import Chunk, TensorType
 from cerebellum.errors import EngineError, InputError, RefusedError
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.report.allocation_card import allocation_card
 from cerebellum.report.allocation_lines import five_lines, verdict_lines, warning_lines
@@ -165,6 +169,45 @@ def test_a_quantized_source_says_that_it_is_its_own_reference(tmp_path: Path) ->
     assert any("is its own reference" in line for line in warning_lines(result))
     assert "is its own reference" in (tmp_path / "out" / "report.md").read_text()
     assert "is its own reference" in allocation_card(result)
+
+
+OWN = 0.02
+
+
+@dataclass(frozen=True)
+class Quantized(FakeBackend):
+    """A source whose tensors have each lost `OWN` of the reference: from its own words only what differs from it counts."""
+
+    source: Path = Path()
+
+    def open(self, model: Path, settings: Settings, sources: Sources | None = None) -> FakeEngine:
+        return QuantizedEngine(self, super().open(model, settings, sources)._model, settings, sources)
+
+
+class QuantizedEngine(FakeEngine):
+    """See `Quantized`."""
+
+    def _score(self, types: Mapping[str, str], chunk: Chunk, reference: Any) -> Any:
+        backend = self._backend
+        assert isinstance(backend, Quantized)
+        own = read_model(backend.source).types
+        if reference is not None and np.array_equal(reference.top, self._mark(own)) and types != own:
+            types = {name: kind for name, kind in types.items() if kind != own[name]}
+        return super()._score(types, chunk, reference)
+
+
+def test_with_a_better_reference_anchors_are_measured_from_the_sources_own_words(tmp_path: Path) -> None:
+    """From the reference each single change would show less by what the tensor has lost before, and predictions would leave that out."""
+    path = quantized(tmp_path)
+    own = read_model(path).types
+    names = [t.name for t in quantizable_tensors(read_model(path))]
+    planted = effects(path) | {TensorType(n, own[n]): Effect(kld=OWN) for n in names}
+    result = allocate(path, Quantized(planted, source=path), reference=tmp_path / "model.gguf")
+    assert result.anchors.model.start == pytest.approx(OWN * len(names), rel=0.1)
+    for anchor in result.anchors.anchors:
+        assert anchor.effect == pytest.approx(planted[TensorType(anchor.tensor, anchor.type)].kld, rel=0.3, abs=1e-5)
+    truth = sum(planted[TensorType(n, k)].kld if k != own[n] else 0.0 for n, k in result.kept.candidate.types.items())
+    assert result.kept.predicted - result.anchors.model.start == pytest.approx(truth, rel=0.3)
 
 
 def small(path: Path) -> dict[str, Any]:

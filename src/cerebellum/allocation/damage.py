@@ -60,12 +60,14 @@ class Slope:
 @dataclass(frozen=True, slots=True)
 class DamageModel:
     """Slopes by tensor. ``misfit``: relative standard deviation of an effect around proportionality, as estimated. ``floor``: what any
-    change brings, however small, once for all of them (see `allocation.floor`), nats a token."""
+    change brings, however small, once for all of them (see `allocation.floor`), nats a token; ``start``: what the source itself is from the
+    reference, where that is another file."""
 
     slopes: Mapping[str, Slope]
     misfit: float
     spreads: Mapping[str, float]
     floor: float = 0.0
+    start: float = 0.0
 
     def damage(self, tensor: str, error: float) -> float:
         """Expected damage of a weight error, nats a token."""

@@ -36,9 +36,10 @@ class Candidate:
 
 
 def predicted_kld(table: Table, model: DamageModel, types: Mapping[str, str]) -> float:
-    """What the model expects of a recipe: the damages of its tensors added up and, if there are any, the floor; nats a token."""
+    """What the model expects of a recipe: where the source itself stands, the damages of its tensors added up and, if there are any, the
+    floor; nats a token."""
     damage = math.fsum(model.damage(n, table.errors[n][kind]) for n, kind in types.items())
-    return damage + model.floor if damage > 0.0 else damage
+    return model.start + damage + (model.floor if damage > 0.0 else 0.0)
 
 
 def weight_error_recipe(table: Table, budget: int) -> Solution:

@@ -67,7 +67,7 @@ class Expected:
 
 def expected_damage(model: DamageModel, table: Table, types: Mapping[str, str]) -> Expected:
     """Damages added up. The interval holds the slopes' own doubt and the misfit of proportionality, each tensor's independent of the
-    others'; it knows nothing of interaction between tensors. The model's floor is added once."""
+    others'; it knows nothing of interaction between tensors. The model's start and floor are added once."""
     mean = variance = 0.0
     for name, kind in types.items():
         slope, error = model.slopes[name], table.errors[name][kind]
@@ -76,9 +76,9 @@ def expected_damage(model: DamageModel, table: Table, types: Mapping[str, str]) 
         mean += damage
         variance += damage**2 * (spread**2 + model.misfit**2)
     if mean <= 0.0:
-        return Expected(0.0, 0.0, 0.0)
-    factor = math.exp(Z90 * math.sqrt(math.log1p(variance / mean**2)))
-    return Expected(mean + model.floor, mean / factor + model.floor, mean * factor + model.floor)
+        return Expected(model.start, model.start, model.start)
+    factor, rest = math.exp(Z90 * math.sqrt(math.log1p(variance / mean**2))), model.start + model.floor
+    return Expected(mean + rest, mean / factor + rest, mean * factor + rest)
 
 
 def corrected(predicted: Expected, ratios: Sequence[float]) -> Expected:
@@ -120,6 +120,7 @@ def map_json(sensitivity: SensitivityMap) -> dict[str, Any]:
         "misfit": sensitivity.model.misfit,
         "spreads": dict(sensitivity.model.spreads),
         "floor": sensitivity.model.floor,
+        "start": sensitivity.model.start,
         "tensors": [_tensor_json(sensitivity, name) for name in table.names],
         "other_tensors": [
             {"name": t.name, "shape": list(t.shape), "type": t.type} for t in base.tensors if t.name not in table.types
@@ -216,6 +217,7 @@ class _Reader:
             _number(self.value["misfit"], 0.0),
             {str(role): _number(x, 0.0) for role, x in self.value["spreads"].items()},
             _number(self.value.get("floor", 0.0), 0.0),
+            _number(self.value.get("start", 0.0), 0.0),
         )
         failed = tuple((str(e["name"]), _type(kind)) for e in entries for kind in e.get("failed", ()))
         return SensitivityMap(

@@ -3,11 +3,16 @@
 They are changes from the source, not from the base. At the source the KL divergence is at its minimum: what a change adds is quadratic in
 it and positive on every token. From the base the same change also crosses with all that the base's other tensors have lost, which can have
 either sign and hides it (on the bundled model, 4 chunks: median t of an effect 1 from the base, 10 from the source).
+
+The same holds where the reference is another file than the source, which is then away from the minimum itself. So anchors are measured by
+the KL divergence from the source's own words, whatever the reference is. Two errors that have nothing to do with each other add up, so what
+the source has lost is in a prediction once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cerebellum.allocation.anchors import first_anchors, open_tensors, second_anchors
@@ -17,11 +22,14 @@ from cerebellum.allocation.plan import single_trial
 from cerebellum.allocation.table import Table
 from cerebellum.domain import TensorType, Trial, TrialKind
 from cerebellum.errors import EngineError
+from cerebellum.llamacpp.protocol import Sources
 from cerebellum.results.allocation import Anchors
+from cerebellum.scoring.summary import mean_kld
 from cerebellum.stats.verdicts import MILLI
 from cerebellum.study.runner import TrialRunner
 from cerebellum.verbs.allocation.first import refuse_unmeasurable
 from cerebellum.verbs.allocation.measuring import anchor_of, effect_values, shuffled_chunks, steadied
+from cerebellum.verbs.capture import capture_rows
 from cerebellum.verbs.identity import keep_canary
 from cerebellum.verbs.session import Session, opened_runner
 
@@ -44,7 +52,8 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
         refuse_unmeasurable(table, session.source)
     order = shuffled_chunks(session.search, seed)
     wanted: Wanted = dict.fromkeys(first.items(), order[: LOOKS[0]])
-    with opened_runner(session, session.source, session.search, reads_pairs=True) as runner:
+    start = measure_start(session)
+    with source_runner(session, reads_pairs=True) as runner:
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
         anchors = measured_anchors(runner, table, wanted, "anchors", floor)
         model = fit(table.roles, anchors)
@@ -64,8 +73,32 @@ def measure_anchors(session: Session, table: Table, budget: int, seed: int) -> A
     measured = {(a.tensor, a.type) for a in anchors}
     failed = tuple(sorted(cell for cell in wanted if cell not in measured))
     n_chunks = sum(map(len, wanted.values())) + n_harmless * len(order[: LOOKS[1]])
-    model = replace(model, floor=floor.whole)
+    model = replace(model, floor=floor.whole, start=start)
     return Anchors(tuple(anchors), model, len(wanted) + n_harmless, n_chunks, failed, floor)
+
+
+@contextlib.contextmanager
+def source_runner(session: Session, *, reads_pairs: bool = False) -> Iterator[TrialRunner]:
+    """What measures changes of the source, by the KL divergence from the source's own words, which are kept first where the reference is
+    another file. ``reads_pairs``: as in `opened_runner`."""
+    if not session.inputs.is_own_reference:
+        facts = {**session.reference_facts, "sha256": session.source_sha256}
+        session = replace(session, reference=replace(session.reference, facts=facts))
+        path, settings = session.source.path, session.workspace.settings
+        with contextlib.closing(session.backend.open(path, settings, Sources(path))) as engine:
+            store = session.reference_store(session.search)
+            capture_rows(engine, [(session.search, store)], f"own words of {path.name}", session.progress)
+    with opened_runner(session, session.source, session.search, reads_pairs=reads_pairs) as runner:
+        yield runner
+
+
+def measure_start(session: Session) -> float:
+    """KL divergence of the source itself from the reference on the search text, nats a token. A part of a job leaves it to the whole."""
+    if session.inputs.is_own_reference or session.options.shard is not None:
+        return 0.0
+    with opened_runner(session, session.source, session.search) as runner:
+        scores = runner.measure([SOURCE_TRIAL], session.search.chunks, "the source beside the reference")
+        return mean_kld(scores[SOURCE_TRIAL.label])
 
 
 def measure_floor(

@@ -75,6 +75,8 @@ def estimate_allocation(
     counts = chunk_counts(
         n_first, n_trials, n_harmless, len(table.names), seconds / n_engines, search, report, allocation
     )
+    if n_first and not inputs.is_own_reference:
+        counts["reference"] += 2 * len(search.chunks)  # the source's own words, and the source beside the reference
     if (stock.makes_imatrix or inputs.imatrix) and is_comparable(source, ftype, stock.types):
         counts["recipes"] += len(search.chunks)  # the base without the importance matrix
     n = min(len(search.chunks), len(report.chunks))

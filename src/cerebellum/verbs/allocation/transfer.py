@@ -35,11 +35,18 @@ from cerebellum.profiles.roles import (
 )
 from cerebellum.results.allocation import Anchors, RoleTransfer, Transferred
 from cerebellum.study.runner import TrialRunner
-from cerebellum.verbs.allocation.anchors import LOOKS, Wanted, measure_floor, measured_anchors
+from cerebellum.verbs.allocation.anchors import (
+    LOOKS,
+    Wanted,
+    measure_floor,
+    measure_start,
+    measured_anchors,
+    source_runner,
+)
 from cerebellum.verbs.allocation.first import refuse_unmeasurable
 from cerebellum.verbs.allocation.measuring import shuffled_chunks
 from cerebellum.verbs.allocation.origin import other_family
-from cerebellum.verbs.session import Session, opened_runner
+from cerebellum.verbs.session import Session
 
 #: Share of the tensors that are measured beside the probes because their decision is open, at most.
 OPEN_SHARE = 1 / 8
@@ -96,7 +103,8 @@ def transfer_anchors(
         )
     for warning in other_family(origin, session.source):
         session.progress.note(f"warning: {warning}")
-    with opened_runner(session, session.source, session.search) as runner:
+    start = measure_start(session)
+    with source_runner(session) as runner:
         order = shuffled_chunks(session.search, seed)
         floor, n_harmless = measure_floor(runner, table, session.source.types, order[: LOOKS[1]])
         job = _Job(runner, table, cells, order, seed, floor)
@@ -113,7 +121,9 @@ def transfer_anchors(
     measured = tuple(sorted(job.anchors.values(), key=lambda a: (a.tensor, a.type)))
     lost = tuple(sorted(cell for cell in job.wanted if cell[0] not in job.anchors))
     n_chunks = sum(map(len, job.wanted.values())) + n_harmless * len(order[: LOOKS[1]])
-    anchors = Anchors(measured, replace(model, floor=floor.whole), len(job.wanted) + n_harmless, n_chunks, lost, floor)
+    anchors = Anchors(
+        measured, replace(model, floor=floor.whole, start=start), len(job.wanted) + n_harmless, n_chunks, lost, floor
+    )
     results = tuple(_result(job, r, judged[r.role], probes[r.role]) for r in roles)
     return anchors, _overall(
         session, origin, results, whole, [judged[r.role] for r in roles], len(cells), len(job.asked)
