@@ -308,3 +308,21 @@ def test_published_siblings_and_strangers() -> None:
     assert sum(r.right for r in found) >= 0.9 * len(found)
     assert not [r for r in found if r.check.verdict is CarryVerdict.HOLDS and r.kept < 0.5]
     assert max(len(r.check.probed) for r in found) <= 8
+
+
+def test_forms_that_programs_write(tmp_path: Path) -> None:
+    """A byte order mark, an empty type beside a full one, a name that is there twice: with one value, or with two."""
+    table = {"by_type": {"q2_k": {}, "q3_k": {f"blk.{b}.ffn_up.weight": 1.0 + b for b in range(4)}}}
+    (tmp_path / "t.json").write_text("\ufeff" + json.dumps(table))
+    assert read_table(tmp_path / "t.json").by_type == {"q3_k": {"ffn_up": {b: 1.0 + b for b in range(4)}}}
+    for second, refused in ((1, False), (2, True)):
+        (tmp_path / "t.json").write_text(
+            f'{{"by_type": {{"q2_k": {{"blk.0.a.weight": 1, "blk.0.a.weight": {second}, "blk.1.a": 3}}}}}}'
+        )
+        if refused:
+            with pytest.raises(InputError, match=r"'blk\.0\.a\.weight' is there twice"):
+                read_table(tmp_path / "t.json")
+        else:
+            assert read_table(tmp_path / "t.json").by_type == {"q2_k": {"a": {0: 1.0, 1: 3.0}}}
+    with pytest.raises(InputError, match=r"block 1 of a has two figures, one by the name 'blk\.1\.a'"):
+        parse_table({"by_type": {"q2_k": {"blk.1.a.weight": 1.0, "blk.1.a": 2.0}}}, "t")

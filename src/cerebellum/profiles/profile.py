@@ -45,6 +45,8 @@ def parse_table(data: Any, label: str) -> SensitivityTable:
     by_type: dict[str, dict[str, dict[int, float]]] = {}
     single, missing, n_blocks = set[str](), dict[str, dict[str, int]](), 0
     for kind, table in tables.items():
+        if table == {} and any(tables.values()):
+            continue  # another type has figures
         if not isinstance(table, Mapping) or not table:
             raise InputError(f"{label}: by_type has no table of tensors for {kind!r}; it must look like {_FORM}")
         roles, absent = by_type.setdefault(str(kind), {}), missing.setdefault(str(kind), {})
@@ -56,8 +58,8 @@ def parse_table(data: Any, label: str) -> SensitivityTable:
                 single.add(role)
             elif figure is None:
                 absent[role] = absent.get(role, 0) + 1
-            else:
-                roles.setdefault(role, {})[block] = figure
+            elif roles.setdefault(role, {}).setdefault(block, figure) != figure:
+                raise InputError(f"{label}, {kind}: block {block} of {role} has two figures, one by the name {name!r}")
     if not any(by_type.values()):
         what = "has a figure" if n_blocks else "is in a block (blk.0.ffn_gate.weight, …)"
         raise InputError(f"{label}: no tensor {what}, so there is no depth to compare")
@@ -72,10 +74,14 @@ def _figure(name: str, value: Any, kind: str, label: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         raise InputError(
-            f"{label}, {kind}: {name!r} has the damage {str(value)[:40]}; it must be a finite number up to {LARGEST:g}, "
+            f"{label}, {kind}: {name!r} has the damage {_short(value)}; it must be a finite number up to {LARGEST:g}, "
             "or null where there is none"
         )
     return 0.0 if abs(value) < 1.0 / LARGEST else float(value)
+
+
+def _short(value: Any) -> str:
+    return repr(value[:40]) if isinstance(value, str) else str(value)[:40]
 
 
 def common_types(old: SensitivityTable, new: SensitivityTable, wanted: str | None = None) -> tuple[str, str]:

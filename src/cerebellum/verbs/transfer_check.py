@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cerebellum.errors import InputError, TensorChoiceError
+from cerebellum.gguf.header import MAX_NAME_BYTES
 from cerebellum.profiles.check import CarryVerdict, RoleCheck, check_role, kept_of
 from cerebellum.profiles.probes import ENOUGH
 from cerebellum.profiles.profile import RoleProfile, SensitivityTable, common_types, parse_table
@@ -68,9 +69,19 @@ def read_json(path: Path) -> Any:
             text = stream.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise InputError(f"{path} has more than {MAX_BYTES >> 20} MiB: that is no table of sensitivities")
-        return json.loads(text.decode())
+        return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"can't read the table {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names are there once, or each time with one value."""
+    value: dict[str, Any] = {}
+    for name, one in pairs:
+        if name in value and value[name] != one:
+            raise ValueError(f"{name[:MAX_NAME_BYTES]!r} is there twice, with two values")
+        value[name] = one
+    return value
 
 
 def check_transfer(
