@@ -20,12 +20,14 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
 from cerebellum.profiles.check import CarryVerdict
 from cerebellum.progress import Silent
-from cerebellum.recipes.recipe import ModelId
+from cerebellum.recipes.recipe import ModelId, Recipe
 from cerebellum.recipes.toml_form import format_recipe
 from cerebellum.report.profile import profile_grid
 from cerebellum.results.allocation import Allocation, Transferred
 from cerebellum.testing import Effect, FakeBackend, Fault, write_fake_model
+from cerebellum.verbs.allocation.origin import read_origin
 from cerebellum.verbs.allocation.sensitivity import read_map
+from cerebellum.verbs.allocation.transfer import roles_of
 from cerebellum.verbs.profile_tables import read_profiles
 from cerebellum.verbs.recipe import read_recipe
 from cerebellum.verbs.transfer_check import chosen_profiles
@@ -199,6 +201,24 @@ def test_from_the_type_map_of_a_file(family: Path, tmp_path: Path) -> None:
     found = taken(result)
     assert found.form == "recipe" and found.origin == file.name
     assert found.n_saved > 0 and found.agreement > 0.3
+    assert not any(r.high == 0.0 for r in found.roles)
+
+
+def test_roles_that_a_file_treats_alike_say_nothing(family: Path, tmp_path: Path) -> None:
+    """One type for all of a role orders nothing: the role is measured whole; a file of one type is refused, before anything is opened."""
+    new = family / "new.gguf"
+    types = {f"blk.{b}.{role}.weight": "Q3_K" for b in range(OLD) for role in ROLES}
+    types |= {"blk.0.ffn_gate.weight": "Q6_K", "blk.7.ffn_gate.weight": "Q2_K"}
+    recipe = Recipe("Q3_K_M", types, complete=True, model=ModelId("llama", "", OLD))
+    (tmp_path / "r.toml").write_text(format_recipe(recipe))
+    table = read_map(family / "study" / "sensitivity.json").table
+    cells = {name: table.types[name][0] for name in table.names}
+    roles, whole = roles_of(table, cells, read_origin(tmp_path / "r.toml"), read_model(family / "old.gguf"))
+    assert [role.role for role in roles] == ["ffn_gate"]
+    assert {whole[role] for role in ("attn_q", "ffn_down")} == {"r.toml treats all of it alike"}
+    (tmp_path / "r.toml").write_text(format_recipe(replace(recipe, types=dict.fromkeys(types, "Q3_K"))))
+    with pytest.raises(InputError, match=r"nothing to carry over.*treats all of it alike"):
+        api.estimate(new, source=tmp_path / "r.toml", backend=planted(new), **options(family))
 
 
 def test_an_estimate_counts_fewer_trials(family: Path) -> None:

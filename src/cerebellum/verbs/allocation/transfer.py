@@ -96,11 +96,6 @@ def transfer_anchors(
     if not cells:
         refuse_unmeasurable(table, session.source)
     roles, whole = roles_of(table, cells, origin, session.source)
-    if not roles:
-        why = "; ".join(f"{role}: {reason}" for role, reason in whole.items())
-        raise InputError(
-            f"{origin.label} has nothing to carry over to {session.source.path.name} ({why}): use `cerebellum run`"
-        )
     for warning in other_family(origin, session.source):
         session.progress.note(f"warning: {warning}")
     start = measure_start(session)
@@ -133,7 +128,7 @@ def transfer_anchors(
 def roles_of(
     table: Table, cells: Mapping[str, str], origin: Origin, source: Model
 ) -> tuple[tuple[Role, ...], dict[str, str]]:
-    """(roles that are predicted, role → why it is measured whole)."""
+    """(roles that are predicted, role → why it is measured whole). Raises `InputError` where none can be predicted."""
     layout, names = layout_of(source), dict[str, list[str]]()
     for name in cells:
         names.setdefault(table.tensors[name].role, []).append(name)
@@ -145,8 +140,15 @@ def roles_of(
             whole[role] = f"{origin.label} doesn't have it"
         elif len(of_role) <= LEAST_PROBES:
             whole[role] = f"only {len(of_role)} of it"
+        elif len({*origin.profiles[role].values()}) == 1:
+            whole[role] = f"{origin.label} treats all of it alike"
         else:
             roles.append(_role(table, role, sorted(of_role, key=lambda n: block_of(n) or 0), origin, layout))
+    if not roles:
+        why = "; ".join(f"{role}: {reason}" for role, reason in whole.items())
+        raise InputError(
+            f"{origin.label} has nothing to carry over to {source.path.name} ({why}): use `cerebellum run`"
+        )
     return tuple(roles), whole
 
 
