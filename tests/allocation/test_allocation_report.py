@@ -26,7 +26,7 @@ from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
 from cerebellum.report.allocation_card import allocation_card, note_on
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import recipes_picture
-from cerebellum.report.allocation_tables import controls_grid
+from cerebellum.report.allocation_tables import controls_grid, shuffled_limits
 from cerebellum.report.estimate import duration
 from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.report.views import Recipe
@@ -96,6 +96,19 @@ def test_what_the_share_shows_and_nats_do_not_is_not_claimed(result: Allocation,
         and note_on(result).startswith("better")
         and size == five_lines(result)[0]
     )
+
+
+def test_shuffled_recipes_that_are_worse_stand_above_the_recipe(result: Allocation) -> None:
+    """They are measured on other chunks than the table's: these three are easier, so that all shares of the stock file's are lower."""
+    mean = result.controls.comparison.rows[1].summary.divergence
+    assert mean is not None
+    share = 0.5 * result.controls.ratio.estimate
+    easier = replace(result.controls.shuffled, recipe=share, others=(1.02 * share, 1.3 * share))
+    limits = shuffled_limits(replace(result, controls=replace(result.controls, shuffled=easier)))
+    assert limits == pytest.approx((1.02 * mean.mean.estimate, 1.3 * mean.mean.estimate))
+    none = replace(easier, recipe=0.0)  # a recipe without divergence: shares of the stock file's are all there is
+    low, _ = shuffled_limits(replace(result, controls=replace(result.controls, shuffled=none))) or (0.0, 0.0)
+    assert low > 0.0
 
 
 def test_a_ladder_without_its_questions_is_refused_at_once(ground: Path) -> None:

@@ -131,13 +131,15 @@ def controls_grid(result: Allocation) -> Grid:
 
 
 def shuffled_limits(result: Allocation) -> tuple[float, float] | None:
-    """The least and the largest mean KL divergence of the shuffled compositions, nats a token: from shares of the stock file's, or of the
-    recipe's."""
+    """The least and the largest mean KL divergence of the shuffled compositions, nats a token: what they are of the recipe's on their few
+    chunks, of the recipe's on the whole text. So those that are worse are above the recipe's figure."""
     shuffled, rows = result.controls.shuffled, result.controls.comparison.rows
-    others, divergence = shuffled.others, rows[0 if shuffled.of_stock else 1].summary.divergence if rows else None
-    if not others or divergence is None:
+    of_recipe = shuffled.recipe > 0.0 or not shuffled.of_stock
+    divergence = rows[1 if of_recipe else 0].summary.divergence if rows else None
+    if not shuffled.others or divergence is None:
         return None
-    return min(others) * divergence.mean.estimate, max(others) * divergence.mean.estimate
+    unit = divergence.mean.estimate / (shuffled.recipe if shuffled.recipe > 0.0 else 1.0)
+    return min(shuffled.others) * unit, max(shuffled.others) * unit
 
 
 def tried_grid(result: Allocation) -> Grid:
