@@ -24,9 +24,9 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.progress import Silent
 from cerebellum.report.accuracy import accuracy_of, left_out, rank_correlation
 from cerebellum.report.allocation_card import allocation_card, note_on
-from cerebellum.report.allocation_lines import five_lines
+from cerebellum.report.allocation_lines import few, five_lines
 from cerebellum.report.allocation_pictures import recipes_picture
-from cerebellum.report.allocation_tables import controls_grid, shuffled_limits
+from cerebellum.report.allocation_tables import controls_grid, in_percent, shuffled_limits
 from cerebellum.report.estimate import duration
 from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.report.views import Recipe
@@ -109,6 +109,13 @@ def test_shuffled_recipes_that_are_worse_stand_above_the_recipe(result: Allocati
     none = replace(easier, recipe=0.0)  # a recipe without divergence: shares of the stock file's are all there is
     low, _ = shuffled_limits(replace(result, controls=replace(result.controls, shuffled=none))) or (0.0, 0.0)
     assert low > 0.0
+
+
+def test_a_share_under_one_percent_keeps_a_digit() -> None:
+    """A recipe of 0.3 % of the stock file's divergence isn't one of none."""
+    shares = (0.0, 0.0029, 0.0095, 0.05, 0.854, 12.0, -0.3, math.inf, -math.inf, math.nan)
+    assert [in_percent(share) for share in shares] == ["0", "0.3", "1", "5", "85", "1200", "0", "?", "?", "?"]
+    assert [few(share) for share in (0.0, 0.0029, 0.05, 0.21, 1.1)] == ["0.00", "0.0029", "0.05", "0.21", "1.10"]
 
 
 def test_a_ladder_without_its_questions_is_refused_at_once(ground: Path) -> None:

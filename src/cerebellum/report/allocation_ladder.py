@@ -16,7 +16,7 @@ from cerebellum.report.allocation import FORMAT
 from cerebellum.report.allocation_card import ladder_card
 from cerebellum.report.allocation_lines import five_lines
 from cerebellum.report.allocation_pictures import ladder_picture
-from cerebellum.report.allocation_tables import megabytes, own_mean, stock_word
+from cerebellum.report.allocation_tables import in_percent, megabytes, own_mean, stock_word
 from cerebellum.report.card_picture import write_picture
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.markdown import grid_markdown, on_what
@@ -55,8 +55,7 @@ def percent(ratio: Interval) -> str:
     """A share of the stock file's KL divergence, with its interval; "none" where that has none."""
     if not math.isfinite(ratio.estimate):
         return "none"
-    low, high = (f"{100 * max(v, 0.0):.0f}" if math.isfinite(v) else "?" for v in (ratio.low, ratio.high))
-    return f"{100 * ratio.estimate:.0f} % [{low}, {high}]"
+    return f"{in_percent(ratio.estimate)} % [{in_percent(ratio.low)}, {in_percent(ratio.high)}]"
 
 
 def recipes_grid(ladder: AllocationLadder) -> Grid:

@@ -6,8 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR
+from cerebellum.figures import significant
 from cerebellum.quoting import shell_file
-from cerebellum.report.allocation_tables import megabytes, nats_word, own_mean, ratio_word, share, stock_word
+from cerebellum.report.allocation_tables import (
+    in_percent,
+    megabytes,
+    nats_word,
+    own_mean,
+    ratio_word,
+    share,
+    stock_word,
+)
 from cerebellum.report.grids import perplexity_cell
 from cerebellum.report.refinement import refinement_lines
 from cerebellum.stats.verdicts import MILLI
@@ -60,8 +69,8 @@ def ratio_line(result: Allocation) -> str:
 
 def percent_of(ratio: Interval, what: str) -> str:
     """A share of the KL divergence of ``what``, in percent with its interval."""
-    low, high = (f"{100 * max(v, 0.0):.0f}" if v == v and abs(v) < 1e6 else "?" for v in (ratio.low, ratio.high))
-    return f"{100 * ratio.estimate:.0f} % of {what}'s [{low}, {high}]"
+    low, high = (in_percent(v) for v in (ratio.low, ratio.high))
+    return f"{in_percent(ratio.estimate)} % of {what}'s [{low}, {high}]"
 
 
 def verdict_line(result: Allocation) -> str:
@@ -203,12 +212,17 @@ def shuffled_line(result: Allocation) -> str:
         f"The same types shuffled within their roles: {shuffled.n_worse} of {len(shuffled.others)} are worse than the recipe "
         f"(p = {p:.2g}), at "
         + (
-            f"{low:.2f} to {high:.2f} of the stock file's KL divergence where the recipe has {shuffled.recipe:.2f} "
+            f"{few(low)} to {few(high)} of the stock file's KL divergence where the recipe has {few(shuffled.recipe)} "
             f"({shuffled.n_chunks} chunks)."
             if shuffled.of_stock
             else f"{low:.2f} to {high:.2f} of the recipe's KL divergence ({shuffled.n_chunks} chunks)."
         )
     )
+
+
+def few(ratio: float) -> str:
+    """A share with two decimals, or with two digits that count where it is small."""
+    return f"{ratio:.2f}" if ratio >= 0.095 or ratio <= 0.0 else significant(ratio, 2)
 
 
 def size_lines(result: Allocation) -> list[str]:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from cerebellum.domain import TrialKind
+from cerebellum.figures import significant
 from cerebellum.report.grids import Grid, measured_on, with_limits
 from cerebellum.report.plan import counted
 from cerebellum.stats.verdicts import MILLI, Verdict
@@ -26,6 +27,14 @@ def share(x: Any) -> str:
     if not math.isfinite(x.estimate):
         return "none"
     return with_limits(x, 1.0, 3, sign=False)
+
+
+def in_percent(ratio: float) -> str:
+    """A share in percent: a whole number, or a digit that counts under one percent; a question mark where it isn't known."""
+    value = 100.0 * max(ratio, 0.0)
+    if not math.isfinite(ratio) or value > 1e8:
+        return "?"
+    return f"{value:.0f}" if value >= 0.95 or value == 0.0 else significant(value, 1)
 
 
 def ratio_word(ratio: Any) -> str:
