@@ -13,6 +13,7 @@ from cerebellum.errors import InputError, OutputError, OverrideError, RefusedErr
 from cerebellum.gguf.model_file import read_model
 from cerebellum.recipes.recipe import Figure, ModelId
 from cerebellum.recipes.toml_form import format_recipe, parse_recipe
+from cerebellum.report.recipe import diff_grid
 from cerebellum.verbs.recipe import apply_recipe, export_overrides, import_recipe, lint_file, read_recipe
 from cerebellum.verbs.recipe_study import import_study
 from tests.llamacpp import tiny
@@ -48,6 +49,15 @@ def test_round_trip(ground: Path) -> None:
     lines = export_overrides(BACKEND, lint_file(BACKEND, ground / "r.toml", ground / "model.gguf"))
     (ground / "exported.txt").write_text(lines)
     assert import_recipe(BACKEND, ground / "exported.txt", ground / "model.gguf", "Q3_K_M").key == recipe.key
+
+
+def test_a_difference_tells_what_a_base_may_give_too(ground: Path) -> None:
+    """A GGUF names every tensor, its reduced recipe one: the others need not differ."""
+    whole, part = read_recipe(ground / "written.gguf"), read_recipe(ground / "r.toml")
+    notes = diff_grid(whole, part, ("w.gguf", "r.toml")).notes
+    n = len(whole.types) - len(part.types)
+    assert f"{n} of them r.toml leaves to its base" in notes[1] and "recipe import w.gguf --model" in notes[1]
+    assert len(diff_grid(part, part, ("a", "b")).notes) == 1
 
 
 def test_a_published_file_is_a_recipe(ground: Path) -> None:

@@ -124,11 +124,21 @@ def diff_grid(ours: Recipe, theirs: Recipe, labels: tuple[str, str]) -> Grid:
     bases = f"Bases: {ours.base}" + (
         "" if ours.base == theirs.base else f" and {theirs.base}, so what is left to them differs too"
     )
-    return Grid(
-        "Differences",
-        ("tensor", *labels),
-        rows,
-        (f"{len(rows)} tensor{'' if len(rows) == 1 else 's'} differ{'s' if len(rows) == 1 else ''}. {bases}.",),
+    count = f"{len(rows)} tensor{'' if len(rows) == 1 else 's'} differ{'s' if len(rows) == 1 else ''}. {bases}."
+    notes = (count, *_left(ours, theirs, labels))
+    return Grid("Differences", ("tensor", *labels), rows, notes)
+
+
+def _left(ours: Recipe, theirs: Recipe, labels: tuple[str, str]) -> tuple[str, ...]:
+    """That a base may well give the type that the other recipe names: where only one of the two names every tensor."""
+    n = sum(None in (d.ours, d.theirs) for d in differences(ours, theirs))
+    if not n or ours.complete == theirs.complete:
+        return ()
+    whole, part = labels if ours.complete else labels[::-1]
+    command = f"`cerebellum recipe import {whole} --model MODEL.gguf`"
+    return (
+        f"{n} of them {part} leaves to its base, which may give the same type. {whole} names every tensor: {command} makes a recipe of it "
+        "that can be compared.",
     )
 
 

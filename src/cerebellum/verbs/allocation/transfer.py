@@ -145,7 +145,8 @@ def roles_of(
         else:
             roles.append(_role(table, role, sorted(of_role, key=lambda n: block_of(n) or 0), origin, layout))
     if not roles:
-        why = "; ".join(f"{role}: {reason}" for role, reason in whole.items())
+        reasons = dict.fromkeys(whole.values())
+        why = "; ".join(f"{', '.join(role for role in whole if whole[role] == reason)}: {reason}" for reason in reasons)
         raise InputError(
             f"{origin.label} has nothing to carry over to {source.path.name} ({why}): use `cerebellum run`"
         )
