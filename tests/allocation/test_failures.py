@@ -19,6 +19,7 @@ from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
 from cerebellum.report.allocation_card import allocation_card
 from cerebellum.report.allocation_lines import five_lines, verdict_lines, warning_lines
+from cerebellum.report.plan import plan_lines
 from cerebellum.testing import Effect, FakeBackend, FakeEngine, Fault
 from tests.allocation.small import KINDS, allocate, effects, write_model
 
@@ -208,6 +209,9 @@ def test_with_a_better_reference_anchors_are_measured_from_the_sources_own_words
         assert anchor.effect == pytest.approx(planted[TensorType(anchor.tensor, anchor.type)].kld, rel=0.3, abs=1e-5)
     truth = sum(planted[TensorType(n, k)].kld if k != own[n] else 0.0 for n, k in result.kept.candidate.types.items())
     assert result.kept.predicted - result.anchors.model.start == pytest.approx(truth, rel=0.3)
+    planned = api.plan(tmp_path / "out" / "sensitivity.json", like="Q3_K_M")
+    assert planned.predicted.mean == pytest.approx(result.kept.predicted, rel=0.3)
+    assert f"to the {1e3 * result.anchors.model.start:.3g} that the source itself has" in plan_lines(planned)[2]
 
 
 def small(path: Path) -> dict[str, Any]:

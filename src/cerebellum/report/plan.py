@@ -23,7 +23,8 @@ def plan_lines(plan: Planned) -> list[str]:
     lines = [
         f"{plan.file_bytes:,} bytes of at most {plan.limit:,} ({plan.target}) for {facts['model']['file']}",
         f"expected KL divergence: {mean} thousandths of a nat a token [{low}, {high}, 90 %]; not measured",
-        f"that is {significant(plan.predicted.mean * MILLI)}, effects of single tensors added up, and what they were off before",
+        f"that is {significant(plan.predicted.mean * MILLI)}, effects of single tensors added up{start_of(plan)}, and what they were off "
+        "before",
         ratios_line(plan),
     ]
     if facts.get("text"):
@@ -33,6 +34,12 @@ def plan_lines(plan: Planned) -> list[str]:
         lines.append(f"to make the file: {plan.quantize}")
     lines.append("next: cerebellum run MODEL --map MAP with the same size measures and proves it")
     return lines
+
+
+def start_of(plan: Planned) -> str:
+    """What the source itself is from the reference, where that is another file."""
+    start = plan.sensitivity.model.start
+    return f" to the {significant(start * MILLI)} that the source itself has" if start > 0.0 else ""
 
 
 def ratios_line(plan: Planned) -> str:

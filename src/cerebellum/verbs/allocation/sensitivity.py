@@ -23,6 +23,7 @@ from cerebellum.quoting import name as quoted
 from cerebellum.results.allocation import Anchors
 from cerebellum.results.plan import Planned
 from cerebellum.text.untrusted import open_regular
+from cerebellum.verbs.allocation.anchors import measure_start
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.splitting import refuse_output
 
@@ -154,11 +155,13 @@ def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, bu
 
 
 def anchors_of_map(session: Session, table: Table, sensitivity: SensitivityMap) -> Anchors:
-    """The map's anchors and damage model for this job's table: nothing is measured. Raises `InputError`."""
+    """The map's anchors and damage model for this job's table: nothing is measured but where the source stands, should the job have another
+    reference. Raises `InputError`."""
     if missing := sorted(set(table.names) - set(sensitivity.model.slopes)):
         raise InputError(
             f"the map knows nothing of {quoted(missing[0])}: make it with all tensors (without --only), or leave out --map"
         )
     text = (sensitivity.facts["text"] or {}).get("text", "another text")
     session.progress.note(f"anchors: {len(sensitivity.anchors)} taken from the map, measured on {quoted(str(text))}")
-    return Anchors(sensitivity.anchors, sensitivity.model, 0, 0, sensitivity.failed)
+    model = replace(sensitivity.model, start=measure_start(session))
+    return Anchors(sensitivity.anchors, model, 0, 0, sensitivity.failed)
