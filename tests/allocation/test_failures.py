@@ -214,6 +214,23 @@ def test_with_a_better_reference_anchors_are_measured_from_the_sources_own_words
     assert f"to the {1e3 * result.anchors.model.start:.3g} that the source itself has" in plan_lines(planned)[2]
 
 
+def test_parts_with_a_better_reference_are_merged_into_the_whole(tmp_path: Path) -> None:
+    """Their anchors are of the source's own words, the study's other figures of the reference: no part of another job."""
+    path = quantized(tmp_path)
+    own = read_model(path).types
+    names = [t.name for t in quantizable_tensors(read_model(path))]
+    backend = Quantized(effects(path) | {TensorType(n, own[n]): Effect(kld=OWN) for n in names}, source=path)
+    given = {name: value for name, value in small(path).items() if name not in ("n_shuffled", "refine", "out")}
+    given |= {"chunks": 4, "reference": tmp_path / "model.gguf", "backend": backend}
+    for i in (1, 2):
+        api.run_part(path, f"{i}/2", out=tmp_path / f"part{i}", **given)
+    api.merge(tmp_path / "out", [tmp_path / "part1", tmp_path / "part2"])
+    given |= {"n_shuffled": 0, "refine": False}
+    result = api.allocate(path, out=tmp_path / "out", **given)
+    whole = api.allocate(path, out=tmp_path / "whole", **given)
+    assert result.written.sha256 == whole.written.sha256 and result.anchors == whole.anchors
+
+
 def small(path: Path) -> dict[str, Any]:
     from tests.allocation.small import options
 

@@ -43,7 +43,8 @@ from cerebellum.verbs.workspace import Workspace
 
 @dataclass
 class Session:
-    """Everything opened. ``noise_floor``: nats a token, as `verbs.noise_floor` measures it."""
+    """Everything opened. ``noise_floor``: nats a token, as `verbs.noise_floor` measures it. ``words``: whose words the series are measured
+    by, where that isn't the job's reference; facts of their own, so that a merge doesn't take them for another job's."""
 
     options: SessionOptions
     workspace: Workspace
@@ -55,6 +56,7 @@ class Session:
     fleet: Fleet
     noise_floor: float = 0.0
     left_out: LeftOut | None = None
+    words: str = ""
 
     @property
     def source(self) -> Model:
@@ -108,8 +110,12 @@ class Session:
 
     def series(self, split: Split, extra: dict[str, Any] | None = None) -> int:
         """The id of a split's series; ``extra`` facts make it another one."""
+        return self.study.series(split.name, self.facts_of(split) | (extra or {}))
+
+    def facts_of(self, split: Split) -> dict[str, Any]:
+        """What identifies a split's series."""
         facts = series_facts(self.subject, split, self.workspace.settings, self.build, self.reference_facts)
-        return self.study.series(split.name, facts | (extra or {}))
+        return facts | ({"words": self.words} if self.words else {})
 
     def runner(self, split: Split) -> TrialRunner:
         """What measures trials of the base on a split."""
@@ -126,8 +132,7 @@ class Session:
         job has none: its rows are compared by `merge`."""
         if self.options.shard is not None:
             return ()
-        ours = series_facts(self.subject, split, self.workspace.settings, self.build, self.reference_facts)
-        others = []
+        ours, others = self.facts_of(split), []
         for build, theirs in sorted(engines.others.items()):
             facts = ours | {"build": build}
             others.append(Others(self.study.series(split.name, facts), theirs))

@@ -83,7 +83,7 @@ def source_runner(session: Session, *, reads_pairs: bool = False) -> Iterator[Tr
     another file. ``reads_pairs``: as in `opened_runner`."""
     if not session.inputs.is_own_reference:
         facts = {**session.reference_facts, "sha256": session.source_sha256}
-        session = replace(session, reference=replace(session.reference, facts=facts))
+        session = replace(session, reference=replace(session.reference, facts=facts), words="the source's own")
         path, settings = session.source.path, session.workspace.settings
         with contextlib.closing(session.backend.open(path, settings, Sources(path))) as engine:
             store = session.reference_store(session.search)
