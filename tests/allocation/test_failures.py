@@ -203,7 +203,7 @@ def test_with_a_better_reference_anchors_are_measured_from_the_sources_own_words
     own = read_model(path).types
     names = [t.name for t in quantizable_tensors(read_model(path))]
     planted = effects(path) | {TensorType(n, own[n]): Effect(kld=OWN) for n in names}
-    result = allocate(path, Quantized(planted, source=path), reference=tmp_path / "model.gguf")
+    result = allocate(path, Quantized(planted, source=path), reference=tmp_path / "model.gguf", n_shuffled=0)
     assert result.anchors.model.start == pytest.approx(OWN * len(names), rel=0.1)
     for anchor in result.anchors.anchors:
         assert anchor.effect == pytest.approx(planted[TensorType(anchor.tensor, anchor.type)].kld, rel=0.3, abs=1e-5)
