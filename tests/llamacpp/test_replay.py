@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from cerebellum.llamacpp.trial.eval_callback import EvalCallback, program
 from cerebellum.llamacpp.trial.graph import Graph
 from cerebellum.llamacpp.trial.replay_cache import ReplayCache
 from cerebellum.llamacpp.trial.sweep import TrialSweep, affordable, in_parts
-from cerebellum.llamacpp.trial.weights import Stored
+from cerebellum.llamacpp.trial.weights import Stored, Weights
 from cerebellum.scoring.reference import ReferenceStore
 from cerebellum.text.chat import Conversation, Conversations
 from tests.llamacpp import tiny
@@ -100,6 +100,7 @@ def whole(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk])
             with engine.swapped(trial.tensor_types):
                 for chunk in chunks:
                     (found[i, chunk.id],) = engine.score_bundle(plain, (chunk,), None, None)
+    engine._rest()
     return found
 
 
@@ -395,6 +396,41 @@ def test_what_several_trials_swap_is_made_once(
         engine._weights._cache
     )
     engine.close()
+
+
+def test_recipes_in_a_row_share_what_they_have_in_common_and_take_no_more_memory_than_one(
+    files: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each larger than the cache, each but one tensor like the one before: that one alone is made, and nothing stays afterwards."""
+    monkeypatch.setattr("cerebellum.llamacpp.trial.engine.CACHE_BYTES", 0)
+    engine = opened(files("llama"))
+    made, stored = noted(engine, monkeypatch), list[int]()
+    first = tuple(trial.tensor_types[0] for trial in singles(files("llama")[1], (1, 2)))
+    others = [TensorType(swap.tensor, "Q8_0") for swap in first[:3]]
+    recipes = [Trial(f"{n} changed", TrialKind.RECIPE, (*others[:n], *first[n:])) for n in range(len(others) + 1)]
+    weights = engine._weights
+    monkeypatch.setattr(weights, "_stored", watched(weights, stored))
+    chunks = chunks_of(engine)
+    found = swept(engine, recipes, chunks)
+    monkeypatch.undo()
+    assert {(each.tensor, each.type) for each in made} == {(s.tensor, s.type) for s in (*first, *others)}
+    assert len(made) <= len(first) + 2 * len(others)  # a trial of each type is tried first
+    sizes = [sum(weights._size((s.tensor, s.type)) for s in recipe.tensor_types) for recipe in recipes]
+    assert max(stored) <= max(sizes) and not weights._cache
+    assert found == whole(engine, recipes, chunks)
+    engine.close()
+
+
+def watched(weights: Weights, sizes: list[int]) -> Callable[..., Any]:
+    """`Weights._stored`, which notes how many bytes are cached after each."""
+    store = weights._stored
+
+    def noting(*given: Any) -> Any:
+        made = store(*given)
+        sizes.append(sum(map(n_bytes, weights._cache.values())))
+        return made
+
+    return noting
 
 
 def test_a_part_of_what_does_not_all_fit_is_kept(

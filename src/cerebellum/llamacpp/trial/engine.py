@@ -139,6 +139,11 @@ class LlamaEngine:
         with self._weights.swapped(tensor_types) if tensor_types else contextlib.nullcontext():
             yield
 
+    def _rest(self) -> None:
+        """What was swapped is let go again but for a bounded part."""
+        if "_weights" in vars(self):
+            self._weights.rest()
+
     def ahead(self, tensor_types: TensorTypes) -> None:
         """Begin to quantize for the next trial where a GPU computes this one, or as many cores are idle; else they are busy with it."""
         if self.settings.n_gpu_layers or self.settings.has_idle_cores:
@@ -175,9 +180,12 @@ class LlamaEngine:
     ) -> Iterator[ChunkScore]:
         self.check(tensor_types)
         assert self._predicts
-        with self.swapped(tensor_types):
-            for chunk in chunks:
-                yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
+        try:
+            with self.swapped(tensor_types):
+                for chunk in chunks:
+                    yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
+        finally:
+            self._rest()
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
@@ -210,7 +218,10 @@ class LlamaEngine:
         if any(trial.tensor_types for trial in trials):
             self._weights.expect(trial.tensor_types for trial in trials)
         with self._decoding(settings) as decoder:
-            yield from TrialSweep(self, decoder, trials).events(chunks, reference)
+            try:
+                yield from TrialSweep(self, decoder, trials).events(chunks, reference)
+            finally:
+                self._rest()
 
     def score_bundle(
         self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs
@@ -253,8 +264,11 @@ class LlamaEngine:
     def logits(self, tensor_types: TensorTypes, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""
         self.check(tensor_types)
-        with self.swapped(tensor_types):
-            return self.decoder.rows((chunk,), None)
+        try:
+            with self.swapped(tensor_types):
+                return self.decoder.rows((chunk,), None)
+        finally:
+            self._rest()
 
     def close(self) -> None:
         if self._model is not None:

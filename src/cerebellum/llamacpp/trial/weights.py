@@ -7,6 +7,9 @@ of the public struct. A tied embedding can be several structs of one name, on th
 Data in other types stays in a cache of bounded size. Trials run over the same list of tensors again and again. When the cache is full, a
 least-recently-used rule would evict each entry just before its next use. So of the entries that are still expected, the most recently used
 one is evicted first, and a part of the list stays in the cache for every round.
+
+Recipes that are measured together differ in few tensors. A recipe can be larger than the cache. Its data stays until the next swap, which
+keeps what both have and evicts the rest before it stores more: no more memory is taken at a time than the larger one needs.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import collections
 import ctypes as C
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -151,6 +154,9 @@ class Weights:
             raise EngineError("swaps are already in force")
         kept: list[tuple[native.GgmlTensor, tuple[Any, ...], list[int]]] = []
         self._in_force = tensor_types
+        wanted = {(swap.tensor, swap.type) for swap in tensor_types if swap.tensor in self.found}
+        room = max(self._limit, sum(map(self._size, wanted)))
+        self.trim(room - sum(map(self._size, wanted - self._cache.keys())), wanted)
         try:
             for swap in tensor_types:
                 targets = [native.tensor_at(pointer) for pointer in self.found.get(swap.tensor, ())]
@@ -164,7 +170,11 @@ class Weights:
             for target, values, strides in reversed(kept):
                 _put(target, values, strides)
             self._in_force = ()
-            self.trim(self._limit)
+            self.trim(room)
+
+    def rest(self) -> None:
+        """Between sweeps no more is cached than asked for."""
+        self.trim(self._limit)
 
     def _stored(self, tensor: str, kind: str, likes: Sequence[native.GgmlTensor]) -> dict[int, Stored]:
         """The tensor's data in type ``kind``, by type of buffer: quantized once, stored once in each type of buffer."""
@@ -176,12 +186,12 @@ class Weights:
         self._cache.move_to_end(key)
         return self._cache[key]
 
-    def trim(self, limit: int) -> None:
-        """Evict entries until at most ``limit`` bytes are cached: first those not expected, least recently used first; then expected ones,
-        most recently used first (the module says why)."""
+    def trim(self, limit: int, wanted: Collection[tuple[str, str]] = ()) -> None:
+        """Evict entries, none that is ``wanted``, until at most ``limit`` bytes are cached: first those not expected, least recently used
+        first; then expected ones, most recently used first (the module says why)."""
         size = sum(stored.n_bytes for by_type in self._cache.values() for stored in by_type.values())
-        others = [key for key in self._cache if key not in self._expected]
-        expected = [key for key in reversed(self._cache) if key in self._expected]
+        others = [key for key in self._cache if key not in self._expected and key not in wanted]
+        expected = [key for key in reversed(self._cache) if key in self._expected and key not in wanted]
         for key in others + expected:
             if size <= limit:
                 return
