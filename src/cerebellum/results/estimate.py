@@ -14,7 +14,8 @@ Job = Literal["allocation", "sweep", "choice"]
 class Estimate:
     """``limit``: bytes of an allocation's file (None: of another job), ``is_exact``: not to a few bytes of its header. ``n_trials``:
     single trials, of ``n_tensors`` tensors; ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk that
-    these are worth. ``seconds``: of one whole pass, timed; ``n_engines`` share the passes. ``report_chunks``: 0 where nothing is
+    these are worth. ``seconds``: of one whole pass, timed; ``quantizing``: seconds in which one engine makes all tensors that trials need;
+    ``n_engines`` share both. ``report_chunks``: 0 where nothing is
     measured on the report text. ``detectable``: the smallest change, as a share of the base's KL divergence, that so many chunks show
     four times in five where chunks differ as much as ``spread`` (standard deviation, as a share); of a sweep, a change by one tensor.
     ``useful``: a share worth showing, which takes ``chunks_for_useful`` chunks."""
@@ -39,11 +40,13 @@ class Estimate:
     job: Job = "allocation"
     n_engines: int = 1
     is_exact: bool = True
+    quantizing: float = 0.0
 
     @property
     def minutes(self) -> float:
         """How long, about."""
-        return self.passes * self.seconds / (60.0 * self.n_engines) if math.isfinite(self.seconds) else math.nan
+        seconds = self.passes * self.seconds + self.quantizing
+        return seconds / (60.0 * self.n_engines) if math.isfinite(seconds) else math.nan
 
     @property
     def shown_by(self) -> int:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 
 from cerebellum import bundled
 from cerebellum.allocation.sizes import file_bytes
-from cerebellum.domain import Corpus, Model
+from cerebellum.domain import Corpus, Model, TensorType
+from cerebellum.errors import EngineError
 from cerebellum.figures import counted
+from cerebellum.gguf.llama_rules import quantizable_tensors
+from cerebellum.gguf.types import TYPES, fallback_type
 from cerebellum.llamacpp.protocol import CHUNK_TOKENS, LOGITS_BYTES, Backend, Engine, Settings, Sources
 from cerebellum.progress import Progress
 from cerebellum.stats.intervals import smallest_detectable
@@ -22,6 +25,8 @@ from cerebellum.verbs.session import count_engines, local_fleet
 from cerebellum.verbs.splits import make_splits
 from cerebellum.verbs.text import corpus_of, read
 
+#: Types whose making is timed, a quick one and a slow one, and the most weights of the tensor that they are made of.
+TIMED_TYPES, TIMED_WEIGHTS = ("Q4_K", "IQ4_XS"), 1 << 26
 #: Under so many chunks only large differences can be shown.
 FEW_CHUNKS = 8
 #: Whole passes that a trial of one tensor is worth: it begins at its block.
@@ -35,7 +40,8 @@ ROW_BYTES = 2048
 @dataclass(frozen=True, slots=True)
 class TimedModel:
     """What opening a model shows: its texts in chunks, seconds of a whole pass over one by one of ``n_engines``, words of its vocabulary,
-    and tensors that no pass reads. ``calibration``: the chunks that an importance matrix is made on first, None where none is made."""
+    tensors that no pass reads, and seconds in which an engine makes a weight in another type. ``calibration``: the chunks that an
+    importance matrix is made on first, None where none is made."""
 
     search: Split
     report: Split
@@ -43,6 +49,7 @@ class TimedModel:
     n_engines: int
     n_vocab: int
     unused: frozenset[str]
+    seconds_a_weight: float
     calibration: Corpus | None = None
 
     @property
@@ -75,9 +82,27 @@ def time_model(
         progress.note(f"estimate: timing a chunk of {n_ctx:,} tokens, twice")
         seconds = timed(engine, search)
         calibration = calibration_corpus(engine, options, progress) if makes_imatrix else None
-        return TimedModel(search, report, seconds, n_engines, engine.n_vocab, engine.unused, calibration)
+        making = seconds_a_weight(engine, inputs.source)
+        return TimedModel(search, report, seconds, n_engines, engine.n_vocab, engine.unused, making, calibration)
     finally:
         engine.close()
+
+
+def seconds_a_weight(engine: Engine, source: Model) -> float:
+    """Seconds that ``engine`` takes to make a weight in another type: the mean of `TIMED_TYPES`, by a tensor of the middle size. 0 where
+    the tensor can't have them."""
+    sizes = sorted(quantizable_tensors(source), key=lambda t: t.n_elements)
+    tensor = next((t for t in sizes[len(sizes) // 2 :: -1] if t.n_elements <= TIMED_WEIGHTS), sizes[0])
+    kinds = {fallback_type(kind, tensor.row_length).name for kind in TIMED_TYPES} - {tensor.type}
+    swaps = tuple(TensorType(tensor.name, kind) for kind in sorted(kinds) if TYPES[kind].fits(tensor.row_length))
+    if not swaps:
+        return 0.0
+    start = time.monotonic()
+    try:
+        engine.quantized_sha256(swaps)
+    except EngineError:
+        return 0.0
+    return (time.monotonic() - start) / (len(swaps) * tensor.n_elements)
 
 
 def calibration_corpus(engine: Engine, options: SessionOptions, progress: Progress) -> Corpus:

@@ -28,6 +28,7 @@ from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin, other_family
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
 from cerebellum.verbs.allocation.transfer import expected_trials
+from cerebellum.verbs.allocation.weights import SAMPLED_WEIGHTS
 from cerebellum.verbs.calibration import is_comparable
 from cerebellum.verbs.estimating import (
     NOISE_PASSES,
@@ -48,7 +49,9 @@ SPREAD = 0.2
 #: A difference between files worth showing, as a share of the stock file's KL divergence.
 USEFUL = 0.05
 #: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text.
-CANDIDATES, REPORTED = 6, 10
+CANDIDATES, REPORTED = 6, 12
+#: Whole files made while a recipe is refined: the recipe itself and steps from it. A weight error costs as much as making the weight twice.
+REFINED, CHECKED = 4.0, 2.0
 
 
 def estimate_allocation(
@@ -108,7 +111,18 @@ def estimate_allocation(
         ),
         n_engines=n_engines,
         is_exact=allocation.target.n_bytes is not None or has_own_header(source, stock.makes_imatrix or inputs.imatrix),
+        quantizing=model.seconds_a_weight * made_weights(table, n_trials + n_harmless, allocation),
     )
+
+
+def made_weights(table: Table, n_trials: int, allocation: AllocationOptions) -> float:
+    """Weights that are made in other types, in whole files, times their number: of a sample for the weight errors, of a tensor for each
+    anchor, of all tensors for whole recipes. Recipes that are measured together share tensors, about half of them."""
+    weights = sum(table.tensors[name].n_elements for name in table.names)
+    sampled = sum(len(table.types[name]) * min(table.tensors[name].n_elements, SAMPLED_WEIGHTS) for name in table.names)
+    files = n_trials / len(table.names) + 0.5 * CANDIDATES + REPORTED + 0.5 * allocation.n_shuffled
+    files += REFINED if allocation.refine else 0.0
+    return CHECKED * sampled + files * weights
 
 
 def _families(allocation: AllocationOptions, source: Model) -> tuple[str, ...]:
