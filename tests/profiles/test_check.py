@@ -326,3 +326,18 @@ def test_forms_that_programs_write(tmp_path: Path) -> None:
             assert read_table(tmp_path / "t.json").by_type == {"q2_k": {"a": {0: 1.0, 1: 3.0}}}
     with pytest.raises(InputError, match=r"block 1 of a has two figures, one by the name 'blk\.1\.a'"):
         parse_table({"by_type": {"q2_k": {"blk.1.a.weight": 1.0, "blk.1.a": 2.0}}}, "t")
+
+
+@pytest.mark.parametrize("factor", [30.0, 1000.0])
+def test_one_old_figure_that_is_astray_decides_nothing(factor: float) -> None:
+    """A table with one figure that is its own model's alone: the rest holds, and is told so."""
+    for seed in (0, 1):
+        old, new = planted(0.98, seed, n=24)
+        verdict, share = kept({**old, 13: factor * old[13]}, new, seed)
+        assert share >= 0.8 and verdict is CarryVerdict.HOLDS
+
+
+def test_a_stranger_with_a_figure_astray_does_not_hold() -> None:
+    old, new = planted(0.0, 1, n=24)
+    verdict, share = kept({**old, 13: 30.0 * old[13]}, new)
+    assert share < 0.8 and verdict is CarryVerdict.FAILS

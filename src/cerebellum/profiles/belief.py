@@ -5,6 +5,9 @@ relative depth, standardised), r a random profile of its own, partly smooth over
 independent from tensor to tensor. μ is unknown; s, ρ, w and ℓ are integrated over a grid, each weighed by how well it explains the
 probes. ρ = 1 is a perfect sibling, 0 a stranger, less than 0 a profile turned round. Everything follows from posterior draws of y. s spans
 four powers of ten, for a choice's worth doesn't depend on it: a role nearly alike over depth may hold as one that is not.
+
+Real tables have single figures that are far from all others and say nothing of a sibling. Without a doubt about them the probe of such a
+tensor, which comes first, would speak against the whole profile: so the farthest value of m is left out in a part of the belief.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ _LENGTHS = (0.07, 0.25)
 _LEAST_SPREAD = 0.1
 #: Robust standard deviations from the median at which a value of the old profile is cut off.
 _FARTHEST = 4.0
+#: Robust standard deviations beyond which the farthest value of the old profile may be its own model's alone, and the weight of that.
+_FAR, _DOUBT = 2.5, 0.05
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,13 +67,30 @@ class Belief(ByValue):
 
 def prior(log_profile: Floats, depths: Floats) -> Belief:
     """The belief before any probe. ``log_profile``: log damages of the old model at the new one's tensors [n]; ``depths`` [n]."""
-    log_profile = _tamed(log_profile)
-    spread = float(log_profile.std())
-    standard = (log_profile - log_profile.mean()) / spread if spread > 0.0 else np.zeros_like(log_profile)
+    gaps, tamed = depths[:, None] - depths[None, :], _tamed(log_profile)
+    doubted = _doubted(log_profile)
+    shares = (1.0 - _DOUBT, _DOUBT) if doubted.any() else (1.0,)
+    parts = [_cells(tamed, gaps, astray) for astray in (np.zeros_like(doubted), doubted)[: len(shares)]]
+    n_shapes = np.cumsum([0, *(len(part.shapes) for part in parts)])
+    return Belief(
+        np.concatenate([share * part.weights for share, part in zip(shares, parts, strict=True)]),
+        np.concatenate([part.means for part in parts]),
+        np.concatenate([part.scales for part in parts]),
+        np.concatenate([part.shapes for part in parts]),
+        np.concatenate([part.shape + first for part, first in zip(parts, n_shapes, strict=False)]),
+    )
+
+
+def _cells(log_profile: Floats, gaps: Floats, astray: npt.NDArray[np.bool_]) -> Belief:
+    """The grid where the old figures ``astray`` [n] say nothing of the new model, all others as much as its agreement."""
+    trusted = log_profile[~astray]
+    spread = float(trusted.std())
+    standard = (log_profile - trusted.mean()) / spread if spread > 0.0 else np.zeros_like(log_profile)
+    standard[astray] = 0.0
     agreements = np.array(_AGREEMENTS if spread > 0.0 else (0.0,))  # a flat profile agrees with nothing
-    gaps = depths[:, None] - depths[None, :]
     shapes = [
-        (1.0 - agreement**2) * (smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(depths)))
+        (1.0 - agreement**2) * (smooth * np.exp(-0.5 * (gaps / length) ** 2) + (1.0 - smooth) * np.eye(len(gaps)))
+        + np.diag(agreement**2 * astray)
         for agreement, smooth, length in itertools.product(agreements, _SMOOTH, _LENGTHS)
     ]
     shape, ratio = (axis.ravel() for axis in np.indices((len(shapes), len(_SPREADS))))
@@ -78,11 +100,22 @@ def prior(log_profile: Floats, depths: Floats) -> Belief:
     return Belief(weights / weights.sum(), drawn[:, None] * standard, scales, np.array(shapes), shape)
 
 
+def _doubted(log_profile: Floats) -> npt.NDArray[np.bool_]:
+    """The old figure that may say nothing of the new model: the farthest one, where it is far from the others. [n], at most one is True."""
+    distance = np.abs(log_profile - np.median(log_profile))
+    far = distance > _FAR * _robust_spread(log_profile)
+    return np.asarray(far & (np.arange(len(far)) == distance.argmax()))
+
+
+def _robust_spread(values: Floats) -> float:
+    low, high = np.quantile(values, (0.25, 0.75))
+    return max(float(high - low) / 1.349, _LEAST_SPREAD)
+
+
 def _tamed(values: Floats) -> Floats:
     """``values`` with what is far outside moved to `_FARTHEST` robust standard deviations from the median: one broken figure of a published
     table must not be all that a profile is."""
-    low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
-    reach = _FARTHEST * max((high - low) / 1.349, _LEAST_SPREAD)
+    middle, reach = np.median(values), _FARTHEST * _robust_spread(values)
     return np.clip(values, middle - reach, middle + reach)
 
 
