@@ -6,11 +6,16 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cerebellum.allocation.candidates import DEFAULT_TYPES, TypeRules
+from cerebellum.allocation.sizes import file_bytes
 from cerebellum.errors import InputError
+from cerebellum.gguf.imatrix_write import write_importance
+from cerebellum.gguf.importance import Importance, Sums
 from cerebellum.gguf.labels import label_of
+from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.results.allocation import Allocation
 from cerebellum.results.stock import StockRung
@@ -79,12 +84,37 @@ def test_iq_mixes_are_stock_files_too_where_they_can_be_made_and_are_allowed(tmp
     for result in both.values():
         best = min((r for r in result.controls.ladder if r.file_bytes <= result.limit), key=lambda r: r.kld)
         rival = result.controls.rival
-        assert (rival and rival.ftype) == (None if best.ftype == "Q3_K_M" else best.ftype)
+        assert (rival and rival.ftype) == (None if best.ftype.startswith("Q3_K") else best.ftype)
         mean = result.controls.comparison.rows[1].summary.divergence
         assert mean is not None
         if rival is not None:
             assert rival.ratio.estimate == pytest.approx(mean.mean.estimate / best.kld)
             assert rival.ratio.low <= rival.ratio.estimate <= rival.ratio.high
+
+
+def test_the_k_mix_within_a_size_that_its_stock_file_exceeds_stands_beside_it(tmp_path: Path) -> None:
+    """Nearest to the size asked for is Q4_K, which is too large; without IQ types nothing was named that is no larger."""
+    path = write_model(tmp_path)
+    backend = FakeBackend(effects(path, DEFAULT_TYPES))
+    size = file_bytes(read_model(path), backend.types(path, "Q4_K_M")) - 64
+    result = allocate(path, backend, like=None, size=size, types=",".join(DEFAULT_TYPES), never="IQ*")
+    rival = result.controls.rival
+    assert result.base.ftype.startswith("Q4_K") and rival and rival.ftype.startswith("Q3_K")
+    assert rival.file_bytes <= result.limit < result.base.model.file_bytes
+
+
+def test_what_the_base_is_decides_by_its_types_not_by_its_name(tmp_path: Path) -> None:
+    """A base of other types than its mix's isn't the stock file. A mix of the very types of the base is, whatever its name."""
+    path = write_model(tmp_path)
+    backend = FakeBackend(effects(path, DEFAULT_TYPES))
+    lines = tmp_path / "lines.txt"
+    lines.write_text("blk.0.attn_v.weight=q8_0\n")
+    shaped = allocate(path, backend, like="Q4_K_M", never="IQ*", base_overrides=lines, out=tmp_path / "shaped")
+    rival = shaped.controls.rival
+    assert rival and rival.ftype.startswith("Q4_K")
+    assert rival.ratio.estimate != pytest.approx(shaped.controls.ratio.estimate)
+    alike = allocate(path, backend, like="IQ3_M", types=",".join(DEFAULT_TYPES), out=tmp_path / "alike")
+    assert iq_of(alike) & {"IQ3_XS", "IQ3_S", "IQ3_M"} == {"IQ3_M"}  # one type for all tensors, on the fake backend
 
 
 def test_a_size_under_all_k_mixes_has_an_iq_mix_beside_it_and_gets_its_matrix(tmp_path: Path) -> None:
@@ -111,6 +141,22 @@ def test_sizes_are_looked_up_among_mixes_that_can_be_had(tmp_path: Path) -> None
     assert "IQ2_XS" in mixes(1) and "IQ4_XS" not in mixes(1)
     assert not mixes(1, makes=False) and not mixes(1, never=("IQ*",)) and not mixes(1 << 40)
     assert "IQ2_XS" not in mixes(1, never=("IQ2_XS",)) and "IQ2_XXS" in mixes(1, never=("IQ2_XS",))
+
+
+def test_a_mix_that_a_given_matrix_is_too_small_for_is_no_base(tmp_path: Path) -> None:
+    """One tensor lacks an entry: the base could not be made, and the job ended there."""
+    path, matrix = write_model(tmp_path), tmp_path / "some.gguf"
+    model = read_model(path)
+    names = [t.name for t in quantizable_tensors(model)]
+
+    def mixes(known: list[str]) -> set[str]:
+        rows = {t.name: t.row_length for t in model.tensors}
+        entries = {n: Sums(np.ones(rows[n], np.float32), np.array([1000])) for n in known}
+        write_importance(Importance(entries, ("x",), 512), matrix, tmp_path / "partial")
+        given = SessionOptions(path, tmp_path / "out", imatrix=matrix)
+        return set(mix_sizes(FakeBackend(), model, given, TypeRules(), 1)) - set(STOCK)
+
+    assert "IQ2_XS" in mixes(names) and not mixes([n for n in names if "ffn_down" not in n])
 
 
 def test_a_size_that_no_types_give_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ class Rival:
 class BesideStock:
     """A recipe on the report text. ``ratio``: its KL divergence as a share of the base's (its estimate is no number where the base has
     none); ``ladder``: stock files on the same text; ``equivalent``: the one that is as good; ``rival``: the best one within the bytes, None
-    where that is the base, or there is none."""
+    where its tensors have the base's types, or there is none."""
 
     ratio: Interval
     ladder: tuple[StockRung, ...]

@@ -40,7 +40,7 @@ def run_controls(
     theirs = runner.known(alone, chunks) if alone.label in measured else {}
     shuffled, lost, better = measure_shuffles(session, table, recipe, limit, options)
     others = [trial for trial in (BASE_TRIAL, alone, *blankets) if trial.label in measured]
-    others += [stock_trial(session, rung.ftype) for rung in beside.ladder if rung.ftype != session.base.ftype]
+    others += [trial for rung in beside.ladder if (trial := stock_trial(session, rung.ftype)).tensor_types]
     return Controls(
         comparison,
         beside.ratio,

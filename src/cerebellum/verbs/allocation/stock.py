@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from cerebellum.allocation.candidates import TypeRules, allowed_types
 from cerebellum.allocation.sizes import file_bytes
@@ -57,14 +57,15 @@ def stock_sizes(session: Session, table: Table) -> dict[str, int]:
 def iq_mixes(session: Session, rules: TypeRules) -> tuple[str, ...]:
     """The IQ mixes that llama.cpp makes of the model with the job's importance matrix, or without if it has none. Those with an IQ type
     that ``rules`` don't allow are left out: whoever can't run a type can't run them."""
-    known = important(session.options.imatrix, session.source)
-
-    def can_be_made(ftype: str, types: Mapping[str, str]) -> bool:
-        changed = {n: kind for n, kind in types.items() if kind != session.source.types.get(n)}
-        return all(n in known or not needs_imatrix(kind, n, ftype) for n, kind in changed.items())
-
+    source, known = session.source, important(session.options.imatrix, session.source)
     mixes = {f: stock_types(session, f) for f in IQ_MIXES}
-    return tuple(f for f, types in mixes.items() if are_allowed(types, rules) and can_be_made(f, types))
+    return tuple(f for f, types in mixes.items() if are_allowed(types, rules) and can_be_made(source, f, types, known))
+
+
+def can_be_made(source: Model, ftype: str, types: Mapping[str, str], known: Collection[str]) -> bool:
+    """Whether llama.cpp makes the stock file with these ``types``; ``known``: tensors with an entry in the importance matrix."""
+    now = source.types
+    return all(n in known or kind == now.get(n) or not needs_imatrix(kind, n, ftype) for n, kind in types.items())
 
 
 def are_allowed(types: Mapping[str, str], rules: TypeRules) -> bool:
@@ -83,8 +84,8 @@ def nearest_mix(backend: Backend, source: Model, options: SessionOptions, rules:
 
 
 def mix_sizes(backend: Backend, source: Model, options: SessionOptions, rules: TypeRules, least: int) -> dict[str, int]:
-    """Bytes of the stock mixes that a size is looked up among: `STOCK`; where all of those have more than ``least``, and there is an
-    importance matrix or one can be made, the smaller IQ mixes too that ``rules`` allow."""
+    """Bytes of the stock mixes that a size is looked up among: `STOCK`; where all of those have more than ``least``, the smaller IQ mixes
+    too that ``rules`` allow and that can be made with the importance matrix that there is, or that is going to be made."""
 
     def types_of(mixes: Iterable[str]) -> dict[str, Mapping[str, str]]:
         return {ftype: backend.types(source.path, ftype, (), options.imatrix) for ftype in mixes}
@@ -93,8 +94,11 @@ def mix_sizes(backend: Backend, source: Model, options: SessionOptions, rules: T
     smallest = min(sizes.values())
     has_imatrix = options.imatrix is not None or (options.make_imatrix is not False and not source.is_quantized)
     if least < smallest and has_imatrix:
-        allowed = {ftype: types for ftype, types in types_of(IQ_MIXES).items() if are_allowed(types, rules)}
-        sizes |= {ftype: n for ftype, types in allowed.items() if (n := file_bytes(source, types)) < smallest}
+        known = important(options.imatrix, source) if options.imatrix else source.types.keys()
+        mixes = {
+            f: t for f, t in types_of(IQ_MIXES).items() if are_allowed(t, rules) and can_be_made(source, f, t, known)
+        }
+        sizes |= {ftype: n for ftype, types in mixes.items() if (n := file_bytes(source, types)) < smallest}
     return sizes
 
 
@@ -115,9 +119,8 @@ def beside_stock(
     rungs = ladder.ordered
     best = min((r for r in rungs if r.file_bytes <= limit), key=lambda r: r.kld, default=None)
     rival = None
-    if best is not None and best.ftype != session.base.ftype:
-        theirs = runner.known(stock_trial(session, best.ftype), split.chunks)
-        rival = Rival(best.ftype, best.file_bytes, kld_ratio(ours, theirs))
+    if best is not None and (trial := stock_trial(session, best.ftype)).tensor_types:  # else it is the base
+        rival = Rival(best.ftype, best.file_bytes, kld_ratio(ours, runner.known(trial, split.chunks)))
     beside = BesideStock(ratio, rungs, equivalent_of(rungs, unit, share), rival)
     return beside, tuple(ladder.failed.values())
 
@@ -152,19 +155,25 @@ class StockLadder:
             self._measure(STOCK[i])
 
     def fill(self, mixes: Sequence[str], limit: int) -> None:
-        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, the `RIVALS` largest
-        within ``limit`` bytes, and the base."""
-        distinct = {tuple(sorted(stock_types(self._session, f).items())): f for f in reversed(mixes)}
-        sizes = {f: self._bytes(f) for f in distinct.values()}
+        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, their `RIVALS`
+        largest within ``limit`` bytes, the largest of `STOCK` within it, and the base. Of mixes with the same types one is measured."""
+        base = self._session.base
+        is_stock = stock_types(self._session, base.ftype) == base.model.types
+        named = (*([base.ftype] if is_stock else ()), *STOCK, *mixes)
+        alike = {
+            tuple(sorted(stock_types(self._session, f).items())): f for f in reversed(named)
+        }  # the first name stays
+        sizes = {f: self._bytes(f) for f in alike.values()}
         ordered = sorted(sizes, key=lambda f: (-sizes[f], f))
+        of_mixes = [f for f in ordered if f in mixes]
         top = min((r.file_bytes for r in self._rungs.values() if r.kld <= self._low), default=math.inf)
-        for ftype in ordered:
+        for ftype in of_mixes:
             below = max((r.file_bytes for r in self._rungs.values() if r.kld >= self._high), default=0)
             if below <= sizes[ftype] <= top:
                 self._measure(ftype)
-        base = self._session.base
-        is_stock = stock_types(self._session, base.ftype) == base.model.types
-        for ftype in [*[f for f in ordered if sizes[f] <= limit][:RIVALS], *([base.ftype] if is_stock else ())]:
+        within = [f for f in of_mixes if sizes[f] <= limit][:RIVALS]
+        within += [f for f in ordered if f in STOCK and sizes[f] <= limit][:1]
+        for ftype in [*within, *([base.ftype] if is_stock else ())]:
             self._measure(ftype)
 
     def _measure(self, ftype: str) -> StockRung | None:
