@@ -15,7 +15,7 @@ import pytest
 
 from cerebellum.allocation.plan import single_trial
 from cerebellum.domain import Chunk, ChunkScore, TensorType, Trial, TrialKind, tensor_types_of
-from cerebellum.errors import EngineError
+from cerebellum.errors import EngineError, TypeChoiceError
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import fallback_type
@@ -418,6 +418,18 @@ def test_recipes_in_a_row_share_what_they_have_in_common_and_take_no_more_memory
     sizes = [sum(weights._size((s.tensor, s.type)) for s in recipe.tensor_types) for recipe in recipes]
     assert max(stored) <= max(sizes) and not weights._cache
     assert found == whole(engine, recipes, chunks)
+    engine.close()
+
+
+def test_a_swap_that_fails_before_it_begins_leaves_the_engine_usable(files: Callable[[str], tuple[Path, Path]]) -> None:
+    """A type that there isn't: the next trial was told that swaps are already in force."""
+    engine = opened(files("llama"))
+    (chunk, *_), (trial, *_) = chunks_of(engine), singles(files("llama")[1], (1,))
+    with pytest.raises(TypeChoiceError):
+        engine.logits((TensorType(trial.tensor_types[0].tensor, "Q9_9"),), chunk)
+    before = engine.logits((), chunk).copy()
+    assert not np.array_equal(engine.logits(trial.tensor_types, chunk), before)
+    assert np.array_equal(engine.logits((), chunk), before)
     engine.close()
 
 

@@ -153,10 +153,10 @@ class Weights:
         if self._in_force:
             raise EngineError("swaps are already in force")
         kept: list[tuple[native.GgmlTensor, tuple[Any, ...], list[int]]] = []
-        self._in_force = tensor_types
         wanted = {(swap.tensor, swap.type) for swap in tensor_types if swap.tensor in self.found}
         room = max(self._limit, sum(map(self._size, wanted)))
         self.trim(room - sum(map(self._size, wanted - self._cache.keys())), wanted)
+        self._in_force = tensor_types
         try:
             for swap in tensor_types:
                 targets = [native.tensor_at(pointer) for pointer in self.found.get(swap.tensor, ())]
