@@ -11,6 +11,7 @@ from cerebellum import api
 from cerebellum.errors import EngineError
 from cerebellum.gguf.model_file import read_model
 from cerebellum.llamacpp.protocol import Settings, Sources
+from cerebellum.report.estimate import estimate_lines
 from cerebellum.testing import FakeBackend
 from cerebellum.verbs import estimating
 from tests.allocation.small import options, write_model
@@ -55,6 +56,14 @@ def test_making_is_part_of_the_minutes_and_shared_by_engines(tmp_path: Path, mon
         10 * weights < one * 60.0 / 1e-3 < 60 * weights
     )  # ten to sixty whole files: a recipe has twenty shuffled ones
     assert minutes(1e-3, n_shuffled=0) < one and minutes(1e-3, workers=2) == pytest.approx(one / 2)
+
+
+def test_making_has_a_line_where_it_takes_more_than_a_minute(tmp_path: Path) -> None:
+    path = write_model(tmp_path)
+    given = {name: value for name, value in options(path).items() if name not in ("out", "n_shuffled")}
+    found = api.estimate(path, backend=FakeBackend(), **given)
+    lines = ["\n".join(estimate_lines(replace(found, quantizing=60.0 * n, n_engines=2))) for n in (2.0, 8.0)]
+    assert "of that time" not in lines[0] and "of that time, making tensors in other types: about 4 minutes" in lines[1]
 
 
 def test_a_tensor_that_can_not_be_made_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,17 @@ def estimate_lines(estimate: Estimate) -> list[str]:
         f"{e.model}: {what_for(e)}",
         f"{counted(e.n_trials, 'trial')} of {counted(e.n_tensors, 'tensor')}; {work_of(e)}",
         f"time: {duration(e.minutes)} in all{engines} ({significant(e.seconds, 2)} s a chunk, timed now){benches}",
+        *making_lines(e),
         f"disk: about {megabytes(e.disk_bytes)}; memory: at most about {megabytes(e.memory_bytes)}",
         *shown_lines(e),
         *(f"note: {note}" for note in e.notes),
     ]
+
+
+def making_lines(e: Estimate) -> list[str]:
+    """How much of the time doesn't depend on the text, where that is worth a line."""
+    minutes = e.quantizing / (60.0 * e.n_engines)
+    return [f"of that time, making tensors in other types: {duration(minutes)}"] if minutes >= 1.5 else []
 
 
 def what_for(e: Estimate) -> str:
