@@ -83,10 +83,11 @@ def escaped(text: str) -> str:
 
 
 def _allocation(result: Allocation) -> NotebookView:
-    from cerebellum.report.allocation_lines import five_lines
+    from cerebellum.report.allocation_lines import five_lines, rival_lines
     from cerebellum.report.allocation_tables import controls_grid, ladder_grid, short_types_grid
 
-    return NotebookView(five_lines(result), [controls_grid(result), ladder_grid(result), short_types_grid(result)])
+    lines = [*five_lines(result), *rival_lines(result.controls.rival)]
+    return NotebookView(lines, [controls_grid(result), ladder_grid(result), short_types_grid(result)])
 
 
 def _ladder(result: AllocationLadder) -> NotebookView:

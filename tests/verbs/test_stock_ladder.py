@@ -3,6 +3,7 @@ worse than a smaller one), and which is the best that is no larger."""
 
 from __future__ import annotations
 
+import html
 import math
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from cerebellum.gguf.importance import Importance, Sums
 from cerebellum.gguf.labels import label_of
 from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
+from cerebellum.notebook import VIEWS, view_html
+from cerebellum.report.allocation_lines import as_good_as, rival_lines
 from cerebellum.results.allocation import Allocation
 from cerebellum.results.stock import StockRung
 from cerebellum.stats.intervals import Interval
@@ -50,6 +53,19 @@ def test_a_rung_that_a_smaller_one_beats_is_passed_over() -> None:
     found = equivalent_bytes(rungs, 0.153)
     assert found is not None and found == pytest.approx(93 + 9 * math.log(0.157 / 0.153) / math.log(0.157 / 0.078))
     assert found < 94 and equivalent_bytes(rungs[::-1], 0.153) == found
+
+
+def test_beyond_the_ladder_is_said_on_which_side() -> None:
+    """BabyLlama at Q2_K's bytes: IQ4_NL, no larger, was nearer than the recipe, and "no stock file is as near" was said."""
+    rungs = [StockRung("IQ4_NL", 100, 0.3), StockRung("Q2_K", 100, 0.6), *FALLING[1:]]
+
+    def line(kld: float) -> str:
+        interval = Interval(kld, kld, kld, 0.0, 8, 0.95)
+        return as_good_as(equivalent_of(rungs, kld, Interval(1.0, 1.0, 1.0, 0.0, 8, 0.95)), rungs, interval, 100)
+
+    assert "less than 0.00 MB; IQ4_NL" in line(0.5)
+    assert "as far from the reference; Q2_K" in line(0.7) and "as near to the reference; Q4_K_M" in line(0.01)
+    assert "interpolated" in line(0.2)
 
 
 def test_rungs_alike_divide_by_nothing() -> None:
@@ -101,6 +117,13 @@ def test_the_k_mix_within_a_size_that_its_stock_file_exceeds_stands_beside_it(tm
     rival = result.controls.rival
     assert result.base.ftype.startswith("Q4_K") and rival and rival.ftype.startswith("Q3_K")
     assert rival.file_bytes <= result.limit < result.base.model.file_bytes
+    (line,) = rival_lines(rival)
+    assert (
+        html.escape(line) in view_html(VIEWS[Allocation](result))
+        and line in (tmp_path / "out" / "report.md").read_text()
+    )
+    types = [tuple(sorted(backend.types(path, rung.ftype).items())) for rung in result.controls.ladder]
+    assert len(set(types)) == len(types)  # Q4_K_S and Q4_K_M are one file, on the fake backend
 
 
 def test_what_the_base_is_decides_by_its_types_not_by_its_name(tmp_path: Path) -> None:

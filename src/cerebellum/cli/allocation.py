@@ -98,7 +98,8 @@ def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wid
     if as_json:
         print_json(allocation_json(result))
         return
-    lines = [*sentences.five_lines(result), *sentences.warning_lines(result), *sentences.failed_lines(result)]
+    lines = [*sentences.five_lines(result), *sentences.rival_lines(result.controls.rival)]
+    lines += [*sentences.warning_lines(result), *sentences.failed_lines(result)]
     for line in [*lines, *transfer_lines(result)]:
         print_folded(line)
     print()

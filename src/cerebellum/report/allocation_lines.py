@@ -171,12 +171,17 @@ def as_good_as(equivalent: Equivalent, rungs: Sequence[StockRung], mean: Interva
 
 
 def beyond_line(rungs: Sequence[StockRung], mean: Interval | None) -> str:
-    """What is known where the recipe is nearer to the reference than all stock files tried, or farther."""
+    """What is known where the recipe is nearer to the reference than all stock files tried, or farther, or where one that is better than
+    larger ones is nearer than the recipe."""
     if not rungs:
         return "As good as: can't be said, since no stock file can be measured."
     best, worst = (f(rungs, key=lambda rung: rung.kld) for f in (min, max))
-    farther = mean is not None and mean.estimate > worst.kld
-    rung, word = (worst, "far from") if farther else (best, "near to")
+    nearer = [rung for rung in rungs if mean is not None and rung.kld < mean.estimate]
+    if nearer and len(nearer) < len(rungs):
+        rung = min(nearer, key=lambda rung: (rung.file_bytes, rung.kld))
+        least = f"a stock file of less than {megabytes(rung.file_bytes)}"
+        return f"As good as: {least}; {rung.ftype}, which has that, is nearer to the reference."
+    rung, word = (worst, "far from") if nearer else (best, "near to")
     return (
         f"As good as: no stock file of those tried is as {word} the reference; {rung.ftype}, the last of them, has "
         f"{megabytes(rung.file_bytes)}."

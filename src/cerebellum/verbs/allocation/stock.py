@@ -113,9 +113,9 @@ def beside_stock(
     share = ratio
     if not math.isfinite(ratio.estimate):  # the base is the reference itself
         share, unit = Interval(1.0, 1.0, 1.0, 0.0, len(ours), 0.95), mean_kld(ours)
-    ladder = StockLadder(session, model, split)
+    ladder = StockLadder(session, model, split, iq_mixes(session, rules or TypeRules()))
     ladder.climb(unit * max(min(share.low, share.estimate), 0.0), unit * share.high)
-    ladder.fill(iq_mixes(session, rules or TypeRules()), limit)
+    ladder.fill(limit)
     rungs = ladder.ordered
     best = min((r for r in rungs if r.file_bytes <= limit), key=lambda r: r.kld, default=None)
     rival = None
@@ -126,13 +126,19 @@ def beside_stock(
 
 
 class StockLadder:
-    """Stock files of ``model``'s header, measured on ``split`` one by one."""
+    """Stock files of ``model``'s header, measured on ``split`` one by one: those of `STOCK`, of ``mixes`` and of the base. Of those with
+    the same types one is measured."""
 
-    def __init__(self, session: Session, model: Model, split: Split) -> None:
+    def __init__(self, session: Session, model: Model, split: Split, mixes: Sequence[str]) -> None:
         self._session, self._model, self._split = session, model, split
         self._rungs: dict[str, StockRung] = {}
         self.failed: dict[str, FailedTrial] = {}
         self._low = self._high = 0.0
+        base = session.base
+        self._base = [base.ftype] if stock_types(session, base.ftype) == base.model.types else []
+        # the last name of a file stays: the base's, a K mix's, and of IQ2_S and IQ4_NL the second
+        names = {self._file(f): f for f in (*mixes, *reversed(STOCK), *self._base)}
+        self._mixes, self._names = [f for f in names.values() if f in mixes], names
 
     @property
     def ordered(self) -> tuple[StockRung, ...]:
@@ -154,30 +160,23 @@ class StockLadder:
                 break
             self._measure(STOCK[i])
 
-    def fill(self, mixes: Sequence[str], limit: int) -> None:
-        """After `climb`, measures those of ``mixes`` that may change how large a stock file as good as the recipe is, their `RIVALS`
-        largest within ``limit`` bytes, the largest of `STOCK` within it, and the base. Of mixes with the same types one is measured."""
-        base = self._session.base
-        is_stock = stock_types(self._session, base.ftype) == base.model.types
-        named = (*([base.ftype] if is_stock else ()), *STOCK, *mixes)
-        alike = {
-            tuple(sorted(stock_types(self._session, f).items())): f for f in reversed(named)
-        }  # the first name stays
-        sizes = {f: self._bytes(f) for f in alike.values()}
-        ordered = sorted(sizes, key=lambda f: (-sizes[f], f))
-        of_mixes = [f for f in ordered if f in mixes]
+    def fill(self, limit: int) -> None:
+        """After `climb`, measures those of the mixes that may change how large a stock file as good as the recipe is, their `RIVALS`
+        largest within ``limit`` bytes, the largest of `STOCK` within it, and the base."""
+        mixes, stock = (sorted(names, key=lambda f: (-self._bytes(f), f)) for names in (self._mixes, STOCK))
         top = min((r.file_bytes for r in self._rungs.values() if r.kld <= self._low), default=math.inf)
-        for ftype in of_mixes:
+        for ftype in mixes:
             below = max((r.file_bytes for r in self._rungs.values() if r.kld >= self._high), default=0)
-            if below <= sizes[ftype] <= top:
+            if below <= self._bytes(ftype) <= top:
                 self._measure(ftype)
-        within = [f for f in of_mixes if sizes[f] <= limit][:RIVALS]
-        within += [f for f in ordered if f in STOCK and sizes[f] <= limit][:1]
-        for ftype in [*within, *([base.ftype] if is_stock else ())]:
+        nearest = [f for f in mixes if self._bytes(f) <= limit][:RIVALS]
+        nearest += [f for f in stock if self._bytes(f) <= limit][:1]
+        for ftype in [*nearest, *self._base]:
             self._measure(ftype)
 
     def _measure(self, ftype: str) -> StockRung | None:
         """One rung, measured once; None where it can't be."""
+        ftype = self._names[self._file(ftype)]
         if ftype in self._rungs or ftype in self.failed:
             return self._rungs.get(ftype)
         trial, runner = stock_trial(self._session, ftype), self._session.runner(self._split)
@@ -189,6 +188,10 @@ class StockLadder:
         mean = divergence.mean if divergence else None
         self._rungs[ftype] = StockRung(ftype, self._bytes(ftype), mean_kld(scores), mean)
         return self._rungs[ftype]
+
+    def _file(self, ftype: str) -> tuple[tuple[str, str], ...]:
+        """What tells the stock file's tensors from another's."""
+        return tuple(sorted(stock_types(self._session, ftype).items()))
 
     def _bytes(self, ftype: str) -> int:
         """Bytes of the stock file."""
