@@ -24,7 +24,7 @@ from cerebellum.results.allocation import Allocation
 from cerebellum.results.stock import StockRung
 from cerebellum.stats.intervals import Interval
 from cerebellum.testing import FakeBackend
-from cerebellum.verbs.allocation.stock import IQ_MIXES, STOCK, equivalent_bytes, equivalent_of, mix_sizes
+from cerebellum.verbs.allocation.stock import IQ_MIXES, STOCK, climbed, equivalent_bytes, equivalent_of, mix_sizes
 from cerebellum.verbs.options import SessionOptions
 from tests.allocation.small import allocate, effects, write_model
 
@@ -77,6 +77,13 @@ def test_a_smaller_share_is_a_larger_file() -> None:
     found = equivalent_of(FALLING, 0.1, Interval(0.5, 0.4, 2.0, 0.1, 8, 0.95))
     assert found.n_bytes == pytest.approx(140.0) and found.low == pytest.approx(110.0)
     assert found.high is not None and found.high > 140.0
+
+
+def test_a_lower_limit_under_zero_sends_nobody_up_the_whole_ladder() -> None:
+    """With 4 chunks all ten K mixes and the IQ mixes under them were measured, for a limit that stays unknown."""
+    assert climbed(Interval(0.3, -0.2, 0.9, 0.1, 4, 0.95)) == (0.3, 0.9)
+    assert climbed(Interval(0.3, 0.2, 0.9, 0.1, 4, 0.95)) == (0.2, 0.9)
+    assert equivalent_of(FALLING, 0.2, Interval(0.5, -0.2, 0.9, 0.1, 4, 0.95)).high is None
 
 
 def iq_of(result: Allocation) -> set[str]:

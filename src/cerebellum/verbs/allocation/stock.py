@@ -114,7 +114,7 @@ def beside_stock(
     if not math.isfinite(ratio.estimate):  # the base is the reference itself
         share, unit = Interval(1.0, 1.0, 1.0, 0.0, len(ours), 0.95), mean_kld(ours)
     ladder = StockLadder(session, model, split, iq_mixes(session, rules or TypeRules()))
-    ladder.climb(unit * max(min(share.low, share.estimate), 0.0), unit * share.high)
+    ladder.climb(*(unit * limit for limit in climbed(share)))
     ladder.fill(limit)
     rungs = ladder.ordered
     best = min((r for r in rungs if r.file_bytes <= limit), key=lambda r: r.kld, default=None)
@@ -123,6 +123,13 @@ def beside_stock(
         rival = Rival(best.ftype, best.file_bytes, kld_ratio(ours, runner.known(trial, split.chunks)))
     beside = BesideStock(ratio, rungs, equivalent_of(rungs, unit, share), rival)
     return beside, tuple(ladder.failed.values())
+
+
+def climbed(share: Interval) -> tuple[float, float]:
+    """How far up and down a ladder is worth climbing for a recipe with this share of a KL divergence. No file has less than none: where the
+    lower limit holds that, the larger file is unknown whatever is measured, and the estimate ends the climb."""
+    low = min(share.low, share.estimate)
+    return low if low > 0.0 else share.estimate, share.high
 
 
 class StockLadder:
