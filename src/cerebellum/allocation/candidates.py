@@ -17,6 +17,8 @@ DEFAULT_TYPES = (
     "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ3_S", "IQ4_NL", "IQ4_XS",
     "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS",
 )  # fmt: skip
+#: Without an importance matrix llama.cpp takes these for embeddings alone. ggml makes their tables in each process, for 20 s of CPU time.
+SLOW_TABLES = frozenset({"IQ1_M", "IQ2_S"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,16 @@ def candidate_types(
     """Tensor → the types it may be stored in, smallest first; only tensors whose type may change.
 
     Types are realized ones: what a row can't hold is replaced by what llama.cpp stores instead. The source's own type is among them (it
-    costs no error) unless it is F32 or forbidden. ``importance``: tensors that the importance matrix has; ``unused``: tensors that no
-    forward pass reads, which stay. Raises `TensorChoiceError` or `TypeChoiceError`.
+    costs no error) unless it is F32 or forbidden. ``importance``: tensors that the importance matrix has; without any `SLOW_TABLES` are
+    left out, unless the user names types. ``unused``: tensors that no forward pass reads, which stay. Raises `TensorChoiceError` or
+    `TypeChoiceError`.
     """
     tensors = [t for t in quantizable_tensors(source) if t.name not in set(unused)]
     kept = kept_types(tensors, rules)
     named = chosen_tensors(tensors, rules.only)
     types, forbidden, known = allowed_types(rules), _named(rules.never), frozenset(importance)
+    if not known and rules.types == DEFAULT_TYPES:
+        types = tuple(kind for kind in types if kind not in SLOW_TABLES)
     candidates: dict[str, tuple[str, ...]] = {}
     for tensor in tensors:
         if tensor.name in kept:
