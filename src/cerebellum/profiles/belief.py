@@ -70,14 +70,14 @@ def prior(log_profile: Floats, depths: Floats) -> Belief:
     gaps, tamed = depths[:, None] - depths[None, :], _tamed(log_profile)
     doubted = _doubted(log_profile)
     shares = (1.0 - _DOUBT, _DOUBT) if doubted.any() else (1.0,)
-    parts = [_cells(tamed, gaps, astray) for astray in (np.zeros_like(doubted), doubted)[: len(shares)]]
-    n_shapes = np.cumsum([0, *(len(part.shapes) for part in parts)])
+    beliefs = [_cells(tamed, gaps, astray) for astray in (np.zeros_like(doubted), doubted)[: len(shares)]]
+    n_shapes = np.cumsum([0, *(len(belief.shapes) for belief in beliefs)])
     return Belief(
-        np.concatenate([share * part.weights for share, part in zip(shares, parts, strict=True)]),
-        np.concatenate([part.means for part in parts]),
-        np.concatenate([part.scales for part in parts]),
-        np.concatenate([part.shapes for part in parts]),
-        np.concatenate([part.shape + first for part, first in zip(parts, n_shapes, strict=False)]),
+        np.concatenate([share * belief.weights for share, belief in zip(shares, beliefs, strict=True)]),
+        np.concatenate([belief.means for belief in beliefs]),
+        np.concatenate([belief.scales for belief in beliefs]),
+        np.concatenate([belief.shapes for belief in beliefs]),
+        np.concatenate([belief.shape + first for belief, first in zip(beliefs, n_shapes, strict=False)]),
     )
 
 
