@@ -87,8 +87,8 @@ def verdict_line(result: Allocation) -> str:
     )
     shuffled = controls.shuffled
     beside = f"; {shuffled.n_worse} of {len(shuffled.others)} shuffled recipes are worse" if shuffled.others else ""
-    said = words.get(word, f"{word} from")
-    return f"Verdict: {said} the stock {result.base.ftype} file (95 %){why}{beside}."
+    phrase = words.get(word, f"{word} from")
+    return f"Verdict: {phrase} the stock {result.base.ftype} file (95 %){why}{beside}."
 
 
 def next_line(result: Allocation) -> str:

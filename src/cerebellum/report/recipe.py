@@ -134,10 +134,10 @@ def _left(ours: Recipe, theirs: Recipe, labels: tuple[str, str]) -> tuple[str, .
     n = sum(None in (d.ours, d.theirs) for d in differences(ours, theirs))
     if not n or ours.complete == theirs.complete:
         return ()
-    whole, part = labels if ours.complete else labels[::-1]
+    whole, short = labels if ours.complete else labels[::-1]
     command = f"`cerebellum recipe import {whole} --model MODEL.gguf`"
     return (
-        f"{n} of them {part} leaves to its base, which may give the same type. {whole} names every tensor: {command} makes a recipe of it "
+        f"{n} of them {short} leaves to its base, which may give the same type. {whole} names every tensor: {command} makes a recipe of it "
         "that can be compared.",
     )
 
