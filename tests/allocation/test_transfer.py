@@ -19,7 +19,6 @@ from cerebellum.gguf.llama_rules import quantizable_tensors
 from cerebellum.gguf.model_file import read_model
 from cerebellum.gguf.types import TYPES
 from cerebellum.profiles.check import CarryVerdict
-from cerebellum.progress import Silent
 from cerebellum.recipes.recipe import ModelId, Recipe
 from cerebellum.recipes.toml_form import format_recipe
 from cerebellum.report.profile import profile_grid
@@ -31,6 +30,7 @@ from cerebellum.verbs.allocation.transfer import roles_of
 from cerebellum.verbs.profile_tables import read_profiles
 from cerebellum.verbs.recipe import read_recipe
 from cerebellum.verbs.transfer_check import chosen_profiles
+from tests.allocation.small import Stopped
 
 KINDS = tuple(kind for kind, quant in TYPES.items() if quant.quantized)
 ROLES = ("attn_q", "ffn_gate", "ffn_down")
@@ -162,18 +162,6 @@ def test_one_role_fails_and_only_that_is_measured_whole(family: Path, tmp_path: 
     for role in ("attn_q", "ffn_down"):
         assert by_role[role].verdict is not CarryVerdict.FAILS and by_role[role].n_measured < 0.7 * NEW
     assert regret(family, result, backend) < 1.25
-
-
-class Stopped(Silent):
-    """Ends the run as Ctrl-C does, after so many steps."""
-
-    def __init__(self, after: int) -> None:
-        self.left = after
-
-    def step(self, what: str = "") -> None:
-        self.left -= 1
-        if not self.left:
-            raise KeyboardInterrupt
 
 
 def test_a_broken_transfer_resumes_and_equals_the_unbroken_one(family: Path, tmp_path: Path) -> None:

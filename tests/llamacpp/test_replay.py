@@ -94,13 +94,12 @@ def singles(path: Path, blocks: Sequence[int | None] | None = None) -> list[Tria
 def whole(engine: LlamaEngine, trials: Sequence[Trial], chunks: Sequence[Chunk]) -> dict[tuple[int, int], ChunkScore]:
     """The oracle: each trial computed whole, one chunk at a time, in a context without a callback."""
     found = {}
-    with engine._decoding(replace(engine.settings, replay_bytes=0)) as plain:
+    with engine.resting(), engine._decoding(replace(engine.settings, replay_bytes=0)) as plain:
         assert plain.places is False
         for i, trial in enumerate(trials):
             with engine.swapped(trial.tensor_types):
                 for chunk in chunks:
                     (found[i, chunk.id],) = engine.score_bundle(plain, (chunk,), None, None)
-    engine._rest()
     return found
 
 

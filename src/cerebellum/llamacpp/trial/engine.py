@@ -139,10 +139,14 @@ class LlamaEngine:
         with self._weights.swapped(tensor_types) if tensor_types else contextlib.nullcontext():
             yield
 
-    def _rest(self) -> None:
-        """What was swapped is let go again but for a bounded part."""
-        if "_weights" in vars(self):
-            self._weights.rest()
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Work at whose end what was swapped is let go again but for a bounded part."""
+        try:
+            yield
+        finally:
+            if "_weights" in vars(self):
+                self._weights.rest()
 
     def ahead(self, tensor_types: TensorTypes) -> None:
         """Begin to quantize for the next trial where a GPU computes this one, or as many cores are idle; else they are busy with it."""
@@ -180,12 +184,9 @@ class LlamaEngine:
     ) -> Iterator[ChunkScore]:
         self.check(tensor_types)
         assert self._predicts
-        try:
-            with self.swapped(tensor_types):
-                for chunk in chunks:
-                    yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
-        finally:
-            self._rest()
+        with self.resting(), self.swapped(tensor_types):
+            for chunk in chunks:
+                yield from self.score_bundle(self.decoder, (chunk,), reference.read if reference else None, None)
 
     @contextlib.contextmanager
     def _decoding(self, settings: Settings | None) -> Iterator[Decoder]:
@@ -217,11 +218,8 @@ class LlamaEngine:
         assert self._predicts
         if any(trial.tensor_types for trial in trials):
             self._weights.expect(trial.tensor_types for trial in trials)
-        with self._decoding(settings) as decoder:
-            try:
-                yield from TrialSweep(self, decoder, trials).events(chunks, reference)
-            finally:
-                self._rest()
+        with self.resting(), self._decoding(settings) as decoder:
+            yield from TrialSweep(self, decoder, trials).events(chunks, reference)
 
     def score_bundle(
         self, decoder: Decoder, bundle: Bundle, read: Reader | None, programs: Programs
@@ -264,11 +262,8 @@ class LlamaEngine:
     def logits(self, tensor_types: TensorTypes, chunk: Chunk) -> Logits:
         """All scored rows of one chunk, float32 [n, vocabulary]: for tests and proofs, not for the sweep."""
         self.check(tensor_types)
-        try:
-            with self.swapped(tensor_types):
-                return self.decoder.rows((chunk,), None)
-        finally:
-            self._rest()
+        with self.resting(), self.swapped(tensor_types):
+            return self.decoder.rows((chunk,), None)
 
     def close(self) -> None:
         if self._model is not None:
