@@ -7,6 +7,7 @@ second shows how much of a score is memory.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ def _untold(seed: int) -> Iterator[Tale]:
     return (story for story in drawn if split_of(story.text) == "questions")
 
 
+@functools.cache  # a hundred stories are told for each one held out
 def ending_questions(n: int = ENDINGS, seed: int = 1, *, held_out: bool = True) -> list[Row]:
     """``n`` stories {id, context, endings, label}; ``label`` is an index."""
     draw = random.Random(f"endings/{seed}")

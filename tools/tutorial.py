@@ -22,7 +22,7 @@ MODEL = "world-gemma4-F16.gguf"
 FILE = "study/world-gemma4-cerebellum-Q3_K_M.gguf"
 RUN = (
     f"cerebellum run {MODEL} --like Q3_K_M --text search.txt --report-text report.txt",
-    "--ctx 512 --chunks 16 --out study",
+    "--ctx 256 --chunks 16 --out study",
 )
 
 
@@ -58,7 +58,7 @@ BLOCKS = {
     "measure": Block(
         (
             f"cerebellum measure study/base-Q3_K_M.gguf {FILE}",
-            f"--reference {MODEL} --text report.txt --ctx 512 --chunks 16",
+            f"--reference {MODEL} --text report.txt --ctx 256 --chunks 16",
         ),
         (
             "Distance",

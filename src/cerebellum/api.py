@@ -905,7 +905,7 @@ def demo(
     """`allocate` on the bundled model, its own texts and some of its own questions, at the bytes of Q3_K_M:
     small enough for three minutes on two cores."""
     options: dict[str, Any] = dict(keywords)
-    small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 512, "chunks": 16}
+    small: dict[str, Any] = {"text": bundled.SEARCH_TEXT, "report_text": bundled.REPORT_TEXT, "ctx": 256, "chunks": 16}
     small |= (
         {"like": bundled.DEMO_LIKE} if not any(options.get(name) for name in ("size", "bpw", "like", "vram")) else {}
     )

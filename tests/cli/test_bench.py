@@ -18,7 +18,7 @@ from tests.cli.command import ENVIRONMENT, cerebellum, cerebellum_process, refus
 from tests.llamacpp import tiny
 
 pytestmark = pytest.mark.engine
-ENDINGS = ("bench", bundled.MODEL, "--tasks", "world_endings", "--limit", "80", "--quiet")
+ENDINGS = ("bench", bundled.MODEL, "--tasks", "world_endings", "--limit", "24", "--quiet")
 
 
 def answers(out: Path) -> int:
@@ -36,14 +36,14 @@ def test_killed_in_the_middle_it_goes_on_and_ends_the_same(tmp_path: Path) -> No
     done = cerebellum(tmp_path, *ENDINGS, "--out", whole)
     assert done.returncode == 0, done.stderr
     process = start(tmp_path, *ENDINGS, "--out", out)
-    while answers(out) < 40 and process.poll() is None:
+    while answers(out) < 16 and process.poll() is None:
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    assert process.returncode == -9 and 40 <= answers(out) < 320
+    assert process.returncode == -9 and 16 <= answers(out) < 96
     done = cerebellum(tmp_path, *ENDINGS, "--out", out)
     assert done.returncode == 0, done.stderr
-    assert answers(out) == 320
+    assert answers(out) == 96
     for name in ("bench.json", "bench/world_endings-file.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 

@@ -55,10 +55,6 @@ class Belief(ByValue):
     def n(self) -> int:
         return int(self.means.shape[1])
 
-    def covariance(self, cell: int) -> Floats:
-        """Of y in a cell of the grid: float64 [n, n]."""
-        return np.asarray(self.scales[cell] ** 2 * self.shapes[self.shape[cell]])
-
     def covariances(self, places: Places) -> Floats:
         """Of y at ``places`` [k], in all cells: float64 [G, k, k]."""
         shapes = self.shapes[:, places[:, None], places[None, :]]
@@ -134,12 +130,26 @@ def draw(
     wanted = np.setdiff1d(np.arange(belief.n), places) if noise is None else np.arange(belief.n)
     draws = np.empty((n_draws, belief.n))
     draws[:, places] = values
-    for cell in np.unique(chosen):
-        rows = np.flatnonzero(chosen == cell)
-        rest, covariance = values - belief.means[cell, places], belief.covariance(int(cell))
-        mean, root = _conditional(covariance, places, rest, variances, wanted)
-        draws[np.ix_(rows, wanted)] = belief.means[cell, wanted] + mean + normal[np.ix_(rows, wanted)] @ root.T
+    alike = _alike(
+        chosen if noise else belief.shape[chosen]
+    )  # exact probes say the same, but for the scale, in cells of a shape
+    cells = chosen[[rows[0] for rows in alike]]
+    gains, roots = _conditionals(
+        belief.shapes[belief.shape[cells]], places, variances / belief.scales[cells, None] ** 2, wanted
+    )
+    rest = values - belief.means[chosen[:, None], places]
+    residuals = np.empty((n_draws, len(wanted)))
+    scales = belief.scales[chosen, None]
+    for rows, gain, root in zip(alike, gains, roots, strict=True):
+        residuals[rows] = rest[rows] @ gain + scales[rows] * (normal[rows][:, wanted] @ root.T)
+    draws[:, wanted] = belief.means[chosen[:, None], wanted] + residuals
     return draws
+
+
+def _alike(labels: Places) -> list[Places]:
+    """Where each of the different ``labels`` [m] is."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
 def _random(log_weights: Floats, n_draws: int, n: int, seed: list[int]) -> tuple[Places, Floats]:
@@ -161,18 +171,19 @@ def _log_evidence(belief: Belief, places: Places, values: Floats, variances: Flo
     return np.asarray(-0.5 * (misfit + np.log(sureness)) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(1))
 
 
-def _conditional(
-    covariance: Floats, places: Places, rest: Floats, variances: Floats, wanted: Places
-) -> tuple[Floats, Floats]:
-    """(mean [w], root of the covariance [w, w]) of the ``wanted`` entries of a normal of mean 0 and unknown level, given ``rest`` at
-    ``places``, known within ``variances``."""
-    left = covariance[np.ix_(wanted, wanted)] + 1e-12 * covariance[0, 0] * np.eye(len(wanted))
-    if not len(places):
-        return np.zeros(len(wanted)), np.asarray(np.linalg.cholesky(left), dtype=np.float64)
-    across = covariance[np.ix_(places, wanted)]
-    seen = covariance[np.ix_(places, places)] + np.diag(variances)
-    gain, ones = np.linalg.solve(seen, across), np.linalg.solve(seen, np.ones(len(places)))
-    level, missing = float(ones @ rest / ones.sum()), 1.0 - ones @ across
-    left += np.outer(missing, missing) / ones.sum() - across.T @ gain
-    root = np.asarray(np.linalg.cholesky(left), dtype=np.float64)
-    return level + (rest - level) @ gain, root
+def _conditionals(shapes: Floats, places: Places, variances: Floats, wanted: Places) -> tuple[Floats, Floats]:
+    """Of normals of mean 0 and unknown level, whose covariances are ``shapes`` [K, n, n], what is known of them at ``places`` [p] within
+    ``variances`` [K, p] says of them at ``wanted`` [w]: (the weights of what is known in the mean [K, p, w], roots of the covariance
+    [K, w, w])."""
+    left = shapes[:, wanted[:, None], wanted] + 1e-12 * shapes[:, :1, :1] * np.eye(len(wanted))
+    across = shapes[:, places[:, None], wanted]
+    if len(places):
+        seen = shapes[:, places[:, None], places] + variances[:, None] * np.eye(len(places))
+        gains, ones = np.split(
+            np.linalg.solve(seen, np.append(across, np.ones((len(seen), len(places), 1)), 2)), [len(wanted)], 2
+        )
+        sureness = ones.sum(axis=1, keepdims=True)
+        missing = 1.0 - (across.mT @ ones).mT
+        left += missing.mT * missing / sureness - across.mT @ gains
+        across = gains + ones * missing / sureness
+    return across, np.asarray(np.linalg.cholesky(left), dtype=np.float64)

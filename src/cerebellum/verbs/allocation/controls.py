@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from cerebellum.allocation.recipes import WEIGHT_ERROR, shuffles, uniform, weight_error_recipe
@@ -19,8 +20,9 @@ from cerebellum.verbs.compose import compare
 from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
 
-#: Chunks of the report text that shuffled recipes are measured on, at most: there are many of them, and they are far away.
-SHUFFLE_CHUNKS = 3
+#: Scored tokens of the report text that shuffled recipes are measured on, or a few more, and the fewest chunks that hold them: there are
+#: many shuffled recipes, and they are far away.
+SHUFFLED_TOKENS, SHUFFLED_CHUNKS = 1000, 3
 #: Chance that any control of a kind is called better than the recipe though none is.
 ERROR_RATE = 0.05
 
@@ -54,6 +56,13 @@ def run_controls(
     )
 
 
+def n_shuffled_chunks(report: Split) -> int:
+    """How many chunks of ``report`` shuffled recipes are measured on, by the tokens that a chunk scores on average."""
+    n_chunks = len(report.chunks)
+    n_scored = sum(int(chunk.wanted().sum()) for chunk in report.corpus.chunks(report.chunks))
+    return min(n_chunks, max(SHUFFLED_CHUNKS, math.ceil(SHUFFLED_TOKENS * n_chunks / max(n_scored, 1))))
+
+
 def surely_better(
     session: Session, split: Split, table: Table, recipe: Trial, others: Sequence[Trial], limit: int
 ) -> tuple[str, ...]:
@@ -73,7 +82,7 @@ def measure_shuffles(
     """The recipe's types shuffled within their roles, on a few chunks; those that can't be measured; those that are surely better."""
     types = {name: kind for name, kind in recipe.types(session.base.model.types).items() if name in table.types}
     drawn = shuffles(table, types, options.n_shuffled, options.seed)
-    split: Split = first_chunks(session.report, SHUFFLE_CHUNKS, options.seed)
+    split: Split = first_chunks(session.report, n_shuffled_chunks(session.report), options.seed)
     trials = [recipe_trial(session, f"shuffled {i}", one, TrialKind.RANDOM) for i, one in enumerate(drawn, start=1)]
     runner = session.runner(split)
     scores = runner.measure([BASE_TRIAL, recipe, *trials], split.chunks, "shuffled controls")

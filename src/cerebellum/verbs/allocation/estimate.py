@@ -15,7 +15,7 @@ from cerebellum.results.estimate import Estimate
 from cerebellum.stats.intervals import smallest_detectable
 from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
-from cerebellum.verbs.allocation.controls import SHUFFLE_CHUNKS
+from cerebellum.verbs.allocation.controls import n_shuffled_chunks
 from cerebellum.verbs.allocation.first import (
     check_rules,
     checked_budget,
@@ -174,6 +174,6 @@ def chunk_counts(
         "anchors": anchors,
         "steps": steps,
         "judging": judging,
-        "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * min(SHUFFLE_CHUNKS, n_report),
+        "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * n_shuffled_chunks(report),
         "reference": n_search + n_report + NOISE_PASSES,
     }
