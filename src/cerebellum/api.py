@@ -657,25 +657,28 @@ def estimate(
     *,
     out: PathLike | None = None,
     source: PathLike | None = None,
+    ladder: Names | None = None,
     progress: Progress | None = None,
     backend: Backend | None = None,
     **options: Unpack[RunKeywords],
 ) -> Estimate:
     """What `run` with these options takes and can show: trials, minutes, disk, memory. A chunk is timed; nothing is written.
 
-    ``source``: what a `transfer` would start from; its trials are counted as if all of it held.
+    ``source``: what a `transfer` would start from; its trials are counted as if all of it held. ``ladder``: the sizes of a `ladder`, which
+    is estimated as a whole.
     """
     given: dict[str, Any] = dict(options)
-    if not is_allocation(given):
+    if not is_allocation({**given, "ladder": ladder}):
         chosen = of_sweep(given)
         bench_options(chosen)
         check_text_named(Path(model), chosen.get("text"), bool(chosen.get("chat")))
         session, trials, choice = split_options(Path(model), Path(out or "."), chosen)
         return _sweep_estimate(session, trials, choice, backend or _llama(), progress)
+    targets = ladder_targets(ladder, given) if ladder else ()
     _, session, allocation = _allocation_job(model, out, of_allocation(given), progress)
     if source is not None:
         allocation = replace(allocation, origin=read_origin(Path(source)))
-    return estimate_allocation(session, allocation, backend or _llama(), progress)
+    return estimate_allocation(session, allocation, backend or _llama(), progress, targets)
 
 
 @checked

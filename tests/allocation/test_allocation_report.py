@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+import sqlite3
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +29,7 @@ from cerebellum.report.allocation_card import allocation_card, note_on
 from cerebellum.report.allocation_lines import few, five_lines
 from cerebellum.report.allocation_pictures import recipes_picture
 from cerebellum.report.allocation_tables import controls_grid, in_percent, shuffled_limits
-from cerebellum.report.estimate import duration
+from cerebellum.report.estimate import duration, estimate_lines
 from cerebellum.report.front_matter import base_model, front_matter
 from cerebellum.report.views import Recipe
 from cerebellum.results.allocation import Allocation, AllocationLadder
@@ -323,12 +325,32 @@ def test_the_estimate_counts_the_trials_that_the_run_makes(
     assert found.limit == result.limit and (found.search_chunks, found.report_chunks) == (30, 30)
     assert found.minutes >= 0.0 and found.disk_bytes > result.base.model.file_bytes + result.limit
     assert not (tmp_path / "no").exists()
-    show_estimate(found, None, as_json=False)
+    show_estimate(found, as_json=False)
     printed = capsys.readouterr().out
     assert all(len(line) <= 80 for line in printed.splitlines())
     assert "smallest difference" in printed and "has only 30 chunks" in printed
     with pytest.raises(InputError, match="smallest file"):
         api.estimate(path, backend=planted(path), **{**options, "like": None}, size=1000)
+
+
+def test_the_estimate_of_a_ladder_is_of_all_its_files(ground: Path, ladder: AllocationLadder) -> None:
+    """One set of anchors, recipes and controls of each size, as the study then holds them; a size that can't be had is a note."""
+    path = ground / "model-F16.gguf"
+    options: dict[str, Any] = {"backend": planted(path), "text": ground / "text.txt", "ctx": 64}
+    found = api.estimate(path, ladder="Q4_K_M,Q2_K,3.9bpw,10kB", **options)
+    assert dict(found.sizes).keys() == {r.base.ftype for r in ladder.results}
+    assert [n for _, n in found.sizes] == [r.limit for r in ladder.results] and found.limit == found.sizes[-1][1]
+    assert [note for note in found.notes if note.startswith("no file of 10,000 bytes: the smallest file")]
+    trials = sum(r.anchors.n_trials for r in ladder.results)
+    assert 0.8 * trials <= found.n_trials <= 1.2 * trials
+    with contextlib.closing(sqlite3.connect(ground / "ladder" / "study.sqlite")) as study:
+        measured = study.execute("SELECT count(*) FROM score").fetchone()[0]
+    assert 0.8 * measured <= found.trial_chunks <= 1.5 * measured, (measured, found.trial_chunks)
+    one = api.estimate(path, like="Q4_K_M", **options)
+    assert one.sizes == () and 2.0 * one.trial_chunks < found.trial_chunks < 3.0 * one.trial_chunks
+    assert "3 files, each the best of at most" in estimate_lines(found)[0]
+    with pytest.raises(InputError, match="smallest file"):
+        api.estimate(path, ladder="10kB,11kB", **options)
 
 
 class Told(Silent):

@@ -133,6 +133,8 @@ def compact_cases(draw: st.DrawFn) -> tuple[Floats, Floats, Ids, int]:
     return logits, trial, targets, draw(st.integers(2, v - 1))
 
 
+#: What a row's kept words, float32, may miss of its divergence: nothing on average, 2e-9 nats in the usual row of three words.
+ROUNDED = 5e-8
 #: Offsets that stand for all: what is drawn changes at no more than v of them.
 EVERY = (np.arange(4096) + 0.5) / 4096
 
@@ -155,7 +157,7 @@ def test_compact_rows_are_right_on_average_over_the_draw(v: int, scale: float, b
     for k in {2, v // 2, v - 1} - {0, 1}:
         found, step = over_every_draw(logits[0], trial[0], k)
         true = slow_kld(logits[0].tolist(), trial[0].tolist())
-        assert found.mean() == pytest.approx(true, rel=1e-5, abs=1e-9 + step * v / len(EVERY))
+        assert found.mean() == pytest.approx(true, rel=1e-5, abs=ROUNDED + step * v / len(EVERY))
 
 
 def wide_rows(n: int = 64, v: int = 20_000, seed: int = 0) -> tuple[Floats, Ids]:

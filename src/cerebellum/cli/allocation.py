@@ -34,11 +34,11 @@ def run_allocation(
 
     sizes = options.pop("ladder", None)
     if dry_run or not (progress.is_quiet or (out / STUDY_FILE).exists()):
-        estimate = api.estimate(model, out=out, source=source, progress=progress, **rung_of(options, sizes))
+        estimate = api.estimate(model, out=out, source=source, progress=progress, ladder=sizes, **options)
         if dry_run:
-            show_estimate(estimate, sizes, as_json)
+            show_estimate(estimate, as_json)
             return
-        tell_estimate(estimate, sizes, progress)
+        tell_estimate(estimate, progress)
     if sizes:
         ladder = api.ladder(model, sizes, out=out, source=source, progress=progress, **options)
         show_ladder(ladder, out, as_json=as_json, wide=wide)
@@ -50,39 +50,23 @@ def run_allocation(
     show_allocation(result, out, as_json=as_json, wide=wide)
 
 
-def rung_of(options: dict[str, Any], sizes: str | None) -> dict[str, Any]:
-    """The options that an estimate is made for: of a ladder its largest stock size, anchors being the same for all."""
-    from cerebellum.api import ladder_targets
-
-    if not sizes:
-        return options
-    target = ladder_targets(sizes, options)[-1]
-    size = {"like": target.like} if target.like else {"bpw": target.bits} if target.bits else {"size": target.n_bytes}
-    return {**options, **size}
-
-
-def show_estimate(estimate: Estimate, sizes: str | None, as_json: bool) -> None:
+def show_estimate(estimate: Estimate, as_json: bool) -> None:
     """On standard output."""
     from cerebellum.report.estimate import estimate_json, estimate_lines
 
     if as_json:
         print_json(estimate_json(estimate))
         return
-    for line in [*estimate_lines(estimate), *of_ladder(sizes)]:
+    for line in estimate_lines(estimate):
         print_folded(line)
 
 
-def tell_estimate(estimate: Estimate, sizes: str | None, progress: ConsoleProgress) -> None:
+def tell_estimate(estimate: Estimate, progress: ConsoleProgress) -> None:
     """On standard error, before the work."""
     from cerebellum.report.estimate import estimate_lines
 
-    for line in [*estimate_lines(estimate), *of_ladder(sizes)]:
+    for line in estimate_lines(estimate):
         progress.note(line)
-
-
-def of_ladder(sizes: str | None) -> list[str]:
-    """What a ladder adds."""
-    return ["that is for the last size of the ladder; the others measure no anchors of their own"] if sizes else []
 
 
 def show_allocation(result: Allocation, out: Path, *, as_json: bool = False, wide: bool = False) -> None:

@@ -389,9 +389,9 @@ def told_estimate(
     from cerebellum.cli.allocation import show_estimate, tell_estimate
 
     if dry_run:
-        show_estimate(make(), None, as_json)
+        show_estimate(make(), as_json)
     elif not progress.is_quiet and not (out / STUDY_FILE).exists():
-        tell_estimate(make(), None, progress)
+        tell_estimate(make(), progress)
     return dry_run
 
 

@@ -48,8 +48,11 @@ def making_lines(e: Estimate) -> list[str]:
 
 def what_for(e: Estimate) -> str:
     """What the job makes."""
+    about = "" if e.is_exact else "about "
+    if e.sizes:
+        files = ", ".join(f"{n_bytes:,} (beside stock {mix})" for mix, n_bytes in e.sizes)
+        return f"{counted(len(e.sizes), 'file')}, each the best of at most {about}so many bytes: {files}"
     if e.limit is not None:
-        about = "" if e.is_exact else "about "
         return f"the best file of at most {about}{e.limit:,} bytes, compared with the stock {e.base} file"
     then = ", and a choice among what was measured" if e.job == "choice" else ""
     return f"each tensor alone at another type than in the base {e.base}{then}"
@@ -64,7 +67,8 @@ def work_of(e: Estimate) -> str:
 
 def shown_lines(e: Estimate) -> list[str]:
     """The smallest difference that the text shows, and what a useful one takes."""
-    of = f"the stock {e.base} file's KL divergence" if e.limit is not None else "the base's KL divergence"
+    stock = "a stock file's" if e.sizes else f"the stock {e.base} file's"
+    of = f"{stock} KL divergence" if e.limit is not None else "the base's KL divergence"
     change = "difference" if e.limit is not None else "change by one tensor"
     shown = f"about {significant(100 * e.detectable, 2)} % of {of}" if math.isfinite(e.detectable) else "none"
     return [

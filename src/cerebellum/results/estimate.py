@@ -12,7 +12,8 @@ Job = Literal["allocation", "sweep", "choice"]
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """``limit``: bytes of an allocation's file (None: of another job), ``is_exact``: not to a few bytes of its header. ``n_trials``:
+    """``limit``: bytes of an allocation's file, of a ladder's largest (None: of another job), ``is_exact``: not to a few bytes of its
+    header. ``sizes``: of a ladder the stock mix and the bytes of every file, smallest first. ``n_trials``:
     single trials, of ``n_tensors`` tensors; ``trial_chunks``: every chunk of every trial; ``passes``: whole passes over a chunk that
     these are worth. ``seconds``: of one whole pass, timed; ``quantizing``: seconds in which one engine makes all tensors that trials need;
     ``n_engines`` share both. ``report_chunks``: 0 where nothing is
@@ -41,6 +42,7 @@ class Estimate:
     n_engines: int = 1
     is_exact: bool = True
     quantizing: float = 0.0
+    sizes: tuple[tuple[str, int], ...] = ()
 
     @property
     def minutes(self) -> float:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from cerebellum.allocation.anchors import MORE_SHARE, SECOND_SHARE, first_anchors
 from cerebellum.allocation.floor import harmless_types
+from cerebellum.allocation.sizes import Target
 from cerebellum.allocation.table import Table
 from cerebellum.domain import Model
+from cerebellum.errors import InputError
 from cerebellum.gguf import model_file
 from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
@@ -17,6 +23,7 @@ from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import n_shuffled_chunks
 from cerebellum.verbs.allocation.first import (
+    StockPlan,
     check_rules,
     checked_budget,
     nominal_table,
@@ -33,6 +40,7 @@ from cerebellum.verbs.calibration import is_comparable
 from cerebellum.verbs.estimating import (
     NOISE_PASSES,
     ONE_TENSOR,
+    TimedModel,
     chunks_to_show,
     disk_of,
     memory_of,
@@ -40,8 +48,10 @@ from cerebellum.verbs.estimating import (
     rows_of,
     time_model,
 )
-from cerebellum.verbs.inputs import read_inputs
+from cerebellum.verbs.inputs import Inputs, read_inputs
 from cerebellum.verbs.options import SessionOptions
+
+Planned = TypeVar("Planned")
 
 #: Standard deviation between chunks of a recipe's change of KL divergence, as a share of the stock file's mean: on the models measured so
 #: far 0.06 to 0.15 (recipes at equal bytes, 128 to 256 scored tokens a chunk).
@@ -54,50 +64,71 @@ CANDIDATES, REPORTED = 6, 12
 REFINED, CHECKED = 4.0, 2.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Rung:
+    """A file that the job makes: its stock file, the table, the trials of single tensors that it measures (``n_harmless``: of the floor),
+    chunks of trials by what they are for, and weights that are made in other types."""
+
+    stock: StockPlan
+    table: Table
+    n_trials: int
+    n_harmless: int
+    counts: dict[str, float]
+    made: float
+
+
 def estimate_allocation(
-    options: SessionOptions, allocation: AllocationOptions, backend: Backend, progress: Progress | None = None
+    options: SessionOptions,
+    allocation: AllocationOptions,
+    backend: Backend,
+    progress: Progress | None = None,
+    targets: Sequence[Target] = (),
 ) -> Estimate:
-    """Opens the model, cuts the texts, times a chunk. Raises a `CerebellumError` for all that `allocate_session` would refuse of the
-    inputs."""
+    """Opens the model, cuts the texts, times a chunk. ``targets``: the sizes of a ladder, one of which measures the anchors for all. Raises
+    a `CerebellumError` for all that `allocate_session` would refuse of the inputs."""
     progress = progress or Silent()
     check_rules(allocation.rules, model_file.read_model(options.model))
     progress.note(f"estimate: reading {options.model.name} and the texts")
     if allocation.origin is not None:
         check_origin(allocation.origin, options.model)
     inputs = read_inputs(options)
+    source, sizes = inputs.source, targets or (allocation.target,)
     progress.note("estimate: asking llama.cpp for the stock file's types")
-    stock = stock_plan(inputs, options, allocation, backend)
-    source, ftype = inputs.source, stock.ftype
-    model = time_model(options, inputs, backend, progress, stock.makes_imatrix)
-    search, report, seconds, n_engines = model.search, model.report, model.seconds, model.n_engines
-    table = nominal_table(inputs, stock, allocation, model.unused)
-    limit = stock.limit
-    budget = checked_budget(table, limit)
-    refuse_own_reference(table, inputs, limit)
-    n_first, n_trials, n_harmless = counted_trials(table, budget, allocation, source)
-    counts = chunk_counts(
-        n_first, n_trials, n_harmless, len(table.names), seconds / n_engines, search, report, allocation
+    plans, missed = _possible(
+        [(str(size), partial(stock_plan, inputs, options, replace(allocation, target=size), backend)) for size in sizes]
     )
-    if n_first and not inputs.is_own_reference:
-        counts["reference"] += 2 * len(search.chunks)  # the source's own words, and the source beside the reference
-    if (stock.makes_imatrix or inputs.imatrix) and is_comparable(source, ftype, stock.types):
-        counts["recipes"] += len(search.chunks)  # the base without the importance matrix
+    makes_imatrix = any(stock.makes_imatrix for stock in plans)  # one for all sizes, where any wants one
+    plans = [replace(stock, makes_imatrix=makes_imatrix) for stock in sorted(plans, key=lambda stock: stock.limit)]
+    model = time_model(options, inputs, backend, progress, makes_imatrix)
+    middle = (len(plans) - 1) // 2
+    rungs, small = _possible(
+        [(f"{p.limit:,} bytes", partial(_rung, inputs, p, allocation, model, p is plans[middle])) for p in plans]
+    )
+    search, report = model.search, model.report
     n = min(len(search.chunks), len(report.chunks))
+    counts = {name: sum(rung.counts[name] for rung in rungs) for name in rungs[0].counts}
+    first = max(rungs, key=lambda rung: rung.n_trials)
+    if (makes_imatrix or inputs.imatrix) and is_comparable(source, first.stock.ftype, first.stock.types):
+        counts["recipes"] += len(search.chunks)  # the base without the importance matrix, once
+    counts["reference"] = float(len(search.chunks) + len(report.chunks) + NOISE_PASSES)
+    if first.n_trials and not inputs.is_own_reference:
+        counts["reference"] += 2 * len(search.chunks)  # the source's own words, and the source beside the reference
+    rows = rows_of((search, report), model.n_vocab, options.settings)
     return Estimate(
         source.path.name,
-        ftype,
-        limit,
-        len(table.names),
-        n_trials + n_harmless,
+        rungs[-1].stock.ftype,
+        rungs[-1].stock.limit,
+        len(first.table.names),
+        first.n_trials + first.n_harmless,
         len(search.chunks),
         len(report.chunks),
         round(sum(counts.values())),
         (counts["anchors"] + counts["steps"]) * ONE_TENSOR
         + sum(counts[n] for n in ("judging", "recipes", "reference"))
-        + model.imatrix_passes * n_engines,  # one engine makes it, whatever others there are
-        seconds,
-        disk_of(table.base, limit, ftype, source, rows_of((search, report), model.n_vocab, options.settings)),
-        memory_of(source, table.base, options.settings.replay_bytes),
+        + model.imatrix_passes * model.n_engines,  # one engine makes it, whatever others there are
+        model.seconds,
+        rows + sum(disk_of(rung.table.base, rung.stock.limit, rung.stock.ftype, source, 0) for rung in rungs),
+        max(memory_of(source, rung.table.base, options.settings.replay_bytes) for rung in rungs),
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
         USEFUL,
@@ -105,14 +136,55 @@ def estimate_allocation(
         tuple(
             notes_of(
                 options.n_chunks,
-                (*model.notes, *own_reference_doubts(inputs), *inputs.doubts, *_families(allocation, source)),
+                (
+                    *missed,
+                    *small,
+                    *model.notes,
+                    *own_reference_doubts(inputs),
+                    *inputs.doubts,
+                    *_families(allocation, source),
+                ),
                 (search, report),
             )
         ),
-        n_engines=n_engines,
-        is_exact=allocation.target.n_bytes is not None or has_own_header(source, stock.makes_imatrix or inputs.imatrix),
-        quantizing=model.seconds_a_weight * made_weights(table, n_trials + n_harmless, allocation),
+        n_engines=model.n_engines,
+        is_exact=all(size.n_bytes is not None for size in sizes)
+        or has_own_header(source, makes_imatrix or inputs.imatrix),
+        quantizing=model.seconds_a_weight * sum(rung.made for rung in rungs),
+        sizes=tuple((rung.stock.ftype, rung.stock.limit) for rung in rungs) if targets else (),
     )
+
+
+def _possible(sizes: Sequence[tuple[str, Callable[[], Planned]]]) -> tuple[list[Planned], list[str]]:
+    """What is planned of each size, and of each that can't be had why. Raises the first size's `InputError` where none can."""
+    planned, missed, errors = list[Planned](), list[str](), list[InputError]()
+    for size, plan in sizes:
+        try:
+            planned.append(plan())
+        except InputError as error:
+            missed.append(f"no file of {size}: {error}")
+            errors.append(error)
+    if not planned:
+        raise errors[0]
+    return planned, missed
+
+
+def _rung(
+    inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, model: TimedModel, measures_anchors: bool
+) -> _Rung:
+    """What one file takes. Raises `InputError` where there can be none."""
+    table = nominal_table(inputs, stock, allocation, model.unused)
+    budget = checked_budget(table, stock.limit)
+    refuse_own_reference(table, inputs, stock.limit)
+    n_first, n_trials, n_harmless = (
+        counted_trials(table, budget, allocation, inputs.source) if measures_anchors else (0, 0, 0)
+    )
+    seconds = model.seconds / model.n_engines
+    counts = chunk_counts(
+        n_first, n_trials, n_harmless, len(table.names), seconds, model.search, model.report, allocation
+    )
+    made = made_weights(table, n_trials + n_harmless, allocation)
+    return _Rung(stock, table, n_trials, n_harmless, counts, made)
 
 
 def made_weights(table: Table, n_trials: int, allocation: AllocationOptions) -> float:
@@ -175,5 +247,4 @@ def chunk_counts(
         "steps": steps,
         "judging": judging,
         "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * n_shuffled_chunks(report),
-        "reference": n_search + n_report + NOISE_PASSES,
     }
