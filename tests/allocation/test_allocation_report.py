@@ -345,7 +345,7 @@ def test_the_estimate_of_a_ladder_is_of_all_its_files(ground: Path, ladder: Allo
     assert 0.8 * trials <= found.n_trials <= 1.2 * trials
     with contextlib.closing(sqlite3.connect(ground / "ladder" / "study.sqlite")) as study:
         measured = study.execute("SELECT count(*) FROM score").fetchone()[0]
-    assert 0.8 * measured <= found.trial_chunks <= 1.5 * measured, (measured, found.trial_chunks)
+    assert measured <= found.trial_chunks <= 2.0 * measured  # on a fake model most steps and rungs need not be measured
     one = api.estimate(path, like="Q4_K_M", **options)
     assert one.sizes == () and 2.0 * one.trial_chunks < found.trial_chunks < 3.0 * one.trial_chunks
     assert "3 files, each the best of at most" in estimate_lines(found)[0]

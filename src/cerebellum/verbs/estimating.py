@@ -25,8 +25,8 @@ from cerebellum.verbs.session import count_engines, local_fleet
 from cerebellum.verbs.splits import make_splits
 from cerebellum.verbs.text import corpus_of, read
 
-#: Types whose making is timed, a quick one and a slow one, and the most weights of the tensor that they are made of.
-TIMED_TYPES, TIMED_WEIGHTS = ("Q4_K", "IQ4_XS"), 1 << 26
+#: Types whose making is timed, two usual ones and a slow one, and the most weights of the tensor that they are made of.
+TIMED_TYPES, TIMED_WEIGHTS = ("Q4_K", "Q6_K", "IQ4_XS"), 1 << 26
 #: Under so many chunks only large differences can be shown.
 FEW_CHUNKS = 8
 #: Whole passes that a trial of one tensor is worth: it begins at its block.

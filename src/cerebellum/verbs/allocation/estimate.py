@@ -19,7 +19,6 @@ from cerebellum.llamacpp.protocol import Backend
 from cerebellum.progress import Progress, Silent
 from cerebellum.results.estimate import Estimate
 from cerebellum.stats.intervals import smallest_detectable
-from cerebellum.study.runner import Split
 from cerebellum.verbs.allocation.anchors import LOOKS
 from cerebellum.verbs.allocation.controls import n_shuffled_chunks
 from cerebellum.verbs.allocation.first import (
@@ -58,10 +57,11 @@ Planned = TypeVar("Planned")
 SPREAD = 0.2
 #: A difference between files worth showing, as a share of the stock file's KL divergence.
 USEFUL = 0.05
-#: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text.
-CANDIDATES, REPORTED = 6, 12
-#: Whole files made while a recipe is refined: the recipe itself and steps from it. A weight error costs as much as making the weight twice.
-REFINED, CHECKED = 4.0, 2.0
+#: Whole files measured: candidate recipes on the search text; base, recipe, controls, stock rungs and the written file on the report text,
+#: in a ladder after the first size without the rungs that are known by then.
+CANDIDATES, REPORTED, REPORTED_NEXT = 6, 12, 8
+#: Whole files made while a recipe is refined: the recipe itself and steps from it. A weight error costs some more than making the weight.
+REFINED, CHECKED = 4.0, 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,32 +169,33 @@ def _possible(sizes: Sequence[tuple[str, Callable[[], Planned]]]) -> tuple[list[
     return planned, missed
 
 
-def _rung(
-    inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, model: TimedModel, measures_anchors: bool
-) -> _Rung:
-    """What one file takes. Raises `InputError` where there can be none."""
+def _rung(inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, model: TimedModel, is_first: bool) -> _Rung:
+    """What one file takes; the first one of a ladder also what all share. Raises `InputError` where there can be no file."""
     table = nominal_table(inputs, stock, allocation, model.unused)
     budget = checked_budget(table, stock.limit)
     refuse_own_reference(table, inputs, stock.limit)
-    n_first, n_trials, n_harmless = (
-        counted_trials(table, budget, allocation, inputs.source) if measures_anchors else (0, 0, 0)
+    trials = counted_trials(table, budget, allocation, inputs.source) if is_first else (0, 0, 0)
+    reported = REPORTED if is_first else REPORTED_NEXT
+    counts = chunk_counts(*trials, reported, len(table.names), model, allocation)
+    _, n_trials, n_harmless = trials
+    made = made_weights(table, n_trials + n_harmless, reported, allocation) + (
+        sampled_weights(table) if is_first else 0
     )
-    seconds = model.seconds / model.n_engines
-    counts = chunk_counts(
-        n_first, n_trials, n_harmless, len(table.names), seconds, model.search, model.report, allocation
-    )
-    made = made_weights(table, n_trials + n_harmless, allocation)
     return _Rung(stock, table, n_trials, n_harmless, counts, made)
 
 
-def made_weights(table: Table, n_trials: int, allocation: AllocationOptions) -> float:
-    """Weights that are made in other types, in whole files, times their number: of a sample for the weight errors, of a tensor for each
-    anchor, of all tensors for whole recipes. Recipes that are measured together share tensors, about half of them."""
-    weights = sum(table.tensors[name].n_elements for name in table.names)
+def sampled_weights(table: Table) -> float:
+    """Weights that are made in other types for the weight errors: of a sample of each tensor."""
     sampled = sum(len(table.types[name]) * min(table.tensors[name].n_elements, SAMPLED_WEIGHTS) for name in table.names)
-    files = n_trials / len(table.names) + 0.5 * CANDIDATES + REPORTED + 0.5 * allocation.n_shuffled
-    files += REFINED if allocation.refine else 0.0
-    return CHECKED * sampled + files * weights
+    return CHECKED * sampled
+
+
+def made_weights(table: Table, n_trials: int, reported: int, allocation: AllocationOptions) -> float:
+    """Weights that are made in other types, in whole files, times their number: of a tensor for each trial, of all tensors for whole
+    recipes, ``reported`` of which on the report text. Recipes that are measured together share tensors, about half of them."""
+    weights = sum(table.tensors[name].n_elements for name in table.names)
+    files = n_trials / len(table.names) + 0.5 * CANDIDATES + reported + 0.5 * allocation.n_shuffled
+    return (files + (REFINED if allocation.refine else 0.0)) * weights
 
 
 def _families(allocation: AllocationOptions, source: Model) -> tuple[str, ...]:
@@ -223,14 +224,14 @@ def chunk_counts(
     n_first: int,
     n_trials: int,
     n_harmless: int,
+    reported: int,
     n_tensors: int,
-    seconds: float,
-    search: Split,
-    report: Split,
+    model: TimedModel,
     allocation: AllocationOptions,
 ) -> dict[str, float]:
     """Chunks of trials by what they are for. Later looks at anchors are taken to hold half of the most that they may; refinement is taken
-    to use up what it may. ``seconds``: of a whole pass."""
+    to use up what it may. ``reported``: files that are measured on the report text."""
+    search, report, seconds = model.search, model.report, model.seconds / model.n_engines
     n_search, n_report = len(search.chunks), len(report.chunks)
     first, last = min(LOOKS[0], n_search), min(LOOKS[-1], n_search)
     anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first) + n_harmless * min(LOOKS[1], n_search)
@@ -246,5 +247,5 @@ def chunk_counts(
         "anchors": anchors,
         "steps": steps,
         "judging": judging,
-        "recipes": CANDIDATES * n_search + REPORTED * n_report + n_shuffled * n_shuffled_chunks(report),
+        "recipes": CANDIDATES * n_search + reported * n_report + n_shuffled * n_shuffled_chunks(report),
     }
