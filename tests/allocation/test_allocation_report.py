@@ -141,6 +141,7 @@ def test_the_terminal_has_80_columns(ground: Path, result: Allocation, capsys: p
     assert "types of the stock file" in wide and "types of the stock file" not in printed
 
 
+@pytest.mark.usefixtures("result")
 def test_the_json_has_the_documented_keys(ground: Path) -> None:
     """``docs/reference/report.md`` lists every key of the first two levels, and no other."""
     report = json.loads((ground / "out" / "report.json").read_text())
@@ -148,6 +149,7 @@ def test_the_json_has_the_documented_keys(ground: Path) -> None:
     assert documented("report.md") == keys_of(report, open_ended=("recipe", "facts", "noise", "written", "bench"))
 
 
+@pytest.mark.usefixtures("result")
 def test_the_map_has_the_documented_keys(ground: Path) -> None:
     value = json.loads((ground / "out" / "sensitivity.json").read_text())
     found = keys_of(value, open_ended=("model", "imatrix", "reference", "text", "settings", "stock_bytes", "spreads"))
@@ -351,6 +353,30 @@ def test_the_estimate_of_a_ladder_is_of_all_its_files(ground: Path, ladder: Allo
     assert "3 files, each the best of at most" in estimate_lines(found)[0]
     with pytest.raises(InputError, match="smallest file"):
         api.estimate(path, ladder="10kB,11kB", **options)
+    last = api.estimate(path, ladder="10kB,11kB,Q4_K_M", **options)  # the one in the middle can't measure the anchors
+    assert last.n_trials == one.n_trials > 0
+    assert last.trial_chunks == one.trial_chunks + one.search_chunks  # small sizes want an importance matrix
+    assert last.disk_bytes == one.disk_bytes and estimate_lines(last)[0].count("the best of") == 1
+    least = dict(found.sizes)["Q2_K"]
+    both, alone = (api.estimate(path, ladder=sizes, **options) for sizes in (f"Q2_K,{least + 100}", "Q2_K,10kB"))
+    assert [mix for mix, _ in both.sizes] == ["Q2_K", "Q2_K"]
+    assert both.disk_bytes == alone.disk_bytes + least + 100  # two files, one base
+
+
+def test_an_estimate_refuses_what_the_job_would(ground: Path, result: Allocation, tmp_path: Path) -> None:
+    """A size named twice, a base beside several sizes, and the map of another model."""
+    path = ground / "model-F16.gguf"
+    options: dict[str, Any] = {"backend": planted(path), "text": ground / "text.txt", "ctx": 64}
+    with pytest.raises(InputError, match="names a size twice"):
+        api.estimate(path, ladder="Q4_K_M,q4_k_m", **options)
+    with pytest.raises(InputError, match="leave out --base"):
+        api.estimate(path, ladder="Q4_K_M,Q2_K", base="Q3_K_M", **options)
+    kept = json.loads((ground / "out" / "sensitivity.json").read_text())
+    assert api.estimate(path, map=ground / "out" / "sensitivity.json", **options).n_trials == 0
+    kept["model"]["sha256"] = "0" * 64
+    (tmp_path / "map.json").write_text(json.dumps(kept))
+    with pytest.raises(InputError, match="another model"):
+        api.estimate(path, map=tmp_path / "map.json", **options)
 
 
 class Told(Silent):

@@ -51,7 +51,8 @@ def what_for(e: Estimate) -> str:
     about = "" if e.is_exact else "about "
     if e.sizes:
         files = ", ".join(f"{n_bytes:,} (beside stock {mix})" for mix, n_bytes in e.sizes)
-        return f"{counted(len(e.sizes), 'file')}, each the best of at most {about}so many bytes: {files}"
+        each = "each " if len(e.sizes) > 1 else ""
+        return f"{counted(len(e.sizes), 'file')}, {each}the best of at most {about}so many bytes: {files}"
     if e.limit is not None:
         return f"the best file of at most {about}{e.limit:,} bytes, compared with the stock {e.base} file"
     then = ", and a choice among what was measured" if e.job == "choice" else ""

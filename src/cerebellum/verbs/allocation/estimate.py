@@ -30,9 +30,11 @@ from cerebellum.verbs.allocation.first import (
     refuse_own_reference,
     stock_plan,
 )
+from cerebellum.verbs.allocation.ladder import check_targets, from_the_middle, labels_of
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin, other_family
 from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
+from cerebellum.verbs.allocation.sensitivity import check_map
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import SAMPLED_WEIGHTS
 from cerebellum.verbs.calibration import is_comparable
@@ -92,28 +94,33 @@ def estimate_allocation(
     if allocation.origin is not None:
         check_origin(allocation.origin, options.model)
     inputs = read_inputs(options)
-    source, sizes = inputs.source, targets or (allocation.target,)
+    source = inputs.source
     progress.note("estimate: asking llama.cpp for the stock file's types")
+    sizes = in_order(options, allocation, targets, source, backend) if targets else (allocation.target,)
     plans, missed = _possible(
         [(str(size), partial(stock_plan, inputs, options, replace(allocation, target=size), backend)) for size in sizes]
     )
     makes_imatrix = any(stock.makes_imatrix for stock in plans)  # one for all sizes, where any wants one
-    plans = [replace(stock, makes_imatrix=makes_imatrix) for stock in sorted(plans, key=lambda stock: stock.limit)]
+    plans = [replace(stock, makes_imatrix=makes_imatrix) for stock in plans]
+    if allocation.sensitivity is not None:
+        check_map(allocation.sensitivity, options.model, options.imatrix, backend.id, makes_imatrix)
     model = time_model(options, inputs, backend, progress, makes_imatrix)
-    middle = (len(plans) - 1) // 2
-    rungs, small = _possible(
-        [(f"{p.limit:,} bytes", partial(_rung, inputs, p, allocation, model, p is plans[middle])) for p in plans]
+    solvable, small = _possible(
+        [(f"{stock.limit:,} bytes", partial(_solvable, inputs, stock, allocation, model)) for stock in plans]
     )
+    # the first that can be had measures the anchors
+    rungs = [_rung(*one, allocation, model, source, is_first=number == 0) for number, one in enumerate(solvable)]
+    first, rungs = rungs[0], sorted(rungs, key=lambda rung: rung.stock.limit)
     search, report = model.search, model.report
     n = min(len(search.chunks), len(report.chunks))
     counts = {name: sum(rung.counts[name] for rung in rungs) for name in rungs[0].counts}
-    first = max(rungs, key=lambda rung: rung.n_trials)
     if (makes_imatrix or inputs.imatrix) and is_comparable(source, first.stock.ftype, first.stock.types):
         counts["recipes"] += len(search.chunks)  # the base without the importance matrix, once
     counts["reference"] = float(len(search.chunks) + len(report.chunks) + NOISE_PASSES)
     if first.n_trials and not inputs.is_own_reference:
         counts["reference"] += 2 * len(search.chunks)  # the source's own words, and the source beside the reference
     rows = rows_of((search, report), model.n_vocab, options.settings)
+    bases = {rung.stock.ftype: rung.table.base for rung in rungs}  # sizes beside one stock mix share its file
     return Estimate(
         source.path.name,
         rungs[-1].stock.ftype,
@@ -127,7 +134,7 @@ def estimate_allocation(
         + sum(counts[n] for n in ("judging", "recipes", "reference"))
         + model.imatrix_passes * model.n_engines,  # one engine makes it, whatever others there are
         model.seconds,
-        rows + sum(disk_of(rung.table.base, rung.stock.limit, rung.stock.ftype, source, 0) for rung in rungs),
+        rows + sum(rung.stock.limit for rung in rungs) + sum(disk_of(b, 0, f, source, 0) for f, b in bases.items()),
         max(memory_of(source, rung.table.base, options.settings.replay_bytes) for rung in rungs),
         SPREAD,
         smallest_detectable(SPREAD / math.sqrt(n), n),
@@ -169,12 +176,37 @@ def _possible(sizes: Sequence[tuple[str, Callable[[], Planned]]]) -> tuple[list[
     return planned, missed
 
 
-def _rung(inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, model: TimedModel, is_first: bool) -> _Rung:
-    """What one file takes; the first one of a ladder also what all share. Raises `InputError` where there can be no file."""
+def in_order(
+    options: SessionOptions, allocation: AllocationOptions, targets: Sequence[Target], source: Model, backend: Backend
+) -> list[Target]:
+    """The sizes of a ladder in the order in which it makes them. Raises `InputError` for those that it refuses."""
+    check_targets(options, targets)
+    labels = labels_of(targets, source, backend, options, allocation.rules)
+    return [labels[label] for label in from_the_middle(list(labels))]
+
+
+def _solvable(
+    inputs: Inputs, stock: StockPlan, allocation: AllocationOptions, model: TimedModel
+) -> tuple[StockPlan, Table, int]:
+    """(the stock file, the table, bytes for its tensors). Raises `InputError` where there can be no file."""
     table = nominal_table(inputs, stock, allocation, model.unused)
     budget = checked_budget(table, stock.limit)
     refuse_own_reference(table, inputs, stock.limit)
-    trials = counted_trials(table, budget, allocation, inputs.source) if is_first else (0, 0, 0)
+    return stock, table, budget
+
+
+def _rung(
+    stock: StockPlan,
+    table: Table,
+    budget: int,
+    allocation: AllocationOptions,
+    model: TimedModel,
+    source: Model,
+    *,
+    is_first: bool,
+) -> _Rung:
+    """What one file takes; the first one of a ladder also what all share."""
+    trials = counted_trials(table, budget, allocation, source) if is_first else (0, 0, 0)
     reported = REPORTED if is_first else REPORTED_NEXT
     counts = chunk_counts(*trials, reported, len(table.names), model, allocation)
     _, n_trials, n_harmless = trials

@@ -47,8 +47,7 @@ def allocate_ladder(
     progress = progress or Silent()
     if bench_options is not None:
         prepared({}, bench_options)  # questions that aren't there are no reason to have no file of one size
-    if options.base is not None:
-        raise InputError("a ladder's files each have their own stock file to compare with: leave out --base")
+    check_targets(options, targets)
     sizes = {"policy": "ladder", "size": None, "ladder": sorted(map(str, targets))}
     options = claimed(options, {**of_allocation(allocation), **sizes}, bench_options)
     for target in targets:  # one importance matrix for all, where any size wants one
@@ -94,11 +93,20 @@ def ladder_part(
     progress: Progress | None = None,
 ) -> Part:
     """The part ``options.shard`` of the anchors of a ladder: those of the size in the middle. See `anchor_part`."""
+    check_targets(options, targets)
     for target in targets:
         options = calibrated(options, replace(allocation, target=target), backend, progress or Silent())
     labels = labels_of(targets, model_file.read_model(options.model), backend, options, allocation.rules)
     middle = labels[from_the_middle(list(labels))[0]]
     return anchor_part(options, replace(allocation, target=middle), backend=backend, progress=progress)
+
+
+def check_targets(options: SessionOptions, targets: Sequence[Target]) -> None:
+    """Raises `InputError` for a size that is named twice, or for a base beside several sizes."""
+    if options.base is not None:
+        raise InputError("a ladder's files each have their own stock file to compare with: leave out --base")
+    if len(set(targets)) < len(targets):
+        raise InputError("--ladder names a size twice")
 
 
 def from_the_middle(labels: Sequence[str]) -> list[str]:
@@ -115,8 +123,6 @@ def labels_of(
     A stock mix's size has its name; other sizes have those of the nearest stock mixes that are free, a larger one that of a larger mix.
     Raises `InputError`.
     """
-    if len(set(targets)) < len(targets):
-        raise InputError("--ladder names a size twice")
     taken = {t.like: t for t in targets if t.like is not None}
     limits = {t: file_bytes(source, backend.types(source.path, f, (), options.imatrix)) for f, t in taken.items()}
     asked = {t: target_bytes(t, source) for t in targets if t.like is None}

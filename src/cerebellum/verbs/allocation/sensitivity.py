@@ -134,8 +134,11 @@ def left_out_of(sensitivity: SensitivityMap) -> tuple[str, ...]:
     return tuple(map(str, tensors))
 
 
-def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, build: str) -> None:
-    """The map is of this model, importance matrix and build. Raises `InputError`."""
+def check_map(
+    sensitivity: SensitivityMap, model: Path, imatrix: Path | None, build: str, makes_imatrix: bool = False
+) -> None:
+    """The map is of this model, importance matrix and build. ``makes_imatrix``: the matrix is yet to be made, and the map must have one.
+    Raises `InputError`."""
     facts = sensitivity.facts
     if facts["model"]["sha256"] != sha256_model(model):
         raise InputError(
@@ -143,8 +146,7 @@ def check_map(sensitivity: SensitivityMap, model: Path, imatrix: Path | None, bu
         )
     told = facts["imatrix"] or {}
     theirs = (told.get("left_out") or {}).get("whole_sha256") or told.get("sha256")
-    ours = sha256_file(imatrix) if imatrix else None
-    if theirs != ours:
+    if theirs is None if makes_imatrix else theirs != (sha256_file(imatrix) if imatrix else None):
         raise InputError(
             "the map was made with another importance matrix (or one of the two is without): give the same (--imatrix)"
         )
