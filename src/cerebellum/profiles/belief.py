@@ -130,9 +130,8 @@ def draw(
     wanted = np.setdiff1d(np.arange(belief.n), places) if noise is None else np.arange(belief.n)
     draws = np.empty((n_draws, belief.n))
     draws[:, places] = values
-    alike = _alike(
-        chosen if noise else belief.shape[chosen]
-    )  # exact probes say the same, but for the scale, in cells of a shape
+    # exact probes say the same, but for the scale, in all cells of a shape
+    alike = _alike(belief.shape[chosen] if noise is None else chosen)
     cells = chosen[[rows[0] for rows in alike]]
     gains, roots = _conditionals(
         belief.shapes[belief.shape[cells]], places, variances / belief.scales[cells, None] ** 2, wanted

@@ -21,7 +21,7 @@ from cerebellum.verbs.session import Session
 from cerebellum.verbs.sweep import BASE_TRIAL
 
 #: Scored tokens of the report text that shuffled recipes are measured on, or a few more, and the fewest chunks that hold them: there are
-#: many shuffled recipes, and they are far away.
+#: many shuffled recipes, and they are only counted.
 SHUFFLED_TOKENS, SHUFFLED_CHUNKS = 1000, 3
 #: Chance that any control of a kind is called better than the recipe though none is.
 ERROR_RATE = 0.05
