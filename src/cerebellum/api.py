@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from cerebellum.report.page.live import LivePage
 
 #: Questions of each of the small world's sets that the demo asks.
-DEMO_QUESTIONS = 50
+DEMO_QUESTIONS = 30
 
 
 @checked
