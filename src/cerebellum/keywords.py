@@ -122,7 +122,7 @@ class TransferKeywords(MeasureKeywords, BenchKeywords, SizeKeywords, SplitKeywor
 
     n_shuffled: int | None  # 20 shuffled compositions as controls
     refine: bool | None  # True: the recipe is improved by measuring it
-    budget_minutes: float | None  # of refinement; None: as much text as the anchors took
+    budget_minutes: float | None  # of refinement; None: up to as much text as the anchors took
 
 
 class AllocateKeywords(TransferKeywords, total=False):

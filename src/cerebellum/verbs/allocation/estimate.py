@@ -33,7 +33,7 @@ from cerebellum.verbs.allocation.first import (
 from cerebellum.verbs.allocation.ladder import check_targets, from_the_middle, labels_of
 from cerebellum.verbs.allocation.options import AllocationOptions
 from cerebellum.verbs.allocation.origin import check_origin, other_family
-from cerebellum.verbs.allocation.refine import STEP_CHUNKS, judged_chunks, judging_cost
+from cerebellum.verbs.allocation.refine import first_judged, judging_cost, step_chunks
 from cerebellum.verbs.allocation.sensitivity import check_map
 from cerebellum.verbs.allocation.transfer import expected_trials
 from cerebellum.verbs.allocation.weights import SAMPLED_WEIGHTS
@@ -267,8 +267,8 @@ def chunk_counts(
     n_search, n_report = len(search.chunks), len(report.chunks)
     first, last = min(LOOKS[0], n_search), min(LOOKS[-1], n_search)
     anchors = n_trials * first + 0.5 * MORE_SHARE * n_first * (last - first) + n_harmless * min(LOOKS[1], n_search)
-    judging = float(judging_cost(len(judged_chunks(search.chunks, STEP_CHUNKS))))
-    steps = anchors or float(first * n_tensors)
+    judging = float(judging_cost(first_judged(n_search)))
+    steps = step_chunks(anchors or float(first * n_tensors), n_search)
     if allocation.refine_minutes is not None:  # judging and steps share them; a step is part of a pass
         spend = allocation.refine_minutes * 60.0 / seconds if seconds > 0.0 else 0.0
         judging, steps = min(judging, spend), max(spend - judging, 0.0) / ONE_TENSOR

@@ -16,7 +16,8 @@ DEFAULT_LIKE = "Q4_K_M"
 @dataclass(frozen=True, slots=True)
 class AllocationOptions:
     """``target``: the size; ``rules``: what types tensors may take; ``n_shuffled``: control recipes with the same types shuffled within
-    their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: as much text as the anchors took).
+    their roles. ``refine``: improve the recipe by measurement, for ``refine_minutes`` at most (None: up to as much text as the
+    anchors took).
     ``seed`` draws shuffles and the order of chunks. ``sensitivity``: a map whose anchors are taken; none are measured. ``origin``: what is
     carried over from another model, probed first. ``label``: the
     quantization label in the file's name (None: that of the stock mix that it is compared with). ``compares_imatrix``: measure whether the

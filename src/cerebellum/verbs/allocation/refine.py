@@ -65,8 +65,19 @@ class _Place:
 
 
 def usual_spend(n_anchor_chunks: int, n_search: int) -> Spend:
-    """Where nobody names minutes: as much text for steps as the anchors took, and what one round's judging may take."""
-    return Spend(n_anchor_chunks + judging_cost(len(judged_chunks(range(n_search), STEP_CHUNKS))))
+    """Where nobody names minutes: `step_chunks` for steps, and what one round's judging may take."""
+    return Spend(int(step_chunks(n_anchor_chunks, n_search)) + judging_cost(first_judged(n_search)))
+
+
+def step_chunks(n_anchor_chunks: float, n_search: int) -> float:
+    """Chunks for steps: as many as the anchors took where `JUDGED_CHUNKS` judge, in proportion fewer where fewer do. They tell only large
+    changes apart, which few steps hold."""
+    return n_anchor_chunks * first_judged(n_search) / JUDGED_CHUNKS
+
+
+def first_judged(n_search: int) -> int:
+    """Chunks of a search text of ``n_search`` that the first round judges on."""
+    return len(judged_chunks(range(n_search), STEP_CHUNKS))
 
 
 def judging_cost(n_judged: int) -> int:
