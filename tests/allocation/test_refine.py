@@ -24,8 +24,12 @@ from cerebellum.verbs.allocation.refine import (
     JUDGED_RECIPES,
     LEAST_APART,
     ROUNDS,
+    first_judged,
     judged_chunks,
+    judging_cost,
     level_of,
+    step_chunks,
+    usual_spend,
 )
 from tests.allocation.small import allocate, effects, options, write_model
 
@@ -127,3 +131,10 @@ def test_proposals_that_fail_are_not_taken_and_refinement_ends_in_words(tmp_path
     assert dict(result.refined.types) == dict(result.kept.candidate.types)
     assert refinement_lines(result)[0].startswith("Refinement added nothing")
     assert math.isfinite(result.controls.ratio.estimate)
+
+
+@pytest.mark.parametrize(("n_search", "expected"), [(16, 140.0), (8, 60.0), (48, 320.0), (200, 320.0), (2, 0.0)])
+def test_few_chunks_that_judge_get_few_steps(n_search: int, expected: float) -> None:
+    """Of 320 chunks of anchors as many for steps as judge of 32: 14 of a text of 16, 6 of 8, 32 of 48 and more."""
+    assert step_chunks(320, n_search) == expected
+    assert usual_spend(320, n_search).chunks == expected + judging_cost(first_judged(n_search))
