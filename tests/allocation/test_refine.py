@@ -138,3 +138,9 @@ def test_few_chunks_that_judge_get_few_steps(n_search: int, expected: float) -> 
     """Of 320 chunks of anchors as many for steps as judge of 32: 14 of a text of 16, 6 of 8, 32 of 48 and more."""
     assert step_chunks(320, n_search) == expected
     assert usual_spend(320, n_search).chunks == expected + judging_cost(first_judged(n_search))
+
+
+def test_a_text_too_short_for_a_round_is_said(tmp_path: Path) -> None:
+    result = allocate(write_model(tmp_path), refine=True, chunks=4, n_shuffled=0)
+    assert result.refined is not None and result.refined.rounds == ()
+    assert refinement_lines(result)[0].startswith("No refinement: the search text")

@@ -18,6 +18,8 @@ def refinement_lines(result: Allocation) -> list[str]:
     refined = result.refined
     if refined is None:
         return []
+    if not refined.rounds:
+        return ["No refinement: the search text, or the time that it was given, is too short for a round of steps."]
     if refined.ratio is None and refined.n_taken:
         return [
             "Refinement changed the recipe. What that brought can't be said: the recipe before it can't be measured on the report text."
