@@ -17,7 +17,7 @@ from cerebellum.verbs import estimating
 from tests.allocation.small import options, write_model
 
 
-def test_a_weight_is_timed_in_two_types_and_all_that_trials_make_is_added(
+def test_a_weight_is_timed_in_three_types_and_all_that_trials_make_is_added(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_model(tmp_path)
@@ -36,8 +36,8 @@ def test_a_weight_is_timed_in_two_types_and_all_that_trials_make_is_added(
     seconds = estimating.seconds_a_weight(engine, read_model(path))
     (name,) = {each.partition("=")[0] for each in asked}
     tensor = read_model(path).tensor(name)
-    assert tensor is not None and sorted(each.partition("=")[2] for each in asked) == ["IQ4_XS", "Q4_K"]
-    assert seconds == pytest.approx(3.0 / (2 * tensor.n_elements))
+    assert tensor is not None and sorted(each.partition("=")[2] for each in asked) == ["IQ4_XS", "Q4_K", "Q6_K"]
+    assert seconds == pytest.approx(3.0 / (3 * tensor.n_elements))
 
 
 def test_making_is_part_of_the_minutes_and_shared_by_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
