@@ -97,28 +97,18 @@ def estimate_allocation(
     source = inputs.source
     progress.note("estimate: asking llama.cpp for the stock file's types")
     sizes = in_order(options, allocation, targets, source, backend) if targets else (allocation.target,)
-    plans, missed = _possible(
-        [(str(size), partial(stock_plan, inputs, options, replace(allocation, target=size), backend)) for size in sizes]
-    )
-    makes_imatrix = any(stock.makes_imatrix for stock in plans)  # one for all sizes, where any wants one
-    plans = [replace(stock, makes_imatrix=makes_imatrix) for stock in plans]
-    if allocation.sensitivity is not None:
-        check_map(allocation.sensitivity, options.model, options.imatrix, backend.id, makes_imatrix)
+    plans, missed = stock_plans(inputs, options, allocation, sizes, backend)
+    makes_imatrix = plans[0].makes_imatrix
     model = time_model(options, inputs, backend, progress, makes_imatrix)
     solvable, small = _possible(
         [(f"{stock.limit:,} bytes", partial(_solvable, inputs, stock, allocation, model)) for stock in plans]
     )
     # the first that can be had measures the anchors
     rungs = [_rung(*one, allocation, model, source, is_first=number == 0) for number, one in enumerate(solvable)]
+    counts = counts_of(rungs, model, inputs, makes_imatrix)
     first, rungs = rungs[0], sorted(rungs, key=lambda rung: rung.stock.limit)
     search, report = model.search, model.report
     n = min(len(search.chunks), len(report.chunks))
-    counts = {name: sum(rung.counts[name] for rung in rungs) for name in rungs[0].counts}
-    if (makes_imatrix or inputs.imatrix) and is_comparable(source, first.stock.ftype, first.stock.types):
-        counts["recipes"] += len(search.chunks)  # the base without the importance matrix, once
-    counts["reference"] = float(len(search.chunks) + len(report.chunks) + NOISE_PASSES)
-    if first.n_trials and not inputs.is_own_reference:
-        counts["reference"] += 2 * len(search.chunks)  # the source's own words, and the source beside the reference
     rows = rows_of((search, report), model.n_vocab, options.settings)
     bases = {rung.stock.ftype: rung.table.base for rung in rungs}  # sizes beside one stock mix share its file
     return Estimate(
@@ -160,6 +150,32 @@ def estimate_allocation(
         quantizing=model.seconds_a_weight * sum(rung.made for rung in rungs),
         sizes=tuple((rung.stock.ftype, rung.stock.limit) for rung in rungs) if targets else (),
     )
+
+
+def stock_plans(
+    inputs: Inputs, options: SessionOptions, allocation: AllocationOptions, sizes: Sequence[Target], backend: Backend
+) -> tuple[list[StockPlan], list[str]]:
+    """(the stock file of each size, with one importance matrix for all where any wants one; why others can't be had). Raises `InputError`
+    where no size can, or for a map that isn't of this job."""
+    plans, missed = _possible(
+        [(str(size), partial(stock_plan, inputs, options, replace(allocation, target=size), backend)) for size in sizes]
+    )
+    makes_imatrix = any(stock.makes_imatrix for stock in plans)
+    if allocation.sensitivity is not None:
+        check_map(allocation.sensitivity, options.model, options.imatrix, backend.id, makes_imatrix)
+    return [replace(stock, makes_imatrix=makes_imatrix) for stock in plans], missed
+
+
+def counts_of(rungs: Sequence[_Rung], model: TimedModel, inputs: Inputs, makes_imatrix: bool) -> dict[str, float]:
+    """Chunks of trials of all files together, the first file's first, and of what they share."""
+    first, n_search = rungs[0], len(model.search.chunks)
+    counts = {name: sum(rung.counts[name] for rung in rungs) for name in first.counts}
+    if (makes_imatrix or inputs.imatrix) and is_comparable(inputs.source, first.stock.ftype, first.stock.types):
+        counts["recipes"] += n_search  # the base without the importance matrix, once
+    counts["reference"] = float(n_search + len(model.report.chunks) + NOISE_PASSES)
+    if first.n_trials and not inputs.is_own_reference:
+        counts["reference"] += 2 * n_search  # the source's own words, and the source beside the reference
+    return counts
 
 
 def _possible(sizes: Sequence[tuple[str, Callable[[], Planned]]]) -> tuple[list[Planned], list[str]]:
